@@ -1,0 +1,367 @@
+//! What may be recorded as done: pages, and each partition's low-water mark.
+//!
+//! Invariant: a mark never passes a page with a key whose outcome is open, and everything that a checkpoint
+//! hands over (counts, failures, pending keys, marks) belongs to pages below the marks. Every scanned key
+//! ends in exactly one outcome.
+
+use std::collections::VecDeque;
+
+use slab::Slab;
+
+use crate::progress::{Counts, Outcome};
+
+/// A page's number while it is open.
+pub type PageId = u32;
+
+/// A key that was given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The key's name.
+    pub key: Vec<u8>,
+    /// Its slot.
+    pub slot: u16,
+    /// What it was.
+    pub kind: FailureKind,
+    /// One sentence, with the server's own words where it had some.
+    pub message: String,
+    /// The node that it was meant for or came from.
+    pub node: String,
+}
+
+/// Why a key was given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The target holds another value.
+    Conflict,
+    /// The target holds the same value with another TTL.
+    TtlConflict,
+    /// The target can't load the payload.
+    Payload,
+    /// NOPERM for this key.
+    Denied,
+    /// Anything else.
+    Error,
+}
+
+impl FailureKind {
+    /// The kind's name as the control plane knows it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Conflict => "conflict",
+            Self::TtlConflict => "ttl_conflict",
+            Self::Payload => "payload",
+            Self::Denied => "denied",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// A key that could not be written because its slot stayed unavailable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pending {
+    /// The key's name.
+    pub key: Vec<u8>,
+    /// Its slot.
+    pub slot: u16,
+    /// What the slot's node said last.
+    pub reason: String,
+}
+
+/// How far a partition is accounted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// The partition's index.
+    pub index: u32,
+    /// Where SCAN goes on.
+    pub cursor: u64,
+    /// Whether the whole partition is done.
+    pub done: bool,
+}
+
+/// All that may be recorded as done, taken at one instant.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// A mark for each partition.
+    pub marks: Vec<Mark>,
+    /// Cumulative counts of the pages below the marks.
+    pub counts: Counts,
+    /// Failures since the last checkpoint.
+    pub failures: Vec<Failure>,
+    /// Pending keys since the last checkpoint.
+    pub pending: Vec<Pending>,
+    /// Keys that were handed over by name and are settled since the last checkpoint.
+    pub resolved: Vec<Vec<u8>>,
+}
+
+/// Where a page comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A partition of the scan, by its place in the list given to [`Ledger::new`].
+    Partition(usize),
+    /// The list of keys handed over by name.
+    Names,
+}
+
+#[derive(Debug)]
+struct Page {
+    origin: Origin,
+    after: Mark,
+    open: u32,
+    counts: Counts,
+    failures: Vec<Failure>,
+    pending: Vec<Pending>,
+    names: Vec<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Partition {
+    mark: Mark,
+    /// Pages in the order of the scan, the oldest first.
+    pages: VecDeque<PageId>,
+}
+
+/// The books of one job.
+#[derive(Debug)]
+pub struct Ledger {
+    partitions: Vec<Partition>,
+    pages: Slab<Page>,
+    open_pages: usize,
+    settled: Checkpoint,
+}
+
+impl Ledger {
+    /// Open the books for partitions that start at these marks.
+    pub fn new(marks: &[Mark]) -> Self {
+        Self {
+            partitions: marks
+                .iter()
+                .map(|&mark| Partition {
+                    mark,
+                    pages: VecDeque::new(),
+                })
+                .collect(),
+            pages: Slab::new(),
+            open_pages: 0,
+            settled: Checkpoint::default(),
+        }
+    }
+
+    /// Enter a page of a partition: `keys` outcomes are open, `cursor` comes after it, `last` says that
+    /// nothing does. `counted` keys are counted as scanned.
+    pub fn open_page(
+        &mut self,
+        partition: usize,
+        cursor: u64,
+        last: bool,
+        keys: u32,
+        counted: u64,
+    ) -> PageId {
+        let after = Mark {
+            index: self.partitions[partition].mark.index,
+            cursor,
+            done: last,
+        };
+        let counts = Counts {
+            scanned: counted,
+            ..Counts::default()
+        };
+        let page = self.insert(Origin::Partition(partition), after, keys, counts, Vec::new());
+        self.partitions[partition].pages.push_back(page);
+        if keys == 0 {
+            self.close(page);
+        }
+        page
+    }
+
+    /// Enter a page of keys handed over by name.
+    pub fn open_names(&mut self, names: Vec<Vec<u8>>) -> PageId {
+        let after = Mark {
+            index: 0,
+            cursor: 0,
+            done: false,
+        };
+        self.insert(Origin::Names, after, names.len() as u32, Counts::default(), names)
+    }
+
+    fn insert(
+        &mut self,
+        origin: Origin,
+        after: Mark,
+        open: u32,
+        counts: Counts,
+        names: Vec<Vec<u8>>,
+    ) -> PageId {
+        self.open_pages += 1;
+        self.pages.insert(Page {
+            origin,
+            after,
+            open,
+            counts,
+            failures: Vec::new(),
+            pending: Vec::new(),
+            names,
+        }) as PageId
+    }
+
+    /// `keys` keys of `page` ended as `outcome`, with `bytes` of payloads written.
+    #[inline]
+    pub fn settle(&mut self, page: PageId, outcome: Outcome, keys: u32, bytes: u64) {
+        let entry = &mut self.pages[page as usize];
+        entry.counts.add(outcome, u64::from(keys));
+        entry.counts.bytes += bytes;
+        entry.open -= keys;
+        if entry.open == 0 {
+            self.close(page);
+        }
+    }
+
+    /// A key of `page` was given up.
+    pub fn fail(&mut self, page: PageId, failure: Failure) {
+        self.pages[page as usize].failures.push(failure);
+        self.settle(page, Outcome::Failed, 1, 0);
+    }
+
+    /// A key of `page` is pending.
+    pub fn park(&mut self, page: PageId, pending: Pending) {
+        self.pages[page as usize].pending.push(pending);
+        self.settle(page, Outcome::Pending, 1, 0);
+    }
+
+    /// How many pages have keys whose outcome is open.
+    pub fn open_pages(&self) -> usize {
+        self.open_pages
+    }
+
+    /// A page is complete: move its partition's mark over the unbroken run of complete pages.
+    fn close(&mut self, page: PageId) {
+        self.open_pages -= 1;
+        let Origin::Partition(partition) = self.pages[page as usize].origin else {
+            let page = self.pages.remove(page as usize);
+            self.enter(page);
+            return;
+        };
+        while let Some(&oldest) = self.partitions[partition].pages.front() {
+            if self.pages[oldest as usize].open > 0 {
+                break;
+            }
+            self.partitions[partition].pages.pop_front();
+            let page = self.pages.remove(oldest as usize);
+            self.partitions[partition].mark = page.after;
+            self.enter(page);
+        }
+    }
+
+    fn enter(&mut self, page: Page) {
+        self.settled.counts.merge(&page.counts);
+        self.settled.failures.extend(page.failures);
+        self.settled.pending.extend(page.pending);
+        self.settled.resolved.extend(page.names);
+    }
+
+    /// Hand over what may be recorded as done now.
+    pub fn checkpoint(&mut self) -> Checkpoint {
+        Checkpoint {
+            marks: self.partitions.iter().map(|partition| partition.mark).collect(),
+            counts: self.settled.counts,
+            failures: std::mem::take(&mut self.settled.failures),
+            pending: std::mem::take(&mut self.settled.pending),
+            resolved: std::mem::take(&mut self.settled.resolved),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn start(index: u32) -> Mark {
+        Mark {
+            index,
+            cursor: u64::from(index),
+            done: false,
+        }
+    }
+
+    #[test]
+    fn the_mark_waits_for_the_oldest_page() {
+        let mut ledger = Ledger::new(&[start(0)]);
+        let first = ledger.open_page(0, 10, false, 2, 2);
+        let second = ledger.open_page(0, 20, true, 1, 1);
+        ledger.settle(second, Outcome::Migrated, 1, 5);
+        assert_eq!(ledger.checkpoint().marks, [start(0)]);
+        assert_eq!(ledger.checkpoint().counts, Counts::default());
+        ledger.settle(first, Outcome::Migrated, 1, 5);
+        ledger.park(
+            first,
+            Pending {
+                key: b"k".to_vec(),
+                slot: 1,
+                reason: "CLUSTERDOWN".to_owned(),
+            },
+        );
+        let checkpoint = ledger.checkpoint();
+        assert_eq!(
+            checkpoint.marks,
+            [Mark {
+                index: 0,
+                cursor: 20,
+                done: true
+            }]
+        );
+        assert_eq!((checkpoint.counts.scanned, checkpoint.counts.migrated), (3, 2));
+        assert_eq!((checkpoint.counts.pending, checkpoint.counts.bytes), (1, 10));
+        assert_eq!(checkpoint.pending.len(), 1);
+        assert!(ledger.checkpoint().pending.is_empty());
+        assert_eq!(ledger.open_pages(), 0);
+    }
+
+    #[test]
+    fn names_are_resolved_when_their_page_is_complete() {
+        let mut ledger = Ledger::new(&[]);
+        let page = ledger.open_names(vec![b"a".to_vec(), b"b".to_vec()]);
+        ledger.settle(page, Outcome::Migrated, 1, 1);
+        assert!(ledger.checkpoint().resolved.is_empty());
+        ledger.settle(page, Outcome::Vanished, 1, 0);
+        let checkpoint = ledger.checkpoint();
+        assert_eq!(checkpoint.resolved, [b"a".to_vec(), b"b".to_vec()]);
+        assert_eq!(checkpoint.counts.scanned, 0);
+    }
+
+    #[test]
+    fn empty_pages_move_the_mark() {
+        let mut ledger = Ledger::new(&[start(1)]);
+        ledger.open_page(0, 9, false, 0, 0);
+        assert_eq!(ledger.checkpoint().marks[0].cursor, 9);
+    }
+
+    proptest! {
+        /// Whatever the order in which keys settle, the marks pass complete pages only, and at the end the
+        /// outcomes add up to what was scanned.
+        #[test]
+        fn marks_never_run_ahead(
+            sizes in proptest::collection::vec(0u32..4, 1..12),
+            order in proptest::collection::vec(any::<proptest::sample::Index>(), 48),
+        ) {
+            let mut ledger = Ledger::new(&[start(0)]);
+            let mut open = Vec::new();
+            let mut left = Vec::new();
+            for (number, &size) in sizes.iter().enumerate() {
+                let page = ledger.open_page(0, number as u64 + 1, false, size, u64::from(size));
+                open.extend(std::iter::repeat_n((number, page), size as usize));
+                left.push(size);
+            }
+            let mut picks = order.into_iter();
+            while !open.is_empty() {
+                let pick = picks.next().map_or(0, |pick| pick.index(open.len()));
+                let (number, page) = open.swap_remove(pick);
+                ledger.settle(page, Outcome::Migrated, 1, 0);
+                left[number] -= 1;
+                let unbroken = left.iter().take_while(|&&left| left == 0).count();
+                prop_assert_eq!(ledger.checkpoint().marks[0].cursor, unbroken as u64);
+            }
+            let counts = ledger.checkpoint().counts;
+            prop_assert_eq!(counts.settled(), counts.scanned);
+        }
+    }
+}

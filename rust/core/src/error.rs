@@ -1,0 +1,76 @@
+//! What ends a job, or keeps one from starting.
+//!
+//! Invariant: a message is one sentence that names the node, slot or key, and never a secret; the kind says
+//! what the user can do about it.
+
+use std::fmt;
+
+/// What kind of trouble it is, grouped by what helps against it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The source could not be reached within the retry limit; a resume can go on.
+    SourceLost,
+    /// The source answers with another `run_id`: cursors taken from it are void.
+    SourceChanged,
+    /// The source turns us away: credentials, rights, or no RESP.
+    SourceRefused,
+    /// The target could not be reached within the retry limit; a resume can go on.
+    TargetLost,
+    /// The target takes no writes (OOM, MISCONF) and did not recover within the retry limit.
+    TargetFull,
+    /// The target turns us away: credentials, rights, or one failure for every key.
+    TargetRefused,
+    /// The job was cancelled.
+    Interrupted,
+    /// An argument makes no sense.
+    Usage,
+    /// A bug of ours.
+    Internal,
+}
+
+impl ErrorKind {
+    /// The kind's name as the control plane knows it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SourceLost => "source_lost",
+            Self::SourceChanged => "source_changed",
+            Self::SourceRefused => "source_refused",
+            Self::TargetLost => "target_lost",
+            Self::TargetFull => "target_full",
+            Self::TargetRefused => "target_refused",
+            Self::Interrupted => "interrupted",
+            Self::Usage => "usage",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// An error of a job: a kind and one sentence.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// What kind of trouble it is.
+    pub kind: ErrorKind,
+    /// One sentence for the user.
+    pub message: String,
+}
+
+impl Error {
+    /// Make an error of `kind` with `message`.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+}
+
+/// A result with this crate's error.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,276 @@
+//! A job: owns the engine's thread, its runtime and its state.
+//!
+//! Invariant: pull-only. The control plane polls and pushes through [`Job`]; the engine never calls out. When
+//! the job has finished, its thread, its runtime and its connections are gone.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::checkpoint::{Checkpoint, Mark};
+use crate::control::{Command, Event, Shared, State, lock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pipeline::{Engine, JobSpec, Lane};
+use crate::progress::Counts;
+use crate::topology::{self, SlotRange};
+
+/// How long a drain may take before the job ends with what is acknowledged.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// A job at one instant.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// What it is doing.
+    pub state: State,
+    /// Why it waits; may also name what only some keys wait for.
+    pub reason: String,
+    /// All keys so far.
+    pub counts: Counts,
+    /// MOVED redirects followed.
+    pub moved: u64,
+    /// ASK redirects followed.
+    pub ask: u64,
+    /// Commands sent again.
+    pub retries: u64,
+    /// Bytes of keys and payloads held.
+    pub buffered_bytes: u64,
+    /// CPU time of the engine's thread.
+    pub engine_cpu: Duration,
+    /// Keys by primary, with its address.
+    pub keys_by_primary: Vec<(String, u64)>,
+}
+
+/// One run of the engine.
+#[derive(Debug)]
+pub struct Job {
+    shared: Arc<Shared>,
+    spec: Mutex<Option<JobSpec>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Job {
+    /// Describe a job; nothing is opened before [`Self::start`]. Fails with `Usage`.
+    pub fn new(spec: JobSpec) -> Result<Self> {
+        check(&spec)?;
+        let marks: Vec<Mark> = spec
+            .partitions
+            .iter()
+            .map(|&(index, cursor)| Mark {
+                index,
+                cursor,
+                done: false,
+            })
+            .collect();
+        let shared = Arc::new(Shared::new(&marks));
+        Ok(Self {
+            shared,
+            spec: Mutex::new(Some(spec)),
+            thread: Mutex::new(None),
+        })
+    }
+
+    /// Start the engine's thread. Fails with `Usage` when it was started before.
+    pub fn start(&self) -> Result<()> {
+        let spec = lock(&self.spec)
+            .take()
+            .ok_or_else(|| Error::new(ErrorKind::Usage, "the job was started before"))?;
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new()
+            .name("slotferry".to_owned())
+            .spawn(move || {
+                let run = std::panic::AssertUnwindSafe(|| run(spec, &shared));
+                let result = std::panic::catch_unwind(run).unwrap_or_else(|_| {
+                    Err(Error::new(
+                        ErrorKind::Internal,
+                        "the engine failed; this is a bug of Slotferry",
+                    ))
+                });
+                shared.finish(result);
+            })
+            .map_err(|error| Error::new(ErrorKind::Internal, format!("no thread for the engine: {error}")))?;
+        *lock(&self.thread) = Some(thread);
+        Ok(())
+    }
+
+    /// Wait up to `timeout` for the end or an event; returns whether the job has finished.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        self.shared.wait(timeout)
+    }
+
+    /// The job's figures at this instant.
+    pub fn snapshot(&self) -> Snapshot {
+        let progress = &self.shared.progress;
+        let status = self.shared.status();
+        Snapshot {
+            state: status.state,
+            reason: status.reason.clone(),
+            counts: progress.counts(),
+            moved: progress.moved.load(Ordering::Relaxed),
+            ask: progress.ask.load(Ordering::Relaxed),
+            retries: progress.retries.load(Ordering::Relaxed),
+            buffered_bytes: progress.buffered.load(Ordering::Relaxed),
+            engine_cpu: Duration::from_micros(progress.cpu_micros.load(Ordering::Relaxed)),
+            keys_by_primary: status.keys_by_primary.clone(),
+        }
+    }
+
+    /// The events since the last call.
+    pub fn drain_events(&self) -> Vec<Event> {
+        self.shared.status().events.drain(..).collect()
+    }
+
+    /// What may be recorded as done now; its lists are handed over once.
+    pub fn checkpoint(&self) -> Checkpoint {
+        self.shared.ledger().checkpoint()
+    }
+
+    /// Replace the map of slots whole. Fails with `Usage` for a range that is none.
+    pub fn set_topology(&self, ranges: Vec<SlotRange>) -> Result<()> {
+        topology::check(&ranges)?;
+        self.shared.command(Command::SetTopology(ranges));
+        Ok(())
+    }
+
+    /// Ask the job to end: with the pages in hand, or at once.
+    pub fn cancel(&self, immediately: bool) {
+        self.shared.command(if immediately {
+            Command::Stop
+        } else {
+            Command::Drain
+        });
+    }
+
+    /// How the job ended, if it has.
+    pub fn result(&self) -> Option<Result<()>> {
+        self.shared.status().result.clone()
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.cancel(true);
+        if let Some(thread) = lock(&self.thread).take() {
+            // It ends at once, and a panic in it was turned into the job's result.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn check(spec: &JobSpec) -> Result<()> {
+    let usage = |message: String| Err(Error::new(ErrorKind::Usage, message));
+    if !spec.partition_count.is_power_of_two() {
+        return usage(format!(
+            "{} partitions: the number must be a power of two",
+            spec.partition_count
+        ));
+    }
+    if let Some((index, _)) = spec
+        .partitions
+        .iter()
+        .find(|(index, _)| *index >= spec.partition_count)
+    {
+        return usage(format!(
+            "there is no partition {index} of {}",
+            spec.partition_count
+        ));
+    }
+    if spec.page_keys == 0 || spec.source_connections == 0 || spec.memory_limit == 0 {
+        return usage("page_keys, source_connections and memory_limit must be at least 1".to_owned());
+    }
+    topology::check(&spec.topology)
+}
+
+/// The engine's thread: one single-threaded runtime, dropped at the end with all that runs in it.
+fn run(spec: JobSpec, shared: &Arc<Shared>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new(ErrorKind::Internal, format!("no runtime for the engine: {error}")))?;
+    let engine = Engine::new(spec, Arc::clone(shared))?;
+    let tasks = tokio::task::LocalSet::new();
+    let result = runtime.block_on(tasks.run_until(supervise(&engine)));
+    publish(&engine);
+    drop(tasks);
+    // A name look-up that is under way in the runtime's blocking pool is not waited for.
+    runtime.shutdown_background();
+    result
+}
+
+/// Start the lanes, then look after the job until it ends.
+async fn supervise(engine: &Rc<Engine>) -> Result<()> {
+    let lanes = engine
+        .spec
+        .source_connections
+        .min(engine.spec.partitions.len().max(1));
+    engine.lanes_running.set(lanes);
+    for number in 0..lanes {
+        engine.spawn(Lane::new(Rc::clone(engine), number, lanes).run());
+    }
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    let mut drain_until: Option<Instant> = None;
+    loop {
+        tokio::select! {
+            () = engine.changed.notified() => {}
+            () = engine.shared.wake.notified() => {}
+            _ = tick.tick() => publish(engine),
+        }
+        let commands = engine.shared.take_commands();
+        for command in commands {
+            match command {
+                Command::SetTopology(ranges) => engine.set_topology(&ranges),
+                Command::Stop => return Err(interrupted()),
+                Command::Drain => {
+                    engine.draining.set(true);
+                    drain_until.get_or_insert_with(|| Instant::now() + DRAIN_PATIENCE);
+                }
+            }
+        }
+        if let Some(error) = engine.fatal.borrow_mut().take() {
+            return Err(error);
+        }
+        if engine.lanes_running.get() == 0 && engine.shared.ledger().open_pages() == 0 {
+            return if engine.cut_short.get() {
+                Err(interrupted())
+            } else {
+                Ok(())
+            };
+        }
+        if drain_until.is_some_and(|until| Instant::now() >= until) {
+            return Err(interrupted());
+        }
+    }
+}
+
+fn interrupted() -> Error {
+    Error::new(ErrorKind::Interrupted, "the job was cancelled")
+}
+
+/// Show the engine's state to the control plane.
+fn publish(engine: &Engine) {
+    let shared = &engine.shared;
+    shared
+        .progress
+        .buffered
+        .store(engine.budget.held() as u64, Ordering::Relaxed);
+    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let micros = cpu.tv_sec.cast_unsigned() * 1_000_000 + cpu.tv_nsec.cast_unsigned() / 1000;
+    shared.progress.cpu_micros.store(micros, Ordering::Relaxed);
+    let trouble = engine.health.borrow().reason(Instant::now());
+    let keys_by_primary = engine.router.borrow().keys_by_primary();
+    let begun = shared.progress.counts().scanned > 0 || !engine.spec.names.is_empty();
+    let mut status = shared.status();
+    status.keys_by_primary = keys_by_primary;
+    let stalled;
+    (stalled, status.reason) = trouble.unwrap_or_default();
+    status.state = if engine.draining.get() {
+        State::Draining
+    } else if stalled {
+        State::Waiting
+    } else if begun {
+        State::Running
+    } else {
+        State::Connecting
+    };
+}

@@ -1,0 +1,23 @@
+//! The data plane of Slotferry: reads keys from a standalone server and writes them into a cluster.
+//!
+//! Invariants (the whole list is in `rust/README.md`): the source is only read; a checkpoint never runs ahead
+//! of acknowledged writes; every scanned key ends in exactly one count; memory is bounded by a byte budget.
+
+pub mod checkpoint;
+mod control;
+pub mod error;
+pub mod flow;
+pub mod job;
+pub mod net;
+pub mod payload;
+mod pipeline;
+pub mod progress;
+pub mod reply;
+pub mod resp;
+pub mod slot;
+pub mod topology;
+
+pub use control::{Event, State};
+pub use error::{Error, ErrorKind, Result};
+pub use job::{Job, Snapshot};
+pub use pipeline::{JobSpec, OnConflict};

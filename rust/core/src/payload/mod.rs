@@ -1,0 +1,130 @@
+//! DUMP payloads: footer and CRC64, decoding, and whether two of them hold the same value.
+//!
+//! Invariants: any bytes give a result or an error, never a panic, in bounded memory; and two payloads are
+//! called the same only if commands that read or consume the values give the same for both.
+//!
+//! Where it lives: `footer` checks and rewrites the version and the checksum; `type_byte` says which servers
+//! know a value type; `decode`, `hash` and `stream_encoding` turn bytes into a `value` or `stream`, with
+//! `reader` for the RDB format and `packed` for what is packed into its strings (`listpack`, `ziplist`,
+//! `zipmap`, `intset`).
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+mod cursor;
+mod decode;
+mod element;
+mod error;
+mod footer;
+mod hash;
+mod intset;
+mod listpack;
+mod lzf;
+mod packed;
+mod reader;
+mod stream;
+mod stream_encoding;
+mod type_byte;
+mod value;
+mod ziplist;
+mod zipmap;
+
+pub use decode::decode;
+pub use error::PayloadError;
+pub use footer::{FOOTER_LEN, Footer, split, verify, with_version};
+pub use stream::{Consumer, Delivery, Entry, EntryFields, Group, History, Stream, StreamId};
+pub use type_byte::{Kind, kind_name, min_version, rewritable_version};
+pub use value::{Field, Value};
+
+/// What [`same_value`] lets each of the two decoded values take, in bytes counted roughly: 1 GiB.
+pub const DECODE_LIMIT: usize = 1 << 30;
+
+/// Returns whether two DUMP payloads hold the same value, whichever servers wrote them.
+///
+/// Equal bodies are the same without further checks or allocation. Others are decoded and compared by meaning
+/// ([`Value::same`]): encoding and the order of sets, hashes and sorted sets don't count, and hash fields that
+/// have expired by this machine's clock are taken as gone. Values of modules are compared byte by byte.
+///
+/// Returns `TooShort`, `Checksum`, `Malformed`, `TooLarge` (more than [`DECODE_LIMIT`]) or `Unsupported` if
+/// the bodies differ and one of them can't be judged.
+pub fn same_value(a: &[u8], b: &[u8]) -> Result<bool, PayloadError> {
+    let (body_a, footer_a) = split(a)?;
+    let (body_b, footer_b) = split(b)?;
+    if body_a == body_b && type_byte::is_valkey(footer_a) == type_byte::is_valkey(footer_b) {
+        return Ok(true);
+    }
+    same_meaning(a, b)
+}
+
+fn same_meaning(a: &[u8], b: &[u8]) -> Result<bool, PayloadError> {
+    let (body_a, footer_a) = verify(a)?;
+    let (body_b, footer_b) = verify(b)?;
+    let kinds = (Kind::of(body_a[0]), Kind::of(body_b[0]));
+    if let (Some(kind_a), Some(kind_b)) = kinds
+        && kind_a != kind_b
+    {
+        return Ok(false);
+    }
+    let value_a = decode(body_a, footer_a, DECODE_LIMIT)?;
+    let value_b = decode(body_b, footer_b, DECODE_LIMIT)?;
+    Ok(value_a.same(&value_b, now_ms()))
+}
+
+/// Milliseconds since the epoch; 0, when nothing has expired, on a clock before it.
+fn now_ms() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_millis() as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(body: &[u8], rdb_version: u16) -> Vec<u8> {
+        [body, &Footer::new(body, rdb_version).to_bytes()].concat()
+    }
+
+    #[test]
+    fn equal_bodies_are_the_same_whatever_the_version() {
+        let body = b"\x1a not decoded";
+        assert_eq!(same_value(&sealed(body, 13), &sealed(body, 14)), Ok(true));
+    }
+
+    #[test]
+    fn equal_bytes_of_type_22_differ_between_server_lines() {
+        // For Redis one field that expires at 1; for Valkey it ends early.
+        let body = b"\x16\x01\x01\x01a\x01b";
+        let redis = sealed(body, 12);
+        assert_eq!(same_value(&redis, &redis), Ok(true));
+        assert!(same_value(&redis, &sealed(body, 80)).is_err());
+    }
+
+    #[test]
+    fn encoding_and_order_do_not_count() {
+        let integers = sealed(b"\x0b\x0c\x02\0\0\0\x02\0\0\0\x01\0\x02\0", 9);
+        let strings = sealed(b"\x02\x02\x012\xc0\x01", 11);
+        let list = sealed(b"\x01\x02\x012\xc0\x01", 11);
+        let turned = sealed(b"\x01\x02\xc0\x01\x012", 11);
+        assert_eq!(same_value(&integers, &strings), Ok(true));
+        assert_eq!(same_value(&strings, &list), Ok(false));
+        assert_eq!(same_value(&list, &turned), Ok(false));
+    }
+
+    #[test]
+    fn modules_are_the_same_byte_by_byte_only() {
+        let [one, other] = [b"\x07one", b"\x07two"].map(|body| sealed(body, 11));
+        assert_eq!(same_value(&one, &one), Ok(true));
+        assert_eq!(same_value(&one, &other), Ok(false));
+    }
+
+    #[test]
+    fn damage_is_reported_not_called_a_difference() {
+        let sound = sealed(b"\x00\x01a", 11);
+        let mut damaged = sealed(b"\x00\x01b", 11);
+        damaged[2] = b'c';
+        for (a, b) in [(&sound, &damaged), (&damaged, &sound)] {
+            assert!(matches!(same_value(a, b), Err(PayloadError::Checksum { .. })));
+        }
+        assert_eq!(same_value(&sound, b""), Err(PayloadError::TooShort { length: 0 }));
+    }
+}

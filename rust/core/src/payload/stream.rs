@@ -1,0 +1,211 @@
+//! What a stream holds: entries, consumer groups and what is pending in them.
+//!
+//! Invariant: streams are the same if no producer or consumer could tell them apart by what it is given.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// The ID of a stream entry, in order of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamId {
+    /// Milliseconds since the epoch, or what the producer chose.
+    pub ms: u64,
+    /// Tells entries of the same millisecond apart.
+    pub seq: u64,
+}
+
+/// An entry that is still in the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The entry's ID.
+    pub id: StreamId,
+    /// What it says. Entries of a node share their fields' names.
+    pub fields: EntryFields,
+}
+
+/// Fields and values of an entry, in order.
+pub type EntryFields = Vec<(Arc<[u8]>, Vec<u8>)>;
+
+/// What a stream remembers of entries that are gone; Redis ≥ 7.0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct History {
+    /// The highest ID that was deleted; 0-0 for none.
+    pub max_deleted_id: StreamId,
+    /// How many entries were ever added.
+    pub entries_added: u64,
+}
+
+/// An entry that a consumer was given and has not acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Delivery {
+    /// When it was last given to a consumer, in milliseconds since the epoch.
+    pub delivered_at_ms: u64,
+    /// How often.
+    pub count: u64,
+}
+
+/// A consumer of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consumer {
+    /// When it last asked for entries, in milliseconds since the epoch.
+    pub seen_at_ms: u64,
+    /// When it last got some, in milliseconds since the epoch; Redis ≥ 7.2, −1 for never.
+    pub active_at_ms: Option<i64>,
+    /// What it has not acknowledged; all of it is in its group's `pending`.
+    pub pending: BTreeSet<StreamId>,
+}
+
+/// A consumer group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// The last ID that was given to a consumer.
+    pub last_id: StreamId,
+    /// How many entries were given to consumers; Redis ≥ 7.0, −1 for not known.
+    pub entries_read: Option<i64>,
+    /// What was given out and not acknowledged.
+    pub pending: BTreeMap<StreamId, Delivery>,
+    /// The consumers by name.
+    pub consumers: BTreeMap<Vec<u8>, Consumer>,
+}
+
+/// The value of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// The entries in order of their IDs.
+    pub entries: Vec<Entry>,
+    /// The ID that the next entry must exceed.
+    pub last_id: StreamId,
+    /// `None` in a payload of Redis before 7.0.
+    pub history: Option<History>,
+    /// The consumer groups by name.
+    pub groups: BTreeMap<Vec<u8>, Group>,
+}
+
+impl Stream {
+    /// Returns whether both mean the same to producers and consumers.
+    ///
+    /// What an older encoding does not tell is not compared: a target makes it up when it restores. Nor are
+    /// the times when a consumer was last seen or active, which change while nothing is read.
+    pub fn same(&self, other: &Self) -> bool {
+        self.entries == other.entries
+            && self.last_id == other.last_id
+            && same_where_known(self.history, other.history)
+            && self.groups.len() == other.groups.len()
+            && self
+                .groups
+                .iter()
+                .zip(&other.groups)
+                .all(|(ours, theirs)| ours.0 == theirs.0 && ours.1.same(theirs.1))
+    }
+}
+
+impl Group {
+    fn same(&self, other: &Self) -> bool {
+        self.last_id == other.last_id
+            && same_where_known(self.entries_read, other.entries_read)
+            && self.pending == other.pending
+            && self.consumers.len() == other.consumers.len()
+            && self
+                .consumers
+                .iter()
+                .zip(&other.consumers)
+                .all(|(ours, theirs)| ours.0 == theirs.0 && ours.1.pending == theirs.1.pending)
+    }
+}
+
+fn same_where_known<T: PartialEq + Copy>(ours: Option<T>, theirs: Option<T>) -> bool {
+    ours.is_none() || theirs.is_none() || ours == theirs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: StreamId = StreamId { ms: 1, seq: 2 };
+
+    fn stream() -> Stream {
+        let consumer = Consumer {
+            seen_at_ms: 10,
+            active_at_ms: Some(10),
+            pending: [ID].into(),
+        };
+        let delivery = Delivery {
+            delivered_at_ms: 5,
+            count: 1,
+        };
+        let group = Group {
+            last_id: ID,
+            entries_read: Some(1),
+            pending: [(ID, delivery)].into(),
+            consumers: [(b"c".to_vec(), consumer)].into(),
+        };
+        Stream {
+            entries: vec![],
+            last_id: ID,
+            history: Some(History {
+                max_deleted_id: ID,
+                entries_added: 1,
+            }),
+            groups: [(b"g".to_vec(), group)].into(),
+        }
+    }
+
+    fn changed(change: impl Fn(&mut Stream, &mut Group)) -> Stream {
+        let mut stream = stream();
+        let mut group = stream.groups.remove(&b"g"[..]).expect("the group");
+        change(&mut stream, &mut group);
+        stream.groups.insert(b"g".to_vec(), group);
+        stream
+    }
+
+    fn consumer(group: &mut Group) -> &mut Consumer {
+        group.consumers.get_mut(&b"c"[..]).expect("the consumer")
+    }
+
+    #[test]
+    fn what_an_older_server_does_not_tell_is_not_compared() {
+        let older = changed(|stream, group| {
+            stream.history = None;
+            group.entries_read = None;
+            consumer(group).active_at_ms = None;
+        });
+        assert!(older.same(&stream()));
+        assert!(stream().same(&older));
+    }
+
+    #[test]
+    fn a_consumer_that_looked_in_changes_nothing() {
+        let seen = changed(|_, group| {
+            consumer(group).seen_at_ms = 99;
+            consumer(group).active_at_ms = Some(99);
+        });
+        assert!(seen.same(&stream()));
+    }
+
+    #[test]
+    fn everything_else_counts() {
+        type Change = fn(&mut Stream, &mut Group);
+        let changes: [Change; 9] = [
+            |stream, _| stream.last_id.seq += 1,
+            |stream, _| {
+                stream.entries.push(Entry {
+                    id: ID,
+                    fields: vec![],
+                });
+            },
+            |stream, _| stream.history.as_mut().expect("known").entries_added += 1,
+            |stream, _| stream.history.as_mut().expect("known").max_deleted_id.ms += 1,
+            |_, group| group.last_id.ms += 1,
+            |_, group| group.entries_read = Some(2),
+            |_, group| group.pending.get_mut(&ID).expect("pending").count += 1,
+            |_, group| consumer(group).pending.clear(),
+            |_, group| group.consumers.clear(),
+        ];
+        for (index, change) in changes.into_iter().enumerate() {
+            assert!(!changed(change).same(&stream()), "change {index}");
+        }
+        let mut without_groups = stream();
+        without_groups.groups.clear();
+        assert!(!without_groups.same(&stream()));
+    }
+}

@@ -1,0 +1,224 @@
+//! A batch: encoded RESTOREs for one primary in one contiguous buffer, and the index to find each again.
+//!
+//! Invariant: an entry's command can be sent again as it stands, to any node.
+
+use crate::checkpoint::PageId;
+use crate::resp::{Decoded, Reply, decode, encode};
+
+/// A batch is sent once it has grown to this many bytes.
+pub(crate) const BATCH_BYTES: usize = 48 * 1024;
+
+/// What one entry costs in the byte budget besides its command.
+const ENTRY_BYTES: usize = size_of::<Entry>();
+
+const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
+
+/// One key's RESTORE within a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    /// Where the command ends in the buffer; it begins where the one before ends.
+    pub end: usize,
+    /// Length of the payload.
+    pub payload: usize,
+    pub page: PageId,
+    pub slot: u16,
+    /// Redirects followed since the last wait.
+    pub hops: u8,
+    /// It was sent once without a reply: what is there now may be our own write.
+    pub in_doubt: bool,
+    /// Its payload's footer was rewritten.
+    pub translated: bool,
+}
+
+/// Encoded RESTOREs for one primary.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    commands: Vec<u8>,
+    entries: Vec<Entry>,
+    asking: bool,
+}
+
+/// The arguments of an encoded RESTORE.
+pub(crate) struct Restore<'a> {
+    pub key: &'a [u8],
+    /// Milliseconds since the epoch; 0: does not expire.
+    pub expires_at: u64,
+    pub payload: &'a [u8],
+}
+
+impl Batch {
+    /// A batch whose every command is preceded by an ASKING.
+    pub fn asking() -> Self {
+        Self {
+            asking: true,
+            ..Self::default()
+        }
+    }
+
+    pub fn is_asking(&self) -> bool {
+        self.asking
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.commands.len() >= BATCH_BYTES
+    }
+
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// What goes over the wire.
+    pub fn bytes(&self) -> &[u8] {
+        &self.commands
+    }
+
+    /// Append a key fresh from the source; return its weight in the byte budget.
+    #[inline]
+    pub fn push(&mut self, page: PageId, slot: u16, restore: &Restore<'_>, replace: bool) -> usize {
+        debug_assert!(!self.asking);
+        let start = self.commands.len();
+        encode::restore(
+            &mut self.commands,
+            restore.key,
+            restore.expires_at,
+            restore.payload,
+            replace,
+        );
+        let end = self.commands.len();
+        self.entries.push(Entry {
+            end,
+            payload: restore.payload.len(),
+            page,
+            slot,
+            hops: 0,
+            in_doubt: false,
+            translated: false,
+        });
+        end - start + ENTRY_BYTES
+    }
+
+    /// Append an entry of another batch, with its command.
+    pub fn push_again(&mut self, entry: Entry, command: &[u8]) {
+        if self.asking {
+            self.commands.extend_from_slice(ASKING);
+        }
+        self.commands.extend_from_slice(command);
+        self.entries.push(Entry {
+            end: self.commands.len(),
+            ..entry
+        });
+    }
+
+    /// The RESTORE of entry `index`, without an ASKING.
+    pub fn command(&self, index: usize) -> &[u8] {
+        let mut start = index.checked_sub(1).map_or(0, |before| self.entries[before].end);
+        if self.asking {
+            start += ASKING.len();
+        }
+        &self.commands[start..self.entries[index].end]
+    }
+
+    /// The arguments of entry `index`.
+    pub fn restore(&self, index: usize) -> Restore<'_> {
+        let mut rest = self.command(index);
+        let mut argument = || loop {
+            match decode(rest) {
+                Ok(Decoded::Whole(reply, used)) => {
+                    rest = &rest[used..];
+                    if let Reply::Bulk(Some(bytes)) = reply {
+                        return bytes;
+                    }
+                }
+                other => unreachable!("our own command does not decode: {other:?}"),
+            }
+        };
+        let _name = argument();
+        let key = argument();
+        let expires_at = argument();
+        let payload = argument();
+        Restore {
+            key,
+            expires_at: std::str::from_utf8(expires_at)
+                .ok()
+                .and_then(|digits| digits.parse().ok())
+                .unwrap_or_default(),
+            payload,
+        }
+    }
+
+    /// What entry `index` weighs in the byte budget.
+    pub fn weight(&self, index: usize) -> usize {
+        self.command(index).len() + ENTRY_BYTES
+    }
+
+    /// What the whole batch weighs.
+    pub fn total_weight(&self) -> usize {
+        let prefixes = if self.asking {
+            self.entries.len() * ASKING.len()
+        } else {
+            0
+        };
+        self.commands.len() - prefixes + self.entries.len() * ENTRY_BYTES
+    }
+}
+
+/// Buffers of batches that are done, for the next ones.
+#[derive(Debug, Default)]
+pub(crate) struct Spares(Vec<Batch>);
+
+impl Spares {
+    const MOST: usize = 32;
+
+    pub fn take(&mut self) -> Batch {
+        self.0.pop().unwrap_or_else(|| Batch {
+            commands: Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 4),
+            entries: Vec::with_capacity(512),
+            asking: false,
+        })
+    }
+
+    pub fn give(&mut self, mut batch: Batch) {
+        // One large value must not keep its room for good.
+        if self.0.len() < Self::MOST && batch.commands.capacity() <= 2 * BATCH_BYTES && !batch.asking {
+            batch.commands.clear();
+            batch.entries.clear();
+            self.0.push(batch);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_found_again() {
+        let mut batch = Batch::default();
+        let mut weight = 0;
+        for (slot, key) in [b"a".as_slice(), b"\r\n", b""].into_iter().enumerate() {
+            let restore = Restore {
+                key,
+                expires_at: slot as u64 * 1000,
+                payload: b"$4\r\n",
+            };
+            weight += batch.push(7, slot as u16, &restore, slot == 1);
+        }
+        assert_eq!(weight, batch.total_weight());
+        assert_eq!(batch.restore(1).key, b"\r\n");
+        assert_eq!(batch.restore(2).expires_at, 2000);
+        assert_eq!(batch.restore(0).payload, b"$4\r\n");
+
+        let mut asking = Batch::asking();
+        for index in [2, 0] {
+            asking.push_again(batch.entries()[index], batch.command(index));
+        }
+        assert_eq!(asking.command(1), batch.command(0));
+        assert_eq!(asking.weight(0), batch.weight(2));
+        assert_eq!(asking.total_weight(), batch.weight(2) + batch.weight(0));
+        assert!(asking.bytes().starts_with(ASKING));
+    }
+}

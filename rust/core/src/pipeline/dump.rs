@@ -1,0 +1,362 @@
+//! The source's pipeline: SCAN pages come in, each key's expiry and DUMP are asked for and passed on.
+//!
+//! Invariant: the next SCAN of a partition follows the reads of its last page in the same pipeline, so that
+//! no round trip is spent on the cursor alone; what is asked of the source at once is bounded in bytes, since
+//! replies that wait there count as its memory.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::batch::Restore;
+use super::lane::{Ask, Ended, Fetch, Lane};
+use super::scan::{Keys, ScanState};
+use super::shown;
+use crate::checkpoint::{Failure, FailureKind, PageId};
+use crate::error::{Error, ErrorKind};
+use crate::net::Connection;
+use crate::progress::Outcome;
+use crate::resp::encode::{self, ExpiryCommand};
+use crate::resp::{Decoded, ProtocolError, Reply, decode, decode_scan, decode_time};
+
+/// Keys that are asked for in one go; between them stands a look at the budget.
+const CHUNK: usize = 128;
+
+impl Lane {
+    /// Ask for as much as window and budget allow: first the keys of pages that are here, then more pages.
+    pub(super) fn ask(&mut self) {
+        loop {
+            if let Some(&number) = self.ready.front() {
+                if !self.ask_keys(number) {
+                    return;
+                }
+            } else if !self.names.is_empty() && !self.engine.draining.get() {
+                self.open_names();
+            } else {
+                break;
+            }
+        }
+        if !self.engine.draining.get() {
+            for scanner in 0..self.scanners.len() {
+                if self.scanners[scanner].state == ScanState::Idle {
+                    self.ask_page(scanner);
+                }
+            }
+        }
+    }
+
+    /// Ask for the next keys of a page; false if they do not fit now.
+    fn ask_keys(&mut self, number: usize) -> bool {
+        let fetch = &mut self.fetches[number];
+        let left = fetch.keys.len() - fetch.asked;
+        let count = left.min(CHUNK.min(self.window / self.estimate).max(1));
+        let promised = count * self.estimate;
+        let fits = self.on_the_way == 0 || self.on_the_way + promised <= self.window;
+        if !fits || !self.engine.budget.promise(promised) {
+            return false;
+        }
+        self.on_the_way += promised;
+        let expiry = self.engine.spec.source_expiry;
+        let out = self.out.tail();
+        if expiry == ExpiryCommand::Relative || fetch.asked == 0 {
+            encode::time(out);
+            self.asked.push_back(Ask::Time);
+        }
+        for key in fetch.asked..fetch.asked + count {
+            let (key, _) = fetch.keys.get(key);
+            // The expiry first, so that the RESTORE is encoded in one go when the payload comes.
+            encode::expiry(out, expiry, key);
+            encode::dump(out, key);
+        }
+        fetch.asked += count;
+        self.asked.push_back(Ask::Keys {
+            fetch: number,
+            left: count,
+            promised,
+        });
+        if count == left {
+            self.ready.pop_front();
+            if let Some(scanner) = self.fetches[number].scanner.take() {
+                self.go_on(scanner);
+            }
+        }
+        true
+    }
+
+    /// The keys of a scanner's page are asked for: ask for its next page, right behind them.
+    fn go_on(&mut self, scanner: usize) {
+        if self.scanners[scanner].state == ScanState::Busy {
+            self.scanners[scanner].state = ScanState::Idle;
+            // With names enough, `ask` asks for it when those are read.
+            if !self.engine.draining.get() && !self.engine.budget.is_full_of_names() {
+                self.ask_page(scanner);
+            }
+        }
+    }
+
+    fn ask_page(&mut self, scanner: usize) {
+        let spec = &self.engine.spec;
+        encode::scan(
+            self.out.tail(),
+            self.scanners[scanner].cursor,
+            spec.page_keys,
+            spec.pattern.as_deref(),
+            spec.type_name.as_deref().map(str::as_bytes),
+        );
+        self.scanners[scanner].state = ScanState::Busy;
+        self.asked.push_back(Ask::Scan { scanner });
+    }
+
+    /// Begin a page of keys handed over by name.
+    fn open_names(&mut self) {
+        let count = self.names.len().min(self.engine.spec.page_keys as usize);
+        let names: Vec<Vec<u8>> = self.names.drain(..count).collect();
+        let mut keys = Keys::collect(names.iter().map(Vec::as_slice));
+        keys.sort_by_slot();
+        let page = self.engine.shared.ledger().open_names(names);
+        self.begin(page, keys, None);
+    }
+
+    fn begin(&mut self, page: PageId, keys: Keys, scanner: Option<usize>) {
+        self.engine.budget.hold_names(keys.weight());
+        let fetch = self.fetches.insert(Fetch {
+            page,
+            keys,
+            asked: 0,
+            read: 0,
+            scanner,
+        });
+        self.ready.push_back(fetch);
+    }
+
+    /// Read all whole replies that are here.
+    pub(super) fn read_replies(&mut self, connection: &mut Connection) -> Result<(), Ended> {
+        // What fails stays in the queue: on the next connection it is asked for again.
+        while let Some(&ask) = self.asked.front() {
+            let data = connection.received();
+            if data.is_empty() {
+                break;
+            }
+            let (used, unfinished, need) = match ask {
+                Ask::Scan { scanner } => self.read_page(scanner, data)?,
+                Ask::Time => self.read_time(data)?,
+                Ask::Keys {
+                    fetch,
+                    left,
+                    promised,
+                } => self.read_keys(fetch, left, promised, data)?,
+            };
+            self.asked.pop_front();
+            connection.consume(used);
+            if let Some(ask) = unfinished {
+                self.asked.push_front(ask);
+                if need > 0 {
+                    connection.expect(need);
+                }
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn read_page(&mut self, number: usize, data: &[u8]) -> Result<(usize, Option<Ask>, usize), Ended> {
+        let (page, used) = match decode_scan(data)? {
+            Decoded::Partial(need) => return Ok((0, Some(Ask::Scan { scanner: number }), need)),
+            Decoded::Whole(Err(error), _) => return Err(self.refusal("SCAN", error)),
+            Decoded::Whole(Ok(page), used) => (page, used),
+        };
+        let scanner = &mut self.scanners[number];
+        let keys = scanner.take(&page, &mut self.engine.overlap.borrow_mut());
+        let (cursor, last) = (scanner.cursor, scanner.state == ScanState::Done);
+        let place = scanner.place;
+        self.engine.shared.progress.scan(keys.len() as u64);
+        let open = if self.engine.spec.scan_only {
+            0
+        } else {
+            keys.len() as u32
+        };
+        let page = {
+            let mut ledger = self.engine.shared.ledger();
+            ledger.open_page(place, cursor, last, open, keys.len() as u64)
+        };
+        if open > 0 {
+            self.begin(page, keys, Some(number));
+        } else {
+            for (_, slot) in keys.iter() {
+                self.engine.count_only(slot);
+            }
+            self.go_on(number);
+        }
+        Ok((used, None, 0))
+    }
+
+    fn read_time(&mut self, data: &[u8]) -> Result<(usize, Option<Ask>, usize), Ended> {
+        if let Ok(Decoded::Whole(Reply::Error(error), _)) = decode(data) {
+            return Err(self.refusal("TIME", error));
+        }
+        match decode_time(data)? {
+            Decoded::Partial(need) => Ok((0, Some(Ask::Time), need)),
+            Decoded::Whole(now, used) => {
+                self.clock = now;
+                self.clock_ahead = now.cast_signed() - our_clock();
+                Ok((used, None, 0))
+            }
+        }
+    }
+
+    /// Read expiries and payloads, and route each key.
+    fn read_keys(
+        &mut self,
+        number: usize,
+        mut left: usize,
+        promised: usize,
+        data: &[u8],
+    ) -> Result<(usize, Option<Ask>, usize), Ended> {
+        let source_now = (our_clock() + self.clock_ahead).max(0).cast_unsigned();
+        let mut at = 0;
+        let mut need = 0;
+        let before = left;
+        let mut partial = false;
+        while left > 0 {
+            if self.expiry.is_none() {
+                match decode(&data[at..])? {
+                    Decoded::Partial(_) => {
+                        partial = true;
+                        break;
+                    }
+                    Decoded::Whole(Reply::Integer(expiry), used) => {
+                        at += used;
+                        self.expiry = Some(Ok(expiry));
+                    }
+                    Decoded::Whole(Reply::Error(error), used) => {
+                        at += used;
+                        self.expiry = Some(Err(error.to_vec()));
+                    }
+                    Decoded::Whole(..) => return Err(ProtocolError::at(&data[at..]).into()),
+                }
+            }
+            let (reply, used) = match decode(&data[at..])? {
+                Decoded::Partial(total) => {
+                    need = total;
+                    partial = true;
+                    break;
+                }
+                Decoded::Whole(reply, used) => (reply, used),
+            };
+            at += used;
+            left -= 1;
+            let expiry = self.expiry.take().unwrap_or(Ok(-2));
+            let read = self.fetches[number].read;
+            match (expiry, reply) {
+                (Ok(expiry), Reply::Bulk(payload)) => {
+                    self.pass_on(number, read, expiry, payload, source_now);
+                }
+                (Err(error), _) => self.unreadable(number, read, &error)?,
+                (_, Reply::Error(error)) => self.unreadable(number, read, error)?,
+                _ => return Err(ProtocolError::at(&data[at - used..]).into()),
+            }
+            self.fetches[number].read += 1;
+        }
+        self.learn(at, before - left);
+        if partial {
+            let ask = Ask::Keys {
+                fetch: number,
+                left,
+                promised,
+            };
+            return Ok((at, Some(ask), need));
+        }
+        self.on_the_way = self.on_the_way.saturating_sub(promised);
+        self.engine.budget.redeem(promised);
+        let fetch = &self.fetches[number];
+        if fetch.read == fetch.keys.len() {
+            let fetch = self.fetches.remove(number);
+            self.engine.budget.free_names(fetch.keys.weight());
+        }
+        Ok((at, None, 0))
+    }
+
+    /// A key was read: route it, or settle it if there is nothing to write.
+    #[inline]
+    fn pass_on(&self, number: usize, read: usize, expiry: i64, payload: Option<&[u8]>, source_now: u64) {
+        let fetch = &self.fetches[number];
+        let (key, slot) = fetch.keys.get(read);
+        let expires_at = match (self.engine.spec.source_expiry, expiry) {
+            (_, -1) => 0,
+            (ExpiryCommand::Absolute, at) => at.max(0).cast_unsigned(),
+            // Counted from the server's time before it answered: never lengthened.
+            (ExpiryCommand::Relative, rest) => self.clock + rest.max(0).cast_unsigned(),
+        };
+        match payload {
+            Some(payload) if expiry != -2 && (expires_at == 0 || expires_at > source_now) => {
+                let restore = Restore {
+                    key,
+                    expires_at,
+                    payload,
+                };
+                self.engine.route(fetch.page, slot, &restore);
+            }
+            // It had an expiry and is gone, or would be by the source's clock.
+            _ if expiry >= 0 => self.engine.settle(fetch.page, Outcome::Expired, 1, 0),
+            _ => self.engine.settle(fetch.page, Outcome::Vanished, 1, 0),
+        }
+    }
+
+    /// A key's read was answered with an error.
+    fn unreadable(&self, number: usize, read: usize, error: &[u8]) -> Result<(), Ended> {
+        let text = String::from_utf8_lossy(error);
+        let denied = text.starts_with("NOPERM") && !text.contains("to run the");
+        if !denied && !text.starts_with("ERR") {
+            return Err(self.refusal("DUMP", error));
+        }
+        let fetch = &self.fetches[number];
+        let (key, slot) = fetch.keys.get(read);
+        self.engine.fail(
+            fetch.page,
+            Failure {
+                key: key.to_vec(),
+                slot,
+                kind: if denied {
+                    FailureKind::Denied
+                } else {
+                    FailureKind::Error
+                },
+                message: format!("the source answered {text} to DUMP {}", shown(key)),
+                node: self.engine.spec.source.to_string(),
+            },
+        );
+        Ok(())
+    }
+
+    /// An error that concerns the source as a whole.
+    fn refusal(&self, command: &str, error: &[u8]) -> Ended {
+        let text = String::from_utf8_lossy(error);
+        match text.split(' ').next().unwrap_or_default() {
+            "LOADING" | "BUSY" | "MASTERDOWN" | "UNBLOCKED" => Ended::Lost(text.into_owned()),
+            _ => Ended::Fatal(Error::new(
+                ErrorKind::SourceRefused,
+                format!(
+                    "the source {} answered {text} to {command}",
+                    self.engine.spec.source
+                ),
+            )),
+        }
+    }
+
+    /// Take the size of keys that came into the estimate: upwards at once, downwards slowly.
+    fn learn(&mut self, bytes: usize, keys: usize) {
+        if let Some(average) = bytes.checked_div(keys) {
+            let smoothed = if std::mem::take(&mut self.is_guess) {
+                average
+            } else {
+                (self.estimate * 3 + average) / 4
+            };
+            self.estimate = average.max(smoothed).max(64);
+        }
+    }
+}
+
+/// Our clock in ms since the epoch.
+fn our_clock() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as i64)
+}

@@ -1,0 +1,285 @@
+//! One connection to the source after the other, and the partitions that are read over it.
+//!
+//! Invariant: a cursor is used only on the server process that it came from: every connection checks the
+//! `run_id`. What was asked for on a connection that is lost is asked for again on the next.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::scan::{Keys, ScanState, Scanner};
+use super::{Backoff, Engine};
+use crate::checkpoint::PageId;
+use crate::control::Event;
+use crate::error::{Error, ErrorKind};
+use crate::net::{self, Bytes, Connection, HandshakeError};
+use crate::resp::ProtocolError;
+
+/// So many keys are asked for before the first of them shows how large they are.
+const FIRST_KEYS: usize = 16;
+
+/// A source whose replies stay away so long is connected to anew.
+const REPLY_PATIENCE: Duration = Duration::from_secs(60);
+
+/// A source whose replies stay away so long is shown as the reason for waiting.
+const NOTICEABLE: Duration = Duration::from_secs(1);
+
+/// A page whose keys are being read.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    pub(super) page: PageId,
+    pub(super) keys: Keys,
+    /// Keys asked for on this connection, and keys read.
+    pub(super) asked: usize,
+    pub(super) read: usize,
+    /// The scanner that waits for the page to be asked for, to go on.
+    pub(super) scanner: Option<usize>,
+}
+
+/// A reply that is expected.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Ask {
+    Scan {
+        scanner: usize,
+    },
+    Time,
+    Keys {
+        fetch: usize,
+        left: usize,
+        promised: usize,
+    },
+}
+
+/// Why a connection ended.
+pub(super) enum Ended {
+    /// The source is not there; another try may help.
+    Lost(String),
+    /// The job can't go on.
+    Fatal(Error),
+}
+
+impl From<ProtocolError> for Ended {
+    fn from(error: ProtocolError) -> Self {
+        Self::Fatal(Error::new(
+            ErrorKind::SourceRefused,
+            format!("the source: {error}"),
+        ))
+    }
+}
+
+/// One connection to the source, and the partitions that are read over it.
+pub(crate) struct Lane {
+    pub(super) engine: Rc<Engine>,
+    pub(super) scanners: Vec<Scanner>,
+    pub(super) names: VecDeque<Vec<u8>>,
+    pub(super) fetches: Slab<Fetch>,
+    /// Pages whose keys are still to be asked for, the oldest first.
+    pub(super) ready: VecDeque<usize>,
+    pub(super) asked: VecDeque<Ask>,
+    pub(super) out: Bytes,
+    /// Bytes that may be on their way from the source at once, and that are.
+    pub(super) window: usize,
+    pub(super) on_the_way: usize,
+    /// What a key weighs, from those that came; a guess as long as none has.
+    pub(super) estimate: usize,
+    pub(super) is_guess: bool,
+    /// The source's clock minus ours, in ms, and its time when it was last asked.
+    pub(super) clock_ahead: i64,
+    pub(super) clock: u64,
+    /// Expiry of the key whose DUMP comes next; an error in place of it.
+    pub(super) expiry: Option<Result<i64, Vec<u8>>>,
+}
+
+impl Lane {
+    /// Lane `number` of `count`: every `count`-th partition is read over it, and the first lane also takes
+    /// the keys handed over by name.
+    pub fn new(engine: Rc<Engine>, number: usize, count: usize) -> Self {
+        let spec = &engine.spec;
+        let scanners = spec
+            .partitions
+            .iter()
+            .enumerate()
+            .skip(number)
+            .step_by(count)
+            .map(|(place, &(index, cursor))| Scanner::new(place, index, spec.partition_count, cursor))
+            .collect();
+        let names = if number == 0 {
+            spec.names.iter().cloned().collect()
+        } else {
+            VecDeque::new()
+        };
+        let window = (spec.memory_limit / 4 / count).max(1);
+        Self {
+            scanners,
+            names,
+            fetches: Slab::new(),
+            ready: VecDeque::new(),
+            asked: VecDeque::new(),
+            out: Bytes::default(),
+            window,
+            on_the_way: 0,
+            estimate: (window / FIRST_KEYS).max(1),
+            is_guess: true,
+            clock_ahead: 0,
+            clock: 0,
+            expiry: None,
+            engine,
+        }
+    }
+
+    /// Read until every partition is at its end, the job drains, or the source is lost for good.
+    pub async fn run(mut self) {
+        let mut backoff = Backoff::new();
+        let mut lost: Option<Instant> = None;
+        while !self.is_done() {
+            let reason = match self.serve(&mut lost, &mut backoff).await {
+                Ok(()) => break,
+                Err(Ended::Fatal(error)) => return self.engine.stop(error.kind, error.message),
+                Err(Ended::Lost(reason)) => format!("source {}: {reason}", self.engine.spec.source),
+            };
+            let now = Instant::now();
+            let since = *lost.get_or_insert_with(|| {
+                self.engine
+                    .shared
+                    .tell(Event::source("source_lost", reason.clone()));
+                now
+            });
+            if now - since >= self.engine.spec.retry_for {
+                let waited = (now - since).as_secs();
+                return self
+                    .engine
+                    .stop(ErrorKind::SourceLost, format!("{reason}, for {waited} s"));
+            }
+            self.engine.health.borrow_mut().source(Some(reason), now);
+            tokio::time::sleep(backoff.step()).await;
+        }
+        if self
+            .scanners
+            .iter()
+            .any(|scanner| scanner.state != ScanState::Done)
+            || !self.names.is_empty()
+        {
+            self.engine.cut_short.set(true);
+        }
+        self.engine.lanes_running.set(self.engine.lanes_running.get() - 1);
+        self.engine.changed.notify_one();
+    }
+
+    /// Whether nothing is left to ask for or to wait for.
+    fn is_done(&self) -> bool {
+        let nothing_more = self.engine.draining.get()
+            || (self.names.is_empty()
+                && self
+                    .scanners
+                    .iter()
+                    .all(|scanner| scanner.state == ScanState::Done));
+        nothing_more && self.asked.is_empty() && self.fetches.is_empty()
+    }
+
+    /// One connection's life.
+    async fn serve(&mut self, lost: &mut Option<Instant>, backoff: &mut Backoff) -> Result<(), Ended> {
+        let mut connection = self.connect().await?;
+        let mut last_reply = Instant::now();
+        let mut tick = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            self.ask();
+            if self.is_done() {
+                return Ok(());
+            }
+            let room = self.engine.budget.has_room();
+            let engine = Rc::clone(&self.engine);
+            tokio::select! {
+                biased;
+                exchanged = connection.exchange(&mut self.out, room) => {
+                    exchanged.map_err(|error| Ended::Lost(net::plain(&error)))?;
+                    if connection.received().is_empty() {
+                        continue;
+                    }
+                    last_reply = Instant::now();
+                    let read = self.read_replies(&mut connection);
+                    self.engine.nudge();
+                    read?;
+                    if lost.take().is_some() {
+                        self.engine.shared.tell(Event::source(
+                            "source_back",
+                            format!("source {}: reachable again", self.engine.spec.source),
+                        ));
+                        *backoff = Backoff::new();
+                    }
+                }
+                () = engine.budget.wait_freed(), if !room || self.is_held_back() => {}
+                _ = tick.tick() => {
+                    if self.asked.is_empty() || !room {
+                        last_reply = Instant::now();
+                    }
+                    self.watch(last_reply.elapsed())?;
+                }
+            }
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Connection, Ended> {
+        let spec = &self.engine.spec;
+        let (connection, run_id) =
+            net::open(&spec.source, &spec.source_access, true)
+                .await
+                .map_err(|error| match error {
+                    HandshakeError::Lost(message) => Ended::Lost(message),
+                    HandshakeError::Refused(message) => Ended::Fatal(Error::new(
+                        ErrorKind::SourceRefused,
+                        format!("the source {} turns us away: {message}", spec.source),
+                    )),
+                })?;
+        let run_id = run_id.unwrap_or_default();
+        if run_id != spec.source_run_id {
+            return Err(Ended::Fatal(Error::new(
+                ErrorKind::SourceChanged,
+                format!(
+                    "the source {} is another process now (run_id {run_id}, the cursors are from {})",
+                    spec.source, spec.source_run_id
+                ),
+            )));
+        }
+        self.engine.health.borrow_mut().source(None, Instant::now());
+        self.begin_anew();
+        Ok(connection)
+    }
+
+    /// What was asked for on the last connection and did not come is asked for again.
+    fn begin_anew(&mut self) {
+        for ask in self.asked.drain(..) {
+            match ask {
+                Ask::Scan { scanner } => self.scanners[scanner].state = ScanState::Idle,
+                Ask::Keys { promised, .. } => self.engine.budget.redeem(promised),
+                Ask::Time => {}
+            }
+        }
+        self.on_the_way = 0;
+        self.out = Bytes::default();
+        self.expiry = None;
+        self.ready = self.fetches.iter().map(|(fetch, _)| fetch).collect();
+        for (_, fetch) in &mut self.fetches {
+            fetch.asked = fetch.read;
+        }
+    }
+
+    /// Show that the source is silent, and give the connection up when it is so for too long.
+    fn watch(&mut self, silent: Duration) -> Result<(), Ended> {
+        if silent > REPLY_PATIENCE {
+            return Err(Ended::Lost(format!(
+                "no reply for {} s",
+                REPLY_PATIENCE.as_secs()
+            )));
+        }
+        let trouble = (silent > NOTICEABLE).then(|| format!("source {}: no reply", self.engine.spec.source));
+        self.engine.health.borrow_mut().source(trouble, Instant::now());
+        Ok(())
+    }
+
+    /// Whether there are keys to ask for, and only the budget or the window is in the way.
+    fn is_held_back(&self) -> bool {
+        !self.ready.is_empty()
+    }
+}

@@ -1,0 +1,411 @@
+//! The way to one node of the target: batches out, replies in, in order, on one connection after the other.
+//!
+//! Invariant: replies belong to commands in order. A connection that is lost leaves no entry behind: what had
+//! no reply is sent again, marked as in doubt.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::batch::{Batch, Entry, Restore};
+use super::compare::Comparison;
+use super::{Backoff, Engine};
+use crate::checkpoint::PageId;
+use crate::control::Event;
+use crate::error::ErrorKind;
+use crate::net::{self, Address, Connection, HandshakeError, Outgoing};
+use crate::resp::{Decoded, Reply, decode};
+use crate::topology::NodeId;
+
+/// A connection whose replies stay away so long is given up.
+const REPLY_PATIENCE: Duration = Duration::from_secs(30);
+
+/// The same for a node that owns no slot any more: it was failed over, its answers will be redirects.
+const DEPOSED_PATIENCE: Duration = Duration::from_secs(2);
+
+/// One node of the target.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub node: NodeId,
+    pub address: Address,
+    /// Keys acknowledged by it.
+    pub keys: Cell<u64>,
+    pub owns_slots: Cell<bool>,
+    open: RefCell<Batch>,
+    queue: RefCell<VecDeque<Flight>>,
+    in_flight: Cell<usize>,
+    wake: Notify,
+}
+
+/// What is on its way to a node, in order.
+#[derive(Debug)]
+pub(crate) enum Flight {
+    Restore {
+        batch: Batch,
+        /// Replies so far, ASKINGs' included.
+        replies: usize,
+        errors: Vec<(usize, Vec<u8>)>,
+    },
+    Compare(Box<Comparison>),
+}
+
+impl Flight {
+    pub fn restore(batch: Batch) -> Self {
+        Self::Restore {
+            batch,
+            replies: 0,
+            errors: Vec::new(),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Restore { batch, .. } => batch.bytes(),
+            Self::Compare(comparison) => comparison.bytes(),
+        }
+    }
+}
+
+impl Link {
+    pub fn new(node: NodeId, address: Address) -> Self {
+        Self {
+            node,
+            address,
+            keys: Cell::new(0),
+            owns_slots: Cell::new(true),
+            open: RefCell::default(),
+            queue: RefCell::default(),
+            in_flight: Cell::new(0),
+            wake: Notify::new(),
+        }
+    }
+
+    /// Append a fresh key to the open batch; a full batch is queued.
+    #[inline]
+    pub fn push(&self, engine: &Engine, page: PageId, slot: u16, restore: &Restore<'_>, replace: bool) {
+        let mut open = self.open.borrow_mut();
+        engine.budget.hold(open.push(page, slot, restore, replace));
+        if open.is_full() {
+            let full = std::mem::replace(&mut *open, engine.spares.borrow_mut().take());
+            self.enqueue(Flight::restore(full));
+        }
+    }
+
+    /// Append an entry that was sent before to the open batch.
+    pub fn push_again(&self, engine: &Engine, entry: Entry, command: &[u8]) {
+        let mut open = self.open.borrow_mut();
+        open.push_again(entry, command);
+        if open.is_full() {
+            let full = std::mem::replace(&mut *open, engine.spares.borrow_mut().take());
+            self.enqueue(Flight::restore(full));
+        }
+    }
+
+    pub fn enqueue(&self, flight: Flight) {
+        self.queue.borrow_mut().push_back(flight);
+        self.wake.notify_one();
+    }
+
+    /// Wake the link if it waits for nothing and has an open batch. While replies are on their way, the open
+    /// batch may grow: they will wake the link.
+    pub fn nudge(&self) {
+        if self.in_flight.get() == 0 && !self.open.borrow().is_empty() {
+            self.wake.notify_one();
+        }
+    }
+
+    fn has_work(&self) -> bool {
+        !self.open.borrow().is_empty() || !self.queue.borrow().is_empty()
+    }
+}
+
+/// Serve one node until the job ends.
+pub(super) async fn run(engine: Rc<Engine>, link: Rc<Link>) {
+    let mut backoff = Backoff::new();
+    let mut lost = false;
+    loop {
+        while !link.has_work() {
+            link.wake.notified().await;
+        }
+        let reason = match net::open(&link.address, &engine.spec.target_access, false).await {
+            Ok((connection, _)) => {
+                if std::mem::take(&mut lost) {
+                    engine.tell_node("node_back", &link, "reachable again");
+                }
+                let mut session = Session::new(&engine, &link, connection);
+                let reason = session.serve().await;
+                if session.answered {
+                    backoff = Backoff::new();
+                }
+                session.give_back(&reason);
+                reason
+            }
+            Err(HandshakeError::Refused(message)) => {
+                engine.stop(
+                    ErrorKind::TargetRefused,
+                    format!("the target's node {} turns us away: {message}", link.address),
+                );
+                return;
+            }
+            Err(HandshakeError::Lost(message)) => {
+                Session::give_back_queue(&engine, &link, &message);
+                message
+            }
+        };
+        if !std::mem::replace(&mut lost, true) {
+            engine.tell_node("node_lost", &link, &reason);
+        }
+        tokio::time::sleep(backoff.step()).await;
+    }
+}
+
+impl Engine {
+    fn tell_node(&self, kind: &'static str, link: &Link, message: &str) {
+        self.shared.tell(Event {
+            kind,
+            message: format!("{}: {message}", link.address),
+            node: Some(link.address.to_string()),
+            slot: None,
+        });
+    }
+}
+
+/// Flights in order, and how far they are written.
+#[derive(Debug, Default)]
+struct Flights {
+    queue: VecDeque<Flight>,
+    /// The flight that is being written, and how much of it is.
+    writing: usize,
+    written: usize,
+}
+
+impl Outgoing for Flights {
+    fn chunk(&self) -> &[u8] {
+        self.queue
+            .get(self.writing)
+            .map_or(&[], |flight| &flight.bytes()[self.written..])
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.written += count;
+        if self.written == self.queue[self.writing].bytes().len() {
+            self.writing += 1;
+            self.written = 0;
+        }
+    }
+}
+
+/// One connection's life.
+pub(super) struct Session<'a> {
+    pub engine: &'a Rc<Engine>,
+    pub link: &'a Rc<Link>,
+    connection: Connection,
+    flights: Flights,
+    answered: bool,
+}
+
+impl<'a> Session<'a> {
+    fn new(engine: &'a Rc<Engine>, link: &'a Rc<Link>, connection: Connection) -> Self {
+        Self {
+            engine,
+            link,
+            connection,
+            flights: Flights::default(),
+            answered: false,
+        }
+    }
+
+    /// Exchange batches and replies until the connection is lost; returns why.
+    async fn serve(&mut self) -> String {
+        let mut last_reply = Instant::now();
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            self.load();
+            tokio::select! {
+                exchanged = self.connection.exchange(&mut self.flights, true) => {
+                    if let Err(error) = exchanged {
+                        return net::plain(&error);
+                    }
+                    last_reply = Instant::now();
+                    if let Err(reason) = self.read_replies() {
+                        return reason;
+                    }
+                }
+                () = self.link.wake.notified() => {}
+                _ = tick.tick() => {
+                    if self.flights.queue.is_empty() {
+                        last_reply = Instant::now();
+                    }
+                    let patience = if self.link.owns_slots.get() { REPLY_PATIENCE } else { DEPOSED_PATIENCE };
+                    if last_reply.elapsed() > patience {
+                        return format!("no reply for {} s", patience.as_secs());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Take up what is queued; the open batch only if nothing else is under way (see [`Link::nudge`]).
+    fn load(&mut self) {
+        self.flights.queue.append(&mut self.link.queue.borrow_mut());
+        if self.flights.queue.is_empty() && !self.link.open.borrow().is_empty() {
+            let spare = self.engine.spares.borrow_mut().take();
+            let open = self.link.open.replace(spare);
+            self.flights.queue.push_back(Flight::restore(open));
+        }
+        self.link.in_flight.set(self.flights.queue.len());
+    }
+
+    /// Read all whole replies that are here. Fails if the peer speaks no RESP.
+    fn read_replies(&mut self) -> Result<(), String> {
+        while let Some(flight) = self.flights.queue.front_mut() {
+            let data = self.connection.received();
+            if data.is_empty() {
+                break;
+            }
+            let (used, done, need) = match flight {
+                Flight::Restore {
+                    batch,
+                    replies,
+                    errors,
+                } => read_restores(data, batch, replies, errors),
+                Flight::Compare(comparison) => comparison.read(data),
+            }
+            .map_err(|error| error.to_string())?;
+            self.answered |= used > 0;
+            self.connection.consume(used);
+            if !done {
+                if need > 0 {
+                    self.connection.expect(need);
+                }
+                break;
+            }
+            if let Some(flight) = self.flights.queue.pop_front() {
+                if self.flights.writing == 0 {
+                    return Err("a reply came before its command was sent".to_owned());
+                }
+                self.flights.writing -= 1;
+                self.finish(flight);
+            }
+        }
+        Ok(())
+    }
+
+    /// The connection is lost: settle what was answered, and let the rest wait and go again.
+    fn give_back(&mut self, reason: &str) {
+        let begun = self.flights.writing + usize::from(self.flights.written > 0);
+        for (number, flight) in std::mem::take(&mut self.flights.queue).into_iter().enumerate() {
+            match flight {
+                Flight::Restore {
+                    batch,
+                    replies,
+                    errors,
+                } => {
+                    let answered = if batch.is_asking() { replies / 2 } else { replies };
+                    self.acknowledge(&batch, answered, &errors);
+                    let busy = self.handle_errors(&batch, &errors);
+                    // Those that were answered are in no doubt.
+                    self.wait_again(&batch, busy.into_iter(), false, reason);
+                    self.wait_again(&batch, answered..batch.entries().len(), number < begun, reason);
+                }
+                Flight::Compare(comparison) => {
+                    // Nothing of it is settled yet: RESTORE finds the keys busy once more.
+                    self.wait_again(
+                        comparison.batch(),
+                        comparison.picks().iter().copied(),
+                        false,
+                        reason,
+                    );
+                }
+            }
+        }
+        self.link.in_flight.set(0);
+        Self::give_back_queue(self.engine, self.link, reason);
+    }
+
+    fn wait_again(&self, batch: &Batch, entries: impl Iterator<Item = usize>, sent: bool, reason: &str) {
+        let mut again = Batch::default();
+        for index in entries {
+            let entry = batch.entries()[index];
+            let entry = Entry {
+                in_doubt: entry.in_doubt || sent,
+                ..entry
+            };
+            again.push_again(entry, batch.command(index));
+        }
+        self.engine
+            .delay(again, false, &format!("{reason} at {}", self.link.address));
+    }
+
+    /// Nothing can be sent to this node now: what is queued for it waits for whoever owns the slots then.
+    fn give_back_queue(engine: &Rc<Engine>, link: &Link, reason: &str) {
+        let reason = format!("{reason} at {}", link.address);
+        let open = link.open.take();
+        let queue = link.queue.take();
+        for flight in queue {
+            match flight {
+                Flight::Restore { batch, .. } if batch.is_asking() => {
+                    let mut again = Batch::default();
+                    for (index, entry) in batch.entries().iter().enumerate() {
+                        again.push_again(*entry, batch.command(index));
+                    }
+                    engine.delay(again, false, &reason);
+                }
+                Flight::Restore { batch, .. } => engine.delay(batch, false, &reason),
+                Flight::Compare(comparison) => {
+                    let mut again = Batch::default();
+                    for &index in comparison.picks() {
+                        let batch = comparison.batch();
+                        again.push_again(batch.entries()[index], batch.command(index));
+                    }
+                    engine.delay(again, false, &reason);
+                }
+            }
+        }
+        engine.delay(open, false, &reason);
+    }
+}
+
+/// Bytes used, whether the flight is done, and how many bytes the next reply needs (0: unknown).
+pub(crate) type ReadProgress = Result<(usize, bool, usize), crate::resp::ProtocolError>;
+
+/// Read replies to a batch: `+OK` counts on, anything else is kept with its entry's index.
+fn read_restores(
+    data: &[u8],
+    batch: &Batch,
+    replies: &mut usize,
+    errors: &mut Vec<(usize, Vec<u8>)>,
+) -> ReadProgress {
+    const OK: &[u8] = b"+OK\r\n";
+    let per_entry = 1 + usize::from(batch.is_asking());
+    let expected = batch.entries().len() * per_entry;
+    let mut at = 0;
+    while *replies < expected {
+        let rest = &data[at..];
+        if rest.starts_with(OK) {
+            at += OK.len();
+            *replies += 1;
+            continue;
+        }
+        match decode(rest)? {
+            Decoded::Partial(_) => return Ok((at, false, 0)),
+            Decoded::Whole(reply, used) => {
+                at += used;
+                let (index, is_restore) = (*replies / per_entry, *replies % per_entry == per_entry - 1);
+                *replies += 1;
+                let text = match reply {
+                    Reply::Error(text) => text.to_vec(),
+                    other => format!("a reply that RESTORE never gives: {other:?}").into_bytes(),
+                };
+                // A refused ASKING shows in the reply to the RESTORE that follows it: that one is judged.
+                if is_restore {
+                    errors.push((index, text));
+                }
+            }
+        }
+    }
+    Ok((at, true, 0))
+}

@@ -1,0 +1,236 @@
+//! The life of a key, a stage a file: `scan` → `dump` → `route` → `restore` (→ `compare`).
+//!
+//! Invariant: one thread owns all of this; it shares the [`Ledger`] and the counters with the control plane,
+//! nothing else. Two writes of one key are never in flight at once for one scan of it.
+
+mod batch;
+mod compare;
+mod dump;
+mod health;
+mod lane;
+mod link;
+mod restore;
+mod route;
+mod scan;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::checkpoint::{Failure, PageId, Pending};
+use crate::control::Shared;
+use crate::error::{Error, ErrorKind};
+use crate::flow::Budget;
+use crate::net::{Access, Address};
+use crate::progress::Outcome;
+use crate::resp::encode::ExpiryCommand;
+use crate::topology::SlotRange;
+
+use batch::Spares;
+use health::Health;
+pub(crate) use lane::Lane;
+use route::Router;
+use scan::Overlap;
+
+/// What happens to a key that the target has already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnConflict {
+    /// Equal is unchanged, different is a recorded failure.
+    Error,
+    /// The source's value replaces it.
+    Replace,
+    /// It is left as it is.
+    Skip,
+}
+
+/// All that a job is started with.
+#[derive(Debug, Clone)]
+pub struct JobSpec {
+    /// Where the source listens.
+    pub source: Address,
+    /// How to log in there.
+    pub source_access: Access,
+    /// The server process that the cursors come from.
+    pub source_run_id: String,
+    /// How the source tells expiries.
+    pub source_expiry: ExpiryCommand,
+    /// How to log in at every node of the target.
+    pub target_access: Access,
+    /// How the target's nodes tell expiries.
+    pub target_expiry: ExpiryCommand,
+    /// Who owns which slots at the start.
+    pub topology: Vec<SlotRange>,
+    /// Into how many partitions the scan is cut; a power of two.
+    pub partition_count: u32,
+    /// The partitions to scan: index and cursor.
+    pub partitions: Vec<(u32, u64)>,
+    /// Keys to copy by name.
+    pub names: Vec<Vec<u8>>,
+    /// What happens to keys that the target has already.
+    pub on_conflict: OnConflict,
+    /// MATCH of the SCAN.
+    pub pattern: Option<Vec<u8>>,
+    /// TYPE of the SCAN.
+    pub type_name: Option<String>,
+    /// Count keys only.
+    pub scan_only: bool,
+    /// COUNT of the SCAN.
+    pub page_keys: u32,
+    /// How many connections read from the source.
+    pub source_connections: usize,
+    /// The byte budget.
+    pub memory_limit: usize,
+    /// How long passing errors are retried.
+    pub retry_for: Duration,
+    /// After how long a slot's keys are parked while other slots flow.
+    pub park_after: Duration,
+}
+
+/// What the stages share.
+pub(crate) struct Engine {
+    pub spec: JobSpec,
+    pub shared: Arc<Shared>,
+    pub budget: Budget,
+    pub router: RefCell<Router>,
+    pub health: RefCell<Health>,
+    pub spares: RefCell<Spares>,
+    pub overlap: RefCell<Overlap>,
+    /// No new page is to be begun.
+    pub draining: Cell<bool>,
+    /// A lane stopped before its partitions were at their ends.
+    pub cut_short: Cell<bool>,
+    pub lanes_running: Cell<usize>,
+    pub fatal: RefCell<Option<Error>>,
+    /// Something changed that the supervisor should look at.
+    pub changed: Notify,
+}
+
+impl Engine {
+    pub fn new(spec: JobSpec, shared: Arc<Shared>) -> crate::error::Result<Rc<Self>> {
+        Ok(Rc::new(Self {
+            budget: Budget::new(spec.memory_limit),
+            router: RefCell::new(Router::new(&spec.topology)?),
+            health: RefCell::new(Health::new(
+                spec.retry_for,
+                spec.park_after,
+                spec.partitions.is_empty(),
+            )),
+            spares: RefCell::new(Spares::default()),
+            overlap: RefCell::new(Overlap::default()),
+            draining: Cell::new(false),
+            cut_short: Cell::new(false),
+            lanes_running: Cell::new(0),
+            fatal: RefCell::new(None),
+            changed: Notify::new(),
+            spec,
+            shared,
+        }))
+    }
+
+    /// Run a stage as a task of its own; if it panics, the job ends with the bug's name.
+    pub fn spawn(self: &Rc<Self>, stage: impl Future<Output = ()> + 'static) {
+        let guard = PanicGuard(Rc::clone(self));
+        tokio::task::spawn_local(async move {
+            let _guard = guard;
+            stage.await;
+        });
+    }
+
+    /// End the job with `error`; the first one counts.
+    pub fn stop(&self, kind: ErrorKind, message: impl Into<String>) {
+        self.fatal
+            .borrow_mut()
+            .get_or_insert_with(|| Error::new(kind, message));
+        self.changed.notify_one();
+    }
+
+    /// `keys` keys of `page` ended as `outcome`.
+    pub fn settle(&self, page: PageId, outcome: Outcome, keys: u32, bytes: u64) {
+        self.shared.progress.settle(outcome, u64::from(keys), bytes);
+        let mut ledger = self.shared.ledger();
+        ledger.settle(page, outcome, keys, bytes);
+        if ledger.open_pages() == 0 {
+            self.changed.notify_one();
+        }
+    }
+
+    /// A key of `page` was given up.
+    pub fn fail(&self, page: PageId, failure: Failure) {
+        if let Some(message) = self.health.borrow_mut().failed(&failure) {
+            let kind = if failure.node == self.spec.source.to_string() {
+                ErrorKind::SourceRefused
+            } else {
+                ErrorKind::TargetRefused
+            };
+            self.stop(kind, message);
+        }
+        self.shared.progress.settle(Outcome::Failed, 1, 0);
+        let mut ledger = self.shared.ledger();
+        ledger.fail(page, failure);
+        if ledger.open_pages() == 0 {
+            self.changed.notify_one();
+        }
+    }
+
+    /// A key of `page` is left for later.
+    pub fn park(&self, page: PageId, pending: Pending) {
+        self.shared.progress.settle(Outcome::Pending, 1, 0);
+        let mut ledger = self.shared.ledger();
+        ledger.park(page, pending);
+        if ledger.open_pages() == 0 {
+            self.changed.notify_one();
+        }
+    }
+}
+
+struct PanicGuard(Rc<Engine>);
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop(
+                ErrorKind::Internal,
+                "a stage of the engine failed; this is a bug of Slotferry",
+            );
+        }
+    }
+}
+
+/// Waiting times that double from `first` to `longest`, each with a jitter of a quarter either way.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(50);
+    const LONGEST: Duration = Duration::from_secs(1);
+
+    pub fn new() -> Self {
+        Self { next: Self::FIRST }
+    }
+
+    pub fn step(&mut self) -> Duration {
+        let wait = self.next;
+        self.next = (wait * 2).min(Self::LONGEST);
+        jitter(wait)
+    }
+}
+
+/// `wait` with a jitter of a quarter either way, so that what failed together is not retried together.
+pub(crate) fn jitter(wait: Duration) -> Duration {
+    wait.mul_f64(0.75 + fastrand::f64() / 2.0)
+}
+
+/// A key for a message: escaped, and shortened where it is long.
+pub(crate) fn shown(key: &[u8]) -> String {
+    const LONGEST: usize = 80;
+    if key.len() > LONGEST {
+        format!("{}… ({} bytes)", key[..LONGEST].escape_ascii(), key.len())
+    } else {
+        key.escape_ascii().to_string()
+    }
+}

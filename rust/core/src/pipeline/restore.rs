@@ -1,0 +1,242 @@
+//! What the replies to a batch mean: acknowledged entries are settled, every error is judged by the table in
+//! `reply.rs` and its entry sent on, delayed, compared, translated or given up.
+//!
+//! Invariant: an error concerns its own entry only; the others of the batch go on.
+
+use std::time::Instant;
+
+use super::batch::{Batch, Entry};
+use super::compare::Comparison;
+use super::link::{Flight, Session};
+use super::{OnConflict, shown};
+use crate::checkpoint::{Failure, FailureKind, PageId};
+use crate::error::ErrorKind;
+use crate::payload::{min_version, rewritable_version, with_version};
+use crate::progress::Outcome;
+use crate::reply::{Verdict, judge};
+use crate::resp::encode;
+/// After so many redirects in a row an entry waits for a fresh topology: two nodes disagree.
+const MOST_HOPS: u8 = 5;
+
+impl Session<'_> {
+    /// Every reply to a flight is here.
+    pub(super) fn finish(&self, flight: Flight) {
+        match flight {
+            Flight::Restore { batch, errors, .. } => {
+                self.acknowledge(&batch, batch.entries().len(), &errors);
+                let busy = self.handle_errors(&batch, &errors);
+                if busy.is_empty() {
+                    self.engine.spares.borrow_mut().give(batch);
+                } else {
+                    let comparison = Comparison::new(batch, busy, self.engine.spec.target_expiry);
+                    self.link.enqueue(Flight::Compare(Box::new(comparison)));
+                }
+            }
+            Flight::Compare(mut comparison) => {
+                let errors = comparison.take_errors();
+                comparison.settle(self.engine, &self.link.address);
+                let busy = self.handle_errors(comparison.batch(), &errors);
+                debug_assert!(busy.is_empty(), "reads are not answered BUSYKEY");
+            }
+        }
+    }
+
+    /// Settle the first `replied` entries of a batch, apart from those with an error.
+    pub(super) fn acknowledge(&self, batch: &Batch, replied: usize, errors: &[(usize, Vec<u8>)]) {
+        let acknowledged = (replied - errors.len()) as u64;
+        if acknowledged == 0 {
+            return;
+        }
+        let mut bytes_all = 0;
+        let mut freed = if replied == batch.entries().len() {
+            batch.total_weight()
+        } else {
+            (0..replied).map(|index| batch.weight(index)).sum()
+        };
+        {
+            let mut failed = errors.iter().map(|(index, _)| *index).peekable();
+            let mut ledger = self.engine.shared.ledger();
+            let mut run: Option<(PageId, u32, u64)> = None;
+            for (index, entry) in batch.entries()[..replied].iter().enumerate() {
+                if failed.next_if_eq(&index).is_some() {
+                    freed -= batch.weight(index);
+                    continue;
+                }
+                match &mut run {
+                    Some((page, keys, bytes)) if *page == entry.page => {
+                        *keys += 1;
+                        *bytes += entry.payload as u64;
+                    }
+                    _ => {
+                        if let Some((page, keys, bytes)) = run.replace((entry.page, 1, entry.payload as u64))
+                        {
+                            bytes_all += bytes;
+                            ledger.settle(page, Outcome::Migrated, keys, bytes);
+                        }
+                    }
+                }
+            }
+            if let Some((page, keys, bytes)) = run {
+                bytes_all += bytes;
+                ledger.settle(page, Outcome::Migrated, keys, bytes);
+            }
+            if ledger.open_pages() == 0 {
+                self.engine.changed.notify_one();
+            }
+        }
+        self.engine.budget.free(freed);
+        self.engine
+            .shared
+            .progress
+            .settle(Outcome::Migrated, acknowledged, bytes_all);
+        self.link.keys.set(self.link.keys.get() + acknowledged);
+        let mut health = self.engine.health.borrow_mut();
+        health.succeeded(Instant::now());
+        if health.troubled() {
+            let failed: Vec<usize> = errors.iter().map(|(index, _)| *index).collect();
+            for (index, entry) in batch.entries()[..replied].iter().enumerate() {
+                if failed.binary_search(&index).is_err() {
+                    health.recovered(entry.slot);
+                }
+            }
+        }
+    }
+
+    /// Do what each error means for its entry; returns the entries that the target has already and that are
+    /// to be compared.
+    pub(super) fn handle_errors(&self, batch: &Batch, errors: &[(usize, Vec<u8>)]) -> Vec<usize> {
+        let mut busy = Vec::new();
+        let mut waiting: Vec<(bool, String, Batch)> = Vec::new();
+        for (index, error) in errors {
+            let index = *index;
+            let entry = Entry {
+                hops: batch.entries()[index].hops + 1,
+                ..batch.entries()[index]
+            };
+            let mut wait = |entry: Entry, full: bool| {
+                let reason = self.reason(error);
+                let at = waiting
+                    .iter()
+                    .position(|(is_full, text, _)| *is_full == full && *text == reason)
+                    .unwrap_or_else(|| {
+                        waiting.push((full, reason, Batch::default()));
+                        waiting.len() - 1
+                    });
+                waiting[at].2.push_again(entry, batch.command(index));
+            };
+            match judge(error) {
+                Verdict::Moved { .. } | Verdict::Ask(_) if entry.hops > MOST_HOPS => wait(entry, false),
+                Verdict::Moved { slot, to } => {
+                    self.engine.shared.progress.add_moved();
+                    if let Some(node) = self.engine.moved(slot, &to.address(&self.link.address)) {
+                        self.engine.send_on(node, entry, batch.command(index));
+                    }
+                }
+                Verdict::Ask(to) => {
+                    self.engine.shared.progress.add_ask();
+                    if let Some(node) = self.engine.asked(&to.address(&self.link.address)) {
+                        let mut asking = Batch::asking();
+                        asking.push_again(entry, batch.command(index));
+                        self.engine.send_batch(node, asking);
+                    }
+                }
+                Verdict::Wait => wait(entry, false),
+                Verdict::Full => wait(entry, true),
+                Verdict::Busy if self.engine.spec.on_conflict == OnConflict::Skip && !entry.in_doubt => {
+                    self.engine
+                        .health
+                        .borrow_mut()
+                        .answered(entry.slot, Instant::now());
+                    self.engine.settle_entry(batch, index, Outcome::Skipped);
+                }
+                Verdict::Busy => busy.push(index),
+                Verdict::Payload => self.translate(batch, index, entry, error),
+                Verdict::Denied => self.give_up(batch, index, FailureKind::Denied, error),
+                Verdict::Failed => self.give_up(batch, index, FailureKind::Error, error),
+                Verdict::Refused => {
+                    self.engine.stop(
+                        ErrorKind::TargetRefused,
+                        format!(
+                            "the target's node {} refuses to restore keys: {}",
+                            self.link.address,
+                            String::from_utf8_lossy(error)
+                        ),
+                    );
+                }
+            }
+        }
+        for (full, reason, batch) in waiting {
+            self.engine.delay(batch, full, &reason);
+        }
+        busy
+    }
+
+    /// What a node said, for a person: the code alone tells enough of the passing states.
+    fn reason(&self, error: &[u8]) -> String {
+        let text = String::from_utf8_lossy(error);
+        let code = text.split(' ').next().unwrap_or_default();
+        format!("{code} at {}", self.link.address)
+    }
+
+    /// The target can't read the payload: give it the footer of the oldest version that knows the type, once.
+    fn translate(&self, batch: &Batch, index: usize, entry: Entry, error: &[u8]) {
+        let restore = batch.restore(index);
+        let rewritten = if entry.translated {
+            None
+        } else {
+            with_oldest_footer(restore.payload)
+        };
+        let Some(payload) = rewritten else {
+            self.give_up(batch, index, FailureKind::Payload, error);
+            return;
+        };
+        let mut command = Vec::new();
+        encode::restore(
+            &mut command,
+            restore.key,
+            restore.expires_at,
+            &payload,
+            self.engine.spec.on_conflict == OnConflict::Replace,
+        );
+        let entry = Entry {
+            translated: true,
+            ..entry
+        };
+        if batch.is_asking() {
+            let mut asking = Batch::asking();
+            asking.push_again(entry, &command);
+            self.engine.send_batch(self.link.node, asking);
+        } else {
+            self.engine.send_on(self.link.node, entry, &command);
+        }
+    }
+
+    fn give_up(&self, batch: &Batch, index: usize, kind: FailureKind, error: &[u8]) {
+        let key = batch.restore(index).key;
+        let entry = batch.entries()[index];
+        self.engine.budget.free(batch.weight(index));
+        self.engine.fail(
+            entry.page,
+            Failure {
+                key: key.to_vec(),
+                slot: entry.slot,
+                kind,
+                message: format!(
+                    "the target answered {} to RESTORE {}",
+                    String::from_utf8_lossy(error),
+                    shown(key)
+                ),
+                node: self.link.address.to_string(),
+            },
+        );
+    }
+}
+
+/// The payload under the footer of the oldest RDB version that knows its type and that 6.2 writes; `None` where
+/// the value itself would have to be translated.
+fn with_oldest_footer(payload: &[u8]) -> Option<Vec<u8>> {
+    const REDIS_6_2: u16 = 9;
+    let type_byte = *payload.first()?;
+    let oldest = min_version(type_byte)?.max(REDIS_6_2);
+    with_version(payload, rewritable_version(type_byte, oldest)?).ok()
+}

@@ -1,0 +1,226 @@
+//! The scan: 2^k independent SCANs over one keyspace, and the pages that they bring.
+//!
+//! Invariant: partition `s` of `P` starts at cursor `s` and ends when the returned cursor is 0 or
+//! `cursor & (P − 1) ≠ s`; so each key belongs to one partition for good, across rehashing, and SCAN's
+//! guarantee holds per partition (SCAN walks the buckets in reverse-binary order: `dictScan` of the servers).
+
+use std::collections::HashSet;
+
+use crate::resp::ScanPage;
+use crate::slot::key_slot;
+
+/// Longest key that is remembered to tell duplicates.
+const LONGEST_REMEMBERED: usize = 128;
+
+/// One partition's walk.
+#[derive(Debug)]
+pub(crate) struct Scanner {
+    /// Its place among the job's partitions.
+    pub place: usize,
+    /// Its index among all partitions of the scan.
+    index: u64,
+    /// Number of partitions minus one.
+    mask: u64,
+    pub cursor: u64,
+    pub state: ScanState,
+    fresh: bool,
+}
+
+/// Where a partition's walk stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ScanState {
+    /// The next SCAN can be sent.
+    Idle,
+    /// A SCAN is on its way, or the keys of its page are still to be asked for.
+    Busy,
+    /// The partition is at its end.
+    Done,
+}
+
+impl Scanner {
+    /// Go on at `cursor` with partition `index` of `count`.
+    pub fn new(place: usize, index: u32, count: u32, cursor: u64) -> Self {
+        Self {
+            place,
+            index: u64::from(index),
+            mask: u64::from(count) - 1,
+            cursor,
+            state: ScanState::Idle,
+            fresh: cursor == u64::from(index),
+        }
+    }
+
+    /// Whether a page that returned `cursor` is the partition's last one.
+    pub fn ends_with(&self, cursor: u64) -> bool {
+        cursor == 0 || cursor & self.mask != self.index
+    }
+
+    /// Take over a page: its keys, in slot order, without those that another partition brought already.
+    pub fn take(&mut self, page: &ScanPage<'_>, overlap: &mut Overlap) -> Keys {
+        let last = self.ends_with(page.cursor);
+        let mut keys = Keys::collect(page.keys());
+        if self.mask > 0 {
+            if last {
+                keys.retain(|key| !overlap.knows(key));
+            }
+            // A page that is both first and last has run over itself: it may hold another partition's keys.
+            if self.fresh && !last {
+                overlap.remember(&keys);
+            }
+        }
+        self.fresh = false;
+        self.cursor = page.cursor;
+        self.state = if last { ScanState::Done } else { ScanState::Busy };
+        keys.sort_by_slot();
+        keys
+    }
+}
+
+/// The keys of every partition's first page, where that is not its last one as well.
+///
+/// The last page of a partition runs over into the first one of the next, so these keys come twice. Those
+/// that another partition has brought already are its business: it accounts for them.
+#[derive(Debug, Default)]
+pub(crate) struct Overlap(HashSet<Box<[u8]>>);
+
+impl Overlap {
+    fn knows(&self, key: &[u8]) -> bool {
+        self.0.contains(key)
+    }
+
+    fn remember(&mut self, keys: &Keys) {
+        self.0.extend(
+            keys.iter()
+                .map(|(key, _)| key)
+                .filter(|key| key.len() <= LONGEST_REMEMBERED)
+                .map(Box::from),
+        );
+    }
+}
+
+/// The keys of a page: their bytes one after another, and an index in slot order.
+#[derive(Debug, Default)]
+pub(crate) struct Keys {
+    bytes: Vec<u8>,
+    index: Vec<KeyRef>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct KeyRef {
+    start: usize,
+    length: u32,
+    slot: u16,
+}
+
+impl Keys {
+    /// Copy keys and hash them.
+    pub fn collect<'a>(keys: impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut collected = Self::default();
+        for key in keys {
+            collected.index.push(KeyRef {
+                start: collected.bytes.len(),
+                length: key.len() as u32,
+                slot: key_slot(key),
+            });
+            collected.bytes.extend_from_slice(key);
+        }
+        collected
+    }
+
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    #[inline]
+    pub fn get(&self, number: usize) -> (&[u8], u16) {
+        let key = &self.index[number];
+        (&self.bytes[key.start..key.start + key.length as usize], key.slot)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], u16)> {
+        (0..self.len()).map(|number| self.get(number))
+    }
+
+    /// Bytes held.
+    pub fn weight(&self) -> usize {
+        self.bytes.capacity() + self.index.capacity() * size_of::<KeyRef>()
+    }
+
+    pub fn sort_by_slot(&mut self) {
+        self.index.sort_unstable_by_key(|key| key.slot);
+    }
+
+    fn retain(&mut self, keep: impl Fn(&[u8]) -> bool) {
+        let bytes = &self.bytes;
+        self.index
+            .retain(|key| keep(&bytes[key.start..key.start + key.length as usize]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::{Decoded, decode_scan, encode};
+
+    fn reply(cursor: u64, keys: &[&[u8]]) -> Vec<u8> {
+        let mut data = b"*2\r\n".to_vec();
+        encode::bulk(&mut data, cursor.to_string().as_bytes());
+        data.extend_from_slice(format!("*{}\r\n", keys.len()).as_bytes());
+        for key in keys {
+            encode::bulk(&mut data, key);
+        }
+        data
+    }
+
+    fn take(scanner: &mut Scanner, overlap: &mut Overlap, cursor: u64, keys: &[&[u8]]) -> Vec<Vec<u8>> {
+        let data = reply(cursor, keys);
+        let Ok(Decoded::Whole(Ok(page), _)) = decode_scan(&data) else {
+            panic!("is a page");
+        };
+        let keys = scanner.take(&page, overlap);
+        keys.iter().map(|(key, _)| key.to_vec()).collect()
+    }
+
+    #[test]
+    fn a_partition_ends_where_the_next_begins() {
+        let scanner = Scanner::new(0, 1, 4, 1);
+        assert!(!scanner.ends_with(5) && !scanner.ends_with(1 << 40 | 1));
+        assert!(scanner.ends_with(0) && scanner.ends_with(3) && scanner.ends_with(6));
+        let whole = Scanner::new(0, 0, 1, 0);
+        assert!(whole.ends_with(0) && !whole.ends_with(7));
+    }
+
+    #[test]
+    fn keys_beyond_the_end_are_left_to_their_own_partition() {
+        let mut overlap = Overlap::default();
+        let mut first = Scanner::new(0, 0, 2, 0);
+        let mut second = Scanner::new(1, 1, 2, 1);
+        take(&mut second, &mut overlap, 5, &[b"own", b"early"]);
+        assert_eq!(take(&mut first, &mut overlap, 4, &[b"a"]), [b"a"]);
+        let last = take(&mut first, &mut overlap, 3, &[b"early", b"b", b"a"]);
+        assert_eq!(first.state, ScanState::Done);
+        assert!(last.contains(&b"b".to_vec()) && !last.contains(&b"early".to_vec()));
+    }
+
+    #[test]
+    fn a_page_that_is_first_and_last_answers_for_no_other_partition() {
+        let mut overlap = Overlap::default();
+        let mut first = Scanner::new(0, 0, 2, 0);
+        let mut second = Scanner::new(1, 1, 2, 1);
+        assert_eq!(take(&mut first, &mut overlap, 0, &[b"a", b"b"]).len(), 2);
+        // Twice is harmless; left to a partition that need not bring it again after a resume would be a loss.
+        assert_eq!(take(&mut second, &mut overlap, 0, &[b"b", b"a"]).len(), 2);
+    }
+
+    #[test]
+    fn keys_come_in_slot_order() {
+        let mut scanner = Scanner::new(0, 0, 1, 0);
+        let names: Vec<Vec<u8>> = (0..100)
+            .map(|number| format!("key:{number}").into_bytes())
+            .collect();
+        let names: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+        let taken = take(&mut scanner, &mut Overlap::default(), 0, &names);
+        assert_eq!(taken.len(), 100);
+        assert!(taken.is_sorted_by_key(|key| key_slot(key)));
+    }
+}

@@ -1,0 +1,172 @@
+//! What each error reply to a RESTORE means for its key: one table, exhaustively matched.
+//!
+//! Invariant: every reply leads to exactly one verdict; what is not known is a recorded failure, never a
+//! silent success and never an endless retry.
+
+use crate::net::Address;
+
+/// What to do about one key after one reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The slot belongs to another node: patch the map, send there, ask for a fresh topology.
+    Moved {
+        /// The slot that moved.
+        slot: u16,
+        /// Its owner.
+        to: Redirect,
+    },
+    /// ASKING + RESTORE to the named node, for this key only.
+    Ask(Redirect),
+    /// A passing state of the node or slot: back off, fresh topology, again.
+    Wait,
+    /// The node takes no writes for want of memory or disk: back off; stop the job at the retry limit.
+    Full,
+    /// The key exists on the target: the conflict policy decides.
+    Busy,
+    /// The target cannot read this payload as it is: translate it, or record a failure.
+    Payload,
+    /// This user may not touch this key: a recorded failure.
+    Denied,
+    /// This user may not do this at all, or is not logged in: the job stops.
+    Refused,
+    /// Anything else: a recorded failure.
+    Failed,
+}
+
+/// Where a redirect points. The host may be empty: then it is the host that was asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    host: String,
+    port: u16,
+}
+
+impl Redirect {
+    /// The address, given the node that sent the redirect.
+    pub fn address(&self, asked: &Address) -> Address {
+        match asked {
+            // "?": the server has no hostname to announce.
+            Address::Tcp { host, .. } if self.host.is_empty() || self.host == "?" => {
+                Address::tcp(host.clone(), self.port)
+            }
+            _ => Address::tcp(self.host.clone(), self.port),
+        }
+    }
+}
+
+/// Judge an error reply, given without its leading `-`.
+pub fn judge(error: &[u8]) -> Verdict {
+    let text = String::from_utf8_lossy(error);
+    let (code, rest) = text.split_once(' ').unwrap_or((&text, ""));
+    match code {
+        "MOVED" => redirect(rest).map_or(Verdict::Failed, |(slot, to)| Verdict::Moved { slot, to }),
+        "ASK" => redirect(rest).map_or(Verdict::Failed, |(_, to)| Verdict::Ask(to)),
+        "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "READONLY" | "BUSY" | "NOREPLICAS"
+        | "UNBLOCKED" => Verdict::Wait,
+        "OOM" | "MISCONF" => Verdict::Full,
+        "BUSYKEY" => Verdict::Busy,
+        "NOAUTH" | "WRONGPASS" => Verdict::Refused,
+        // Redis 6.2: "this user has no permissions to run the 'restore' command"; since 7.0 with its name.
+        "NOPERM" if rest.contains("to run the") => Verdict::Refused,
+        "NOPERM" => Verdict::Denied,
+        "ERR" if rest.starts_with("DUMP payload version") || rest.starts_with("Bad data format") => {
+            Verdict::Payload
+        }
+        "ERR" if rest.starts_with("unknown command") => Verdict::Refused,
+        _ => Verdict::Failed,
+    }
+}
+
+/// Parse `<slot> <host>:<port>`; the host may be empty, a name or an IPv6 address.
+fn redirect(rest: &str) -> Option<(u16, Redirect)> {
+    let (slot, address) = rest.split_once(' ')?;
+    let (host, port) = address.trim_end().rsplit_once(':')?;
+    let slot = slot.parse().ok().filter(|&slot| slot < crate::slot::SLOTS)?;
+    let redirect = Redirect {
+        host: host.trim_matches(['[', ']']).to_owned(),
+        port: port.parse().ok()?,
+    };
+    Some((slot, redirect))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redirects() {
+        let asked = Address::tcp("10.0.0.1".to_owned(), 6379);
+        let Verdict::Moved { slot, to } = judge(b"MOVED 3999 127.0.0.1:6381") else {
+            panic!("is a MOVED");
+        };
+        assert_eq!(
+            (slot, to.address(&asked).to_string()),
+            (3999, "127.0.0.1:6381".to_owned())
+        );
+        let Verdict::Ask(to) = judge(b"ASK 3999 :6381") else {
+            panic!("is an ASK");
+        };
+        assert_eq!(to.address(&asked).to_string(), "10.0.0.1:6381");
+        let Verdict::Ask(to) = judge(b"ASK 3999 ?:6381") else {
+            panic!("is an ASK");
+        };
+        assert_eq!(to.address(&asked).to_string(), "10.0.0.1:6381");
+        let Verdict::Ask(to) = judge(b"ASK 3999 fe80::1:6381") else {
+            panic!("is an ASK");
+        };
+        assert_eq!(to.address(&asked).to_string(), "[fe80::1]:6381");
+    }
+
+    #[test]
+    fn malformed_redirects_are_failures() {
+        for text in [
+            "MOVED",
+            "MOVED x y:1",
+            "MOVED 16384 h:1",
+            "MOVED 1 h",
+            "ASK 1 h:99999",
+        ] {
+            assert_eq!(judge(text.as_bytes()), Verdict::Failed, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_table() {
+        for (text, verdict) in [
+            (
+                "TRYAGAIN Multiple keys request during rehashing of slot",
+                Verdict::Wait,
+            ),
+            ("CLUSTERDOWN Hash slot not served", Verdict::Wait),
+            ("LOADING Redis is loading the dataset in memory", Verdict::Wait),
+            (
+                "READONLY You can't write against a read only replica.",
+                Verdict::Wait,
+            ),
+            ("MASTERDOWN Link with MASTER is down", Verdict::Wait),
+            ("BUSY Redis is busy running a script.", Verdict::Wait),
+            ("NOREPLICAS Not enough good replicas to write.", Verdict::Wait),
+            (
+                "OOM command not allowed when used memory > 'maxmemory'.",
+                Verdict::Full,
+            ),
+            ("MISCONF Redis is configured to save RDB snapshots", Verdict::Full),
+            ("BUSYKEY Target key name already exists.", Verdict::Busy),
+            ("ERR DUMP payload version or checksum are wrong", Verdict::Payload),
+            ("ERR Bad data format", Verdict::Payload),
+            (
+                "NOPERM this user has no permissions to run the 'restore' command",
+                Verdict::Refused,
+            ),
+            (
+                "NOPERM User bob has no permissions to run the 'restore' command",
+                Verdict::Refused,
+            ),
+            ("NOPERM No permissions to access a key", Verdict::Denied),
+            ("NOAUTH Authentication required.", Verdict::Refused),
+            ("ERR something new", Verdict::Failed),
+            ("", Verdict::Failed),
+        ] {
+            assert_eq!(judge(text.as_bytes()), verdict, "{text}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Commands as RESP arrays of bulk strings, appended to a buffer.
+//!
+//! Invariant: any bytes go into keys and payloads; nothing is quoted, everything is length-prefixed.
+
+/// Append `$<length>\r\n<bytes>\r\n`.
+#[inline]
+pub fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
+    length(out, b'$', bytes.len());
+    out.extend_from_slice(bytes);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Append a whole command.
+pub fn command(out: &mut Vec<u8>, arguments: &[&[u8]]) {
+    length(out, b'*', arguments.len());
+    for argument in arguments {
+        bulk(out, argument);
+    }
+}
+
+#[inline]
+fn length(out: &mut Vec<u8>, kind: u8, length: usize) {
+    let mut digits = itoa::Buffer::new();
+    out.push(kind);
+    out.extend_from_slice(digits.format(length).as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Append a number as a bulk string.
+#[inline]
+fn number(out: &mut Vec<u8>, number: u64) {
+    let mut digits = itoa::Buffer::new();
+    bulk(out, digits.format(number).as_bytes());
+}
+
+/// Append `SCAN cursor COUNT count [MATCH pattern] [TYPE type]`.
+pub fn scan(out: &mut Vec<u8>, cursor: u64, count: u32, pattern: Option<&[u8]>, type_name: Option<&[u8]>) {
+    let arguments = 4 + 2 * usize::from(pattern.is_some()) + 2 * usize::from(type_name.is_some());
+    length(out, b'*', arguments);
+    bulk(out, b"SCAN");
+    number(out, cursor);
+    bulk(out, b"COUNT");
+    number(out, u64::from(count));
+    if let Some(pattern) = pattern {
+        bulk(out, b"MATCH");
+        bulk(out, pattern);
+    }
+    if let Some(type_name) = type_name {
+        bulk(out, b"TYPE");
+        bulk(out, type_name);
+    }
+}
+
+/// How the expiry of a key is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpiryCommand {
+    /// `PEXPIRETIME` (Redis 7.0, Valkey): absolute, ms since the epoch.
+    Absolute,
+    /// `PTTL`: ms from now; made absolute with the server's own `TIME`.
+    Relative,
+}
+
+/// Append the read of a key's expiry.
+#[inline]
+pub fn expiry(out: &mut Vec<u8>, expiry: ExpiryCommand, key: &[u8]) {
+    out.extend_from_slice(match expiry {
+        ExpiryCommand::Absolute => b"*2\r\n$11\r\nPEXPIRETIME\r\n".as_slice(),
+        ExpiryCommand::Relative => b"*2\r\n$4\r\nPTTL\r\n".as_slice(),
+    });
+    bulk(out, key);
+}
+
+/// Append `DUMP key`.
+#[inline]
+pub fn dump(out: &mut Vec<u8>, key: &[u8]) {
+    out.extend_from_slice(b"*2\r\n$4\r\nDUMP\r\n");
+    bulk(out, key);
+}
+
+/// Append `TIME`.
+#[inline]
+pub fn time(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"*1\r\n$4\r\nTIME\r\n");
+}
+
+/// Append `ASKING`, which covers exactly the next command.
+#[inline]
+pub fn asking(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
+}
+
+/// Append `RESTORE key ttl payload [REPLACE] [ABSTTL]`.
+///
+/// `expires_at` is ms since the epoch; 0 means that the key does not expire.
+#[inline]
+pub fn restore(out: &mut Vec<u8>, key: &[u8], expires_at: u64, payload: &[u8], replace: bool) {
+    out.reserve(key.len() + payload.len() + 112);
+    let arguments = 4 + u8::from(replace) + u8::from(expires_at > 0);
+    out.extend_from_slice(&[b'*', b'0' + arguments]);
+    out.extend_from_slice(b"\r\n$7\r\nRESTORE\r\n");
+    bulk(out, key);
+    if expires_at == 0 {
+        out.extend_from_slice(b"$1\r\n0\r\n");
+    } else {
+        number(out, expires_at);
+    }
+    bulk(out, payload);
+    if replace {
+        out.extend_from_slice(b"$7\r\nREPLACE\r\n");
+    }
+    if expires_at > 0 {
+        out.extend_from_slice(b"$6\r\nABSTTL\r\n");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).expect("the tests use text only")
+    }
+
+    #[test]
+    fn restore_with_and_without_expiry() {
+        assert_eq!(
+            written(|out| restore(out, b"k", 0, b"pay", false)),
+            "*4\r\n$7\r\nRESTORE\r\n$1\r\nk\r\n$1\r\n0\r\n$3\r\npay\r\n"
+        );
+        assert_eq!(
+            written(|out| restore(out, b"k", 17, b"", true)),
+            "*6\r\n$7\r\nRESTORE\r\n$1\r\nk\r\n$2\r\n17\r\n$0\r\n\r\n$7\r\nREPLACE\r\n$6\r\nABSTTL\r\n"
+        );
+    }
+
+    #[test]
+    fn scan_with_filters() {
+        assert_eq!(
+            written(|out| scan(out, u64::MAX, 10, Some(b"a*"), Some(b"set"))),
+            "*8\r\n$4\r\nSCAN\r\n$20\r\n18446744073709551615\r\n$5\r\nCOUNT\r\n$2\r\n10\r\n\
+             $5\r\nMATCH\r\n$2\r\na*\r\n$4\r\nTYPE\r\n$3\r\nset\r\n"
+        );
+    }
+
+    #[test]
+    fn reads_of_a_key() {
+        assert_eq!(
+            written(|out| expiry(out, ExpiryCommand::Relative, b"k")),
+            "*2\r\n$4\r\nPTTL\r\n$1\r\nk\r\n"
+        );
+        assert_eq!(
+            written(|out| expiry(out, ExpiryCommand::Absolute, b"")),
+            "*2\r\n$11\r\nPEXPIRETIME\r\n$0\r\n\r\n"
+        );
+        assert_eq!(written(|out| dump(out, b"k")), "*2\r\n$4\r\nDUMP\r\n$1\r\nk\r\n");
+    }
+}

@@ -1,0 +1,9 @@
+//! RESP2, sans-IO: bytes in, replies out, and the other way round.
+//!
+//! Invariant: knows nothing of sockets and allocates nothing per key; a reply borrows from the buffer that it
+//! was read from.
+
+pub mod decode;
+pub mod encode;
+
+pub use decode::{Decoded, ProtocolError, Reply, ScanPage, decode, decode_scan, decode_time};
