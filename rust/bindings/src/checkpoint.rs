@@ -1,0 +1,124 @@
+//! `Checkpoint` and what it holds: to be written in one transaction.
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use pyo3::{PyClass, PyClassInitializer};
+use slotferry_core::checkpoint;
+
+use crate::snapshot::Counts;
+
+/// A key that was given up.
+#[pyclass(frozen, module = "slotferry._core")]
+pub(crate) struct Failure(checkpoint::Failure);
+
+#[pymethods]
+impl Failure {
+    #[getter]
+    fn key<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.key)
+    }
+    #[getter]
+    fn slot(&self) -> u16 {
+        self.0.slot
+    }
+    #[getter]
+    fn kind(&self) -> &'static str {
+        self.0.kind.name()
+    }
+    #[getter]
+    fn message(&self) -> &str {
+        &self.0.message
+    }
+    #[getter]
+    fn node(&self) -> &str {
+        &self.0.node
+    }
+    fn __repr__(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}
+
+/// A key that could not be written because its slot stayed unavailable.
+#[pyclass(frozen, module = "slotferry._core")]
+pub(crate) struct Pending(checkpoint::Pending);
+
+#[pymethods]
+impl Pending {
+    #[getter]
+    fn key<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.key)
+    }
+    #[getter]
+    fn slot(&self) -> u16 {
+        self.0.slot
+    }
+    #[getter]
+    fn reason(&self) -> &str {
+        &self.0.reason
+    }
+    fn __repr__(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}
+
+/// The low-water mark of a partition.
+#[pyclass(frozen, module = "slotferry._core")]
+pub(crate) struct PartitionMark(checkpoint::Mark);
+
+#[pymethods]
+impl PartitionMark {
+    #[getter]
+    fn index(&self) -> u32 {
+        self.0.index
+    }
+    #[getter]
+    fn cursor(&self) -> u64 {
+        self.0.cursor
+    }
+    #[getter]
+    fn done(&self) -> bool {
+        self.0.done
+    }
+    fn __repr__(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}
+
+/// All that may be recorded as done, taken at one instant.
+#[pyclass(frozen, module = "slotferry._core", get_all)]
+pub(crate) struct Checkpoint {
+    partitions: Py<PyAny>,
+    counts: Py<Counts>,
+    failures: Py<PyAny>,
+    pending: Py<PyAny>,
+    resolved: Py<PyAny>,
+}
+
+impl Checkpoint {
+    /// Turn the engine's checkpoint into lists of Python objects, once.
+    pub fn new(py: Python<'_>, checkpoint: checkpoint::Checkpoint) -> PyResult<Self> {
+        fn list<T, C: PyClass + Into<PyClassInitializer<C>>>(
+            py: Python<'_>,
+            items: Vec<T>,
+            wrap: impl Fn(T) -> C,
+        ) -> PyResult<Py<PyAny>> {
+            let objects = items
+                .into_iter()
+                .map(|item| Py::new(py, wrap(item)))
+                .collect::<PyResult<Vec<_>>>()?;
+            Ok(objects.into_pyobject(py)?.unbind())
+        }
+        let resolved: Vec<_> = checkpoint
+            .resolved
+            .iter()
+            .map(|key| PyBytes::new(py, key))
+            .collect();
+        Ok(Self {
+            partitions: list(py, checkpoint.marks, PartitionMark)?,
+            counts: Py::new(py, Counts(checkpoint.counts))?,
+            failures: list(py, checkpoint.failures, Failure)?,
+            pending: list(py, checkpoint.pending, Pending)?,
+            resolved: resolved.into_pyobject(py)?.unbind(),
+        })
+    }
+}

@@ -1,0 +1,207 @@
+//! `Job`: one run of the engine, driven from Python.
+
+use std::time::Duration;
+
+use pyo3::prelude::*;
+use slotferry_core::net::Address;
+use slotferry_core::resp::encode::ExpiryCommand;
+use slotferry_core::topology::SlotRange;
+use slotferry_core::{JobSpec, OnConflict};
+
+use crate::access::Access;
+use crate::checkpoint::Checkpoint;
+use crate::error::{forked, raise, usage};
+use crate::event::Event;
+use crate::snapshot::Snapshot;
+
+/// One run of the engine: a source's partitions and keys into a cluster.
+#[pyclass(frozen, module = "slotferry._core")]
+pub(crate) struct Job {
+    inner: Option<slotferry_core::Job>,
+    process: u32,
+}
+
+#[derive(FromPyObject)]
+enum Source {
+    Tcp(String, u16),
+    #[pyo3(transparent)]
+    Unix(std::path::PathBuf),
+}
+
+type PyRange = (u16, u16, String, u16);
+
+fn ranges(topology: Vec<PyRange>) -> Vec<SlotRange> {
+    topology
+        .into_iter()
+        .map(|(first, last, host, port)| (first, last, Address::tcp(host, port)))
+        .collect()
+}
+
+fn seconds(name: &str, value: f64) -> PyResult<Duration> {
+    Duration::try_from_secs_f64(value).map_err(|_| {
+        usage(format!(
+            "{name} must be a number of seconds from 0 on, not {value}"
+        ))
+    })
+}
+
+fn expiry(has_pexpiretime: bool) -> ExpiryCommand {
+    if has_pexpiretime {
+        ExpiryCommand::Absolute
+    } else {
+        ExpiryCommand::Relative
+    }
+}
+
+impl Job {
+    fn inner(&self) -> PyResult<&slotferry_core::Job> {
+        self.inner
+            .as_ref()
+            .filter(|_| std::process::id() == self.process)
+            .ok_or_else(forked)
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        if std::process::id() != self.process {
+            // In a child of fork() the engine's thread is not there to be joined.
+            std::mem::forget(self.inner.take());
+        }
+    }
+}
+
+#[pymethods]
+impl Job {
+    #[new]
+    #[pyo3(signature = (
+        *,
+        source,
+        source_access,
+        source_run_id,
+        source_has_pexpiretime,
+        target_access,
+        target_has_pexpiretime,
+        topology,
+        partition_count,
+        partitions,
+        keys = Vec::new(),
+        on_conflict = "error",
+        r#match = None,
+        r#type = None,
+        scan_only = false,
+        page_keys = 1000,
+        source_connections = 2,
+        memory_limit = 67_108_864,
+        retry_for = 300.0,
+        park_after = 20.0,
+    ))]
+    #[allow(
+        clippy::too_many_arguments,
+        clippy::fn_params_excessive_bools,
+        reason = "keyword-only, as the stub lists them"
+    )]
+    fn new(
+        source: Source,
+        source_access: &Bound<'_, Access>,
+        source_run_id: String,
+        source_has_pexpiretime: bool,
+        target_access: &Bound<'_, Access>,
+        target_has_pexpiretime: bool,
+        topology: Vec<PyRange>,
+        partition_count: u32,
+        partitions: Vec<(u32, u64)>,
+        keys: Vec<Vec<u8>>,
+        on_conflict: &str,
+        r#match: Option<Vec<u8>>,
+        r#type: Option<String>,
+        scan_only: bool,
+        page_keys: u32,
+        source_connections: usize,
+        memory_limit: usize,
+        retry_for: f64,
+        park_after: f64,
+    ) -> PyResult<Self> {
+        let spec = JobSpec {
+            source: match source {
+                Source::Tcp(host, port) => Address::tcp(host, port),
+                Source::Unix(path) => Address::Unix(path),
+            },
+            source_access: source_access.get().0.clone(),
+            source_run_id,
+            source_expiry: expiry(source_has_pexpiretime),
+            target_access: target_access.get().0.clone(),
+            target_expiry: expiry(target_has_pexpiretime),
+            topology: ranges(topology),
+            partition_count,
+            partitions,
+            names: keys,
+            on_conflict: match on_conflict {
+                "error" => OnConflict::Error,
+                "replace" => OnConflict::Replace,
+                "skip" => OnConflict::Skip,
+                other => {
+                    return Err(usage(format!(
+                        "on_conflict is error, replace or skip, not {other}"
+                    )));
+                }
+            },
+            pattern: r#match,
+            type_name: r#type,
+            scan_only,
+            page_keys,
+            source_connections,
+            memory_limit,
+            retry_for: seconds("retry_for", retry_for)?,
+            park_after: seconds("park_after", park_after)?,
+        };
+        let job = slotferry_core::Job::new(spec).map_err(|error| raise(&error))?;
+        Ok(Self {
+            inner: Some(job),
+            process: std::process::id(),
+        })
+    }
+
+    fn start(&self) -> PyResult<()> {
+        self.inner()?.start().map_err(|error| raise(&error))
+    }
+
+    fn wait(&self, py: Python<'_>, timeout: f64) -> PyResult<bool> {
+        let job = self.inner()?;
+        let timeout = seconds("timeout", timeout)?;
+        Ok(py.detach(|| job.wait(timeout)))
+    }
+
+    fn snapshot(&self) -> PyResult<Snapshot> {
+        Ok(Snapshot(self.inner()?.snapshot()))
+    }
+
+    fn drain_events(&self) -> PyResult<Vec<Event>> {
+        Ok(self.inner()?.drain_events().into_iter().map(Event).collect())
+    }
+
+    fn checkpoint(&self, py: Python<'_>) -> PyResult<Checkpoint> {
+        let job = self.inner()?;
+        Checkpoint::new(py, py.detach(|| job.checkpoint()))
+    }
+
+    #[pyo3(signature = (topology, /))]
+    fn set_topology(&self, topology: Vec<PyRange>) -> PyResult<()> {
+        self.inner()?
+            .set_topology(ranges(topology))
+            .map_err(|error| raise(&error))
+    }
+
+    #[pyo3(signature = (*, immediately = false))]
+    fn cancel(&self, immediately: bool) -> PyResult<()> {
+        self.inner()?.cancel(immediately);
+        Ok(())
+    }
+
+    fn result(&self) -> PyResult<()> {
+        match self.inner()?.result() {
+            None => Err(usage("the job has not finished yet")),
+            Some(result) => result.map_err(|error| raise(&error)),
+        }
+    }
+}

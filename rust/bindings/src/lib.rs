@@ -1,0 +1,39 @@
+//! `slotferry._core`: adapters between Python and `slotferry-core`, one file a class, and nothing more.
+//!
+//! Invariant: pull-only, as `python/slotferry/_core.pyi` says it; the interpreter is detached wherever a call
+//! may wait; errors cross in `error.rs` alone.
+
+mod access;
+mod checkpoint;
+mod error;
+mod event;
+mod job;
+mod slot;
+mod snapshot;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _core {
+    #[pymodule_export]
+    use super::access::Access;
+    #[pymodule_export]
+    use super::checkpoint::{Checkpoint, Failure, PartitionMark, Pending};
+    #[pymodule_export]
+    use super::error::EngineError;
+    #[pymodule_export]
+    use super::event::Event;
+    #[pymodule_export]
+    use super::job::Job;
+    #[pymodule_export]
+    use super::slot::{key_slot, key_slots};
+    #[pymodule_export]
+    use super::snapshot::{Counts, Snapshot};
+
+    #[pymodule_export]
+    const SLOTS: u16 = slotferry_core::slot::SLOTS;
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals, reason = "the name that Python gives to versions")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

@@ -1,0 +1,98 @@
+//! `Counts` and `Snapshot`: figures, read-only.
+
+use pyo3::prelude::*;
+use slotferry_core::progress;
+
+/// How many keys ended how.
+#[pyclass(frozen, module = "slotferry._core")]
+pub(crate) struct Counts(pub progress::Counts);
+
+#[pymethods]
+impl Counts {
+    #[getter]
+    fn scanned(&self) -> u64 {
+        self.0.scanned
+    }
+    #[getter]
+    fn migrated(&self) -> u64 {
+        self.0.migrated
+    }
+    #[getter]
+    fn unchanged(&self) -> u64 {
+        self.0.unchanged
+    }
+    #[getter]
+    fn skipped(&self) -> u64 {
+        self.0.skipped
+    }
+    #[getter]
+    fn expired(&self) -> u64 {
+        self.0.expired
+    }
+    #[getter]
+    fn vanished(&self) -> u64 {
+        self.0.vanished
+    }
+    #[getter]
+    fn pending(&self) -> u64 {
+        self.0.pending
+    }
+    #[getter]
+    fn failed(&self) -> u64 {
+        self.0.failed
+    }
+    #[getter]
+    fn bytes(&self) -> u64 {
+        self.0.bytes
+    }
+    fn __repr__(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}
+
+/// The job at one instant.
+#[pyclass(frozen, module = "slotferry._core")]
+pub(crate) struct Snapshot(pub slotferry_core::Snapshot);
+
+#[pymethods]
+impl Snapshot {
+    #[getter]
+    fn state(&self) -> &'static str {
+        self.0.state.name()
+    }
+    #[getter]
+    fn reason(&self) -> &str {
+        &self.0.reason
+    }
+    #[getter]
+    fn counts(&self) -> Counts {
+        Counts(self.0.counts)
+    }
+    #[getter]
+    fn moved(&self) -> u64 {
+        self.0.moved
+    }
+    #[getter]
+    fn ask(&self) -> u64 {
+        self.0.ask
+    }
+    #[getter]
+    fn retries(&self) -> u64 {
+        self.0.retries
+    }
+    #[getter]
+    fn buffered_bytes(&self) -> u64 {
+        self.0.buffered_bytes
+    }
+    #[getter]
+    fn engine_cpu_seconds(&self) -> f64 {
+        self.0.engine_cpu.as_secs_f64()
+    }
+    #[getter]
+    fn keys_by_primary(&self) -> Vec<(String, u64)> {
+        self.0.keys_by_primary.clone()
+    }
+    fn __repr__(&self) -> String {
+        format!("{:?}", self.0)
+    }
+}
