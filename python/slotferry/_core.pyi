@@ -1,0 +1,294 @@
+"""The border between the planes: everything that Python may ask of the Rust engine.
+
+Invariant: pull-only. Rust never calls Python; Python polls (`wait`, `snapshot`, `drain_events`,
+`checkpoint`) and pushes (`set_topology`, `cancel`). Keys and values stay on the Rust side, except the names
+of keys that failed or are pending.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, final
+
+__all__ = [
+    "SLOTS",
+    "Access",
+    "Checkpoint",
+    "Counts",
+    "EngineError",
+    "Event",
+    "Failure",
+    "Job",
+    "PartitionMark",
+    "Pending",
+    "Snapshot",
+    "__version__",
+    "key_slot",
+    "key_slots",
+]
+
+__version__: str
+
+SLOTS: int
+"""How many hash slots a cluster has: 16,384."""
+
+def key_slot(key: bytes | str, /) -> int:
+    """Return the hash slot of `key`, from 0 to 16,383.
+
+    CRC16/XMODEM of the key, or of its hash tag where it has a non-empty one between the first `{` and the
+    next `}` (Redis Cluster specification, "Hash tags"). A `str` is encoded as UTF-8.
+    """
+
+def key_slots(keys: Iterable[bytes | str], /) -> list[int]:
+    """Return the hash slot of each key, in order: `key_slot` for many keys in one call."""
+
+class EngineError(Exception):
+    """What the engine raises; `args` is `(kind, message)`.
+
+    `kind` is one of: `"source_lost"` (not reachable within `retry_for`), `"source_changed"` (another
+    `run_id` than the cursors come from), `"source_refused"` (credentials, rights or protocol),
+    `"target_lost"`, `"target_full"` (OOM or MISCONF beyond `retry_for`), `"target_refused"` (credentials,
+    rights or protocol; systematic failures), `"interrupted"` (cancelled), `"usage"` (an argument makes no
+    sense), `"forked"` (the job belongs to the parent process), `"internal"` (a bug of ours). `message` is
+    one sentence without secrets.
+    """
+
+@final
+class Access:
+    """How to open a connection to one side: credentials, database, TLS. Its repr shows no secret."""
+
+    def __new__(
+        cls,
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        database: int = 0,
+        tls: bool = False,
+        tls_ca: bytes | None = None,
+        tls_cert: bytes | None = None,
+        tls_key: bytes | None = None,
+        tls_server_name: str | None = None,
+        tls_insecure: bool = False,
+    ) -> Access:
+        """Take credentials and TLS settings; `tls_ca`, `tls_cert` and `tls_key` are PEM texts.
+
+        Without `tls_ca` the system's roots are trusted. `tls_insecure` turns off every check of the server's
+        certificate. Raises `EngineError("usage", …)` for a PEM that can't be read.
+        """
+
+@final
+class Counts:
+    """How many keys ended how; every scanned key is in exactly one of the others or still under way."""
+
+    @property
+    def scanned(self) -> int: ...
+    @property
+    def migrated(self) -> int: ...
+    @property
+    def unchanged(self) -> int: ...
+    @property
+    def skipped(self) -> int: ...
+    @property
+    def expired(self) -> int: ...
+    @property
+    def vanished(self) -> int: ...
+    @property
+    def pending(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+    @property
+    def bytes(self) -> int:
+        """Bytes of DUMP payloads written to the target."""
+
+@final
+class Snapshot:
+    """The job at one instant; outcomes are read before `scanned`, so their sum never exceeds it."""
+
+    @property
+    def state(self) -> Literal["connecting", "running", "waiting", "draining", "finished"]: ...
+    @property
+    def reason(self) -> str:
+        """Why the state is `waiting` (slot, error, node, seconds); empty otherwise."""
+
+    @property
+    def counts(self) -> Counts:
+        """The keys of this job alone, of all pages, complete or not."""
+
+    @property
+    def moved(self) -> int: ...
+    @property
+    def ask(self) -> int: ...
+    @property
+    def retries(self) -> int:
+        """Commands sent again after a passing error or a lost connection; redirects don't count."""
+
+    @property
+    def buffered_bytes(self) -> int:
+        """Bytes of keys and payloads held now, of `memory_limit`."""
+
+    @property
+    def engine_cpu_seconds(self) -> float:
+        """CPU time of the engine's thread, user and system."""
+
+    @property
+    def keys_by_primary(self) -> list[tuple[str, int]]:
+        """(host:port, keys acknowledged by it; in a scan-only job: keys that belong to it)."""
+
+@final
+class Failure:
+    """A key that was given up; it is in the count `failed`."""
+
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def slot(self) -> int: ...
+    @property
+    def kind(self) -> Literal["conflict", "ttl_conflict", "payload", "denied", "error"]:
+        """What it was.
+
+        `conflict`: the target holds another value; `ttl_conflict`: the same value with another TTL;
+        `payload`: the target can't load it; `denied`: NOPERM for this key; `error`: anything else.
+        """
+
+    @property
+    def message(self) -> str: ...
+    @property
+    def node(self) -> str: ...
+
+@final
+class Pending:
+    """A key that could not be written because its slot stayed unavailable; it is in the count `pending`."""
+
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def slot(self) -> int: ...
+    @property
+    def reason(self) -> str: ...
+
+@final
+class PartitionMark:
+    """The low-water mark of a partition: every key before it is accounted for."""
+
+    @property
+    def index(self) -> int: ...
+    @property
+    def cursor(self) -> int:
+        """Where SCAN goes on; meaningless once `done`."""
+
+    @property
+    def done(self) -> bool: ...
+
+@final
+class Checkpoint:
+    """All that may be recorded as done, taken at one instant: to be written in one transaction.
+
+    `counts` is cumulative over the job, for the pages below the marks alone. The three lists hold what is
+    new since the last checkpoint that was taken.
+    """
+
+    @property
+    def partitions(self) -> list[PartitionMark]:
+        """One mark for each partition that the job was started with."""
+
+    @property
+    def counts(self) -> Counts: ...
+    @property
+    def failures(self) -> list[Failure]: ...
+    @property
+    def pending(self) -> list[Pending]: ...
+    @property
+    def resolved(self) -> list[bytes]:
+        """Keys given as `keys` that are settled: they failed or are pending no longer, or are so anew.
+
+        A key here is to be deleted from pending keys and failures before `failures` and `pending` of the
+        same checkpoint are added.
+        """
+
+@final
+class Event:
+    """Something the control plane should know of or act on."""
+
+    @property
+    def kind(
+        self,
+    ) -> Literal[
+        "topology_wanted", "node_lost", "node_back", "source_lost", "source_back", "slot_parked"
+    ]: ...
+    @property
+    def message(self) -> str: ...
+    @property
+    def node(self) -> str | None: ...
+    @property
+    def slot(self) -> int | None: ...
+
+@final
+class Job:
+    """One run of the engine: a source's partitions and keys into a cluster. One runtime, dropped with it.
+
+    Safe to use from several threads. After `fork` every call in the child raises
+    `EngineError("forked", …)`.
+    """
+
+    def __new__(
+        cls,
+        *,
+        source: tuple[str, int] | str,
+        source_access: Access,
+        source_run_id: str,
+        source_has_pexpiretime: bool,
+        target_access: Access,
+        target_has_pexpiretime: bool,
+        topology: Sequence[tuple[int, int, str, int]],
+        partition_count: int,
+        partitions: Sequence[tuple[int, int]],
+        keys: Sequence[bytes] = ...,
+        on_conflict: Literal["error", "replace", "skip"] = "error",
+        match: bytes | None = None,
+        type: str | None = None,
+        scan_only: bool = False,
+        page_keys: int = 1000,
+        source_connections: int = 2,
+        memory_limit: int = 67_108_864,
+        retry_for: float = 300.0,
+        park_after: float = 20.0,
+    ) -> Job:
+        """Describe a job; nothing is opened before `start`.
+
+        `source` is `(host, port)` or the path of a Unix socket. `source_run_id` is what INFO said when the
+        cursors were taken: another one ends the job with `source_changed`. `topology` is
+        `(first slot, last slot, host, port)` of each range. `partitions` are `(index, cursor)` of those of
+        the `partition_count` (a power of two) partitions that are to be scanned; a partition that starts
+        anew has its index as its cursor. `keys` are copied by name besides (pending or failed keys of
+        earlier runs); they do not count as scanned. `scan_only` counts keys and writes nothing.
+        `memory_limit` is the byte budget for keys and payloads in flight; times are in seconds. Raises
+        `EngineError("usage", …)`.
+        """
+
+    def start(self) -> None:
+        """Start the engine's thread. A second call raises `EngineError("usage", …)`."""
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds, GIL released; return whether the job has finished.
+
+        Returns early when it finishes or when an event is there to be drained.
+        """
+
+    def snapshot(self) -> Snapshot:
+        """Return the job's figures at this instant; after the end, the final ones."""
+
+    def drain_events(self) -> list[Event]:
+        """Return the events since the last call and forget them."""
+
+    def checkpoint(self) -> Checkpoint:
+        """Return what may be recorded as done now. The lists of the checkpoint are handed over once."""
+
+    def set_topology(self, topology: Sequence[tuple[int, int, str, int]], /) -> None:
+        """Replace the map of slots whole; ranges as in the constructor."""
+
+    def cancel(self, *, immediately: bool = False) -> None:
+        """Ask the job to end: finish the pages in hand and stop, or stop at once. Returns at once."""
+
+    def result(self) -> None:
+        """Return once the job is done with everything asked of it; raise `EngineError` if it ended otherwise.
+
+        Raises `EngineError("usage", …)` while the job runs.
+        """

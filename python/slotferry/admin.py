@@ -1,0 +1,241 @@
+"""Administrative connections: one command, one raw reply, for discovery and preflight.
+
+Invariant: nothing is sent twice (no retries) and nothing waits without a limit; whatever goes wrong comes
+out as a `SlotferryError` that names the side and the node. RESP2 throughout, whatever redis-py defaults to.
+"""
+
+from __future__ import annotations
+
+import inspect
+import socket
+import ssl
+import time
+from types import TracebackType
+from typing import Any, NoReturn
+
+from redis.backoff import NoBackoff
+from redis.connection import AbstractConnection, Connection, UnixDomainSocketConnection
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    InvalidResponse,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
+from redis.retry import Retry
+
+from slotferry.endpoints import Address, Endpoint, Side, Tls
+from slotferry.errors import (
+    RESUME_HINT,
+    SlotferryError,
+    SourceLostError,
+    SourceUnfitError,
+    TargetLostError,
+    TargetUnfitError,
+    UsageError,
+)
+
+CONNECT_TIMEOUT = 5.0
+REPLY_TIMEOUT = 10.0
+
+# No CLIENT SETINFO: it costs round trips, and redis-py swallows what a server has to say against the client
+# in its reply (such as DENIED, protected mode). How it is turned off depends on the version.
+_NO_GREETING: dict[str, None] = (
+    {"driver_info": None}
+    if "driver_info" in inspect.signature(AbstractConnection).parameters
+    else {"lib_name": None, "lib_version": None}
+)
+
+
+class _TlsConnection(Connection):
+    """A connection with our own TLS context, so that a server name of its own can be asked for."""
+
+    def __init__(self, *, context: ssl.SSLContext, server_name: str | None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)  # type: ignore[no-untyped-call]
+        self._context = context
+        self._server_name = server_name
+
+    def _connect(self) -> ssl.SSLSocket:
+        plain: socket.socket = super()._connect()  # type: ignore[no-untyped-call]
+        try:
+            return self._context.wrap_socket(plain, server_hostname=self._server_name or self.host)
+        except OSError:
+            plain.close()
+            raise
+
+
+class Node:
+    """A connection to one server of a side; a context manager. Made by `Connector.open`."""
+
+    def __init__(self, connection: Any, side: Side, name: str, *, tls: bool) -> None:
+        self._connection = connection  # redis-py's, which is hardly typed
+        self.side = side
+        self.name = name
+        self.tls = tls
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.disconnect()
+
+    def connect(self) -> None:
+        """Open the connection and log in. Raises what `call` raises."""
+        try:
+            self._connection.connect()
+        except RedisError as error:
+            raise_for(error, self)
+
+    def call(self, *command: str | bytes | int) -> Any:
+        """Send one command and return its reply as it came: bytes, int, list or None.
+
+        An error reply is raised as redis-py's `ResponseError`, for the caller to judge; a lost connection,
+        refused credentials or a reply that is no RESP as a `SlotferryError`.
+        """
+        try:
+            self._connection.send_command(*command, check_health=False)
+            return self._connection.read_response()
+        except ResponseError:
+            raise
+        except RedisError as error:
+            raise_for(error, self)
+
+    def need(self, *command: str | bytes | int) -> Any:
+        """`call` for a command that can't be done without: an error reply becomes a `SlotferryError`."""
+        try:
+            return self.call(*command)
+        except ResponseError as error:
+            raise_for(error, self, str(command[0]))
+
+    def info(self) -> dict[str, str]:
+        """Return the fields of INFO."""
+        text: bytes = self.need("INFO")
+        if not isinstance(text, bytes):
+            raise unfit(
+                self.side,
+                f"answers INFO with something else at {self.name}",
+                "is it a Redis or Valkey server?",
+            )
+        lines = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines())
+        return {name: value for name, colon, value in lines if colon}
+
+    def round_trip(self, samples: int = 5) -> float:
+        """Return the shortest of some round trips, in seconds."""
+        times = []
+        for _ in range(samples):
+            begun = time.perf_counter()
+            try:
+                self.call("PING")
+            except NoPermissionError:
+                pass  # refused, but answered: that is a round trip as well
+            except ResponseError as error:
+                raise_for(error, self, "PING")
+            times.append(time.perf_counter() - begun)
+        return min(times)
+
+
+class Connector:
+    """Opens administrative connections to the servers of one side."""
+
+    def __init__(self, endpoint: Endpoint, side: Side) -> None:
+        """Read the TLS files. Raises `UsageError` where they make no sense."""
+        self.endpoint = endpoint
+        self.side = side
+        self._context = _tls_context(endpoint.tls) if endpoint.uses_tls else None
+
+    def open(self, address: Address | None = None) -> Node:
+        """Return a connected `Node`: of `address`, or else of the endpoint's socket or first address.
+
+        Database 0 is selected, whatever the endpoint says.
+        """
+        common: dict[str, Any] = {
+            "username": self.endpoint.username,
+            "password": self.endpoint.password,
+            "protocol": 2,
+            "socket_connect_timeout": CONNECT_TIMEOUT,
+            "socket_timeout": REPLY_TIMEOUT,
+            "retry": Retry(NoBackoff(), 0),
+            **_NO_GREETING,
+        }
+        make: Any
+        if self.endpoint.path is not None and address is None:
+            make, name = UnixDomainSocketConnection, self.endpoint.path
+            common["path"] = name
+        else:
+            where = address or self.endpoint.addresses[0]
+            make, name = Connection, str(where)
+            common.update(host=where.host, port=where.port)
+            if self._context is not None:
+                make = _TlsConnection
+                common.update(context=self._context, server_name=self.endpoint.tls.server_name)
+        connection = make(**common)
+        node = Node(connection, self.side, name, tls=self._context is not None)
+        node.connect()
+        return node
+
+
+def _tls_context(tls: Tls) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=tls.ca)
+        if tls.insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        if tls.cert is not None:
+            context.load_cert_chain(tls.cert, tls.key)
+    except OSError as error:  # ssl.SSLError is one
+        files = ", ".join(str(file) for file in (tls.ca, tls.cert, tls.key) if file is not None)
+        raise UsageError(
+            f"the TLS files {files} can't be used: {error.strerror or error}",
+            hint="check that they are PEM files and that the key belongs to the certificate",
+        ) from None
+    return context
+
+
+def unfit(side: Side, what: str, hint: str) -> SlotferryError:
+    """Return the error for a side that needs a person: `the <side> <what>`."""
+    return (SourceUnfitError if side == "source" else TargetUnfitError)(f"the {side} {what}", hint=hint)
+
+
+def lost(side: Side, what: str, hint: str) -> SlotferryError:
+    """Return the error for a side that may be reached later: `the <side> <what>`."""
+    return (SourceLostError if side == "source" else TargetLostError)(f"the {side} {what}", hint=hint)
+
+
+def raise_for(error: RedisError, node: Node, command: str = "") -> NoReturn:
+    """Raise the `SlotferryError` that `error`, met at `node`, stands for."""
+    if isinstance(error, ResponseError | AuthenticationError | InvalidResponse):
+        raise _refusal(error, node, command) from None
+    if isinstance(error, BusyLoadingError):
+        what = f"is loading its data at {node.name}"
+        raise lost(node.side, what, "wait until it is up, then " + RESUME_HINT) from None
+    raise _unreachable(error, node) from None
+
+
+def _refusal(error: RedisError, node: Node, command: str) -> SlotferryError:
+    side, text = node.side, str(error).rstrip(".")
+    if isinstance(error, NoPermissionError):
+        hint = "grant it with ACL SETUSER, or log in as another user"
+        return unfit(side, f"user lacks a right at {node.name}: {text}", hint)
+    if isinstance(error, AuthenticationError):
+        hint = f"check the user and password of the {side} URL or SLOTFERRY_{side.upper()}_PASSWORD"
+        return unfit(side, f"refuses the login at {node.name}: {text}", hint)
+    if isinstance(error, InvalidResponse):
+        hint = "check the port; for one that speaks TLS use rediss:// or rediss+cluster://"
+        return unfit(side, f"does not speak RESP at {node.name}", hint)
+    what = f"answers {command} with an error" if command else "refuses the connection"
+    return unfit(side, f"{what} at {node.name}: {text}", "put right what it complains of, then try again")
+
+
+def _unreachable(error: RedisError, node: Node) -> SlotferryError:
+    side, cause = node.side, error.__context__
+    if isinstance(cause, ssl.SSLError):
+        reason = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause.reason
+        hint = f"check the scheme, the port and --{side}-ca, --{side}-cert, --{side}-sni"
+        return unfit(side, f"can't be reached over TLS at {node.name}: {reason or cause}", hint)
+    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).rstrip(".")
+    speech = "and speaks TLS" if node.tls else "and needs no TLS"
+    hint = f"check that it runs, and that {node.name} is right {speech}"
+    return lost(side, f"can't be reached at {node.name}: {text}", hint)

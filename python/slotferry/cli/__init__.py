@@ -1,0 +1,111 @@
+"""The command `slotferry`: one file a command, and here what they share.
+
+Invariant: whatever goes wrong comes out as one sentence on stderr (and a hint below it) with the exit code of
+errors.py; a traceback is shown only with SLOTFERRY_DEBUG=1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from slotferry._core import __version__
+from slotferry.cli.completion import completion
+from slotferry.cli.demo import demo
+from slotferry.cli.jobs import jobs
+from slotferry.cli.migrate import migrate
+from slotferry.cli.slot import slot
+from slotferry.errors import ExitCode, SlotferryError, unexpected
+
+_EXAMPLES = """\
+\b
+Examples:
+  slotferry demo
+  slotferry migrate redis://old:6379 redis+cluster://new1:7000,new2:7000
+  slotferry jobs list
+
+Run 'slotferry COMMAND --help' for the options of a command and more examples.
+"""
+
+_COMPLETE = "_SLOTFERRY_COMPLETE"
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EXAMPLES,
+)
+@click.version_option(package_name="slotferry", message=f"%(package)s %(version)s, engine {__version__}")
+def cli() -> None:
+    """Move Redis and Valkey data into a cluster: fast, resumable, without losing a key."""
+
+
+for _command in (migrate, jobs, slot, demo, completion):
+    cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+    except OSError as error:
+        _silence_stdout()
+        _complain(f"stdout can't be written: {error.strerror}", "the output is not complete")
+        return code or ExitCode.REFUSED
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        if _COMPLETE in os.environ:
+            cli.main(prog_name="slotferry", complete_var=_COMPLETE)  # answers the shell and exits
+        # Not `cli.main`, which would exit with 1 when the reader of stdout is gone.
+        with cli.make_context("slotferry", arguments or ["--help"]) as context:
+            result = cli.invoke(context)
+    except BrokenPipeError:
+        return ExitCode.OK  # whoever read the output has seen enough
+    except click.exceptions.Exit as ending:
+        return ending.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted")
+        return ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        return _complain_usage(error)
+    except SlotferryError as error:
+        _complain(error.message, error.hint, error)
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - this is the last place to catch it
+        bug = unexpected(error)
+        _complain(bug.message, bug.hint, bug)
+        return bug.exit_code
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def _complain_usage(error: click.ClickException) -> int:
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    hint = f"see '{context.command_path} --help'" if context is not None else ""
+    _complain(error.format_message().rstrip("."), hint)
+    return error.exit_code
+
+
+def _complain(message: str, hint: str = "", error: BaseException | None = None) -> None:
+    with contextlib.suppress(OSError):
+        if error is not None and os.environ.get("SLOTFERRY_DEBUG") == "1":
+            traceback.print_exception(error)
+        click.echo(f"slotferry: {message}", err=True)
+        if hint:
+            click.echo(f"  hint: {hint}", err=True)
+
+
+def _silence_stdout() -> None:
+    """Let the interpreter's own flush at exit go nowhere: it would change the exit code."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

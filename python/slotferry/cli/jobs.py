@@ -1,0 +1,250 @@
+"""`slotferry jobs`: what the journal knows.
+
+Invariant: `list` and `show` change nothing; `discard` asks no job that is running.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from slotferry.errors import UsageError
+from slotferry.text import escape_key, shorten_key
+
+if TYPE_CHECKING:
+    from slotferry.journal import JobRecord, Journal, RunRecord
+
+_SETTINGS = {"auto_envvar_prefix": "SLOTFERRY"}
+
+_journal_option = click.option(
+    "--journal",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The journal's file.  [default: journal.db in slotferry in the XDG state folder]",
+)
+_json_option = click.option(
+    "--json", "as_json", is_flag=True, envvar="SLOTFERRY_JSON", help="JSON lines on stdout, each with a type."
+)
+
+
+_EXAMPLES = """\
+\b
+Examples:
+  slotferry jobs list
+  slotferry jobs show old-6379-to-new1-7000-1f2e3d4c
+  slotferry jobs discard nightly
+"""
+_LIST_EXAMPLES = """\
+\b
+Examples:
+  slotferry jobs list
+  slotferry jobs list --json | jq -r 'select(.status != "completed").job'
+"""
+_SHOW_EXAMPLES = """\
+\b
+Examples:
+  slotferry jobs show nightly
+  slotferry jobs show nightly --limit 1000000 --json | jq -r 'select(.type == "failure").key'
+"""
+_DISCARD_EXAMPLES = """\
+\b
+Examples:
+  slotferry jobs discard nightly
+"""
+
+
+@click.group(epilog=_EXAMPLES, no_args_is_help=False)
+def jobs() -> None:
+    """List, show and discard the jobs in the journal."""
+
+
+@jobs.command("list", context_settings=_SETTINGS, epilog=_LIST_EXAMPLES)
+@_journal_option
+@_json_option
+def list_jobs(journal: Path | None, as_json: bool) -> None:
+    """List the jobs, the one that changed last first."""
+    from slotferry.display.tables import align, format_time
+
+    path = _path(journal)
+    opened = _open(path)
+    if opened is None:
+        if not as_json:
+            click.echo(f"no jobs: there is no journal {path}", err=True)
+        return
+    with opened:
+        records = [_job_dict(path, record) for record in opened.jobs()]
+    if as_json:
+        for record in records:
+            click.echo(json.dumps(record))
+        return
+    if not records:
+        click.echo(f"no jobs in {path}", err=True)
+        return
+    heads = ("JOB", "STATUS", "SCANNED", "PENDING", "FAILED", "RUNS", "CHANGED")
+    rows = [
+        (
+            *(str(record[name]) for name in ("job", "status")),
+            *(f"{record['keys'][name]:,}" for name in ("scanned", "pending", "failed")),
+            str(record["runs"]),
+            format_time(record["updated"]),
+        )
+        for record in records
+    ]
+    click.echo("\n".join(align([heads, *rows], numbers=(2, 3, 4, 5))))
+
+
+@jobs.command("show", context_settings=_SETTINGS, epilog=_SHOW_EXAMPLES)
+@click.argument("job")
+@_journal_option
+@click.option(
+    "--limit", type=click.IntRange(0), default=20, show_default=True, help="How many keys of each kind."
+)
+@_json_option
+def show_job(job: str, journal: Path | None, limit: int, as_json: bool) -> None:
+    """Show a job: setup, runs, failed and pending keys."""
+    path = _path(journal)
+    with _open_job(path, job) as (opened, record):
+        if as_json:
+            _show_json(opened, path, record, limit)
+        else:
+            _show_text(opened, path, record, limit)
+
+
+@jobs.command("discard", context_settings=_SETTINGS, epilog=_DISCARD_EXAMPLES)
+@click.argument("job")
+@_journal_option
+@_json_option
+def discard_job(job: str, journal: Path | None, as_json: bool) -> None:
+    """Forget a job: marks, runs, failed and pending keys.
+
+    What the job has written to the target stays.
+    """
+    from slotferry.joblock import JobLock
+
+    path = _path(journal)
+    with _open_job(path, job) as (opened, _), JobLock(path, job):
+        opened.discard(job)
+    click.echo(json.dumps({"type": "discarded", "job": job}) if as_json else f"discarded {job}")
+
+
+def _path(journal: Path | None) -> Path:
+    from slotferry.options import default_journal_path
+
+    return journal or default_journal_path()
+
+
+def _open(path: Path) -> Journal | None:
+    """Open a journal that is there; looking for jobs makes none."""
+    from slotferry.journal import Journal
+
+    return Journal.open(path) if path.exists() else None
+
+
+@contextmanager
+def _open_job(path: Path, job: str) -> Iterator[tuple[Journal, JobRecord]]:
+    with ExitStack() as stack:
+        opened = _open(path)
+        record = stack.enter_context(opened).job(job) if opened is not None else None
+        if opened is None or record is None:
+            raise UsageError(f"there is no job {job!r} in {path}", hint="see 'slotferry jobs list'")
+        yield opened, record
+
+
+def _status(path: Path, job: str, recorded: str) -> str:
+    """Return the status of a job or run; one that was running and is not was killed: interrupted as well."""
+    from slotferry.joblock import is_running
+
+    if recorded != "running":
+        return recorded
+    return "running" if is_running(path, job) else "interrupted"
+
+
+def _job_dict(path: Path, record: JobRecord) -> dict[str, Any]:
+    return {
+        "type": "job",
+        "job": record.name,
+        "status": _status(path, record.name, record.status),
+        "setup": asdict(record.setup),
+        "partitions": record.partition_count,
+        "keys": asdict(record.totals.keys),
+        "bytes": record.totals.bytes,
+        "redirects": {"moved": record.totals.moved, "ask": record.totals.ask},
+        "retries": record.totals.retries,
+        "runs": record.runs,
+        "created": record.created,
+        "updated": record.updated,
+    }
+
+
+def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
+    lines: Iterator[dict[str, Any]] = chain(
+        [_job_dict(path, record)],
+        (
+            {"type": "run", **asdict(run), "status": _status(path, record.name, run.status)}
+            for run in journal.runs(record.name)
+        ),
+        (
+            {"type": "failure", **asdict(failure), "key": escape_key(failure.key)}
+            for failure in journal.failures(record.name, limit)
+        ),
+        (
+            {"type": "pending", **asdict(pending), "key": escape_key(pending.key)}
+            for pending in journal.pending(record.name, limit)
+        ),
+    )
+    for line in lines:
+        click.echo(json.dumps(line))
+
+
+def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
+    from slotferry.display.tables import align, failure_lines
+
+    setup, keys = record.setup, record.totals.keys
+    done = sum(mark.done for mark in journal.marks(record.name))
+    head = [
+        ("job", record.name),
+        ("status", _status(path, record.name, record.status)),
+        ("source", setup.source),
+        ("target", setup.target),
+        ("on-conflict", setup.on_conflict),
+        *(
+            (name, value)
+            for name, value in (("match", setup.match), ("type", setup.type))
+            if value is not None
+        ),
+        ("partitions", f"{done} of {record.partition_count} scanned"),
+        ("keys", ", ".join(f"{count:,} {name}" for name, count in asdict(keys).items() if count) or "none"),
+    ]
+    click.echo("\n".join(align(head)))
+    click.echo("\nruns:")
+    heads = ("NUMBER", "STARTED", "ENDED", "STATUS", "HOST", "PID", "WHY")
+    rows = [_run_row(run, _status(path, record.name, run.status)) for run in journal.runs(record.name)]
+    click.echo("\n".join(align([heads, *rows], numbers=(0, 5), indent="  ")))
+    failures, pending = journal.failures(record.name, limit), journal.pending(record.name, limit)
+    if failures:
+        click.echo(f"\nfailed keys ({len(failures):,} of {keys.failed:,}):")
+        click.echo("\n".join(failure_lines(failures)))
+    if pending:
+        click.echo(f"\npending keys ({len(pending):,} of {keys.pending:,}):")
+        shown = [(shorten_key(key.key), f"slot {key.slot}", key.reason) for key in pending]
+        click.echo("\n".join(align(shown, indent="  ")))
+
+
+def _run_row(run: RunRecord, status: str) -> tuple[str, ...]:
+    from slotferry.display.tables import format_time
+
+    return (
+        str(run.number),
+        format_time(run.started),
+        format_time(run.ended),
+        status + (" (resumed)" if run.resumed else ""),
+        run.host,
+        str(run.pid),
+        run.error_message or "",
+    )

@@ -1,0 +1,241 @@
+"""`slotferry migrate`: the command that does it.
+
+Invariant: stdout is for results (the table, or JSON lines of which the summary is the last), stderr for
+progress and complaints. The first Ctrl-C or SIGTERM lets the run finish what is in hand, the second stops
+it at once, the third is the shell's own.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from slotferry.cli.types import duration, partition_count, size
+from slotferry.display import Display, choose_display
+from slotferry.errors import InternalError
+
+if TYPE_CHECKING:
+    from slotferry.migration import Migration, Report
+
+_File = click.Path(dir_okay=False, path_type=Path)
+
+
+def _load_config(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    from slotferry.config import load_config
+
+    # By the name that is written on the command line, which is not always the parameter's.
+    names = {p.opts[0].lstrip("-").replace("-", "_"): str(p.name) for p in context.command.params}
+    loaded = load_config(path, names.keys() - {"config", "help"})
+    context.default_map = {names[name]: value for name, value in loaded.items()}
+
+
+def _tls_options(side: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    options = [
+        click.option(
+            f"--{side}-password-file", type=_File, help=f"The {side}'s password is this file's first line."
+        ),
+        click.option(
+            f"--{side}-ca", type=_File, help="CA certificates (PEM) to trust instead of the system's."
+        ),
+        click.option(f"--{side}-cert", type=_File, help="Client certificate (PEM)."),
+        click.option(f"--{side}-key", type=_File, help="Its private key (PEM)."),
+        click.option(f"--{side}-sni", metavar="NAME", help="Server name to ask for and to check."),
+        click.option(f"--{side}-insecure", is_flag=True, help="Do not check the server's certificate."),
+    ]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_EPILOG = """\
+\b
+Examples:
+  slotferry migrate redis://old:6379 redis+cluster://new1:7000,new2:7000
+  slotferry migrate redis://old:6379/2 redis://new1:7000 --match 'user:*' --on-conflict replace
+  slotferry migrate rediss://old:6380 rediss+cluster://new1:7000 --source-ca ca.pem --target-ca ca.pem
+  slotferry migrate unix:///run/redis.sock redis://new1:7000 --dry-run
+  slotferry migrate --config nightly.toml --json --report summary.json
+
+\b
+Exit codes:
+  0  all done                      4  refused: the message says what to change
+  1  a bug of ours                 5  source lost, run again to resume
+  2  usage                         6  target lost, run again to resume
+  3  done, but keys failed or are pending
+  130, 143  interrupted, checkpoint saved, run again to resume
+"""
+
+
+@click.command(context_settings={"auto_envvar_prefix": "SLOTFERRY"}, epilog=_EPILOG)
+@click.argument("source", envvar="SLOTFERRY_SOURCE")
+@click.argument("target", envvar="SLOTFERRY_TARGET")
+@click.option(
+    "--on-conflict",
+    type=click.Choice(["error", "replace", "skip"]),
+    default="error",
+    show_default=True,
+    help="A key that the target has: compare and record a difference, overwrite it, or leave it.",
+)
+@click.option("--match", metavar="GLOB", help="Only keys that match this glob.")
+@click.option(
+    "--type",
+    "type_",
+    metavar="TYPE",
+    envvar="SLOTFERRY_TYPE",
+    help="Only keys of this type: string, hash, list, set, zset, stream.",
+)
+@click.option(
+    "--memory-limit",
+    type=size,
+    metavar="SIZE",
+    default="64MiB",
+    show_default=True,
+    help="Budget for data in flight.",
+)
+@click.option(
+    "--retry-for",
+    type=duration,
+    metavar="DURATION",
+    default="5m",
+    show_default=True,
+    help="How long a lost server or an unavailable slot is tried again.",
+)
+@click.option(
+    "--parallel-scans",
+    type=partition_count,
+    metavar="NUMBER",
+    help="Scans at once, a power of two.  [default: from round trip and number of keys]",
+)
+@click.option("--job", metavar="NAME", help="Name in the journal.  [default: made from SOURCE and TARGET]")
+@click.option(
+    "--journal",
+    type=_File,
+    help="The journal's file.  [default: journal.db in slotferry in the XDG state folder]",
+)
+@click.option("--restart", is_flag=True, help="Forget what the journal knows of this job and start over.")
+@click.option("--dry-run", is_flag=True, help="Look, count and say what would be done; write nothing.")
+@click.option("--report", type=_File, help="Write the summary (JSON) to this file at the end.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    envvar="SLOTFERRY_JSON",
+    help="JSON lines on stdout; the last one is the summary.",
+)
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "bar", "lines", "none"]),
+    default="auto",
+    show_default=True,
+    help="On stderr: a bar, a line every 5 seconds, or only notices.",
+)
+@_tls_options("source")
+@_tls_options("target")
+@click.option(
+    "--config",
+    type=_File,
+    is_eager=True,
+    expose_value=False,
+    callback=_load_config,
+    help="TOML file with a table [migrate] of these options.",
+)
+def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any) -> int:
+    """Copy a standalone server's keys into a cluster.
+
+    The same command again resumes what was interrupted, and tries failed and pending keys again.
+
+    SOURCE is redis://[user:password@]host:port/db, rediss://... (TLS) or unix:///path?db=0. TARGET is
+    redis+cluster://host:port,host:port, rediss+cluster://..., or the redis:// URL of one of its nodes.
+
+    Passwords are best given in SLOTFERRY_SOURCE_PASSWORD and SLOTFERRY_TARGET_PASSWORD. Every option can be
+    given in the environment as well (--on-conflict as SLOTFERRY_ON_CONFLICT) and in a file (--config); the
+    command line goes first, then the environment, then the file.
+    """
+    from slotferry.cli.report_file import ReportFile
+
+    migration = _migration(**parameters)
+    file = None if report is None else ReportFile(report)
+    result = _follow(migration, as_json, progress)
+    if file is not None:
+        file.write(result)
+    if result.error is not None:
+        raise result.error
+    return result.exit_code
+
+
+def _migration(source: str, target: str, type_: str | None, **parameters: Any) -> Migration:
+    from slotferry.endpoints import Side, Tls, find_password
+    from slotferry.migration import Migration, Options
+
+    sides: tuple[Side, Side] = ("source", "target")
+    for side in sides:
+        tls = (parameters.pop(f"{side}_{name}") for name in ("ca", "cert", "key", "sni", "insecure"))
+        parameters[f"{side}_tls"] = Tls(*tls)
+        parameters[f"{side}_password"] = find_password(side, parameters.pop(f"{side}_password_file"))
+    return Migration(source, target, Options(type=type_, **parameters))
+
+
+def _follow(migration: Migration, as_json: bool, progress: Any) -> Report:
+    """Run, show it, and return the report."""
+    from slotferry.events import RunEnded
+
+    with ExitStack() as stack:
+        displays = [choose_display(progress), _results(as_json)]
+        for display in displays:
+            stack.enter_context(closing(display))
+        stack.enter_context(migration)
+        stack.enter_context(_signals(migration))
+        for event in migration.events():
+            for display in displays:
+                display.handle(event)
+            if isinstance(event, RunEnded):
+                return event.report
+    raise InternalError("the run ended without a report")
+
+
+def _results(as_json: bool) -> Display:
+    """Return what writes results to stdout."""
+    if as_json:
+        from slotferry.display.json_lines import JsonLines
+
+        return JsonLines(sys.stdout)
+    from slotferry.display.tables import ResultTables
+
+    return ResultTables(sys.stdout)
+
+
+@contextmanager
+def _signals(migration: Migration) -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    received = 0
+
+    def ask(number: int, _: FrameType | None) -> None:
+        nonlocal received
+        received += 1
+        migration.cancel(immediately=received > 1, signal=number)
+        if received > 1:
+            restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        restore()

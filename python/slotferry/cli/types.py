@@ -1,0 +1,44 @@
+"""Values of options that click has no type for: sizes, durations, powers of two.
+
+Invariant: a value that is accepted here is one that `Options` accepts, and what is refused is named.
+"""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+from slotferry.options import MIN_MEMORY
+from slotferry.partitions import MAX_PARTITIONS, is_partition_count
+
+_SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+_TIME_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+
+
+def size(value: str | int) -> int:
+    """Return the bytes that `64MB`, `64MiB`, `0.5g` or `67108864` means; refuse less than 1 MiB."""
+    match = re.fullmatch(rf"({_NUMBER}) ?([KMG]I?|)B?", str(value).strip().upper())
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no size; write it like 64MB or 64MiB")
+    number = int(float(match[1]) * _SIZE_UNITS[match[2]])
+    if number < MIN_MEMORY:
+        raise click.BadParameter(f"{value!r} is too small; give it 1MiB or more")
+    return number
+
+
+def duration(value: str | float) -> float:
+    """Return the seconds that `90s`, `5m`, `1h30m` or `2.5` means."""
+    text = str(value).strip().lower()
+    if not re.fullmatch(rf"{_NUMBER}|({_NUMBER}(ms|s|m|h|d))+", text):
+        raise click.BadParameter(f"{value!r} is no duration; write it like 90s, 5m or 1h30m")
+    parts = re.findall(rf"({_NUMBER})(ms|s|m|h|d|)", text)
+    return sum(float(number) * _TIME_UNITS[unit] for number, unit in parts)
+
+
+def partition_count(value: str | int) -> int:
+    """Return the power of two from 1 to 1024 that `value` is."""
+    if not re.fullmatch(r"[0-9]{1,4}", str(value)) or not is_partition_count(int(value)):
+        raise click.BadParameter(f"{value!r} is no power of two from 1 to {MAX_PARTITIONS}")
+    return int(value)

@@ -1,0 +1,67 @@
+"""The TOML file of `--config`: the options of `slotferry migrate`, written down.
+
+Invariant: a key that is no option is refused, never ignored. The file gives way to the environment, and that
+to the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from slotferry.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+
+TABLE = "migrate"
+
+
+def load_config(path: Path, known: Collection[str]) -> dict[str, Any]:
+    """Return the `[migrate]` table of the file at `path`, by parameter name (underscores).
+
+    `known` are the names that may occur, written with `-` or `_`. Raises `UsageError` for a file that can't
+    be read, is no TOML or holds anything else.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"the config file {path} can't be read: {error.strerror}", hint="check the path"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the config file {path} is no TOML: {error}", hint="put right that place") from None
+    for name in content:
+        if name != TABLE:
+            raise UsageError(
+                f"the config file {path} has {name!r} outside of [{TABLE}]",
+                hint=f"put the options into a table [{TABLE}]",
+            )
+    table = content.get(TABLE, {})
+    if not isinstance(table, dict):
+        raise UsageError(f"{TABLE!r} in the config file {path} is no table", hint=f"write [{TABLE}]")
+    options: dict[str, Any] = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        _check_entry(path, key, name, value, known)
+        if name in options:
+            raise UsageError(f"the config file {path} has {key!r} twice", hint="leave one of them out")
+        options[name] = value
+    return options
+
+
+def _check_entry(path: Path, key: str, name: str, value: object, known: Collection[str]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        names = ", ".join(sorted(option.replace("_", "-") for option in known))
+        hint = f"did you mean {near[0].replace('_', '-')!r}?" if near else f"known are {names}"
+        raise UsageError(f"the config file {path} has the unknown option {key!r}", hint=hint)
+    if not isinstance(value, (str, int, float, bool)):
+        raise UsageError(
+            f"{key!r} in the config file {path} is no text, number or truth value", hint="write one value"
+        )

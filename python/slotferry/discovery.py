@@ -1,0 +1,263 @@
+"""What the two sides are: facts about the source and its server, about the target and its topology.
+
+Invariant: looking changes nothing, and facts are stated here but judged in preflight.py. Sources: INFO,
+CLUSTER INFO and CLUSTER SLOTS (Redis Cluster specification; protocol.md, Topology).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from slotferry.admin import Connector, Node, lost, raise_for, unfit
+from slotferry.endpoints import Address
+from slotferry.errors import SlotferryError
+
+SLOTS = 16_384
+
+SlotRange = tuple[int, int, str, int]
+"""First slot, last slot, host, port: as the engine takes it."""
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """One server: `version` as INFO says it (Valkey says a Redis version that it is compatible with)."""
+
+    node: str
+    run_id: str
+    version: tuple[int, ...]
+    product: str
+    cluster: bool
+
+    @property
+    def has_pexpiretime(self) -> bool:
+        """PEXPIRETIME came with Redis 7.0; every Valkey has it and reports 7.2 or more here."""
+        return self.version >= (7, 0)
+
+
+@dataclass(frozen=True)
+class SourceFacts:
+    """The source: its server, how many keys its database holds, and how far away it is in seconds."""
+
+    server: ServerFacts
+    keys: int
+    round_trip: float
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Which primary serves which slots."""
+
+    ranges: tuple[SlotRange, ...]
+
+    @property
+    def primaries(self) -> tuple[Address, ...]:
+        """Each primary once, sorted."""
+        return tuple(sorted({Address(host, port) for _, _, host, port in self.ranges}))
+
+    @property
+    def missing(self) -> list[tuple[int, int]]:
+        """The ranges of slots that no primary serves."""
+        gaps, expected = [], 0
+        for first, last, _, _ in sorted(self.ranges):
+            if first > expected:
+                gaps.append((expected, first - 1))
+            expected = max(expected, last + 1)
+        if expected < SLOTS:
+            gaps.append((expected, SLOTS - 1))
+        return gaps
+
+
+@dataclass(frozen=True)
+class PrimaryFacts:
+    """A primary of the target: its server, and the `cluster_state` that it sees (`ok` or `fail`)."""
+
+    server: ServerFacts
+    state: str
+
+
+@dataclass(frozen=True)
+class TargetFacts:
+    """The target. `primaries` is empty, and `seed` all that is known, where it is no cluster."""
+
+    seed: ServerFacts
+    topology: Topology = Topology(())
+    primaries: tuple[PrimaryFacts, ...] = field(default=())
+    database_refusal: str = ""
+
+    @property
+    def has_pexpiretime(self) -> bool:
+        """Whether every primary has PEXPIRETIME."""
+        return all(primary.server.has_pexpiretime for primary in self.primaries)
+
+
+def discover_source(connector: Connector) -> SourceFacts:
+    """Look at the source. Raises `SourceLostError` or `SourceUnfitError`."""
+    with connector.open() as node:
+        server = _server_facts(node)
+        database = connector.endpoint.database
+        if database and not server.cluster:
+            node.need("SELECT", database)
+        return SourceFacts(server, int(node.need("DBSIZE")), node.round_trip())
+
+
+def discover_target(connector: Connector) -> TargetFacts:
+    """Look at the target and at each of its primaries. Raises `TargetLostError` or `TargetUnfitError`."""
+    with _open_seed(connector) as seed:
+        facts = _server_facts(seed)
+        if not facts.cluster:
+            return TargetFacts(facts)
+        topology = _read_topology(seed)
+    primaries, refusal = [], ""
+    for address in topology.primaries:
+        with _open_primary(connector, address) as node:
+            primaries.append(PrimaryFacts(_server_facts(node), _cluster_state(node)))
+            refusal = refusal or _database_refusal(node, connector.endpoint.database)
+    return TargetFacts(facts, topology, tuple(primaries), refusal)
+
+
+def refresh_topology(connector: Connector, known: Iterable[Address]) -> Topology:
+    """Ask `known` nodes and the endpoint's own until one knows an owner for every slot.
+
+    Where none does, the fullest answer is returned: what it leaves out is unavailable for now. Raises the
+    last error where no node answers.
+    """
+    best: Topology | None = None
+    failure: SlotferryError | None = None
+    for address in dict.fromkeys([*known, *connector.endpoint.addresses]):
+        try:
+            with connector.open(address) as node:
+                topology = _read_topology(node)
+        except SlotferryError as error:
+            failure = error
+            continue
+        if not topology.missing:
+            return topology
+        if best is None or _covered(topology) > _covered(best):
+            best = topology
+    if best is not None:
+        return best
+    raise failure or lost("target", "has no known node", "name a node that runs")
+
+
+class TopologyRefresher:
+    """Refreshes in a thread of its own, one at a time and not more often than every `interval` seconds.
+
+    The caller polls: `want()` when a fresh topology is needed, then `poll()` until it hands one over.
+    """
+
+    def __init__(self, refresh: Callable[[], Topology], interval: float = 0.2) -> None:
+        self._refresh = refresh
+        self._interval = interval
+        self._wanted = False
+        self._next = 0.0
+        self._thread: threading.Thread | None = None
+        self._result: Topology | None = None
+
+    def want(self) -> None:
+        """Ask for a fresh topology."""
+        self._wanted = True
+
+    def poll(self) -> Topology | None:
+        """Return a topology that has arrived since the last call, and start a refresh that is due."""
+        arrived = None
+        if self._thread is not None and not self._thread.is_alive():
+            arrived, self._result, self._thread = self._result, None, None
+            # A refresh that failed stays wanted: some node has to answer for the job to go on.
+            self._wanted = self._wanted or arrived is None
+        if self._wanted and self._thread is None and time.monotonic() >= self._next:
+            self._wanted = False
+            self._next = time.monotonic() + self._interval
+            # A daemon: a node that hangs must not hold up the end of the process.
+            self._thread = threading.Thread(target=self._run, name="slotferry-topology", daemon=True)
+            self._thread.start()
+        return arrived
+
+    def _run(self) -> None:
+        try:
+            self._result = self._refresh()
+        except SlotferryError:
+            self._result = None  # `poll` tries again; the engine's retry limit ends it
+
+
+def _covered(topology: Topology) -> int:
+    return SLOTS - sum(last - first + 1 for first, last in topology.missing)
+
+
+def _open_seed(connector: Connector) -> Node:
+    """Open the first of the endpoint's nodes that answers."""
+    failure: SlotferryError | None = None
+    for address in connector.endpoint.addresses:
+        try:
+            return connector.open(address)
+        except SlotferryError as error:  # noqa: PERF203 - a handful of nodes
+            failure = failure or error
+    raise failure or lost("target", "has no address", "name one of its nodes")
+
+
+def _open_primary(connector: Connector, address: Address) -> Node:
+    try:
+        return connector.open(address)
+    except SlotferryError as error:
+        error.hint += f"; it is the cluster that names {address} as a primary"
+        raise
+
+
+def _server_facts(node: Node) -> ServerFacts:
+    info = node.info()
+    run_id, version = info.get("run_id", ""), info.get("redis_version", "")
+    if not run_id or not version:
+        raise unfit(
+            node.side, f"does not say its run_id and version at {node.name}", "is INFO complete there?"
+        )
+    return ServerFacts(
+        node=node.name,
+        run_id=run_id,
+        version=tuple(int(part) for part in version.split(".") if part.isdecimal()),
+        product=f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}",
+        cluster=info.get("cluster_enabled") == "1" or info.get("redis_mode") == "cluster",
+    )
+
+
+def _cluster_state(node: Node) -> str:
+    text: bytes = node.need("CLUSTER", "INFO")
+    lines = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines())
+    return {name: value for name, _, value in lines}.get("cluster_state", "unknown")
+
+
+def _database_refusal(node: Node, database: int) -> str:
+    """Return why `database` can't be selected there; empty where it can."""
+    if not database:
+        return ""
+    try:
+        node.call("SELECT", database)
+    except ResponseError as error:
+        return str(error)
+    return ""
+
+
+def _read_topology(node: Node) -> Topology:
+    try:
+        reply = node.call("CLUSTER", "SLOTS")
+    except ResponseError as error:
+        raise_for(error, node, "CLUSTER SLOTS")
+    return parse_cluster_slots(reply, node.name.rpartition(":")[0].strip("[]"))
+
+
+def parse_cluster_slots(reply: Any, asked_host: str) -> Topology:
+    """Return the topology that a CLUSTER SLOTS reply describes.
+
+    An entry is `[first, last, [host, port, …], replicas…]`; a host that is empty, "?" or null means the one
+    that was asked.
+    """
+    ranges = []
+    for first, last, primary, *_ in reply:
+        host = primary[0]
+        name = host.decode() if isinstance(host, bytes) else host
+        ranges.append((int(first), int(last), name if name and name != "?" else asked_host, int(primary[1])))
+    return Topology(tuple(sorted(ranges)))

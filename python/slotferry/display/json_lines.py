@@ -1,0 +1,32 @@
+"""Events as JSON lines on stdout.
+
+Invariant: one JSON object a line, each with a `type`, flushed at once; the last one is the summary.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TextIO
+
+from slotferry.display.base import Display
+from slotferry.events import CheckpointSaved, Event, Progress
+
+FREQUENT_SECONDS = 1.0
+
+
+class JsonLines(Display):
+    """Writes every event; of progress and of checkpoints one a second each."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._next: dict[str, float] = {}
+
+    def show(self, event: Event) -> None:
+        """Write the event as a line."""
+        if isinstance(event, Progress | CheckpointSaved):
+            now = time.monotonic()
+            if now < self._next.get(event.type, 0.0):
+                return
+            self._next[event.type] = now + FREQUENT_SECONDS
+        self.say(json.dumps(event.to_dict()))

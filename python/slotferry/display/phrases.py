@@ -1,0 +1,91 @@
+"""How events read, for the displays that share the words.
+
+Invariant: one line, no secrets, keys escaped.
+"""
+
+from __future__ import annotations
+
+import time
+
+from slotferry.events import EngineNews, Event, Progress, RunEnded, RunStarted, TopologyChanged
+from slotferry.text import format_bytes, format_duration
+
+NEWS_SECONDS = 5.0
+
+
+def describe_start(event: RunStarted) -> str:
+    """Return what is about to happen."""
+    what = "looks at" if event.dry_run else "resumes" if event.resumed else "begins"
+    scans = "1 parallel scan" if event.partitions == 1 else f"{event.partitions} parallel scans"
+    return (
+        f"{event.job} {what}: {event.source} ({event.source_product}, {event.expected_keys:,} keys) to "
+        f"primaries {', '.join(event.target_primaries)}; {scans}"
+    )
+
+
+def describe_state(event: Progress) -> str:
+    """Return the state, with its reason where it has one."""
+    return f"{event.state}: {event.reason}" if event.reason else event.state
+
+
+def describe_progress(event: Progress) -> str:
+    """Return a line of figures."""
+    parts = [f"{event.keys.scanned:,} keys"]
+    if event.expected_keys:
+        share = min(1.0, event.keys.scanned / event.expected_keys)
+        parts[0] = f"{event.keys.scanned:,} of about {event.expected_keys:,} keys ({share:.0%})"
+    if event.keys_per_second is not None:
+        parts.append(f"{event.keys_per_second:,.0f} keys/s")
+    parts.append(format_bytes(event.bytes))
+    outcomes = {"pending": event.keys.pending, "failed": event.keys.failed}
+    parts += [f"{count:,} {outcome}" for outcome, count in outcomes.items() if count]
+    parts.append(describe_state(event))
+    left = seconds_left(event)
+    if left is not None:
+        parts.append(f"about {format_duration(left)} left")
+    return ", ".join(parts)
+
+
+def seconds_left(event: Progress) -> float | None:
+    """Return the time that the rest will take at the present rate; None where that can't be said."""
+    if not event.expected_keys or not event.keys_per_second:
+        return None
+    return max(0, event.expected_keys - event.keys.scanned) / event.keys_per_second
+
+
+class News:
+    """Chooses what of the news is told: of one kind a line every few seconds, with a count of the others."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, float] = {}
+        self._untold: dict[str, int] = {}
+
+    def lines(self, event: Event) -> list[str]:
+        """Return the lines to print now that `event` is there, whatever it is."""
+        now = time.monotonic()
+        lines = []
+        if isinstance(event, EngineNews):
+            if now >= self._next.get(event.kind, 0.0):
+                self._next[event.kind] = now + NEWS_SECONDS
+                lines.append(event.message)
+            else:
+                self._untold[event.kind] = self._untold.get(event.kind, 0) + 1
+        for kind, count in list(self._untold.items()):
+            if now >= self._next[kind] or isinstance(event, RunEnded):
+                self._next[kind] = now + NEWS_SECONDS
+                del self._untold[kind]
+                lines.append(f"{count:,} more of the kind {kind.replace('_', ' ')}")
+        if line := _describe_other(event):
+            lines.append(line)
+        return lines
+
+
+def _describe_other(event: Event) -> str | None:
+    if isinstance(event, TopologyChanged):
+        missing = f", {event.missing_slots} slots without a primary" if event.missing_slots else ""
+        return f"the target's topology changed: {len(event.primaries)} primaries{missing}"
+    if isinstance(event, RunEnded) and event.report.error is None:
+        return (
+            f"{event.report.status.replace('_', ' ')} after {format_duration(event.report.elapsed_seconds)}"
+        )
+    return None

@@ -1,0 +1,105 @@
+"""Short tables on stdout: results for a person.
+
+Invariant: figures are the report's, keys are escaped, and a row that says nothing is left out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TextIO
+
+from slotferry.display.base import Display
+from slotferry.events import DryRunResult, Event, RunEnded, RunStarted
+from slotferry.report import FailedKey, Report
+from slotferry.text import format_bytes, format_duration, shorten_key
+
+_OUTCOMES = {
+    "migrated": "written to the target",
+    "unchanged": "the target had the same value",
+    "skipped": "the target has another value, left as it is",
+    "expired": "the TTL ran out on the way",
+    "vanished": "deleted at the source meanwhile",
+    "pending": "their slots stayed unavailable",
+    "failed": "given up",
+}
+
+
+class ResultTables(Display):
+    """Prints the table that a run ends with; nothing for a run that was refused before it began."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._begun = False
+
+    def show(self, event: Event) -> None:
+        """Print the event's table, if it has one."""
+        if isinstance(event, RunStarted):
+            self._begun = not event.dry_run
+        elif isinstance(event, DryRunResult):
+            self.say(dry_run_table(event))
+        elif isinstance(event, RunEnded) and self._begun:
+            self.say(summary_table(event.report))
+
+
+def summary_table(report: Report) -> str:
+    """Return how a run ended."""
+    keys = report.keys
+    rows = [("scanned", f"{keys.scanned:,}", "")]
+    rows += [
+        (outcome, f"{count:,}", meaning)
+        for outcome, meaning in _OUTCOMES.items()
+        if (count := getattr(keys, outcome)) or outcome == "migrated"
+    ]
+    lines = [f"job {report.job}: {report.status.replace('_', ' ')}", *align(rows, numbers=(1,), indent="  ")]
+    lines.append(
+        f"  {format_bytes(report.totals.bytes)} in run {report.runs}{', resumed' if report.resumed else ''}: "
+        f"{format_duration(report.elapsed_seconds)}, {report.keys_per_second:,.0f} keys/s; redirects: "
+        f"{report.totals.moved:,} MOVED, {report.totals.ask:,} ASK; retries: {report.totals.retries:,}"
+    )
+    if report.failures:
+        lines += ["failed keys:", *failure_lines(report.failures)]
+        if keys.failed > len(report.failures):
+            lines.append(f"  and {keys.failed - len(report.failures):,} more")
+    if keys.failed or keys.pending:
+        lines.append(f"see them with 'slotferry jobs show {report.job}'; the same command tries them again")
+    return "\n".join(lines)
+
+
+def dry_run_table(result: DryRunResult) -> str:
+    """Return what a real run would do."""
+    conflict = {
+        "error": "keys that the target has with another value would be recorded as conflicts",
+        "replace": "keys that the target has would be overwritten",
+        "skip": "keys that the target has would be left as they are",
+    }[result.on_conflict]
+    lines = [
+        f"dry run: {result.keys:,} keys would be copied in {result.partitions} parallel scans; {conflict}"
+    ]
+    rows = [(node, f"{count:,}", "keys") for node, count in result.keys_by_primary]
+    return "\n".join([*lines, *align(rows, numbers=(1,), indent="  "), "nothing was written"])
+
+
+def failure_lines(failures: Sequence[FailedKey]) -> list[str]:
+    """Return a line for each failed key."""
+    rows = [(shorten_key(f.key), f"slot {f.slot}", f.kind, f.node, f.message) for f in failures]
+    return align(rows, indent="  ")
+
+
+def align(rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), indent: str = "") -> list[str]:
+    """Return the rows as lines with their columns below each other; `numbers` are flush right."""
+    table = list(rows)
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return [
+        indent
+        + "  ".join(
+            cell.rjust(width) if index in numbers else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in table
+    ]
+
+
+def format_time(seconds: float | None) -> str:
+    """Return a point in time as local date and time; empty for None."""
+    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

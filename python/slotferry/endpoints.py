@@ -1,0 +1,271 @@
+"""URLs and credentials: what a side of a migration is and how it is opened.
+
+Invariant: no text made here (repr, str, identity, error message) holds a password, a private key or any part
+of a URL that could be one. Schemes: the redis-py ones and `redis+cluster://h1:p1,h2:p2`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote, unquote
+
+from slotferry.errors import UsageError
+
+if TYPE_CHECKING:
+    from slotferry._core import Access
+
+Side = Literal["source", "target"]
+
+DEFAULT_PORT = 6379
+_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
+_QUERY_KEYS = ("db", "username", "password")
+_ENCODE_HINT = "percent-encode '/', '?', '#' and '@' in a user name or password"
+
+
+@dataclass(frozen=True, order=True)
+class Address:
+    """A TCP address; an IPv6 host is kept without brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Tls:
+    """TLS settings; `ca`, `cert` and `key` are PEM files, read and checked when the endpoint is made."""
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    server_name: str | None = None
+    insecure: bool = False
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One side of a migration. `addresses` is empty for a Unix socket, whose path is `path`."""
+
+    scheme: str
+    addresses: tuple[Address, ...] = ()
+    path: str | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    database: int = 0
+    tls: Tls = Tls()
+
+    @classmethod
+    def parse(cls, url: str, side: Side) -> Endpoint:
+        """Parse a URL; `side` is named in errors. Raises `UsageError`, which never repeats the URL."""
+        return _UrlParser(url, side).parse()
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether connections are opened with TLS."""
+        return self.scheme.startswith("rediss")
+
+    @property
+    def is_cluster_url(self) -> bool:
+        """Whether the URL says that this is a cluster."""
+        return self.scheme.endswith("+cluster")
+
+    @property
+    def identity(self) -> str:
+        """The canonical URL without user and secrets: what the journal knows this side by."""
+        if self.path is not None:
+            return f"unix://{quote(self.path)}?db={self.database}"
+        return f"{self.scheme}://{','.join(map(str, sorted(self.addresses)))}/{self.database}"
+
+    @property
+    def target_identity(self) -> str:
+        """`identity` of a target, where `redis://` means a seed of a cluster as well."""
+        scheme = "rediss+cluster" if self.uses_tls else "redis+cluster"
+        return replace(self, scheme=scheme).identity
+
+    def __str__(self) -> str:
+        user = quote(self.username, safe="") if self.username else ""
+        login = f"{user}{':***' if self.password else ''}"
+        return self.identity.replace("://", f"://{login}@", 1) if login else self.identity
+
+    def with_credentials(self, password: str | None, tls: Tls) -> Endpoint:
+        """Return this endpoint with `password` (where not None) instead of the URL's, and with `tls`."""
+        if tls != Tls() and not self.uses_tls:
+            raise UsageError(
+                f"TLS options are given for {self.identity}, which is not reached over TLS",
+                hint="use rediss:// or rediss+cluster://",
+            )
+        return replace(self, password=self.password if password is None else password, tls=tls)
+
+    def access(self) -> Access:
+        """Return what the engine opens its connections with. Raises `UsageError` for an unusable PEM."""
+        from slotferry._core import Access, EngineError
+
+        # A user without a password logs in with an empty one, as redis-py does it.
+        password = "" if self.username and self.password is None else self.password
+        try:
+            return Access(
+                username=self.username,
+                password=password,
+                database=self.database,
+                tls=self.uses_tls,
+                tls_ca=_read_pem(self.tls.ca),
+                tls_cert=_read_pem(self.tls.cert),
+                tls_key=_read_pem(self.tls.key),
+                tls_server_name=self.tls.server_name,
+                tls_insecure=self.tls.insecure,
+            )
+        except EngineError as error:
+            raise UsageError(str(error.args[1]), hint="check the TLS files") from None
+
+
+def _read_pem(path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            f"the TLS file {path} can't be read: {error.strerror}", hint="check the path and its permissions"
+        ) from None
+    if b"-----BEGIN " not in content:
+        raise UsageError(f"the TLS file {path} is not in PEM format", hint="convert it to PEM")
+    return content
+
+
+def find_password(side: Side, file: Path | None, environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return the password given outside of the URL: of `file`, else of the environment, else None.
+
+    The file's first line counts, without its line end. Raises `UsageError` for a file that can't be read
+    or is empty.
+    """
+    if file is None:
+        return environ.get(f"SLOTFERRY_{side.upper()}_PASSWORD")
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(
+            f"the {side} password file {file} can't be read: {error.strerror}",
+            hint="check the path and its permissions",
+        ) from None
+    except UnicodeDecodeError:
+        raise UsageError(f"the {side} password file {file} is not UTF-8", hint="save it as UTF-8") from None
+    if not lines or not lines[0]:
+        raise UsageError(
+            f"the {side} password file {file} is empty", hint="put the password on its first line"
+        )
+    return lines[0]
+
+
+class _UrlParser:
+    """Takes a URL apart by hand: urllib's errors repeat their input, which may hold a password."""
+
+    def __init__(self, url: str, side: Side) -> None:
+        self.url = url
+        self.side = side
+
+    def parse(self) -> Endpoint:
+        scheme, found, rest = self.url.partition("://")
+        if not found:
+            raise self.error("is no URL", "write it like redis://host:6379/0")
+        scheme = scheme.lower()
+        if scheme == "redis+sentinel":
+            raise self.error("uses redis+sentinel://, which is not supported yet", "name the primary itself")
+        if scheme not in _SCHEMES:
+            raise self.error(self.unknown_scheme(scheme), f"use one of {', '.join(_SCHEMES)}")
+        if "#" in rest:
+            raise self.error("holds a '#'", _ENCODE_HINT)
+        rest, _, query = rest.partition("?")
+        params = self.parse_query(query)
+        if scheme == "unix":
+            return self.parse_unix(rest, params)
+        return self.parse_tcp(scheme, rest, params)
+
+    def parse_unix(self, rest: str, params: dict[str, str]) -> Endpoint:
+        login, slash, path = rest.partition("/")
+        if not slash or not path:
+            raise self.error("has no path to a socket", "write it like unix:///run/redis.sock?db=0")
+        if login and not login.endswith("@"):
+            raise self.error("has a relative path to its socket", "write it like unix:///run/redis.sock")
+        username, password = self.parse_login(login[:-1], params)
+        return Endpoint(
+            "unix",
+            path="/" + unquote(path),
+            username=username,
+            password=password,
+            database=self.parse_database(params.get("db", "")),
+        )
+
+    def parse_tcp(self, scheme: str, rest: str, params: dict[str, str]) -> Endpoint:
+        authority, _, path = rest.partition("/")
+        login, _, hosts = authority.rpartition("@")
+        if "@" in login and scheme.endswith("+cluster"):
+            raise self.error("has more than one '@'", f"give the user and password once; {_ENCODE_HINT}")
+        username, password = self.parse_login(login, params)
+        if path and "db" in params:
+            raise self.error("names its database twice", "leave out '?db='")
+        addresses = tuple(self.parse_address(text) for text in hosts.split(","))
+        if len(addresses) > 1 and not scheme.endswith("+cluster"):
+            raise self.error("names several hosts", f"use {scheme}+cluster:// for the nodes of a cluster")
+        return Endpoint(
+            scheme,
+            addresses=addresses,
+            username=username,
+            password=password,
+            database=self.parse_database(path.rstrip("/") or params.get("db", "")),
+        )
+
+    def parse_login(self, login: str, params: dict[str, str]) -> tuple[str | None, str | None]:
+        username, _, password = login.partition(":")
+        return (
+            unquote(username) or params.get("username") or None,
+            unquote(password) or params.get("password") or None,
+        )
+
+    def parse_address(self, text: str) -> Address:
+        # The text may be a part of a password that should have been encoded: it is never repeated.
+        match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([\w.-]*))(?::([0-9]+))?", text)
+        if match is None:
+            raise self.error(
+                "has an unreadable host or port", f"write host:port or [ipv6]:port; {_ENCODE_HINT}"
+            )
+        host = match[1] or match[2]
+        if not host:
+            raise self.error("has no host", "write it like redis://host:6379/0")
+        port = int(match[3]) if match[3] else DEFAULT_PORT
+        if not 1 <= port <= 65535:
+            raise self.error("has a port outside of 1 to 65535", "write it like redis://host:6379/0")
+        return Address(host.lower(), port)
+
+    def parse_database(self, text: str) -> int:
+        if not text:
+            return 0
+        if not re.fullmatch(r"[0-9]{1,9}", text):
+            raise self.error("has a database that is no number", f"write it like /0; {_ENCODE_HINT}")
+        return int(text)
+
+    def parse_query(self, query: str) -> dict[str, str]:
+        params: dict[str, str] = {}
+        for name, _, value in (part.partition("=") for part in query.split("&") if part):
+            # Only what can be no password is repeated: with an '@' behind it, the '?' was part of one.
+            if name not in _QUERY_KEYS:
+                plain = re.fullmatch(r"[A-Za-z_]{1,40}", name) and "@" not in query
+                what = f"the unknown parameter {name!r}" if plain else "an unreadable query"
+                raise self.error(f"has {what}", f"known are {', '.join(_QUERY_KEYS)}; {_ENCODE_HINT}")
+            if name in params:
+                raise self.error(f"has the parameter {name!r} twice", "leave one of them out")
+            params[name] = unquote(value)
+        return params
+
+    def unknown_scheme(self, scheme: str) -> str:
+        plain = re.fullmatch(r"[a-z][a-z0-9+.-]{0,30}", scheme)
+        return f"has the unknown scheme {scheme}://" if plain else "has an unreadable scheme"
+
+    def error(self, what: str, hint: str) -> UsageError:
+        return UsageError(f"the {self.side} URL {what}", hint=hint)

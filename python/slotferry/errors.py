@@ -1,0 +1,160 @@
+"""Everything that Slotferry raises, and the exit code that each means.
+
+Invariant: an error says what happened, to which node or key, and (as its hint) what to do next; it never
+carries a secret. Exit codes are written down here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from signal import SIGINT, Signals
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from slotferry.report import Report
+
+
+class ExitCode(IntEnum):
+    """What the process ends with; 3, 5, 6, 130 and 143 are resumable with the same command."""
+
+    OK = 0
+    BUG = 1
+    USAGE = 2
+    INCOMPLETE = 3
+    REFUSED = 4
+    SOURCE_LOST = 5
+    TARGET_LOST = 6
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class SlotferryError(Exception):
+    """The base of all: `kind` for programs, `message` (one sentence) and `hint` for people.
+
+    `report` is set on an error that ended a run: what was reached until then.
+    """
+
+    kind = "internal"
+    exit_code = ExitCode.BUG
+
+    def __init__(self, message: str, *, hint: str = "", kind: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.report: Report | None = None
+        if kind is not None:
+            self.kind = kind
+
+    def __str__(self) -> str:
+        return self.message
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the `error` of the summary: `kind`, `message` and `hint` (null where there is none)."""
+        return {"kind": self.kind, "message": self.message, "hint": self.hint or None}
+
+
+class UsageError(SlotferryError, ValueError):
+    """An argument, option, URL or file makes no sense: nothing was begun."""
+
+    kind = "usage"
+    exit_code = ExitCode.USAGE
+
+
+class RefusedError(SlotferryError):
+    """The run can't start or go on until a person has changed something."""
+
+    kind = "refused"
+    exit_code = ExitCode.REFUSED
+
+
+class JournalError(RefusedError):
+    """The journal can't be read or written, or is none."""
+
+    kind = "journal"
+
+
+class JobLockedError(RefusedError):
+    """Another process runs this job."""
+
+    kind = "job_locked"
+
+
+class JobMismatchError(RefusedError):
+    """The journal holds a job of this name with another setup."""
+
+    kind = "job_mismatch"
+
+
+class SourceUnfitError(RefusedError):
+    """The source can't be migrated from: credentials, rights, protocol, or it is a cluster."""
+
+    kind = "source_unfit"
+
+
+class TargetUnfitError(RefusedError):
+    """The target can't be migrated to: credentials, rights, protocol, or it is no complete cluster."""
+
+    kind = "target_unfit"
+
+
+class SourceLostError(SlotferryError, ConnectionError):
+    """The source is not reachable; the job can be resumed."""
+
+    kind = "source_lost"
+    exit_code = ExitCode.SOURCE_LOST
+
+
+class TargetLostError(SlotferryError, ConnectionError):
+    """The target is not reachable, or stayed full or read-only; the job can be resumed."""
+
+    kind = "target_lost"
+    exit_code = ExitCode.TARGET_LOST
+
+
+class MigrationInterrupted(SlotferryError):  # noqa: N818 - like KeyboardInterrupt: somebody wanted it
+    """The run was cancelled; what it had acknowledged is in the journal."""
+
+    kind = "interrupted"
+    exit_code = ExitCode.INTERRUPTED
+
+    def __init__(self, message: str, *, hint: str = "", signal: int = SIGINT) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = ExitCode(128 + Signals(signal))
+
+
+class InternalError(SlotferryError):
+    """A bug of ours."""
+
+    def __init__(self, message: str, *, hint: str = "", kind: str | None = None) -> None:
+        super().__init__(message, hint=hint or "this is a bug: please report it with this message", kind=kind)
+
+
+def unexpected(error: BaseException) -> InternalError:
+    """Return what an error that nobody foresaw is told as."""
+    wrapped = InternalError(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
+RESUME_HINT = "run the same command again to go on from the last checkpoint"
+
+_ENGINE_ERRORS: dict[str, tuple[type[SlotferryError], str]] = {
+    "source_lost": (SourceLostError, RESUME_HINT),
+    "source_changed": (SourceLostError, RESUME_HINT),
+    "source_refused": (SourceUnfitError, "put right what the source complains of, then " + RESUME_HINT),
+    "target_lost": (TargetLostError, RESUME_HINT),
+    "target_full": (TargetLostError, "give the target room for more data, then " + RESUME_HINT),
+    "target_refused": (TargetUnfitError, "put right what the target complains of, then " + RESUME_HINT),
+    "usage": (UsageError, ""),
+    "forked": (UsageError, "start the migration in the process that runs it"),
+}
+
+
+def from_engine(kind: str, message: str) -> SlotferryError:
+    """Return the exception for an `EngineError(kind, message)` of the engine; its kind is kept."""
+    if kind == "interrupted":
+        return MigrationInterrupted(message, hint=RESUME_HINT)
+    if kind in _ENGINE_ERRORS:
+        error, hint = _ENGINE_ERRORS[kind]
+        return error(message, hint=hint, kind=kind)
+    return InternalError(message)

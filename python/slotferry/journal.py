@@ -1,0 +1,390 @@
+"""The journal: one SQLite file that holds jobs, partitions, unsettled keys and runs.
+
+Invariant: a checkpoint is written in one transaction, so what the file says is always true together: the
+marks, the counts, and which keys are pending or failed. A key is unsettled at most once per job. No
+credential is ever stored. Cursors are unsigned 64-bit numbers, which SQLite has none of: they are kept as
+decimal text.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from slotferry.errors import SlotferryError
+from slotferry.journal_file import explained, open_database
+from slotferry.report import FailedKey, Keys, Totals
+
+_CHUNK_KEYS = 50_000
+
+_RECORD_COUNTS = """
+UPDATE jobs SET scanned = scanned + ?, migrated = migrated + ?, unchanged = unchanged + ?,
+    skipped = skipped + ?, expired = expired + ?, vanished = vanished + ?, pending = pending + ?,
+    failed = failed + ?, bytes = bytes + ?, moved = moved + ?, ask = ask + ?, retries = retries + ?,
+    updated = ?
+WHERE name = ?
+"""
+
+_RESET_JOB = """
+UPDATE jobs SET setup = ?, partition_count = ?, run_id = ?, status = 'running', scanned = 0, migrated = 0,
+    unchanged = 0, skipped = 0, expired = 0, vanished = 0, pending = 0, failed = 0, bytes = 0, moved = 0,
+    ask = 0, retries = 0, updated = ?
+WHERE name = ?
+"""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a job was started with and what every run of it has to share."""
+
+    source: str
+    target: str
+    match: str | None
+    type: str | None
+    on_conflict: str
+
+    def differences(self, command: Setup) -> list[str]:
+        """Return one text for each field where `command` differs from what the journal has."""
+        return [
+            f"{f.name.replace('_', '-')}: the journal has {_shown(mine)}, the command says {_shown(theirs)}"
+            for f in fields(self)
+            if (mine := getattr(self, f.name)) != (theirs := getattr(command, f.name))
+        ]
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job as the journal knows it; times are seconds since 1970. `status` may also be `running`."""
+
+    name: str
+    setup: Setup
+    partition_count: int
+    run_id: str
+    status: str
+    totals: Totals
+    created: float
+    updated: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run of a job: `keys` are the job's at its end, None while it runs or where it was killed."""
+
+    number: int
+    resumed: bool
+    host: str
+    pid: int
+    started: float
+    ended: float | None
+    status: str
+    keys: Keys | None
+    elapsed_seconds: float | None
+    error_kind: str | None
+    error_message: str | None
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A partition's low-water mark: SCAN goes on at `cursor`, unless `done`."""
+
+    index: int
+    cursor: int
+    done: bool
+
+
+@dataclass(frozen=True)
+class PendingKey:
+    """A key whose slot stayed unavailable."""
+
+    key: bytes
+    slot: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Advance:
+    """What a checkpoint adds to the one before: `totals` are increments, their pending and failed unused."""
+
+    totals: Totals = field(default_factory=Totals)
+    marks: Sequence[Mark] = ()
+    resolved: Sequence[bytes] = ()
+    failures: Sequence[FailedKey] = ()
+    pending: Sequence[PendingKey] = ()
+
+
+class Journal:
+    """An open journal. Belongs to the thread that opened it; a context manager that closes it."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path) -> Journal:
+        """Open the journal at `path`, making it (0600) and its folder (0700) where they are missing.
+
+        Raises `JournalError` for a file that can't be written, is damaged, belongs to another program or to
+        a newer Slotferry.
+        """
+        return cls(path, open_database(path))
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    # Reading
+
+    def jobs(self) -> list[JobRecord]:
+        """Return every job, the one that changed last first."""
+        rows = self._select("SELECT name FROM jobs ORDER BY updated DESC, name")
+        return [record for (name,) in rows if (record := self.job(name)) is not None]
+
+    def job(self, name: str) -> JobRecord | None:
+        """Return the job of that name, or None."""
+        rows = self._select(
+            "SELECT setup, partition_count, run_id, status, created, updated, "
+            "(SELECT count(*) FROM runs WHERE job = name) FROM jobs WHERE name = ?",
+            name,
+        )
+        if not rows:
+            return None
+        setup, partition_count, run_id, status, created, updated, runs = rows[0]
+        return JobRecord(
+            name,
+            Setup(**json.loads(setup)),
+            partition_count,
+            run_id,
+            status,
+            self.totals(name),
+            created,
+            updated,
+            runs,
+        )
+
+    def totals(self, name: str) -> Totals:
+        """Return the job's figures over all its runs."""
+        rows = self._select(
+            "SELECT scanned, migrated, unchanged, skipped, expired, vanished, pending, failed, "
+            "bytes, moved, ask, retries FROM jobs WHERE name = ?",
+            name,
+        )
+        return Totals(Keys(*rows[0][:8]), *rows[0][8:])
+
+    def runs(self, name: str) -> list[RunRecord]:
+        """Return the job's runs in order."""
+        rows = self._select(
+            "SELECT number, resumed, host, pid, started, ended, status, keys, elapsed, error_kind, "
+            "error_message FROM runs WHERE job = ? ORDER BY number",
+            name,
+        )
+        return [
+            RunRecord(
+                *(number, bool(resumed), host, pid, started, ended, status),
+                keys=Keys(**json.loads(keys)) if keys else None,
+                elapsed_seconds=elapsed,
+                error_kind=kind,
+                error_message=message,
+            )
+            for number, resumed, host, pid, started, ended, status, keys, elapsed, kind, message in rows
+        ]
+
+    def marks(self, name: str) -> list[Mark]:
+        """Return the marks of the job's partitions, by index."""
+        rows = self._select("SELECT idx, cursor, done FROM partitions WHERE job = ? ORDER BY idx", name)
+        return [Mark(index, int(cursor), bool(done)) for index, cursor, done in rows]
+
+    def failures(self, name: str, limit: int) -> list[FailedKey]:
+        """Return the first `limit` failed keys."""
+        rows = self._select(
+            "SELECT key, slot, kind, message, node FROM unsettled "
+            "WHERE job = ? AND outcome = 'failed' ORDER BY id LIMIT ?",
+            name,
+            limit,
+        )
+        return [FailedKey(*row) for row in rows]
+
+    def pending(self, name: str, limit: int) -> list[PendingKey]:
+        """Return the first `limit` pending keys."""
+        rows = self._select(
+            "SELECT key, slot, message FROM unsettled "
+            "WHERE job = ? AND outcome = 'pending' ORDER BY id LIMIT ?",
+            name,
+            limit,
+        )
+        return [PendingKey(*row) for row in rows]
+
+    def unsettled_keys(self, name: str, *, with_failed: bool) -> Iterator[list[bytes]]:
+        """Yield the names of the pending (and failed) keys there are now, at most 50,000 at a time.
+
+        Keys that become unsettled during the iteration, anew or for the first time, are not among them:
+        ids only grow.
+        """
+        outcomes = ("pending", "failed" if with_failed else "pending")
+        after = 0
+        ((last,),) = self._select("SELECT coalesce(max(id), 0) FROM unsettled WHERE job = ?", name)
+        while after < last:
+            rows = self._select(
+                "SELECT id, key FROM unsettled WHERE id > ? AND id <= ? AND job = ? AND outcome IN (?, ?) "
+                "ORDER BY id LIMIT ?",
+                *(after, last, name, *outcomes, _CHUNK_KEYS),
+            )
+            if not rows:
+                return
+            after = rows[-1][0]
+            yield [key for _, key in rows]
+
+    # Writing
+
+    def create(self, name: str, setup: Setup, partition_count: int, run_id: str) -> None:
+        """Add a job that has done nothing yet."""
+        now = time.time()
+        with self._transaction() as execute:
+            execute(
+                "INSERT INTO jobs (name, setup, partition_count, run_id, status, created, updated) "
+                "VALUES (?, ?, ?, ?, 'running', ?, ?)",
+                (name, json.dumps(asdict(setup)), partition_count, run_id, now, now),
+            )
+            self._start_partitions(name, partition_count)
+
+    def reset(self, name: str, setup: Setup, partition_count: int, run_id: str) -> None:
+        """Let the job start over: no counts, no unsettled keys, every partition at its start; runs stay."""
+        with self._transaction() as execute:
+            execute(_RESET_JOB, (json.dumps(asdict(setup)), partition_count, run_id, time.time(), name))
+            execute("DELETE FROM unsettled WHERE job = ?", (name,))
+            execute("DELETE FROM partitions WHERE job = ?", (name,))
+            self._start_partitions(name, partition_count)
+
+    def begin_run(self, name: str, *, resumed: bool) -> int:
+        """Add a run of this process and return its number. An earlier one without an end was killed."""
+        with self._transaction() as execute:
+            execute(
+                "UPDATE runs SET status = 'interrupted', error_kind = 'killed', "
+                "error_message = 'the process ended without a word' WHERE job = ? AND status = 'running'",
+                (name,),
+            )
+            ((number,),) = execute(
+                "SELECT coalesce(max(number), 0) + 1 FROM runs WHERE job = ?", (name,)
+            ).fetchall()
+            now = time.time()
+            execute(
+                "INSERT INTO runs (job, number, resumed, host, pid, started, status) "
+                "VALUES (?, ?, ?, ?, ?, ?, 'running')",
+                (name, number, resumed, socket.gethostname(), os.getpid(), now),
+            )
+            execute("UPDATE jobs SET status = 'running', updated = ? WHERE name = ?", (now, name))
+        return int(number)
+
+    def record(self, name: str, advance: Advance) -> Totals:
+        """Write a checkpoint in one transaction and return the job's figures after it.
+
+        A key of `resolved` is taken out first. A key that is unsettled already and is reported so again was
+        scanned twice (SCAN may do that): it stays one key, and its second scan is not counted.
+        """
+        keys = advance.totals.keys
+        figures = (advance.totals.bytes, advance.totals.moved, advance.totals.ask, advance.totals.retries)
+        with self._transaction() as execute:
+            settled = {
+                outcome: self._delete(name, advance.resolved, outcome) for outcome in ("pending", "failed")
+            }
+            pending = self._insert(
+                name, [(k.key, k.slot, "pending", "", k.reason, "") for k in advance.pending]
+            )
+            failed = self._insert(
+                name, [(k.key, k.slot, "failed", k.kind, k.message, k.node) for k in advance.failures]
+            )
+            twice = len(advance.pending) + len(advance.failures) - pending - failed
+            counts = (
+                *(
+                    keys.scanned - twice,
+                    keys.migrated,
+                    keys.unchanged,
+                    keys.skipped,
+                    keys.expired,
+                    keys.vanished,
+                ),
+                *(pending - settled["pending"], failed - settled["failed"]),
+            )
+            execute(_RECORD_COUNTS, (*counts, *figures, time.time(), name))
+            self._connection.executemany(
+                "UPDATE partitions SET cursor = ?, done = ? WHERE job = ? AND idx = ?",
+                [(str(mark.cursor), mark.done, name, mark.index) for mark in advance.marks],
+            )
+        return self.totals(name)
+
+    def end_run(
+        self, name: str, number: int, status: str, elapsed_seconds: float, error: SlotferryError | None
+    ) -> None:
+        """Write down how a run ended; the job's status is its last run's."""
+        now = time.time()
+        ending = (error.kind, error.message) if error else (None, None)
+        keys = json.dumps(asdict(self.totals(name).keys))
+        with self._transaction() as execute:
+            execute(
+                "UPDATE runs SET ended = ?, status = ?, keys = ?, elapsed = ?, error_kind = ?, "
+                "error_message = ? WHERE job = ? AND number = ?",
+                (now, status, keys, elapsed_seconds, *ending, name, number),
+            )
+            execute("UPDATE jobs SET status = ?, updated = ? WHERE name = ?", (status, now, name))
+
+    def discard(self, name: str) -> bool:
+        """Forget a job and all that belongs to it; return whether there was one."""
+        with self._transaction() as execute:
+            return execute("DELETE FROM jobs WHERE name = ?", (name,)).rowcount > 0
+
+    def _start_partitions(self, name: str, count: int) -> None:
+        self._connection.executemany(
+            "INSERT INTO partitions (job, idx, cursor, done) VALUES (?, ?, ?, 0)",
+            [(name, index, str(index)) for index in range(count)],
+        )
+
+    def _delete(self, name: str, keys: Sequence[bytes], outcome: str) -> int:
+        if not keys:
+            return 0
+        return self._connection.executemany(
+            "DELETE FROM unsettled WHERE job = ? AND key = ? AND outcome = ?",
+            [(name, key, outcome) for key in keys],
+        ).rowcount
+
+    def _insert(self, name: str, rows: Sequence[tuple[bytes, int, str, str, str, str]]) -> int:
+        if not rows:
+            return 0
+        return self._connection.executemany(
+            "INSERT OR IGNORE INTO unsettled (job, key, slot, outcome, kind, message, node) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [(name, *row) for row in rows],
+        ).rowcount
+
+    def _select(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with explained(self.path):
+            return self._connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        with explained(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection.execute
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # SQLite rolls some errors back by itself, such as a full disk.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+
+def _shown(value: object) -> str:
+    return "nothing" if value is None else str(value)

@@ -1,0 +1,156 @@
+"""The journal's file: its tables, how it is made and opened, and what its errors mean.
+
+Invariant: a file that is not ours, is damaged or is newer than we are is refused and left as it is; a new
+one is for its owner alone.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from slotferry.errors import JournalError
+
+APPLICATION_ID = 0x534C4F54  # "SLOT": tells our files from other programs' SQLite files
+SCHEMA_VERSION = 1
+_BUSY_SECONDS = 10.0
+
+_SCHEMA = """
+CREATE TABLE jobs (
+    name TEXT PRIMARY KEY,
+    setup TEXT NOT NULL,
+    partition_count INTEGER NOT NULL,
+    run_id TEXT NOT NULL,
+    status TEXT NOT NULL,
+    scanned INTEGER NOT NULL DEFAULT 0,
+    migrated INTEGER NOT NULL DEFAULT 0,
+    unchanged INTEGER NOT NULL DEFAULT 0,
+    skipped INTEGER NOT NULL DEFAULT 0,
+    expired INTEGER NOT NULL DEFAULT 0,
+    vanished INTEGER NOT NULL DEFAULT 0,
+    pending INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    moved INTEGER NOT NULL DEFAULT 0,
+    ask INTEGER NOT NULL DEFAULT 0,
+    retries INTEGER NOT NULL DEFAULT 0,
+    created REAL NOT NULL,
+    updated REAL NOT NULL
+);
+CREATE TABLE partitions (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    idx INTEGER NOT NULL,
+    cursor TEXT NOT NULL,
+    done INTEGER NOT NULL,
+    PRIMARY KEY (job, idx)
+) WITHOUT ROWID;
+CREATE TABLE unsettled (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    key BLOB NOT NULL,
+    slot INTEGER NOT NULL,
+    outcome TEXT NOT NULL CHECK (outcome IN ('pending', 'failed')),
+    kind TEXT NOT NULL,
+    message TEXT NOT NULL,
+    node TEXT NOT NULL,
+    UNIQUE (job, key)
+);
+CREATE TABLE runs (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    resumed INTEGER NOT NULL,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    started REAL NOT NULL,
+    ended REAL,
+    status TEXT NOT NULL,
+    keys TEXT,
+    elapsed REAL,
+    error_kind TEXT,
+    error_message TEXT,
+    PRIMARY KEY (job, number)
+) WITHOUT ROWID;
+"""
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open the journal at `path`, making it (0600) and its folder (0700) where they are missing.
+
+    Raises `JournalError`. The connection is in autocommit mode: transactions are begun by name.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise JournalError(
+            f"the journal {path} can't be opened for writing: {error.strerror}",
+            hint="name a file that can be written with --journal or SLOTFERRY_JOURNAL",
+        ) from None
+    with explained(path):
+        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        try:
+            _prepare(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into `JournalError`."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        text = str(error)
+        if "not a database" in text or "malformed" in text:
+            raise _damaged(path, text) from error
+        raise JournalError(
+            f"the journal {path} can't be used: {text}",
+            hint="check its permissions and the free space, or name another file with --journal",
+        ) from error
+
+
+def _damaged(path: Path, text: str) -> JournalError:
+    return JournalError(
+        f"the journal {path} is damaged or no journal: {text}",
+        hint="move it away or name another file with --journal; the migration then starts over",
+    )
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Check that the file is ours and sound, and give an empty one its tables."""
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA synchronous = NORMAL")  # after a power cut an older checkpoint is as true
+    if _is_empty(connection):
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        if _is_empty(connection):  # else another process was faster
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    if _pragma(connection, "application_id") != APPLICATION_ID:
+        raise JournalError(
+            f"{path} is a SQLite file of another program", hint="name another file with --journal"
+        )
+    version = _pragma(connection, "user_version")
+    if version != SCHEMA_VERSION:
+        raise JournalError(
+            f"the journal {path} has version {version}, and this Slotferry knows version {SCHEMA_VERSION}",
+            hint="use the newer Slotferry that wrote it, or name another file with --journal",
+        )
+    if (check := _pragma(connection, "quick_check(1)")) != "ok":
+        raise _damaged(path, str(check).splitlines()[-1])
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    return not connection.execute("SELECT name FROM sqlite_master").fetchall()
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> object:
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]

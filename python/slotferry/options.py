@@ -1,0 +1,100 @@
+"""How a migration is done, apart from its two sides.
+
+Invariant: an `Options` that exists is valid; a wrong value raises `UsageError` that names the field.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from slotferry.endpoints import Tls
+from slotferry.errors import UsageError
+from slotferry.partitions import MAX_PARTITIONS, is_partition_count
+
+OnConflict = Literal["error", "replace", "skip"]
+
+MIN_MEMORY = 1 << 20
+_JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to migrate; the defaults are the command line's.
+
+    on_conflict: what to do with a key that the target already has: `error` compares, and records a
+        conflict where the values differ; `replace` overwrites; `skip` leaves the target's.
+    match, type: only keys that match this glob (bytes, or str as UTF-8) and are of this type; both are
+        pushed down to SCAN.
+    memory_limit: the byte budget for keys and payloads in flight.
+    retry_for: how many seconds an unreachable server or unavailable slot is tried again.
+    parallel_scans: how many partitions to scan at once, a power of two up to 1024; None: planned from the
+        round trip and the number of keys.
+    journal: the journal's file; None: `default_journal_path()`.
+    job: the job's name in the journal; None: made from source and target.
+    restart: forget what the journal knows of the job and start over.
+    dry_run: look and count; write nothing, neither to the target nor to the journal.
+    source_password, target_password: instead of the URL's. source_tls, target_tls: TLS files and settings.
+    """
+
+    on_conflict: OnConflict = "error"
+    match: bytes | str | None = None
+    type: str | None = None
+    memory_limit: int = 64 << 20
+    retry_for: float = 300.0
+    parallel_scans: int | None = None
+    journal: Path | str | None = None
+    job: str | None = None
+    restart: bool = False
+    dry_run: bool = False
+    source_password: str | None = field(default=None, repr=False)
+    target_password: str | None = field(default=None, repr=False)
+    source_tls: Tls = field(default_factory=Tls)
+    target_tls: Tls = field(default_factory=Tls)
+
+    def __post_init__(self) -> None:
+        if self.on_conflict not in get_args(OnConflict):
+            raise UsageError(f"on_conflict is {self.on_conflict!r}", hint="use error, replace or skip")
+        if self.memory_limit < MIN_MEMORY:
+            raise UsageError(f"memory_limit is {self.memory_limit} bytes", hint="give it 1 MB or more")
+        if not 0 <= self.retry_for < float("inf"):
+            raise UsageError(f"retry_for is {self.retry_for}", hint="give it in seconds, 0 or more")
+        if self.parallel_scans is not None and not is_partition_count(self.parallel_scans):
+            raise UsageError(
+                f"parallel_scans is {self.parallel_scans}",
+                hint=f"use a power of two from 1 to {MAX_PARTITIONS}",
+            )
+        if self.job is not None and not _JOB_NAME.fullmatch(self.job):
+            raise UsageError(
+                f"{self.job!r} can't be the name of a job",
+                hint="use up to 100 letters, digits, dots, dashes and underscores; no dot or dash in front",
+            )
+        if self.type is not None and not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", self.type):
+            raise UsageError(
+                f"type is {self.type!r}", hint="use a name that TYPE returns, such as string or hash"
+            )
+
+    @property
+    def filtered(self) -> bool:
+        """Whether some keys of the source may be left out."""
+        return self.match is not None or self.type is not None
+
+    @property
+    def match_bytes(self) -> bytes | None:
+        """The glob as bytes."""
+        return self.match.encode("utf-8", "surrogateescape") if isinstance(self.match, str) else self.match
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal's file."""
+        return default_journal_path() if self.journal is None else Path(self.journal)
+
+
+def default_journal_path() -> Path:
+    """Return `$XDG_STATE_HOME/slotferry/journal.db`; the folder is `~/.local/state` where that is not set."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
+    return base / "slotferry" / "journal.db"

@@ -1,0 +1,337 @@
+"""Drives the engine: one core job after the other, until everything of a run is done.
+
+Invariant: pull-only. The loop waits, drains events, pushes what the engine asked for, records checkpoints
+and tells what it sees; it never blocks on a server (topology is refreshed in a thread of its own).
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from slotferry._core import EngineError
+from slotferry.admin import Connector
+from slotferry.cancel import CancelRequest
+from slotferry.discovery import (
+    SourceFacts,
+    TargetFacts,
+    Topology,
+    TopologyRefresher,
+    discover_source,
+    refresh_topology,
+)
+from slotferry.errors import (
+    InternalError,
+    JournalError,
+    SlotferryError,
+    SourceLostError,
+    SourceUnfitError,
+    from_engine,
+)
+from slotferry.events import CheckpointSaved, EngineNews, Event, Notice, Progress, TopologyChanged
+from slotferry.journal import Journal
+from slotferry.options import Options
+from slotferry.partitions import PAGE_KEYS
+from slotferry.recorder import Recorder
+from slotferry.report import Totals
+
+if TYPE_CHECKING:
+    from slotferry._core import Job, Snapshot
+
+CHECKPOINT_SECONDS = 0.25  # what was done since the last one is looked at again after a kill
+PROGRESS_SECONDS = 0.1
+_WAIT_SECONDS = 0.1
+_PARK_SECONDS = 20.0  # outlasts the failover of a primary
+_LAST_PARK_SECONDS = 1.0
+_RATE_WINDOW = 5.0
+_MAX_SOURCE_CHANGES = 5
+
+Emit = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Source and target, and what discovery found out about them."""
+
+    source: Connector
+    target: Connector
+    source_facts: SourceFacts
+    target_facts: TargetFacts
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one core job is given: (index, cursor) of partitions, names of keys, when to park a slot."""
+
+    partitions: Sequence[tuple[int, int]] = ()
+    keys: Sequence[bytes] = ()
+    park_after: float = _PARK_SECONDS
+    scan_only: bool = False
+
+
+class EngineDriver:
+    """Starts core jobs for one pair of sides and takes each to its end."""
+
+    def __init__(self, sides: Sides, options: Options, emit: Emit, cancel: CancelRequest) -> None:
+        self.sides = sides
+        self.options = options
+        self.emit = emit
+        self.cancel = cancel
+        self.engine_cpu_seconds = 0.0
+        self.keys_by_primary: Counter[str] = Counter()
+        self._topology = sides.target_facts.topology
+        self._refresher = TopologyRefresher(lambda: refresh_topology(sides.target, self._topology.primaries))
+
+    def new_job(self, work: Work, partition_count: int) -> Job:
+        """Describe a core job. Raises `SlotferryError`."""
+        from slotferry._core import Job
+
+        source, facts = self.sides.source.endpoint, self.sides.source_facts
+        address = (
+            source.path if source.path is not None else (source.addresses[0].host, source.addresses[0].port)
+        )
+        settings: dict[str, Any] = {
+            "source": address,
+            "source_access": source.access(),
+            "source_run_id": facts.server.run_id,
+            "source_has_pexpiretime": facts.server.has_pexpiretime,
+            "target_access": self.sides.target.endpoint.access(),
+            "target_has_pexpiretime": self.sides.target_facts.has_pexpiretime,
+            "topology": self._topology.ranges,
+            "on_conflict": self.options.on_conflict,
+            "match": self.options.match_bytes,
+            "type": self.options.type,
+            "page_keys": PAGE_KEYS,
+            "memory_limit": self.options.memory_limit,
+            "retry_for": self.options.retry_for,
+        }
+        with self._engine_errors():
+            return Job(
+                partition_count=partition_count,
+                partitions=work.partitions,
+                keys=work.keys,
+                park_after=min(work.park_after, self.options.retry_for),
+                scan_only=work.scan_only,
+                **settings,
+            )
+
+    def drive(self, job: Job, tick: Callable[[], None]) -> None:
+        """Run `job` to its end, calling `tick` about ten times a second. Raises what ended it."""
+        with self._engine_errors():
+            job.start()
+            try:
+                self._loop(job, tick)
+            except BaseException:
+                # Also for an error of ours or Ctrl-C in a program that leaves it alone: no engine runs on.
+                job.cancel(immediately=True)
+                while not job.wait(_WAIT_SECONDS):
+                    pass
+                raise
+            finally:
+                self._count(job.snapshot())
+            job.result()
+
+    def _loop(self, job: Job, tick: Callable[[], None]) -> None:
+        asked = 0
+        while not job.wait(_WAIT_SECONDS):
+            if self.cancel.level > asked:
+                asked = self.cancel.level
+                job.cancel(immediately=asked > 1)
+            self._serve(job)
+            tick()
+        self._serve(job)
+
+    @contextmanager
+    def _engine_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except EngineError as error:
+            kind, message = error.args
+            raise (self.cancel.error() if kind == "interrupted" else from_engine(kind, message)) from None
+
+    def _serve(self, job: Job) -> None:
+        for event in job.drain_events():
+            if event.kind == "topology_wanted":
+                self._refresher.want()
+            else:
+                self.emit(EngineNews(event.kind, event.message, event.node, event.slot))
+        topology = self._refresher.poll()
+        if topology is not None:
+            job.set_topology(topology.ranges)
+            if topology != self._topology:
+                self._announce(topology)
+            self._topology = topology
+
+    def _announce(self, topology: Topology) -> None:
+        missing = sum(last - first + 1 for first, last in topology.missing)
+        self.emit(TopologyChanged(tuple(map(str, topology.primaries)), missing))
+
+    def _count(self, snapshot: Snapshot) -> None:
+        self.engine_cpu_seconds += snapshot.engine_cpu_seconds
+        self.keys_by_primary.update(dict(snapshot.keys_by_primary))
+
+
+class ProgressTeller:
+    """Emits `Progress` events, not more often than every `PROGRESS_SECONDS`."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._begun = time.monotonic()
+        self._next = 0.0
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def tell(self, snapshot: Snapshot, totals: Totals, expected_keys: int | None) -> None:
+        """Emit the run as it is now, if it is time."""
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + PROGRESS_SECONDS
+        self._emit(
+            Progress(
+                state=snapshot.state,
+                reason=snapshot.reason,
+                keys=totals.keys,
+                expected_keys=expected_keys,
+                bytes=totals.bytes,
+                keys_per_second=self._rate(now, totals.keys.settled),
+                elapsed_seconds=now - self._begun,
+                buffered_bytes=snapshot.buffered_bytes,
+                moved=totals.moved,
+                ask=totals.ask,
+                retries=totals.retries,
+            )
+        )
+
+    def _rate(self, now: float, settled: int) -> float | None:
+        """Return keys/s over the last seconds; None until a second was seen."""
+        if self._seen and settled < self._seen[-1][1]:
+            self._seen.clear()  # the job started over
+        self._seen.append((now, settled))
+        while now - self._seen[0][0] > _RATE_WINDOW:
+            self._seen.popleft()
+        since, before = self._seen[0]
+        return (settled - before) / (now - since) if now - since >= 1.0 else None
+
+
+class Runner:
+    """Does everything that is left of the job `name`: partitions, then keys by name."""
+
+    def __init__(self, journal: Journal, name: str, driver: EngineDriver) -> None:
+        self._journal = journal
+        self._name = name
+        self._driver = driver
+        self._teller = ProgressTeller(driver.emit)
+        self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
+        self._journal_fails = False
+        self.started_over = False
+        """Whether the source changed during the run, so that its counts began anew."""
+
+    def run(self) -> None:
+        """Work until nothing is left that can be done. Raises `SlotferryError` where the run ends early."""
+        for _ in range(_MAX_SOURCE_CHANGES + 1):
+            try:
+                for work in self._works():
+                    self._driver.cancel.check()
+                    self._do(work)
+            except SourceLostError as error:  # noqa: PERF203 - a handful of turns
+                if error.kind != "source_changed":
+                    raise
+                self._start_over(error)
+            else:
+                return self._check_counts()
+        raise SourceUnfitError(
+            f"the source changed its run_id {_MAX_SOURCE_CHANGES + 1} times during this run",
+            hint="name one server as the source, not a load balancer in front of several",
+        )
+
+    def _works(self) -> Iterator[Work]:
+        """Yield the core jobs of this run: scan and left-over keys, then pending keys until they stay so."""
+        todo = [(mark.index, mark.cursor) for mark in self._journal.marks(self._name) if not mark.done]
+        # Failed keys are tried again once the scan is complete: until then, resuming means going on.
+        left = self._journal.unsettled_keys(self._name, with_failed=not todo)
+        first = next(left, [])
+        if todo or first:
+            yield Work(partitions=todo, keys=first)
+        for keys in left:
+            yield Work(keys=keys)
+        while pending := self._journal.totals(self._name).keys.pending:
+            deadline = time.monotonic() + self._driver.options.retry_for
+            for keys in self._journal.unsettled_keys(self._name, with_failed=False):
+                # The patience is for the pass: its later jobs need not wait for the same slots once more.
+                patience = max(_LAST_PARK_SECONDS, deadline - time.monotonic())
+                yield Work(keys=keys, park_after=patience)
+            if self._journal.totals(self._name).keys.pending >= pending:
+                return
+
+    def _do(self, work: Work) -> None:
+        count = len(self._journal.marks(self._name))
+        job = self._driver.new_job(work, count)
+        recorder = Recorder(self._journal, self._name, job)
+        try:
+            self._driver.drive(job, lambda: self._tick(job, recorder))
+        finally:
+            recorder.finish()
+            self._tell_checkpoint(recorder)
+
+    def _tick(self, job: Job, recorder: Recorder) -> None:
+        now = time.monotonic()
+        if now >= self._next_checkpoint:
+            self._next_checkpoint = now + CHECKPOINT_SECONDS
+            self._save(recorder)
+        snapshot = job.snapshot()
+        totals = recorder.live(snapshot)
+        self._teller.tell(snapshot, totals, self._expected_keys(totals.keys.scanned, recorder))
+
+    def _save(self, recorder: Recorder) -> None:
+        try:
+            recorder.save()
+        except JournalError as error:
+            if not self._journal_fails:
+                self._driver.emit(Notice(f"{error}; trying again, the work goes on"))
+            self._journal_fails = True
+            return
+        self._journal_fails = False
+        self._tell_checkpoint(recorder)
+
+    def _tell_checkpoint(self, recorder: Recorder) -> None:
+        self._driver.emit(CheckpointSaved(recorder.keys, recorder.partitions_done, recorder.partitions))
+
+    def _expected_keys(self, scanned: int, recorder: Recorder) -> int | None:
+        """Return how many keys there will have been; with a filter, judged by how far the cursors are."""
+        if not self._driver.options.filtered:
+            return max(scanned, self._driver.sides.source_facts.keys)
+        fraction = recorder.scanned_fraction
+        return round(recorder.keys.scanned / fraction) if fraction > 0.01 else None
+
+    def _start_over(self, error: SlotferryError) -> None:
+        facts = self._look_again()
+        self._driver.sides = replace(self._driver.sides, source_facts=facts)
+        record = self._journal.job(self._name)
+        if record is None:
+            raise InternalError(f"the job {self._name} is gone from the journal")
+        self._journal.reset(self._name, record.setup, record.partition_count, facts.server.run_id)
+        self.started_over = True
+        self._driver.emit(
+            Notice(f"{error}; its cursors are void: every partition is scanned again from the start")
+        )
+
+    def _look_again(self) -> SourceFacts:
+        """Look at the source anew, for as long as it may take to come back."""
+        deadline = time.monotonic() + self._driver.options.retry_for
+        while True:
+            self._driver.cancel.check()
+            try:
+                return discover_source(self._driver.sides.source)
+            except SourceLostError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.5)
+
+    def _check_counts(self) -> None:
+        keys = self._journal.totals(self._name).keys
+        if not keys.add_up:
+            raise InternalError(f"the counts of job {self._name} do not add up: {keys}")

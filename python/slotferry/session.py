@@ -1,0 +1,210 @@
+"""One run from its first look at both sides to its report.
+
+Invariant: in this order: journal and lock, look, preflight, and only then the first write; whatever happens,
+a run that was begun is ended in the journal and every run ends in a `Report`.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from slotferry import preflight
+from slotferry.admin import Connector
+from slotferry.cancel import CancelRequest
+from slotferry.discovery import discover_source, discover_target
+from slotferry.endpoints import Endpoint
+from slotferry.errors import MigrationInterrupted, SlotferryError, unexpected
+from slotferry.events import DryRunResult, Notice, RunStarted
+from slotferry.joblock import JobLock
+from slotferry.journal import Journal
+from slotferry.options import Options
+from slotferry.report import FailedKey, Keys, Report, Status, Totals
+from slotferry.resume import check_setup, default_job_name, make_setup, planned_partitions, prepare_job
+from slotferry.runner import Emit, EngineDriver, ProgressTeller, Runner, Sides, Work
+
+_REPORTED_FAILURES = 10
+
+
+@dataclass
+class _Figures:
+    """What the report will say; filled in as the run goes."""
+
+    totals: Totals = field(default_factory=Totals)
+    settled_before: int = 0
+    runs: int = 0
+    resumed: bool = False
+    failures: tuple[FailedKey, ...] = ()
+
+
+class Session:
+    """One run; `perform` is called once."""
+
+    def __init__(
+        self, source: Endpoint, target: Endpoint, options: Options, emit: Emit, cancel: CancelRequest
+    ) -> None:
+        self._source = source
+        self._target = target
+        self._options = options
+        self._emit = emit
+        self._cancel = cancel
+        self._setup = make_setup(source, target, options)
+        self._figures = _Figures()
+        self._driver: EngineDriver | None = None
+        self.job = options.job or default_job_name(source, target)
+
+    def perform(self) -> Report:
+        """Run and return the report, whose `error` says why the run ended early, be it Ctrl-C."""
+        begun = time.monotonic()
+        error: SlotferryError | None = None
+        try:
+            if self._options.dry_run:
+                self._dry_run()
+            else:
+                self._run(begun)
+        except BaseException as raised:  # noqa: BLE001 - the report tells of it
+            error = as_our_error(raised, self._cancel)
+        return self._report(time.monotonic() - begun, error)
+
+    def _run(self, begun: float) -> None:
+        options, figures = self._options, self._figures
+        with Journal.open(options.journal_path) as journal, JobLock(options.journal_path, self.job):
+            record = journal.job(self.job)
+            if record is not None and not options.restart:
+                figures.totals, figures.runs = record.totals, record.runs
+                check_setup(record, self._setup)
+            sides = self._look()
+            figures.resumed = prepare_job(
+                journal,
+                self.job,
+                self._setup,
+                sides.source_facts,
+                options,
+                lambda text: self._emit(Notice(text)),
+            )
+            figures.runs = journal.begin_run(self.job, resumed=figures.resumed)
+            figures.settled_before = journal.totals(self.job).keys.settled
+            error: BaseException | None = None
+            try:
+                self._migrate(journal, sides)
+            except BaseException as raised:
+                error = raised
+                raise
+            finally:
+                figures.totals = journal.totals(self.job)
+                figures.failures = tuple(journal.failures(self.job, _REPORTED_FAILURES))
+                ours = None if error is None else as_our_error(error, self._cancel)
+                status = status_of(figures.totals.keys, ours)
+                journal.end_run(self.job, figures.runs, status, time.monotonic() - begun, ours)
+
+    def _migrate(self, journal: Journal, sides: Sides) -> None:
+        self._driver = EngineDriver(sides, self._options, self._emit, self._cancel)
+        self._announce(sides, len(journal.marks(self.job)))
+        runner = Runner(journal, self.job, self._driver)
+        try:
+            runner.run()
+        finally:
+            if runner.started_over:
+                self._figures.settled_before, self._figures.resumed = 0, False
+
+    def _dry_run(self) -> None:
+        sides = self._look()
+        count = planned_partitions(self._options, sides.source_facts)
+        driver = self._driver = EngineDriver(sides, self._options, self._emit, self._cancel)
+        self._announce(sides, count)
+        job = driver.new_job(Work([(index, index) for index in range(count)], scan_only=True), count)
+        teller = ProgressTeller(self._emit)
+        expected, filtered = sides.source_facts.keys, self._options.filtered
+
+        def tick() -> None:
+            snapshot = job.snapshot()
+            found = Totals(Keys(scanned=snapshot.counts.scanned))
+            teller.tell(snapshot, found, None if filtered else max(expected, found.keys.scanned))
+
+        try:
+            driver.drive(job, tick)
+        finally:
+            self._figures.totals = Totals(Keys(scanned=job.snapshot().counts.scanned))
+        self._emit(
+            DryRunResult(
+                self._figures.totals.keys.scanned,
+                tuple(sorted(driver.keys_by_primary.items())),
+                self._options.on_conflict,
+                count,
+            )
+        )
+
+    def _look(self) -> Sides:
+        """Look at both sides and check that they are fit. Raises the gravest problem, tells of the others."""
+        if self._source.is_cluster_url:
+            raise preflight.source_is_cluster(str(self._source.addresses[0]))
+        source, target = Connector(self._source, "source"), Connector(self._target, "target")
+        self._cancel.check()
+        source_facts = discover_source(source)
+        self._cancel.check()
+        target_facts = discover_target(target)
+        self._cancel.check()
+        problems = preflight.find_problems(source, source_facts, target, target_facts)
+        for problem in problems[1:]:
+            self._emit(Notice(str(problem)))
+        if problems:
+            raise problems[0]
+        self._cancel.check()
+        return Sides(source, target, source_facts, target_facts)
+
+    def _announce(self, sides: Sides, partitions: int) -> None:
+        self._emit(
+            RunStarted(
+                job=self.job,
+                run=self._figures.runs,
+                resumed=self._figures.resumed,
+                source=self._setup.source,
+                target=self._setup.target,
+                source_product=sides.source_facts.server.product,
+                target_primaries=tuple(map(str, sides.target_facts.topology.primaries)),
+                partitions=partitions,
+                expected_keys=sides.source_facts.keys,
+                dry_run=self._options.dry_run,
+            )
+        )
+
+    def _report(self, elapsed: float, error: SlotferryError | None) -> Report:
+        figures, driver = self._figures, self._driver
+        keys = figures.totals.keys
+        done = keys.scanned if self._options.dry_run else max(0, keys.settled - figures.settled_before)
+        report = Report(
+            job=self.job,
+            status=status_of(keys, error),
+            totals=figures.totals,
+            elapsed_seconds=elapsed,
+            keys_per_second=done / elapsed if elapsed > 0 else 0.0,
+            runs=figures.runs,
+            resumed=figures.resumed,
+            error=error,
+            failures=figures.failures,
+            keys_by_primary=tuple(sorted(driver.keys_by_primary.items())) if driver else (),
+            engine_cpu_seconds=driver.engine_cpu_seconds if driver else 0.0,
+        )
+        if error is not None:
+            error.report = report
+        return report
+
+
+def status_of(keys: Keys, error: SlotferryError | None) -> Status:
+    """Return the status of a run that ended with these keys and this error."""
+    if isinstance(error, MigrationInterrupted):
+        return "interrupted"
+    if error is not None:
+        return "failed"
+    return "completed_with_failures" if keys.pending or keys.failed else "completed"
+
+
+def as_our_error(error: BaseException, cancel: CancelRequest) -> SlotferryError:
+    """Return `error` if it is ours, else one of ours for it: Ctrl-C interrupts, the rest is a bug."""
+    if isinstance(error, SlotferryError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        interruption = cancel.error()
+        interruption.__cause__ = error
+        return interruption
+    return unexpected(error)
