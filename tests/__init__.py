@@ -1,0 +1,1 @@
+"""Slotferry's tests; everything that needs a server uses a real one (see `tests.servers`)."""

@@ -1,0 +1,1 @@
+"""The command `slotferry` as a user runs it: output, exit codes, signals."""

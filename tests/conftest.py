@@ -1,0 +1,113 @@
+"""Fixtures: real servers, shared by a session and emptied between tests.
+
+Invariant: a test gets servers that are empty and healthy, and no test reaches the state folder, the
+configuration or the environment of whoever runs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slotferry.local import LocalCluster, LocalServer
+from tests.servers.kinds import ServerKind, available, on_path_or_embedded
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the tests that take minutes as well")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: takes minutes; runs only with --long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="takes minutes: run with --long"))
+
+
+class ServerPool:
+    """Starts a server or cluster of a kind once and hands it out empty."""
+
+    def __init__(self, stack: contextlib.ExitStack) -> None:
+        self._stack = stack
+        self._servers: dict[str, LocalServer] = {}
+        self._clusters: dict[str, LocalCluster] = {}
+
+    def server(self, kind: ServerKind) -> LocalServer:
+        if kind.name not in self._servers:
+            self._servers[kind.name] = self._stack.enter_context(LocalServer(kind.binary, unix_socket=True))
+        server = self._servers[kind.name]
+        _empty(server)
+        return server
+
+    def cluster(self, kind: ServerKind) -> LocalCluster:
+        if kind.name not in self._clusters:
+            self._clusters[kind.name] = self._stack.enter_context(LocalCluster(kind.binary))
+        cluster = self._clusters[kind.name]
+        for node in cluster.primaries:
+            _empty(node)
+        cluster.wait_until_healthy()
+        return cluster
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[ServerPool]:
+    """Return the session's servers, started on first use."""
+    with contextlib.ExitStack() as stack:
+        yield ServerPool(stack)
+
+
+@pytest.fixture
+def kind() -> ServerKind:
+    """Return the kind of server that a test uses when it does not name one."""
+    return on_path_or_embedded()
+
+
+@pytest.fixture
+def source(request: pytest.FixtureRequest, pool: ServerPool, kind: ServerKind) -> LocalServer:
+    """Return an empty standalone server; parametrize it indirectly with a kind's name for another one."""
+    return pool.server(_asked_for(request, kind))
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest, pool: ServerPool, kind: ServerKind) -> LocalCluster:
+    """Return an empty cluster of three primaries; parametrize it indirectly as `source`."""
+    return pool.cluster(_asked_for(request, kind))
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    """Return a stack for servers and proxies of this test alone, ended with the test."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(autouse=True)
+def _own_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("SLOTFERRY_")]:
+        monkeypatch.delenv(name)
+    for folder in ("XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(folder, str(tmp_path / folder.lower()))
+
+
+def _asked_for(request: pytest.FixtureRequest, default: ServerKind) -> ServerKind:
+    name = getattr(request, "param", None)
+    if name is None:
+        return default
+    if name not in available():
+        pytest.skip(f"this machine has no {name}")
+    return available()[name]
+
+
+def _empty(server: LocalServer) -> None:
+    with server.client() as client:
+        client.flushall()
+        client.config_resetstat()

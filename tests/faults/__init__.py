@@ -1,0 +1,1 @@
+"""Migrations that something goes wrong under: processes killed, connections cut, slots moved."""

@@ -1,0 +1,52 @@
+"""A migration that is held in the middle, so that a fault meets it there and not before or after.
+
+Invariant: what holds it is the source's proxy, which passes nothing on; no test hopes for the right moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from slotferry import Migration, Options, Report
+from slotferry.local import LocalCluster, LocalServer, wait_until
+from tests.integration.migrating import count_keys
+from tests.servers.proxy import Proxy
+
+
+class Paused:
+    """A migration under way, its source stalled; `resume` lets it go on to its end."""
+
+    def __init__(self, proxy: Proxy, cluster: LocalCluster, options: Options) -> None:
+        self.proxy = proxy
+        self._target = cluster.url
+        self.migration = self._new(options)
+
+    def resume(self, timeout: float = 120) -> Report:
+        """Let the source answer again and return the report of the end."""
+        self.proxy.resume()
+        return self.migration.result(timeout)
+
+    def again(self, **options: Any) -> Migration:
+        """Return another run between the same two sides, not begun."""
+        return self._new(Options(**options))
+
+    def _new(self, options: Options) -> Migration:
+        return Migration(f"redis://{self.proxy.address}", self._target, options)
+
+
+@contextmanager
+def paused_migration(source: LocalServer, cluster: LocalCluster, **options: Any) -> Iterator[Paused]:
+    """Migrate until a tenth of the keys has arrived, then stall the source; end the run with the context."""
+    with source.client() as client:
+        keys = int(client.dbsize())
+    with Proxy(source.host, source.port) as proxy:
+        paused = Paused(proxy, cluster, Options(**options))
+        with paused.migration:
+            paused.migration.start()
+            wait_until(lambda: count_keys(cluster) >= keys // 10, "a tenth of the keys to arrive")
+            proxy.stall()
+            assert count_keys(cluster) < keys
+            yield paused
+            proxy.resume()

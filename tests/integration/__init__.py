@@ -1,0 +1,1 @@
+"""Migrations between real servers, through the Python API: what arrives, and what is refused."""

@@ -1,0 +1,157 @@
+"""TLS on both sides: verified by default, client certificates, and what is said of a wrong certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trustme
+
+from slotferry.local import LocalServer, LocalServerError, free_port, wait_until
+from tests.command import run
+from tests.servers.kinds import available
+
+KEYS = 5_000
+
+
+@dataclass(frozen=True)
+class TlsPair:
+    """A standalone server and a cluster of one primary, both over TLS with client certificates asked for."""
+
+    source: str
+    target: str
+    server: LocalServer
+    node: LocalServer
+    files: Path
+
+    def arguments(self, *, ca: str = "ca.pem") -> list[str]:
+        """The command's arguments with everything that the handshake takes."""
+        arguments = ["migrate", self.source, self.target, "--json"]
+        for side in ("source", "target"):
+            arguments += [f"--{side}-ca", str(self.files / ca)]
+            arguments += [f"--{side}-cert", str(self.files / "client.pem")]
+            arguments += [f"--{side}-key", str(self.files / "client.key")]
+        return arguments
+
+
+def _tls_config(files: Path, port: int) -> dict[str, str]:
+    return {
+        "tls-port": str(port),
+        "tls-cert-file": str(files / "server.pem"),
+        "tls-key-file": str(files / "server.key"),
+        "tls-ca-cert-file": str(files / "ca.pem"),
+        "tls-auth-clients": "yes",
+    }
+
+
+def _write_certificates(files: Path) -> None:
+    authority, stranger = trustme.CA(), trustme.CA()
+    authority.cert_pem.write_to_path(str(files / "ca.pem"))
+    stranger.cert_pem.write_to_path(str(files / "other-ca.pem"))
+    for name, certificate in [
+        ("server", authority.issue_cert("localhost", "127.0.0.1")),
+        ("client", authority.issue_cert("operator")),
+    ]:
+        certificate.private_key_pem.write_to_path(str(files / f"{name}.key"))
+        for blob in certificate.cert_chain_pems:
+            blob.write_to_path(str(files / f"{name}.pem"), append=True)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsPair]:
+    files = tmp_path_factory.mktemp("tls")
+    _write_certificates(files)
+    for kind in available().values():
+        with ExitStack() as stack:
+            source_port, target_port = free_port(), free_port()
+            cluster = {"cluster-enabled": "yes", "tls-cluster": "yes"}
+            try:
+                server = stack.enter_context(LocalServer(kind.binary, config=_tls_config(files, source_port)))
+                node = stack.enter_context(
+                    LocalServer(kind.binary, config={**cluster, **_tls_config(files, target_port)})
+                )
+            except LocalServerError:
+                continue  # this binary was built without TLS: another may have it
+            with node.client() as client:
+                client.execute_command("CLUSTER", "ADDSLOTS", *range(16_384))
+                wait_until(
+                    lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"),
+                    "the cluster of one to be ok",
+                )
+            with server.client() as client:
+                client.mset({f"key:{i}": i for i in range(KEYS)})
+            yield TlsPair(
+                f"rediss://localhost:{source_port}",
+                f"rediss+cluster://127.0.0.1:{target_port}",
+                server,
+                node,
+                files,
+            )
+            return
+    pytest.skip("no server binary of this machine was built with TLS")
+
+
+@pytest.fixture(autouse=True)
+def _empty_target(pair: TlsPair) -> None:
+    with pair.node.client() as client:
+        client.flushall()
+
+
+def _count(pair: TlsPair) -> int:
+    with pair.node.client() as client:
+        return int(client.dbsize())
+
+
+def test_both_sides_with_client_certificates(pair: TlsPair) -> None:
+    outcome = run(*pair.arguments())
+
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.keys["migrated"] == _count(pair) == KEYS
+
+
+def test_a_certificate_of_another_authority_is_refused(pair: TlsPair) -> None:
+    outcome = run(*pair.arguments(ca="other-ca.pem"))
+
+    assert outcome.code == 4
+    assert "certificate" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert _count(pair) == 0
+
+
+def test_a_certificate_for_another_name_is_refused(pair: TlsPair) -> None:
+    outcome = run(*pair.arguments(), "--source-sni", "elsewhere.example")
+
+    assert outcome.code == 4
+    assert "Traceback" not in outcome.stderr
+    assert _count(pair) == 0
+
+
+def test_insecure_says_what_it_is_and_works(pair: TlsPair) -> None:
+    arguments = pair.arguments(ca="other-ca.pem")
+
+    outcome = run(*arguments, "--source-insecure", "--target-insecure")
+
+    assert outcome.code == 0, outcome.stderr
+    assert _count(pair) == KEYS
+
+
+def test_a_missing_client_certificate_is_one_clear_sentence(pair: TlsPair) -> None:
+    outcome = run("migrate", pair.source, pair.target, "--source-ca", str(pair.files / "ca.pem"))
+
+    assert outcome.code == 4
+    assert "Traceback" not in outcome.stderr
+    assert _count(pair) == 0
+
+
+def test_a_key_that_does_not_fit_its_certificate(pair: TlsPair) -> None:
+    arguments = pair.arguments()
+    arguments[arguments.index("--source-key") + 1] = str(pair.files / "server.key")
+
+    outcome = run(*arguments)
+
+    assert outcome.code == 2
+    assert "do not fit" in outcome.stderr
+    assert "Traceback" not in outcome.stderr

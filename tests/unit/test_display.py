@@ -1,0 +1,217 @@
+"""Displays: what a person or a program reads, and silence where the stream is gone."""
+
+import io
+import json
+from dataclasses import replace
+from typing import TextIO
+
+import pytest
+
+from slotferry.display import choose_display, lines, phrases
+from slotferry.display.bar import BarDisplay
+from slotferry.display.base import Display
+from slotferry.display.json_lines import JsonLines
+from slotferry.display.lines import LinesDisplay
+from slotferry.display.tables import ResultTables
+from slotferry.errors import SourceLostError
+from slotferry.events import (
+    CheckpointSaved,
+    DryRunResult,
+    EngineNews,
+    Event,
+    Notice,
+    Progress,
+    RunEnded,
+    RunStarted,
+    TopologyChanged,
+)
+from slotferry.report import FailedKey, Keys, Report, Totals
+
+SOURCE = "redis://old:6379/0"
+OUTCOMES = "2 pending, 1 failed"
+PRIMARIES = "primaries new:7000"
+LEFT = "about 2.0s left"
+WAITING = "waiting: slot 7 is not served"
+STARTED = RunStarted(
+    "nightly",
+    1,
+    False,
+    SOURCE,
+    "redis+cluster://new:7000/0",
+    "Redis 7.0.15",
+    ("new:7000",),
+    4,
+    2000,
+    False,
+)
+PROGRESS = Progress(
+    state="waiting",
+    reason="slot 7 is not served",
+    keys=Keys(scanned=1000, migrated=997, pending=2, failed=1),
+    expected_keys=2000,
+    bytes=1_500_000,
+    keys_per_second=500.0,
+    elapsed_seconds=2.0,
+    buffered_bytes=10,
+    moved=0,
+    ask=0,
+    retries=0,
+)
+KEYS = Keys(scanned=1000, migrated=989, failed=11)
+FAILURES = tuple(FailedKey(b"user:\xff\n%d" % n, 7, "conflict", "differs", "new:7000") for n in range(10))
+REPORT = Report(
+    "nightly",
+    "completed_with_failures",
+    Totals(KEYS, 1_500_000, 1, 2, 3),
+    2.0,
+    500.0,
+    3,
+    True,
+    None,
+    FAILURES,
+)
+NEWS = EngineNews("node_lost", "lost the connection to new:7000", "new:7000", None)
+EVENTS: list[Event] = [
+    STARTED,
+    Notice("the cursors are void"),
+    PROGRESS,
+    NEWS,
+    TopologyChanged(("new:7000", "new:7001"), 5),
+    CheckpointSaved(KEYS, 1, 4),
+    RunEnded(REPORT),
+]
+
+
+def show(display: Display, events: list[Event]) -> str:
+    for event in events:
+        display.handle(event)
+    display.close()
+    assert isinstance(display.stream, io.StringIO)
+    return display.stream.getvalue()
+
+
+def test_lines_say_what_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "LINE_SECONDS", 0)
+    printed = show(LinesDisplay(io.StringIO()), EVENTS).splitlines()
+    assert printed == [
+        f"slotferry: nightly begins: {SOURCE} (Redis 7.0.15, 2,000 keys) to {PRIMARIES}; 4 parallel scans",
+        "slotferry: the cursors are void",
+        f"slotferry: 1,000 of about 2,000 keys (50%), 500 keys/s, 1.5 MB, {OUTCOMES}, {WAITING}, {LEFT}",
+        "slotferry: lost the connection to new:7000",
+        "slotferry: the target's topology changed: 2 primaries, 5 slots without a primary",
+        "slotferry: completed with failures after 2.0s",
+    ]
+
+
+def test_lines_do_not_tell_all_progress() -> None:
+    printed = show(LinesDisplay(io.StringIO()), [STARTED, *[PROGRESS] * 50])
+    assert len(printed.splitlines()) == 1
+
+
+def test_news_of_one_kind_do_not_flood(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("slotferry.display.phrases.time.monotonic", lambda: clock[0])
+    news = phrases.News()
+    parked = [EngineNews("slot_parked", f"slot {slot} is not served", None, slot) for slot in range(1000)]
+    assert [line for event in parked for line in news.lines(event)] == ["slot 0 is not served"]
+    assert news.lines(NEWS) == ["lost the connection to new:7000"]  # another kind is told at once
+    assert news.lines(PROGRESS) == []
+    clock[0] += phrases.NEWS_SECONDS
+    assert news.lines(PROGRESS) == ["999 more of the kind slot parked"]
+    assert news.lines(parked[1]) == []
+    assert news.lines(RunEnded(REPORT)) == [
+        "1 more of the kind slot parked",
+        "completed with failures after 2.0s",
+    ]
+
+
+def test_a_bar_shows_keys_rate_bytes_state_and_time_left() -> None:
+    running = replace(PROGRESS, state="running", reason="")
+    printed = show(BarDisplay(io.StringIO()), [running, *EVENTS])
+    for text in ("50%", f"1,000/2,000 keys, 500/s, 1.5 MB, {OUTCOMES}, 2.0s left"):
+        assert text in printed
+    assert f"1,000/2,000 keys, 1.5 MB, {OUTCOMES}, {WAITING}" in printed
+    assert "the cursors are void" in printed
+    assert "lost the connection" in printed
+
+
+def test_a_bar_without_an_estimate_has_no_percentage() -> None:
+    event = Progress("connecting", "", Keys(), None, 0, None, 0.0, 0, 0, 0, 0)
+    printed = show(BarDisplay(io.StringIO()), [event])
+    assert "0 keys" in printed
+    assert "%" not in printed
+
+
+def test_without_progress_only_notices_remain() -> None:
+    assert show(choose_display("none", io.StringIO()), EVENTS) == "slotferry: the cursors are void\n"
+
+
+def test_auto_is_a_bar_on_a_terminal_and_lines_elsewhere() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    assert isinstance(choose_display("auto", Terminal()), BarDisplay)
+    assert isinstance(choose_display("auto", io.StringIO()), LinesDisplay)
+
+
+def test_json_lines_each_have_a_type_and_end_with_the_summary() -> None:
+    printed = [
+        json.loads(line)
+        for line in show(JsonLines(io.StringIO()), [*EVENTS[:-1], PROGRESS, EVENTS[-1]]).splitlines()
+    ]
+    assert [line["type"] for line in printed] == [
+        "run_started",
+        "notice",
+        "progress",
+        "engine",
+        "topology",
+        "checkpoint",
+        "summary",
+    ]
+    assert printed[-1] == REPORT.to_dict()
+    assert printed[2]["keys"]["scanned"] == 1000
+
+
+def test_the_table_shows_failed_keys_escaped_and_where_to_look() -> None:
+    printed = show(ResultTables(io.StringIO()), EVENTS)
+    assert "job nightly: completed with failures" in printed
+    assert r"user:\xff\n0  slot 7  conflict  new:7000  differs" in printed
+    assert "and 1 more" in printed
+    assert "slotferry jobs show nightly" in printed
+    assert "skipped" not in printed
+
+
+def test_a_run_that_was_refused_has_no_table() -> None:
+    refused = Report("nightly", "failed", Totals(), 0.1, 0.0, 0, False, SourceLostError("gone"))
+    assert show(ResultTables(io.StringIO()), [RunEnded(refused)]) == ""
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [("error", "recorded as conflicts"), ("replace", "overwritten"), ("skip", "left as they are")],
+)
+def test_a_dry_run_says_what_would_be_done(policy: str, says: str) -> None:
+    result = DryRunResult(1234, (("a:1", 1000), ("b:2", 234)), policy, 4)
+    printed = show(ResultTables(io.StringIO()), [result])
+    assert "1,234 keys would be copied" in printed
+    assert says in printed
+    assert "  b:2    234  keys" in printed
+    assert printed.endswith("nothing was written\n")
+
+
+class ClosedPipe(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("display", [BarDisplay, LinesDisplay, JsonLines, ResultTables, Display])
+def test_a_stream_that_is_gone_is_no_error(display: type[Display]) -> None:
+    stream: TextIO = ClosedPipe()
+    shown = display(stream)
+    for event in EVENTS:
+        shown.handle(event)
+    shown.close()
