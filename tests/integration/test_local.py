@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalServer, LocalServerError, wait_until
+from slotferry.local import LocalCluster, LocalSentinelService, LocalServer, LocalServerError, wait_until
 from tests.servers.kinds import ServerKind, available
 
 _PARENT = """
@@ -101,3 +101,19 @@ def test_nothing_is_left_on_disk(kind: ServerKind) -> None:
 
     assert not directory.exists()
     assert not server.running
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_sentinels_fail_over_and_remember_it(stack: ExitStack, name: str) -> None:
+    service = stack.enter_context(LocalSentinelService(available()[name].binary, password="secret"))
+    first = service.primary
+
+    switched = service.switch_over()
+    assert switched is not first
+    service.wait_until_healthy()
+    assert service.fail_over() is first
+
+    sentinel = service.sentinels[0]
+    sentinel.kill()
+    sentinel.start()
+    assert service.primary is first
