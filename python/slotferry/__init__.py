@@ -3,6 +3,7 @@
 Invariant: importing the package is cheap; what needs a client library is loaded when it is first used.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from slotferry import errors
@@ -10,13 +11,31 @@ from slotferry._core import __version__, key_slot, key_slots
 
 if TYPE_CHECKING:
     from slotferry.migration import Keys, Migration, Options, Report
+    from slotferry.preflight.check import CheckOptions, check
+    from slotferry.preflight.report import CheckReport
 
-__all__ = ["Keys", "Migration", "Options", "Report", "__version__", "errors", "key_slot", "key_slots"]
+__all__ = [
+    "CheckOptions",
+    "CheckReport",
+    "Keys",
+    "Migration",
+    "Options",
+    "Report",
+    "__version__",
+    "check",
+    "errors",
+    "key_slot",
+    "key_slots",
+]
+
+_HOMES = {
+    **dict.fromkeys(("Keys", "Migration", "Options", "Report"), "slotferry.migration"),
+    **dict.fromkeys(("CheckOptions", "check"), "slotferry.preflight.check"),
+    "CheckReport": "slotferry.preflight.report",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Keys", "Migration", "Options", "Report"):
-        from slotferry import migration
-
-        return getattr(migration, name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,6 +10,7 @@ import inspect
 import socket
 import ssl
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, NoReturn
 
@@ -38,6 +39,9 @@ from slotferry.errors import (
 
 CONNECT_TIMEOUT = 5.0
 REPLY_TIMEOUT = 10.0
+RETRY_HINT = "check that it runs, then try again"
+_FEED_SECONDS = 0.5
+_FEED_BYTES = 1 << 20
 
 # No CLIENT SETINFO: it costs round trips, and redis-py swallows what a server has to say against the client
 # in its reply (such as DENIED, protected mode). How it is turned off depends on the version.
@@ -103,6 +107,47 @@ class Node:
         except RedisError as error:
             raise_for(error, self)
 
+    def call_many(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
+        """Send commands in one go and return their replies; an error reply is returned, not raised.
+
+        Keep a call's replies within a few MB: nothing is read before everything is sent.
+        """
+        connection, replies = self._connection, []
+        try:
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            for _ in commands:
+                try:
+                    replies.append(connection.read_response())
+                except ResponseError as error:  # noqa: PERF203 - what each one says is wanted
+                    replies.append(error)
+        except RedisError as error:
+            raise_for(error, self)
+        return replies
+
+    def feed(self, command: str) -> Iterator[bytes]:
+        """Send a command that never ends answering (MONITOR) and yield what comes, raw, as it comes.
+
+        Yields empty bytes when nothing came for half a second. Nothing else can be called on this node
+        afterwards.
+        """
+        try:
+            self._connection.send_command(command, check_health=False)
+        except RedisError as error:
+            raise_for(error, self)
+        plain = self._connection._sock
+        plain.settimeout(_FEED_SECONDS)
+        while True:
+            try:
+                chunk: bytes = plain.recv(_FEED_BYTES)
+            except TimeoutError:
+                yield b""
+                continue
+            except OSError as error:
+                raise lost(self.side, f"broke off {command} at {self.name}: {error}", RETRY_HINT) from None
+            if not chunk:
+                raise lost(self.side, f"ended {command} at {self.name}", RETRY_HINT)
+            yield chunk
+
     def need(self, *command: str | bytes | int) -> Any:
         """`call` for a command that can't be done without: an error reply becomes a `SlotferryError`."""
         try:
@@ -110,9 +155,9 @@ class Node:
         except ResponseError as error:
             raise_for(error, self, str(command[0]))
 
-    def info(self) -> dict[str, str]:
-        """Return the fields of INFO."""
-        text: bytes = self.need("INFO")
+    def info(self, *sections: str) -> dict[str, str]:
+        """Return the fields of INFO, or of some of its sections."""
+        text: bytes = self.need("INFO", *sections)
         if not isinstance(text, bytes):
             raise unfit(
                 self.side,

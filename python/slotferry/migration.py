@@ -43,10 +43,10 @@ class Migration:
         self, source: str | Endpoint, target: str | Endpoint, options: Options | None = None
     ) -> None:
         self.options = options or Options()
-        source_end = _endpoint(source, "source").with_credentials(
+        source_end = parse_endpoint(source, "source").with_credentials(
             self.options.source_password, self.options.source_tls
         )
-        target_end = _endpoint(target, "target").with_credentials(
+        target_end = parse_endpoint(target, "target").with_credentials(
             self.options.target_password, self.options.target_tls
         )
         for end in (source_end, target_end):
@@ -200,7 +200,8 @@ class _EventQueue:
                 return
 
 
-def _endpoint(given: str | Endpoint, side: Side) -> Endpoint:
+def parse_endpoint(given: str | Endpoint, side: Side) -> Endpoint:
+    """Return the endpoint of a URL. Raises `UsageError` for one that makes no sense on that side."""
     endpoint = Endpoint.parse(given, side) if isinstance(given, str) else given
     if side == "target" and endpoint.path is not None:
         raise UsageError(

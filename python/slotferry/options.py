@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -36,6 +37,7 @@ class Options:
     journal: the journal's file; None: `default_journal_path()`.
     job: the job's name in the journal; None: made from source and target.
     restart: forget what the journal knows of the job and start over.
+    skip_check: names of checks of the preflight whose errors are only told (see `slotferry check`).
     dry_run: look and count; write nothing, neither to the target nor to the journal.
     source_password, target_password: instead of the URL's. source_tls, target_tls: TLS files and settings.
     """
@@ -49,6 +51,7 @@ class Options:
     journal: Path | str | None = None
     job: str | None = None
     restart: bool = False
+    skip_check: Sequence[str] = ()
     dry_run: bool = False
     source_password: str | None = field(default=None, repr=False)
     target_password: str | None = field(default=None, repr=False)
@@ -76,6 +79,11 @@ class Options:
             raise UsageError(
                 f"type is {self.type!r}", hint="use a name that TYPE returns, such as string or hash"
             )
+
+        if self.skip_check:
+            from slotferry.preflight.rows import check_skips
+
+            check_skips(self.skip_check)
 
     @property
     def filtered(self) -> bool:

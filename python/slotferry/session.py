@@ -7,6 +7,7 @@ a run that was begun is ended in the journal and every run ends in a `Report`.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from slotferry import preflight
@@ -144,13 +145,28 @@ class Session:
         self._cancel.check()
         target_facts = discover_target(target)
         self._cancel.check()
-        problems = preflight.find_problems(source, source_facts, target, target_facts)
+        rows = preflight.find_rows(source, source_facts, target, target_facts, self._options.skip_check)
+        self._tell_warnings(rows)
+        problems = [row.error() for row in rows if row.status == "error"]
         for problem in problems[1:]:
             self._emit(Notice(str(problem)))
         if problems:
             raise problems[0]
         self._cancel.check()
         return Sides(source, target, source_facts, target_facts)
+
+    def _tell_warnings(self, rows: Sequence[preflight.Row]) -> None:
+        for row in rows:
+            if row.skipped:
+                self._emit(Notice(f"check {row.name} is skipped: {row.message}"))
+        # A target that holds keys is what every resume finds: not worth a word here.
+        names = [
+            r.name for r in rows if r.status == "warning" and not r.skipped and r.name != "existing-keys"
+        ]
+        if names:
+            self._emit(
+                Notice(f"warnings of the preflight: {', '.join(names)}; 'slotferry check' explains them")
+            )
 
     def _announce(self, sides: Sides, partitions: int) -> None:
         self._emit(

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import click
 
 from slotferry._core import __version__
+from slotferry.cli.check import check
 from slotferry.cli.completion import completion
 from slotferry.cli.demo import demo
 from slotferry.cli.jobs import jobs
@@ -26,6 +27,7 @@ _EXAMPLES = """\
 \b
 Examples:
   slotferry demo
+  slotferry check redis://old:6379 redis+cluster://new1:7000,new2:7000
   slotferry migrate redis://old:6379 redis+cluster://new1:7000,new2:7000
   slotferry jobs list
 
@@ -44,7 +46,7 @@ def cli() -> None:
     """Move Redis and Valkey data into a cluster: fast, resumable, without losing a key."""
 
 
-for _command in (migrate, jobs, slot, demo, completion):
+for _command in (migrate, check, jobs, slot, demo, completion):
     cli.add_command(_command)
 
 

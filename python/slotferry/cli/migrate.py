@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.sides import File, side_settings, tls_options
 from slotferry.cli.types import duration, partition_count, size
 from slotferry.display import Display, choose_display
 from slotferry.errors import InternalError
 
 if TYPE_CHECKING:
     from slotferry.migration import Migration, Report
-
-_File = click.Path(dir_okay=False, path_type=Path)
 
 
 def _load_config(context: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -36,28 +35,6 @@ def _load_config(context: click.Context, _: click.Parameter, path: Path | None) 
     names = {p.opts[0].lstrip("-").replace("-", "_"): str(p.name) for p in context.command.params}
     loaded = load_config(path, names.keys() - {"config", "help"})
     context.default_map = {names[name]: value for name, value in loaded.items()}
-
-
-def _tls_options(side: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    options = [
-        click.option(
-            f"--{side}-password-file", type=_File, help=f"The {side}'s password is this file's first line."
-        ),
-        click.option(
-            f"--{side}-ca", type=_File, help="CA certificates (PEM) to trust instead of the system's."
-        ),
-        click.option(f"--{side}-cert", type=_File, help="Client certificate (PEM)."),
-        click.option(f"--{side}-key", type=_File, help="Its private key (PEM)."),
-        click.option(f"--{side}-sni", metavar="NAME", help="Server name to ask for and to check."),
-        click.option(f"--{side}-insecure", is_flag=True, help="Do not check the server's certificate."),
-    ]
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
 
 
 _EPILOG = """\
@@ -122,12 +99,18 @@ Exit codes:
 @click.option("--job", metavar="NAME", help="Name in the journal.  [default: made from SOURCE and TARGET]")
 @click.option(
     "--journal",
-    type=_File,
+    type=File,
     help="The journal's file.  [default: journal.db in slotferry in the XDG state folder]",
 )
 @click.option("--restart", is_flag=True, help="Forget what the journal knows of this job and start over.")
+@click.option(
+    "--skip-check",
+    metavar="NAME",
+    multiple=True,
+    help="Go on although this check of the preflight fails; may be repeated.",
+)
 @click.option("--dry-run", is_flag=True, help="Look, count and say what would be done; write nothing.")
-@click.option("--report", type=_File, help="Write the summary (JSON) to this file at the end.")
+@click.option("--report", type=File, help="Write the summary (JSON) to this file at the end.")
 @click.option(
     "--json",
     "as_json",
@@ -142,11 +125,11 @@ Exit codes:
     show_default=True,
     help="On stderr: a bar, a line every 5 seconds, or only notices.",
 )
-@_tls_options("source")
-@_tls_options("target")
+@tls_options("source")
+@tls_options("target")
 @click.option(
     "--config",
-    type=_File,
+    type=File,
     is_eager=True,
     expose_value=False,
     callback=_load_config,
@@ -177,15 +160,10 @@ def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any
 
 
 def _migration(source: str, target: str, type_: str | None, **parameters: Any) -> Migration:
-    from slotferry.endpoints import Side, Tls, find_password
     from slotferry.migration import Migration, Options
 
-    sides: tuple[Side, Side] = ("source", "target")
-    for side in sides:
-        tls = (parameters.pop(f"{side}_{name}") for name in ("ca", "cert", "key", "sni", "insecure"))
-        parameters[f"{side}_tls"] = Tls(*tls)
-        parameters[f"{side}_password"] = find_password(side, parameters.pop(f"{side}_password_file"))
-    return Migration(source, target, Options(type=type_, **parameters))
+    settings = side_settings(parameters)
+    return Migration(source, target, Options(type=type_, **settings, **parameters))
 
 
 def _follow(migration: Migration, as_json: bool, progress: Any) -> Report:

@@ -1,0 +1,69 @@
+"""`slotferry check`: will this migration work, and what will break afterwards.
+
+Invariant: it only reads. stdout is for the result (the table, or JSON lines of which the summary is the
+last), stderr for what takes long and what it costs.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from slotferry.cli.sides import side_settings, tls_options
+
+_EPILOG = """\
+\b
+Examples:
+  slotferry check redis://old:6379 redis+cluster://new1:7000,new2:7000
+  slotferry check redis://old:6379 redis://new1:7000 --strict --json
+
+\b
+Exit codes:
+  0  nothing stands against it     3  warnings, and --strict was given
+  2  usage                         4  errors: 'slotferry migrate' would refuse
+"""
+
+
+@click.command(context_settings={"auto_envvar_prefix": "SLOTFERRY"}, epilog=_EPILOG)
+@click.argument("source", envvar="SLOTFERRY_SOURCE")
+@click.argument("target", envvar="SLOTFERRY_TARGET")
+@click.option("--strict", is_flag=True, help="Exit with 3 where there are warnings.")
+@click.option(
+    "--skip-check",
+    metavar="NAME",
+    multiple=True,
+    help="Tell an error of this check as a warning; may be repeated.",
+)
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    envvar="SLOTFERRY_JSON",
+    help="A JSON line a check on stdout; the last one is the summary.",
+)
+@tls_options("source")
+@tls_options("target")
+def check(source: str, target: str, as_json: bool, **parameters: Any) -> int:
+    """Look at both sides before a migration: reach and rights, the target's fitness, versions.
+
+    One table: each row is ok, a warning or an error, with what to do. Nothing is written to either side.
+    SOURCE and TARGET are as for 'slotferry migrate', and so are passwords and TLS options.
+    """
+    from slotferry.preflight.check import CheckOptions
+    from slotferry.preflight.check import check as run_check
+
+    options = CheckOptions(**side_settings(parameters), **parameters)
+    report = run_check(
+        source, target, options, notify=lambda text: click.echo(f"slotferry: {text}", err=True)
+    )
+    if as_json:
+        for row in report.rows:
+            click.echo(json.dumps(row.to_dict()))
+        click.echo(json.dumps(report.to_dict()))
+    else:
+        from slotferry.display.check_tables import check_table
+
+        click.echo(check_table(report))
+    return report.exit_code

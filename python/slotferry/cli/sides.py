@@ -1,0 +1,53 @@
+"""Options that every command with a source and a target has: passwords and TLS files.
+
+Invariant: a password comes from a URL, a file or the environment, never from an argument of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+File = click.Path(dir_okay=False, path_type=Path)
+
+
+def tls_options(side: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that gives a command `--{side}-password-file` and the TLS options of that side."""
+    options = [
+        click.option(
+            f"--{side}-password-file", type=File, help=f"The {side}'s password is this file's first line."
+        ),
+        click.option(
+            f"--{side}-ca", type=File, help="CA certificates (PEM) to trust instead of the system's."
+        ),
+        click.option(f"--{side}-cert", type=File, help="Client certificate (PEM)."),
+        click.option(f"--{side}-key", type=File, help="Its private key (PEM)."),
+        click.option(f"--{side}-sni", metavar="NAME", help="Server name to ask for and to check."),
+        click.option(f"--{side}-insecure", is_flag=True, help="Do not check the server's certificate."),
+    ]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def side_settings(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Take what `tls_options` added out of `parameters`; return it as fields of `Options`.
+
+    Raises `UsageError` for a password file that can't be used.
+    """
+    from slotferry.endpoints import Side, Tls, find_password
+
+    sides: tuple[Side, Side] = ("source", "target")
+    settings: dict[str, Any] = {}
+    for side in sides:
+        tls = (parameters.pop(f"{side}_{name}") for name in ("ca", "cert", "key", "sni", "insecure"))
+        settings[f"{side}_tls"] = Tls(*tls)
+        settings[f"{side}_password"] = find_password(side, parameters.pop(f"{side}_password_file"))
+    return settings

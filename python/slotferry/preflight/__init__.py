@@ -1,0 +1,72 @@
+"""Whether a migration will work, told before anything is written: what `migrate` refuses to begin with.
+
+Invariant: everything here only reads. `find_rows` is the part that every migration runs; `slotferry check`
+(check.py) adds the data and the application's commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from slotferry.admin import Connector
+from slotferry.discovery import SourceFacts, TargetFacts
+from slotferry.errors import SlotferryError
+from slotferry.preflight.compatibility import judge_compatibility
+from slotferry.preflight.fitness import judge_fitness
+from slotferry.preflight.rights import judge_rights
+from slotferry.preflight.rows import CHECKS, Row, apply_skips, check_skips
+from slotferry.preflight.servers import judge_servers, source_is_cluster
+from slotferry.preflight.survey import Survey, take_survey
+
+__all__ = [
+    "CHECKS",
+    "Row",
+    "apply_skips",
+    "check_skips",
+    "find_problems",
+    "find_rows",
+    "judge_servers",
+    "judge_survey",
+    "source_is_cluster",
+]
+
+
+def find_problems(
+    source: Connector, source_facts: SourceFacts, target: Connector, target_facts: TargetFacts
+) -> list[SlotferryError]:
+    """Return all that stands against the migration, the gravest first; empty when both sides are fit.
+
+    Raises `SourceLostError` or `TargetLostError` where a server goes away meanwhile.
+    """
+    rows = find_rows(source, source_facts, target, target_facts)
+    return [row.error() for row in rows if row.status == "error"]
+
+
+def find_rows(
+    source: Connector,
+    source_facts: SourceFacts,
+    target: Connector,
+    target_facts: TargetFacts,
+    skips: Collection[str] = (),
+) -> list[Row]:
+    """Return the rows of everything but the data and the commands; only the first few where they are grave.
+
+    Errors that `skips` names are told as skipped warnings.
+
+    Raises `SourceLostError` or `TargetLostError` where a server goes away meanwhile.
+    """
+    rows = apply_skips(judge_servers(source_facts, target_facts, target.endpoint.database), skips)
+    if any(row.status == "error" for row in rows):
+        return rows
+    survey = take_survey(source, source_facts, target, target_facts)
+    return rows + apply_skips(judge_survey(survey), skips)
+
+
+def judge_survey(survey: Survey) -> list[Row]:
+    """Return the rows that a survey answers, rights first."""
+    return [
+        *judge_rights("source", {survey.source.node: survey.source.denied}),
+        *judge_rights("target", {view.node: view.denied for view in survey.primaries}),
+        *judge_fitness(survey),
+        *judge_compatibility(survey),
+    ]

@@ -1,0 +1,97 @@
+"""Whether the target can load what the source has: versions, modules, functions, databases.
+
+Invariant: the table of RDB versions is protocol.md's (DUMP and RESTORE); an unknown, newer server is taken to
+write the newest known version, and said to be unknown nowhere: RESTORE itself is the judge.
+"""
+
+from __future__ import annotations
+
+from slotferry.preflight.rows import Row, ok, warning
+from slotferry.preflight.survey import ServerView, Survey
+
+_REDIS_RDB = (((8, 8), 14), ((8, 6), 13), ((7, 4), 12), ((7, 2), 11), ((7, 0), 10), ((0,), 9))
+_VALKEY_RDB = (((9, 0), 80), ((0,), 11))
+_NEUTRAL_RDB = 11
+
+
+def rdb_version(view: ServerView) -> int:
+    """Return the RDB version that the server writes."""
+    table = _VALKEY_RDB if view.family == "Valkey" else _REDIS_RDB
+    return next(version for since, version in table if view.version >= since)
+
+
+def takes_rdb(view: ServerView, version: int) -> bool:
+    """Whether the server's RESTORE takes a footer of this version."""
+    own = rdb_version(view)
+    return version == own or version <= (_NEUTRAL_RDB if view.family == "Valkey" else own)
+
+
+def judge_compatibility(survey: Survey) -> list[Row]:
+    """Return a row for each check that needs no look at the data."""
+    return [_versions(survey), _modules(survey), _functions(survey), _databases(survey)]
+
+
+def _versions(survey: Survey) -> Row:
+    source, written = survey.source, rdb_version(survey.source)
+    products = sorted({view.product for view in survey.primaries})
+    refusing = [view for view in survey.primaries if not takes_rdb(view, written)]
+    if len(products) > 1:
+        return warning(
+            "versions",
+            f"the target's primaries run different versions: {', '.join(products)}",
+            "bring them to one version first: a key that one of them loads may be refused by another",
+        )
+    if refusing:
+        takes = rdb_version(refusing[0])
+        return warning(
+            "versions",
+            f"{source.product} writes RDB version {written}, {products[0]} takes "
+            f"{'80 and ' if takes == 80 else ''}up to {min(takes, _NEUTRAL_RDB)}: payloads are translated",
+            "nothing for plain values; what can't be translated is recorded as failed",
+        )
+    return ok("versions", f"{source.product} (RDB {written}) to {', '.join(products)}, which takes it")
+
+
+def _modules(survey: Survey) -> Row:
+    have = survey.source.modules
+    missing = {view.node: sorted(have - view.modules) for view in survey.primaries if have - view.modules}
+    if missing:
+        names = sorted({name for lacking in missing.values() for name in lacking})
+        return warning(
+            "modules",
+            f"the source has modules that {', '.join(missing)} lacks: {', '.join(names)}",
+            "load them there: keys of their types can't be restored without, and their commands are missing",
+        )
+    return ok("modules", f"the target has them: {', '.join(sorted(have))}" if have else "the source has none")
+
+
+def _functions(survey: Survey) -> Row:
+    libraries = survey.source.number("number_of_libraries")
+    lacking = [view.node for view in survey.primaries if view.number("number_of_libraries") < libraries]
+    scripts = survey.source.number("number_of_cached_scripts")
+    note = f"; {scripts:,} cached scripts are not data: the application loads them anew" if scripts else ""
+    if lacking:
+        return warning(
+            "functions",
+            f"the source has {libraries:,} function libraries, fewer are at {', '.join(lacking)}{note}",
+            "FUNCTION DUMP at the source, FUNCTION RESTORE at every primary",
+        )
+    return ok(
+        "functions", ("the target has as many function libraries" if libraries else "no functions") + note
+    )
+
+
+def _databases(survey: Survey) -> Row:
+    others = {
+        database: count
+        for database, count in survey.source.keys.items()
+        if database != survey.source_database
+    }
+    if others:
+        parts = ", ".join(f"{database} ({count:,} keys)" for database, count in sorted(others.items()))
+        return warning(
+            "databases",
+            f"the source has keys in other databases, which are not part of this: {parts}",
+            "migrate each on its own; a cluster has one database, or with Valkey 9 cluster-databases",
+        )
+    return ok("databases", f"all keys are in database {survey.source_database}")

@@ -1,0 +1,84 @@
+"""Whether every address that the cluster announces can be reached from here.
+
+Invariant: a primary that can't be reached ends in an error, since a part of the keys goes there; a replica in
+a warning, since it may be a primary before the end.
+"""
+
+from __future__ import annotations
+
+from redis.exceptions import ResponseError
+
+from slotferry.admin import Connector
+from slotferry.endpoints import Address
+from slotferry.errors import SlotferryError
+from slotferry.preflight.rows import Row, error, not_checked, ok, warning
+
+
+def judge_announced(target: Connector) -> list[Row]:
+    """Connect to every node that CLUSTER SLOTS names."""
+    try:
+        primaries, replicas = _announced(target)
+    except SlotferryError as failure:
+        return [not_checked("announced-addresses", failure.message, failure.hint)]
+    except ResponseError as refusal:
+        return [not_checked("announced-addresses", str(refusal), "grant +cluster|slots")]
+    lost = {address: reason for address in (*primaries, *replicas) if (reason := _failure(target, address))}
+    lost_primaries = [address for address in primaries if address in lost]
+    advice = "open the way from this host, or let the nodes announce an address that can be reached from here"
+    if lost_primaries:
+        names = ", ".join(map(str, lost_primaries))
+        return [
+            error(
+                "announced-addresses",
+                "target",
+                f"the cluster announces primaries that can't be reached: {names}: {lost[lost_primaries[0]]}",
+                advice,
+            )
+        ]
+    if lost:
+        names = ", ".join(map(str, lost))
+        return [
+            warning(
+                "announced-addresses",
+                f"the cluster announces replicas that can't be reached: {names}",
+                f"{advice}: after a failover the keys go there",
+            )
+        ]
+    count = len(primaries) + len(replicas)
+    return [ok("announced-addresses", f"all {count} announced addresses answer")]
+
+
+def _announced(target: Connector) -> tuple[list[Address], list[Address]]:
+    """Return the addresses of primaries and of replicas, each once."""
+    failure: SlotferryError | None = None
+    for seed in target.endpoint.addresses:
+        try:
+            with target.open(seed) as node:
+                reply = node.call("CLUSTER", "SLOTS")
+        except SlotferryError as error_:
+            failure = failure or error_
+            continue
+        primaries: dict[Address, None] = {}
+        replicas: dict[Address, None] = {}
+        for _, _, primary, *others in reply:
+            primaries[_address(primary, seed)] = None
+            replicas.update((_address(other, seed), None) for other in others)
+        return list(primaries), [address for address in replicas if address not in primaries]
+    if failure is None:
+        return [], []
+    raise failure
+
+
+def _address(entry: list[bytes | int | None], asked: Address) -> Address:
+    """Return an address of CLUSTER SLOTS; a host that is empty, "?" or null means the one that was asked."""
+    host = entry[0].decode() if isinstance(entry[0], bytes) else ""
+    port = entry[1]
+    return Address(host if host and host != "?" else asked.host, port if isinstance(port, int) else 0)
+
+
+def _failure(target: Connector, address: Address) -> str:
+    try:
+        with target.open(address):
+            return ""
+    except SlotferryError as failure:
+        return failure.message

@@ -1,0 +1,101 @@
+"""Which commands the users of both sides may run.
+
+Invariant: no probe changes anything. ACL DRYRUN answers where the server has it (7.0 on) and the user may
+ask; else a right is probed with the command itself, on a key that does not matter: ACL is what a server
+checks first (protocol.md, Redirects and errors), so NOPERM tells, and any other reply means that the right
+is there. RESTORE is probed with an empty payload, which no server takes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from redis.exceptions import NoPermissionError, ResponseError
+
+from slotferry.admin import Node
+from slotferry.discovery import ServerFacts
+from slotferry.endpoints import Side
+from slotferry.preflight.rows import Row, error, ok
+
+PROBE_KEY = "slotferry:preflight"
+Command = tuple[str | bytes | int, ...]
+
+
+def source_probes(server: ServerFacts) -> list[Command]:
+    """Return what reading the source needs."""
+    return [("SCAN", 0, "COUNT", 1), ("DUMP", PROBE_KEY), _ttl_probe(server.has_pexpiretime), ("TIME",)]
+
+
+def target_probes(*, has_pexpiretime: bool) -> list[Command]:
+    """Return what writing to a primary needs."""
+    return [
+        ("RESTORE", PROBE_KEY, 0, ""),
+        ("ASKING",),
+        ("DUMP", PROBE_KEY),
+        _ttl_probe(has_pexpiretime),
+        *([] if has_pexpiretime else [("TIME",)]),
+    ]
+
+
+def _ttl_probe(has_pexpiretime: bool) -> Command:
+    return ("PEXPIRETIME" if has_pexpiretime else "PTTL", PROBE_KEY)
+
+
+def denied_commands(node: Node, probes: Sequence[Command]) -> tuple[str, ...]:
+    """Return the names of those commands that the user may not run at `node`, whatever the key."""
+    user = _dryrun_user(node)
+    return tuple(str(command[0]) for command in probes if _is_denied(node, command, user))
+
+
+def denied_key(node: Node, command: Command) -> bool:
+    """Whether the user may not run `command` on that very key. It is sent as it is: mind what it does."""
+    try:
+        node.call(*command)
+    except NoPermissionError:
+        return True
+    except ResponseError:
+        return False
+    return False
+
+
+def judge_rights(side: Side, denied: Mapping[str, tuple[str, ...]]) -> list[Row]:
+    """Return one row for all nodes (by name) that deny the same commands, or one that says all is well."""
+    name = f"{side}-rights"
+    rows = []
+    for commands in dict.fromkeys(filter(None, denied.values())):
+        nodes = ", ".join(node for node, missing in denied.items() if missing == commands)
+        rows.append(
+            error(
+                name,
+                side,
+                f"the {side} user may not run {', '.join(commands)} at {nodes} (NOPERM)",
+                f"grant it there: ACL SETUSER <user> {' '.join('+' + name.lower() for name in commands)}",
+            )
+        )
+    return rows or [ok(name, f"the {side} user may run all that is needed")]
+
+
+def _dryrun_user(node: Node) -> str | None:
+    """Return whom to ask ACL DRYRUN about; None where that can't be asked."""
+    try:
+        user = node.call("ACL", "WHOAMI").decode()
+        answer = node.call("ACL", "DRYRUN", user, "PING")
+    except ResponseError:
+        return None
+    return user if isinstance(answer, bytes) else None
+
+
+def _is_denied(node: Node, command: Command, user: str | None) -> bool:
+    """Whether the user may not run `command` at all; a key pattern that keeps out the probe key is fine."""
+    try:
+        answer = node.call(*command) if user is None else node.call("ACL", "DRYRUN", user, *command)
+    except NoPermissionError as refusal:
+        return _names_command(str(refusal))
+    except ResponseError:
+        return False
+    return user is not None and isinstance(answer, bytes) and _names_command(answer.decode())
+
+
+def _names_command(refusal: str) -> bool:
+    return re.search(r"run the '", refusal) is not None

@@ -1,0 +1,98 @@
+"""Whether source and target are what a migration needs: one server, and another one's complete cluster.
+
+Invariant: judged by what discovery has found alone, so that nothing is asked of a wrong server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from slotferry.discovery import SourceFacts, TargetFacts, Topology
+from slotferry.errors import SourceUnfitError
+from slotferry.preflight.rows import Row, error, ok
+
+
+def judge_servers(source: SourceFacts, target: TargetFacts, database: int) -> list[Row]:
+    """Return what stands between these two, whatever else is asked of them; errors where it is so."""
+    rows = list(_identities(source, target))
+    if rows:
+        return rows
+    rows.append(ok("servers", f"{source.server.product} to a cluster of {_count(target)} primaries"))
+    rows += [_slots(target)]
+    if rows[-1].status == "ok":
+        rows += [_state(target), _database(target, database)]
+    return rows
+
+
+def _identities(source: SourceFacts, target: TargetFacts) -> Iterator[Row]:
+    servers = (target.seed, *(primary.server for primary in target.primaries))
+    if any(server.run_id == source.server.run_id for server in servers):
+        yield error(
+            "servers",
+            "source",
+            f"source and target are the same server, {source.server.node}",
+            "name the cluster to migrate into as the target",
+        )
+        return
+    if source.server.cluster:
+        refusal = source_is_cluster(source.server.node)
+        yield error("servers", "source", refusal.message, refusal.hint)
+    if not target.seed.cluster:
+        yield error(
+            "servers",
+            "target",
+            f"the target {target.seed.node} is no cluster (cluster-enabled is off there)",
+            "name a node of the cluster to migrate into",
+        )
+
+
+def source_is_cluster(node: str) -> SourceUnfitError:
+    """Return the error for a source that is itself a cluster."""
+    return SourceUnfitError(
+        f"the source {node} is a node of a cluster",
+        hint="name a standalone server as the source; moving data between clusters is not supported",
+    )
+
+
+def _slots(target: TargetFacts) -> Row:
+    if not target.topology.missing:
+        return ok("slots", "all 16,384 slots are served")
+    return error(
+        "slots",
+        "target",
+        f"the target cluster of {target.seed.node} has slots that no primary serves: "
+        f"{_describe_ranges(target.topology)}",
+        "assign them, for example with 'redis-cli --cluster fix', and check 'CLUSTER SLOTS'",
+    )
+
+
+def _state(target: TargetFacts) -> Row:
+    for primary in target.primaries:
+        if primary.state != "ok":
+            return error(
+                "cluster-state",
+                "target",
+                f"the target primary {primary.server.node} says cluster_state:{primary.state}",
+                "look at CLUSTER INFO and CLUSTER NODES there and wait until the cluster is ok",
+            )
+    return ok("cluster-state", "every primary says cluster_state:ok")
+
+
+def _database(target: TargetFacts, database: int) -> Row:
+    if not target.database_refusal:
+        return ok("database", f"the target has database {database}")
+    return error(
+        "database",
+        "target",
+        f"the target cluster has no database {database}: {target.database_refusal}",
+        "use database 0, or a Valkey 9 cluster with cluster-databases set high enough",
+    )
+
+
+def _count(target: TargetFacts) -> int:
+    return len(target.primaries)
+
+
+def _describe_ranges(topology: Topology, limit: int = 10) -> str:
+    gaps = [str(first) if first == last else f"{first}-{last}" for first, last in topology.missing]
+    return ", ".join(gaps[:limit]) + (f" and {len(gaps) - limit} more ranges" if len(gaps) > limit else "")

@@ -1,0 +1,212 @@
+"""What both sides say about themselves, asked once over one connection a server.
+
+Invariant: asking changes nothing, and what is found is judged elsewhere (fitness.py, compatibility.py), so
+that the judgement can be tested without a server.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from slotferry.admin import Connector, Node
+from slotferry.discovery import SourceFacts, TargetFacts, Topology
+from slotferry.preflight.rights import Command, denied_commands, source_probes, target_probes
+
+_CLOCK_SAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How far a server's clock is ahead of ours, and by how much that may be wrong; in seconds."""
+
+    ahead: float
+    uncertainty: float
+
+
+@dataclass(frozen=True)
+class ClusterNode:
+    """A line of CLUSTER NODES; `open_slots` are those of `myself` alone, as the server shows them."""
+
+    id: str
+    address: str
+    flags: frozenset[str]
+    primary_id: str
+    slots: int
+    open_slots: tuple[str, ...] = ()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the others can reach it."""
+        return not self.flags & {"fail", "fail?", "noaddr", "handshake"}
+
+
+@dataclass(frozen=True)
+class ServerView:
+    """One server: INFO, the modules that it has loaded, the commands that it denies us, and its clock."""
+
+    node: str
+    product: str
+    info: Mapping[str, str] = field(default_factory=dict)
+    modules: frozenset[str] = frozenset()
+    denied: tuple[str, ...] = ()
+    clock: Clock | None = None
+    max_value: int | None = None
+    nodes: tuple[ClusterNode, ...] = ()
+
+    @property
+    def family(self) -> str:
+        """`Redis` or `Valkey`."""
+        return self.product.partition(" ")[0]
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Its own version, as its family counts."""
+        return tuple(int(part) for part in re.findall(r"\d+", self.product.partition(" ")[2])[:3])
+
+    def number(self, name: str, default: int = 0) -> int:
+        """Return a field of INFO as a whole number."""
+        try:
+            return int(self.info.get(name, ""))
+        except ValueError:
+            return default
+
+    @property
+    def keys(self) -> dict[int, int]:
+        """How many keys each database holds; empty ones are left out."""
+        found = {}
+        for name, value in self.info.items():
+            database = re.fullmatch(r"db(\d+)", name)
+            keys = re.match(r"keys=([1-9]\d*)", value)
+            if database and keys:
+                found[int(database[1])] = int(keys[1])
+        return found
+
+    @property
+    def data_bytes(self) -> int:
+        """About the memory that its data takes: without the server itself, its clients and replicas."""
+        apart = ("used_memory_startup", "mem_clients_normal", "mem_clients_slaves", "mem_aof_buffer",
+                 "mem_replication_backlog", "mem_cluster_links", "used_memory_scripts")  # fmt: skip
+        return max(0, self.number("used_memory") - sum(map(self.number, apart)))
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Both sides; `primaries` in the order of the topology."""
+
+    source: ServerView
+    primaries: tuple[ServerView, ...]
+    topology: Topology
+    source_keys: int
+    source_database: int = 0
+    target_database: int = 0
+
+
+def take_survey(
+    source: Connector, source_facts: SourceFacts, target: Connector, target_facts: TargetFacts
+) -> Survey:
+    """Ask every server. Raises `SourceLostError` or `TargetLostError` where one goes away meanwhile."""
+    with source.open() as node:
+        if source.endpoint.database:
+            node.need("SELECT", source.endpoint.database)
+        server = source_facts.server
+        source_view = _look(node, server.product, source_probes(server))
+    primaries = []
+    probes = target_probes(has_pexpiretime=target_facts.has_pexpiretime)
+    products = {primary.server.node: primary.server.product for primary in target_facts.primaries}
+    for address in target_facts.topology.primaries:
+        with target.open(address) as node:
+            primaries.append(_look(node, products[node.name], probes, cluster=True))
+    return Survey(
+        source_view,
+        tuple(primaries),
+        target_facts.topology,
+        source_facts.keys,
+        source.endpoint.database,
+        target.endpoint.database,
+    )
+
+
+def _look(node: Node, product: str, probes: Iterable[Command], *, cluster: bool = False) -> ServerView:
+    return ServerView(
+        node=node.name,
+        product=product,
+        info=node.info(),
+        modules=_modules(node),
+        denied=denied_commands(node, list(probes)),
+        clock=_clock(node),
+        max_value=_max_value(node) if cluster else None,
+        nodes=parse_cluster_nodes(_text(node, "CLUSTER", "NODES")) if cluster else (),
+    )
+
+
+def _text(node: Node, *command: str) -> str:
+    try:
+        reply = node.call(*command)
+    except ResponseError:
+        return ""
+    return reply.decode("utf-8", "replace") if isinstance(reply, bytes) else ""
+
+
+def _modules(node: Node) -> frozenset[str]:
+    # INFO has a line a module, all of one name: MODULE LIST would need a right of its own.
+    return frozenset(re.findall(r"^module:name=([^,\r\n]+)", _text(node, "INFO", "modules"), re.MULTILINE))
+
+
+def _clock(node: Node) -> Clock | None:
+    best: Clock | None = None
+    for _ in range(_CLOCK_SAMPLES):
+        before, begun = time.time(), time.perf_counter()
+        try:
+            seconds, micros = node.call("TIME")
+        except ResponseError:
+            return None
+        took = time.perf_counter() - begun
+        there = int(seconds) + int(micros) / 1e6
+        clock = Clock(there - (before + took / 2), took / 2)
+        if best is None or clock.uncertainty < best.uncertainty:
+            best = clock
+    return best
+
+
+def _max_value(node: Node) -> int | None:
+    """Return proto-max-bulk-len; None where the user may not ask for it."""
+    try:
+        reply: Any = node.call("CONFIG", "GET", "proto-max-bulk-len")
+        return int(reply[1])
+    except (ResponseError, IndexError, TypeError, ValueError):
+        return None
+
+
+def parse_cluster_nodes(text: str) -> tuple[ClusterNode, ...]:
+    """Return the nodes of a CLUSTER NODES reply; lines that are none are left out."""
+    nodes = []
+    for line in text.splitlines():
+        fields = line.split()
+        if len(fields) < 8:
+            continue
+        served = [part for part in fields[8:] if not part.startswith("[")]
+        nodes.append(
+            ClusterNode(
+                id=fields[0],
+                address=fields[1].partition("@")[0],
+                flags=frozenset(fields[2].split(",")),
+                primary_id="" if fields[3] == "-" else fields[3],
+                slots=sum(_range_size(part) for part in served),
+                open_slots=tuple(part.strip("[]") for part in fields[8:] if part.startswith("[")),
+            )
+        )
+    return tuple(nodes)
+
+
+def _range_size(text: str) -> int:
+    first, _, last = text.partition("-")
+    try:
+        return int(last or first) - int(first) + 1
+    except ValueError:
+        return 0
