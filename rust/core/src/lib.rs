@@ -8,6 +8,7 @@ mod control;
 pub mod error;
 pub mod flow;
 pub mod job;
+pub mod keymap;
 pub mod net;
 pub mod payload;
 mod pipeline;
