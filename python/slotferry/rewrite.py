@@ -4,7 +4,7 @@ Invariant: a rule file is refused whole for anything in it that is not understoo
 writes, `load_rules` reads back as the same rules. Whether a pattern compiles is for the engine to say.
 
     [[rule]]
-    match = '^user:(\d+):(.*)$'    # a regular expression of Rust's regex crate, on bytes
+    match = '^user:(\d+):(.*)$'   # a regular expression of Rust's regex crate, on bytes
     to = 'user:{$1}:$2'           # $1, $name, ${1}: groups; $$: a dollar; braces alone are text
     last = true                   # optional: a key that it matches takes no further rule
     note = "keeps a user's keys together"   # optional, for people
