@@ -103,10 +103,13 @@ class Snapshot:
     """The job at one instant; outcomes are read before `scanned`, so their sum never exceeds it."""
 
     @property
-    def state(self) -> Literal["connecting", "running", "waiting", "draining", "finished"]: ...
+    def state(self) -> Literal["connecting", "running", "waiting", "paused", "draining", "finished"]: ...
     @property
     def reason(self) -> str:
-        """Why the state is `waiting` (slot, error, node, seconds); empty otherwise."""
+        """Why the state is `waiting` (slot, error, node, seconds) or `paused` (by whom or what, seconds).
+
+        In other states it may name what only some keys wait for.
+        """
 
     @property
     def counts(self) -> Counts:
@@ -250,6 +253,9 @@ class Job:
         memory_limit: int = 67_108_864,
         retry_for: float = 300.0,
         park_after: float = 20.0,
+        max_keys_per_second: int | None = None,
+        max_bytes_per_second: int | None = None,
+        pause_above_latency: float | None = None,
     ) -> Job:
         """Describe a job; nothing is opened before `start`.
 
@@ -259,8 +265,9 @@ class Job:
         the `partition_count` (a power of two) partitions that are to be scanned; a partition that starts
         anew has its index as its cursor. `keys` are copied by name besides (pending or failed keys of
         earlier runs); they do not count as scanned. `scan_only` counts keys and writes nothing.
-        `memory_limit` is the byte budget for keys and payloads in flight; times are in seconds. Raises
-        `EngineError("usage", …)`.
+        `memory_limit` is the byte budget for keys and payloads in flight; times are in seconds. The two rates
+        limit what is read from the source. With `pause_above_latency`, reading pauses while a ping to the
+        source or to a primary takes longer. Raises `EngineError("usage", …)`.
         """
 
     def start(self) -> None:
@@ -283,6 +290,15 @@ class Job:
 
     def set_topology(self, topology: Sequence[tuple[int, int, str, int]], /) -> None:
         """Replace the map of slots whole; ranges as in the constructor."""
+
+    def pause(self) -> None:
+        """Stop reading from the source; what is under way is finished. Returns at once."""
+
+    def resume(self) -> None:
+        """Go on after `pause`. A pause for latency is not the caller's to end. Returns at once."""
+
+    def set_rate(self, *, max_keys_per_second: int | None, max_bytes_per_second: int | None) -> None:
+        """Limit what is read from the source in a second from now on; None is no limit."""
 
     def cancel(self, *, immediately: bool = False) -> None:
         """Ask the job to end: finish the pages in hand and stop, or stop at once. Returns at once."""

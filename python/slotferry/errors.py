@@ -79,6 +79,12 @@ class JobLockedError(RefusedError):
     kind = "job_locked"
 
 
+class JobNotRunningError(RefusedError):
+    """Nobody runs this job now, so nothing can be asked of it."""
+
+    kind = "job_not_running"
+
+
 class JobMismatchError(RefusedError):
     """The journal holds a job of this name with another setup."""
 

@@ -72,8 +72,13 @@ def is_running(journal: Path, job: str) -> bool:
         os.close(file)
 
 
+def lock_folder(journal: Path) -> Path:
+    """Return where the locks of a journal's jobs are: a folder for its owner alone."""
+    return journal.parent / f"{journal.name}.locks"
+
+
 def _lock_path(journal: Path, job: str) -> Path:
-    return journal.parent / f"{journal.name}.locks" / f"{job}.lock"
+    return lock_folder(journal) / f"{job}.lock"
 
 
 def _try_lock(file: int, how: int) -> bool:

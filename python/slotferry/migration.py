@@ -18,6 +18,7 @@ from contextlib import closing
 from types import TracebackType
 
 from slotferry.cancel import CancelRequest
+from slotferry.controls import Rates
 from slotferry.endpoints import Endpoint, Side
 from slotferry.errors import MigrationInterrupted, UsageError
 from slotferry.events import CheckpointSaved, Event, Progress, RunEnded
@@ -115,6 +116,21 @@ class Migration:
             self._cancel.ask(immediately=immediately)
         else:
             self._cancel.ask(immediately=immediately, signal=signal)
+
+    def pause(self) -> None:
+        """Read nothing more until `resume`; what is under way is finished. Returns at once, in any thread."""
+        self._session.controls.paused = True
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._session.controls.paused = False
+
+    def set_rate(self, *, max_keys_per_second: int | None, max_bytes_per_second: int | None) -> None:
+        """Limit what is read from the source in a second from now on; None is no limit.
+
+        Raises `UsageError` for a limit below 1.
+        """
+        self._session.controls.rates = Rates(max_keys_per_second, max_bytes_per_second)
 
     def result(self, timeout: float | None = None) -> Report:
         """Wait for the end of a run that was begun; return or raise as `run` does.

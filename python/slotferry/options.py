@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from slotferry.controls import Rates
 from slotferry.endpoints import Tls
 from slotferry.errors import UsageError
 from slotferry.partitions import MAX_PARTITIONS, is_partition_count
@@ -32,6 +33,10 @@ class Options:
         pushed down to SCAN.
     memory_limit: the byte budget for keys and payloads in flight.
     retry_for: how many seconds an unreachable server or unavailable slot is tried again.
+    max_keys_per_second, max_bytes_per_second: what is read from the source in a second at the most; None: no
+        limit.
+    pause_above_latency: while a ping to the source or to a primary takes more milliseconds than this, nothing
+        is read; None: whatever they take.
     parallel_scans: how many partitions to scan at once, a power of two up to 1024; None: planned from the
         round trip and the number of keys.
     journal: the journal's file; None: `default_journal_path()`.
@@ -47,6 +52,9 @@ class Options:
     type: str | None = None
     memory_limit: int = 64 << 20
     retry_for: float = 300.0
+    max_keys_per_second: int | None = None
+    max_bytes_per_second: int | None = None
+    pause_above_latency: float | None = None
     parallel_scans: int | None = None
     journal: Path | str | None = None
     job: str | None = None
@@ -65,6 +73,11 @@ class Options:
             raise UsageError(f"memory_limit is {self.memory_limit} bytes", hint="give it 1 MB or more")
         if not 0 <= self.retry_for < float("inf"):
             raise UsageError(f"retry_for is {self.retry_for}", hint="give it in seconds, 0 or more")
+        _ = self.rates  # which refuses wrong ones
+        if self.pause_above_latency is not None and not 0 < self.pause_above_latency < float("inf"):
+            raise UsageError(
+                f"pause_above_latency is {self.pause_above_latency}", hint="give it in milliseconds, above 0"
+            )
         if self.parallel_scans is not None and not is_partition_count(self.parallel_scans):
             raise UsageError(
                 f"parallel_scans is {self.parallel_scans}",
@@ -89,6 +102,11 @@ class Options:
     def filtered(self) -> bool:
         """Whether some keys of the source may be left out."""
         return self.match is not None or self.type is not None
+
+    @property
+    def rates(self) -> Rates:
+        """The rates that a run begins with."""
+        return Rates(self.max_keys_per_second, self.max_bytes_per_second)
 
     @property
     def match_bytes(self) -> bytes | None:

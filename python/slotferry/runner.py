@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from slotferry._core import EngineError
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
+from slotferry.controls import Controls, Steering
 from slotferry.discovery import (
     SourceFacts,
     TargetFacts,
@@ -76,13 +77,22 @@ class Work:
 class EngineDriver:
     """Starts core jobs for one pair of sides and takes each to its end."""
 
-    def __init__(self, sides: Sides, options: Options, emit: Emit, cancel: CancelRequest) -> None:
+    def __init__(
+        self,
+        sides: Sides,
+        options: Options,
+        emit: Emit,
+        cancel: CancelRequest,
+        controls: Controls | None = None,
+    ) -> None:
         self.sides = sides
         self.options = options
         self.emit = emit
         self.cancel = cancel
+        self.controls = controls or Controls(cancel, options.rates)
         self.engine_cpu_seconds = 0.0
         self.keys_by_primary: Counter[str] = Counter()
+        self._told_change = ""
         self._topology = sides.target_facts.topology
         self._refresher = TopologyRefresher(lambda: refresh_topology(sides.target, self._topology.primaries))
 
@@ -108,6 +118,9 @@ class EngineDriver:
             "page_keys": PAGE_KEYS,
             "memory_limit": self.options.memory_limit,
             "retry_for": self.options.retry_for,
+            "max_keys_per_second": self.options.max_keys_per_second,
+            "max_bytes_per_second": self.options.max_bytes_per_second,
+            "pause_above_latency": _seconds(self.options.pause_above_latency),
         }
         with self._engine_errors():
             return Job(
@@ -137,11 +150,14 @@ class EngineDriver:
 
     def _loop(self, job: Job, tick: Callable[[], None]) -> None:
         asked = 0
+        steering = Steering(self.controls, self.options.rates)
         while not job.wait(_WAIT_SECONDS):
             if self.cancel.level > asked:
                 asked = self.cancel.level
                 job.cancel(immediately=asked > 1)
             self._serve(job)
+            for change in steering.steer(job):
+                self._tell_change(change)
             tick()
         self._serve(job)
 
@@ -166,6 +182,12 @@ class EngineDriver:
                 self._announce(topology)
             self._topology = topology
 
+    def _tell_change(self, change: str) -> None:
+        """Tell what the operator changed, once: a later engine job of the run begins with it."""
+        if change != self._told_change:
+            self._told_change = change
+            self.emit(Notice(change))
+
     def _announce(self, topology: Topology) -> None:
         missing = sum(last - first + 1 for first, last in topology.missing)
         self.emit(TopologyChanged(tuple(map(str, topology.primaries)), missing))
@@ -173,6 +195,10 @@ class EngineDriver:
     def _count(self, snapshot: Snapshot) -> None:
         self.engine_cpu_seconds += snapshot.engine_cpu_seconds
         self.keys_by_primary.update(dict(snapshot.keys_by_primary))
+
+
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
 
 
 class ProgressTeller:

@@ -6,17 +6,21 @@ a run that was begun is ended in the journal and every run ends in a `Report`.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from slotferry import preflight
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
+from slotferry.control_socket import ControlSocket
+from slotferry.controls import Controls
 from slotferry.discovery import discover_source, discover_target
 from slotferry.endpoints import Endpoint
 from slotferry.errors import MigrationInterrupted, SlotferryError, unexpected
-from slotferry.events import DryRunResult, Notice, RunStarted
+from slotferry.events import DryRunResult, Event, Notice, Progress, RunStarted
 from slotferry.joblock import JobLock
 from slotferry.journal import Journal
 from slotferry.options import Options
@@ -25,6 +29,19 @@ from slotferry.resume import check_setup, default_job_name, make_setup, planned_
 from slotferry.runner import Emit, EngineDriver, ProgressTeller, Runner, Sides, Work
 
 _REPORTED_FAILURES = 10
+_NO_PROGRESS = Progress(
+    state="connecting",
+    reason="",
+    keys=Keys(),
+    expected_keys=None,
+    bytes=0,
+    keys_per_second=None,
+    elapsed_seconds=0.0,
+    buffered_bytes=0,
+    moved=0,
+    ask=0,
+    retries=0,
+)
 
 
 @dataclass
@@ -47,8 +64,10 @@ class Session:
         self._source = source
         self._target = target
         self._options = options
-        self._emit = emit
+        self._listener = emit
+        self._progress: Progress | None = None
         self._cancel = cancel
+        self.controls = Controls(cancel, options.rates)
         self._setup = make_setup(source, target, options)
         self._figures = _Figures()
         self._driver: EngineDriver | None = None
@@ -67,9 +86,26 @@ class Session:
             error = as_our_error(raised, self._cancel)
         return self._report(time.monotonic() - begun, error)
 
+    def _emit(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            self._progress = event
+        self._listener(event)
+
+    def _status(self) -> dict[str, Any]:
+        """Return how the run is at this instant."""
+        progress = self._progress or _NO_PROGRESS
+        return {"job": self.job, "run": self._figures.runs, "pid": os.getpid(), **progress.to_dict()}
+
     def _run(self, begun: float) -> None:
         options, figures = self._options, self._figures
-        with Journal.open(options.journal_path) as journal, JobLock(options.journal_path, self.job):
+        path = options.journal_path
+        with (
+            Journal.open(path) as journal,
+            JobLock(path, self.job),
+            ControlSocket(path, self.job, self.controls, self._status) as socket,
+        ):
+            if socket.complaint:
+                self._emit(Notice(socket.complaint))
             record = journal.job(self.job)
             if record is not None and not options.restart:
                 figures.totals, figures.runs = record.totals, record.runs
@@ -99,7 +135,7 @@ class Session:
                 journal.end_run(self.job, figures.runs, status, time.monotonic() - begun, ours)
 
     def _migrate(self, journal: Journal, sides: Sides) -> None:
-        self._driver = EngineDriver(sides, self._options, self._emit, self._cancel)
+        self._driver = EngineDriver(sides, self._options, self._emit, self._cancel, self.controls)
         self._announce(sides, len(journal.marks(self.job)))
         runner = Runner(journal, self.job, self._driver)
         try:
@@ -111,7 +147,7 @@ class Session:
     def _dry_run(self) -> None:
         sides = self._look()
         count = planned_partitions(self._options, sides.source_facts)
-        driver = self._driver = EngineDriver(sides, self._options, self._emit, self._cancel)
+        driver = self._driver = EngineDriver(sides, self._options, self._emit, self._cancel, self.controls)
         self._announce(sides, count)
         job = driver.new_job(Work([(index, index) for index in range(count)], scan_only=True), count)
         teller = ProgressTeller(self._emit)

@@ -59,6 +59,7 @@ class FakeJob:
         self.error = error
         self.taken = 0
         self.cancelled: list[bool] = []
+        self.asked: list[object] = []
 
     def as_job(self) -> Job:
         return cast(Job, self)
@@ -72,3 +73,12 @@ class FakeJob:
 
     def snapshot(self) -> Any:
         return self.now
+
+    def pause(self) -> None:
+        self.asked.append("pause")
+
+    def resume(self) -> None:
+        self.asked.append("resume")
+
+    def set_rate(self, *, max_keys_per_second: int | None, max_bytes_per_second: int | None) -> None:
+        self.asked.append((max_keys_per_second, max_bytes_per_second))

@@ -18,6 +18,7 @@ from slotferry._core import __version__
 from slotferry.cli.check import check
 from slotferry.cli.completion import completion
 from slotferry.cli.demo import demo
+from slotferry.cli.job_control import COMMANDS as JOB_COMMANDS
 from slotferry.cli.jobs import jobs
 from slotferry.cli.migrate import migrate
 from slotferry.cli.slot import slot
@@ -48,6 +49,8 @@ def cli() -> None:
 
 for _command in (migrate, check, jobs, slot, demo, completion):
     cli.add_command(_command)
+for _command in JOB_COMMANDS:
+    jobs.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

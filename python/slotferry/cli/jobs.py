@@ -21,14 +21,14 @@ from slotferry.text import escape_key, shorten_key
 if TYPE_CHECKING:
     from slotferry.journal import JobRecord, Journal, RunRecord
 
-_SETTINGS = {"auto_envvar_prefix": "SLOTFERRY"}
+settings = {"auto_envvar_prefix": "SLOTFERRY"}
 
-_journal_option = click.option(
+journal_option = click.option(
     "--journal",
     type=click.Path(dir_okay=False, path_type=Path),
     help="The journal's file.  [default: journal.db in slotferry in the XDG state folder]",
 )
-_json_option = click.option(
+json_option = click.option(
     "--json", "as_json", is_flag=True, envvar="SLOTFERRY_JSON", help="JSON lines on stdout, each with a type."
 )
 
@@ -38,6 +38,8 @@ _EXAMPLES = """\
 Examples:
   slotferry jobs list
   slotferry jobs show old-6379-to-new1-7000-1f2e3d4c
+  slotferry jobs pause nightly
+  slotferry jobs rate nightly --max-keys-per-second 20000
   slotferry jobs discard nightly
 """
 _LIST_EXAMPLES = """\
@@ -50,6 +52,7 @@ _SHOW_EXAMPLES = """\
 \b
 Examples:
   slotferry jobs show nightly
+  slotferry jobs show nightly --json | jq -r 'select(.type == "live") | .state + " " + .reason'
   slotferry jobs show nightly --limit 1000000 --json | jq -r 'select(.type == "failure").key'
 """
 _DISCARD_EXAMPLES = """\
@@ -61,17 +64,17 @@ Examples:
 
 @click.group(epilog=_EXAMPLES, no_args_is_help=False)
 def jobs() -> None:
-    """List, show and discard the jobs in the journal."""
+    """List, show, steer and discard the jobs in the journal."""
 
 
-@jobs.command("list", context_settings=_SETTINGS, epilog=_LIST_EXAMPLES)
-@_journal_option
-@_json_option
+@jobs.command("list", context_settings=settings, epilog=_LIST_EXAMPLES)
+@journal_option
+@json_option
 def list_jobs(journal: Path | None, as_json: bool) -> None:
     """List the jobs, the one that changed last first."""
     from slotferry.display.tables import align, format_time
 
-    path = _path(journal)
+    path = journal_path(journal)
     opened = _open(path)
     if opened is None:
         if not as_json:
@@ -99,16 +102,16 @@ def list_jobs(journal: Path | None, as_json: bool) -> None:
     click.echo("\n".join(align([heads, *rows], numbers=(2, 3, 4, 5))))
 
 
-@jobs.command("show", context_settings=_SETTINGS, epilog=_SHOW_EXAMPLES)
+@jobs.command("show", context_settings=settings, epilog=_SHOW_EXAMPLES)
 @click.argument("job")
-@_journal_option
+@journal_option
 @click.option(
     "--limit", type=click.IntRange(0), default=20, show_default=True, help="How many keys of each kind."
 )
-@_json_option
+@json_option
 def show_job(job: str, journal: Path | None, limit: int, as_json: bool) -> None:
-    """Show a job: setup, runs, failed and pending keys."""
-    path = _path(journal)
+    """Show a job: setup, runs, failed and pending keys; of a running one also how it is at this instant."""
+    path = journal_path(journal)
     with _open_job(path, job) as (opened, record):
         if as_json:
             _show_json(opened, path, record, limit)
@@ -116,10 +119,10 @@ def show_job(job: str, journal: Path | None, limit: int, as_json: bool) -> None:
             _show_text(opened, path, record, limit)
 
 
-@jobs.command("discard", context_settings=_SETTINGS, epilog=_DISCARD_EXAMPLES)
+@jobs.command("discard", context_settings=settings, epilog=_DISCARD_EXAMPLES)
 @click.argument("job")
-@_journal_option
-@_json_option
+@journal_option
+@json_option
 def discard_job(job: str, journal: Path | None, as_json: bool) -> None:
     """Forget a job: marks, runs, failed and pending keys.
 
@@ -127,13 +130,14 @@ def discard_job(job: str, journal: Path | None, as_json: bool) -> None:
     """
     from slotferry.joblock import JobLock
 
-    path = _path(journal)
+    path = journal_path(journal)
     with _open_job(path, job) as (opened, _), JobLock(path, job):
         opened.discard(job)
     click.echo(json.dumps({"type": "discarded", "job": job}) if as_json else f"discarded {job}")
 
 
-def _path(journal: Path | None) -> Path:
+def journal_path(journal: Path | None) -> Path:
+    """Return the journal that is meant."""
     from slotferry.options import default_journal_path
 
     return journal or default_journal_path()
@@ -183,8 +187,12 @@ def _job_dict(path: Path, record: JobRecord) -> dict[str, Any]:
 
 
 def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
+    from slotferry.control_socket import live_status
+
+    live = live_status(path, record.name)
     lines: Iterator[dict[str, Any]] = chain(
         [_job_dict(path, record)],
+        [] if live is None else [{**live, "type": "live"}],
         (
             {"type": "run", **asdict(run), "status": _status(path, record.name, run.status)}
             for run in journal.runs(record.name)
@@ -203,13 +211,16 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
 
 
 def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
+    from slotferry.control_socket import live_status
     from slotferry.display.tables import align, failure_lines
 
     setup, keys = record.setup, record.totals.keys
+    live = live_status(path, record.name)
     done = sum(mark.done for mark in journal.marks(record.name))
     head = [
         ("job", record.name),
         ("status", _status(path, record.name, record.status)),
+        *([] if live is None else _live_rows(live)),
         ("source", setup.source),
         ("target", setup.target),
         ("on-conflict", setup.on_conflict),
@@ -234,6 +245,21 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
         click.echo(f"\npending keys ({len(pending):,} of {keys.pending:,}):")
         shown = [(shorten_key(key.key), f"slot {key.slot}", key.reason) for key in pending]
         click.echo("\n".join(align(shown, indent="  ")))
+
+
+def _live_rows(live: dict[str, Any]) -> list[tuple[str, str]]:
+    from slotferry.controls import Rates
+    from slotferry.text import format_duration
+
+    state = f"{live['state']}: {live['reason']}" if live["reason"] else str(live["state"])
+    rate = live.get("keys_per_second")
+    rows = [
+        ("state", state),
+        ("limits", str(Rates(live["max_keys_per_second"], live["max_bytes_per_second"]))),
+    ]
+    if rate is not None:
+        rows.append(("rate", f"{rate:,.0f} keys/s, after {format_duration(live['elapsed_seconds'])}"))
+    return rows
 
 
 def _run_row(run: RunRecord, status: str) -> tuple[str, ...]:

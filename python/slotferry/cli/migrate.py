@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.sides import File, side_settings, tls_options
-from slotferry.cli.types import duration, partition_count, size
+from slotferry.cli.types import byte_rate, duration, key_rate, milliseconds, partition_count, size
 from slotferry.display import Display, choose_display
 from slotferry.errors import InternalError
 
@@ -44,6 +44,7 @@ Examples:
   slotferry migrate redis://old:6379/2 redis://new1:7000 --match 'user:*' --on-conflict replace
   slotferry migrate rediss://old:6380 rediss+cluster://new1:7000 --source-ca ca.pem --target-ca ca.pem
   slotferry migrate unix:///run/redis.sock redis://new1:7000 --dry-run
+  slotferry migrate redis://old:6379 redis://new1:7000 --max-keys-per-second 20000 --pause-above-latency 20
   slotferry migrate --config nightly.toml --json --report summary.json
 
 \b
@@ -89,6 +90,21 @@ Exit codes:
     default="5m",
     show_default=True,
     help="How long a lost server or an unavailable slot is tried again.",
+)
+@click.option(
+    "--max-keys-per-second", type=key_rate, metavar="NUMBER", help="Read no more keys from the source."
+)
+@click.option(
+    "--max-bytes-per-second",
+    type=byte_rate,
+    metavar="SIZE",
+    help="Read no more bytes from the source, such as 50MB.",
+)
+@click.option(
+    "--pause-above-latency",
+    type=milliseconds,
+    metavar="MS",
+    help="Read nothing while the source or a primary takes longer to answer a ping.",
 )
 @click.option(
     "--parallel-scans",
@@ -146,6 +162,9 @@ def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any
     Passwords are best given in SLOTFERRY_SOURCE_PASSWORD and SLOTFERRY_TARGET_PASSWORD. Every option can be
     given in the environment as well (--on-conflict as SLOTFERRY_ON_CONFLICT) and in a file (--config); the
     command line goes first, then the environment, then the file.
+
+    From another terminal, 'slotferry jobs pause|resume|rate|cancel JOB' steers a run, and 'slotferry jobs
+    show JOB' says how it is.
     """
     from slotferry.cli.report_file import ReportFile
 

@@ -6,6 +6,7 @@ Invariant: a value that is accepted here is one that `Options` accepts, and what
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import click
 
@@ -19,13 +20,50 @@ _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
 
 def size(value: str | int) -> int:
     """Return the bytes that `64MB`, `64MiB`, `0.5g` or `67108864` means; refuse less than 1 MiB."""
-    match = re.fullmatch(rf"({_NUMBER}) ?([KMG]I?|)B?", str(value).strip().upper())
-    if match is None:
-        raise click.BadParameter(f"{value!r} is no size; write it like 64MB or 64MiB")
-    number = int(float(match[1]) * _SIZE_UNITS[match[2]])
+    number = _bytes(value)
     if number < MIN_MEMORY:
         raise click.BadParameter(f"{value!r} is too small; give it 1MiB or more")
     return number
+
+
+def byte_rate(value: str | int) -> int:
+    """Return the bytes, 1 or more, that `50MB`, `512KiB` or `1000000` means."""
+    number = _bytes(value)
+    if number < 1:
+        raise click.BadParameter(f"{value!r} is too small; give it 1 byte or more")
+    return number
+
+
+def key_rate(value: str | int) -> int:
+    """Return the number of keys, 1 or more, that `value` is."""
+    if not re.fullmatch(r"[0-9]{1,15}", str(value)) or int(value) < 1:
+        raise click.BadParameter(f"{value!r} is no number of keys from 1 on")
+    return int(value)
+
+
+def or_none(parse: Callable[[str | int], int]) -> Callable[[str | int], int]:
+    """Return what parses as `parse` does, and `none` to 0."""
+
+    def parse_or_none(value: str | int) -> int:
+        return 0 if str(value).strip().lower() == "none" else parse(value)
+
+    return parse_or_none
+
+
+def milliseconds(value: str | float) -> float:
+    """Return the milliseconds, more than 0, that `20`, `0.5`, `20ms` or `1s` means."""
+    text = str(value).strip().lower()
+    number = float(text) if re.fullmatch(_NUMBER, text) else duration(text) * 1000
+    if number <= 0:
+        raise click.BadParameter(f"{value!r} is too short; give it more than 0 milliseconds")
+    return number
+
+
+def _bytes(value: str | int) -> int:
+    match = re.fullmatch(rf"({_NUMBER}) ?([KMG]I?|)B?", str(value).strip().upper())
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no size; write it like 64MB or 64MiB")
+    return int(float(match[1]) * _SIZE_UNITS[match[2]])
 
 
 def duration(value: str | float) -> float:

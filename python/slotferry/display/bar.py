@@ -90,7 +90,8 @@ def _describe(event: Progress) -> str:
         return ", ".join([*parts, describe_state(event)])
     if event.keys_per_second is not None:
         parts.insert(1, f"{event.keys_per_second:,.0f}/s")
-    left = seconds_left(event)
-    if left is not None:
+    if event.reason:
+        parts.append(event.reason)  # of what some keys wait for, while others flow
+    elif (left := seconds_left(event)) is not None:
         parts.append(f"{format_duration(left)} left")
     return ", ".join(parts)

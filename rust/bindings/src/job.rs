@@ -95,6 +95,9 @@ impl Job {
         memory_limit = 67_108_864,
         retry_for = 300.0,
         park_after = 20.0,
+        max_keys_per_second = None,
+        max_bytes_per_second = None,
+        pause_above_latency = None,
     ))]
     #[allow(
         clippy::too_many_arguments,
@@ -121,6 +124,9 @@ impl Job {
         memory_limit: usize,
         retry_for: f64,
         park_after: f64,
+        max_keys_per_second: Option<u64>,
+        max_bytes_per_second: Option<u64>,
+        pause_above_latency: Option<f64>,
     ) -> PyResult<Self> {
         let spec = JobSpec {
             source: match source {
@@ -154,6 +160,11 @@ impl Job {
             memory_limit,
             retry_for: seconds("retry_for", retry_for)?,
             park_after: seconds("park_after", park_after)?,
+            max_keys_per_second,
+            max_bytes_per_second,
+            pause_above: pause_above_latency
+                .map(|latency| seconds("pause_above_latency", latency))
+                .transpose()?,
         };
         let job = slotferry_core::Job::new(spec).map_err(|error| raise(&error))?;
         Ok(Self {
@@ -190,6 +201,22 @@ impl Job {
         self.inner()?
             .set_topology(ranges(topology))
             .map_err(|error| raise(&error))
+    }
+
+    fn pause(&self) -> PyResult<()> {
+        self.inner()?.pause(true);
+        Ok(())
+    }
+
+    fn resume(&self) -> PyResult<()> {
+        self.inner()?.pause(false);
+        Ok(())
+    }
+
+    #[pyo3(signature = (*, max_keys_per_second, max_bytes_per_second))]
+    fn set_rate(&self, max_keys_per_second: Option<u64>, max_bytes_per_second: Option<u64>) -> PyResult<()> {
+        self.inner()?.set_rate(max_keys_per_second, max_bytes_per_second);
+        Ok(())
     }
 
     #[pyo3(signature = (*, immediately = false))]

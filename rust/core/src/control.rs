@@ -50,6 +50,8 @@ pub enum State {
     Running,
     /// Nothing flows, for a reason.
     Waiting,
+    /// Nothing is read: the operator or a slow server will have it so.
+    Paused,
     /// The pages in hand are being finished.
     Draining,
     /// The end.
@@ -63,6 +65,7 @@ impl State {
             Self::Connecting => "connecting",
             Self::Running => "running",
             Self::Waiting => "waiting",
+            Self::Paused => "paused",
             Self::Draining => "draining",
             Self::Finished => "finished",
         }
@@ -81,6 +84,8 @@ pub(crate) struct Status {
 #[derive(Debug)]
 pub(crate) enum Command {
     SetTopology(Vec<SlotRange>),
+    Pause(bool),
+    SetRate { keys: Option<u64>, bytes: Option<u64> },
     Drain,
     Stop,
 }

@@ -24,7 +24,7 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Snapshot {
     /// What it is doing.
     pub state: State,
-    /// Why it waits; may also name what only some keys wait for.
+    /// Why it waits or is paused; may also name what only some keys wait for.
     pub reason: String,
     /// All keys so far.
     pub counts: Counts,
@@ -133,6 +133,16 @@ impl Job {
         Ok(())
     }
 
+    /// Stop reading from the source, or go on with it; what is under way is finished.
+    pub fn pause(&self, paused: bool) {
+        self.shared.command(Command::Pause(paused));
+    }
+
+    /// Limit what is read from the source in a second, in keys and in bytes; `None`: without a limit.
+    pub fn set_rate(&self, keys: Option<u64>, bytes: Option<u64>) {
+        self.shared.command(Command::SetRate { keys, bytes });
+    }
+
     /// Ask the job to end: with the pages in hand, or at once.
     pub fn cancel(&self, immediately: bool) {
         self.shared.command(if immediately {
@@ -205,6 +215,12 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
         .source_connections
         .min(engine.spec.partitions.len().max(1));
     engine.lanes_running.set(lanes);
+    engine.probe(
+        format!("source {}", engine.spec.source),
+        engine.spec.source.clone(),
+        engine.spec.source_access.clone(),
+        || true,
+    );
     for number in 0..lanes {
         engine.spawn(Lane::new(Rc::clone(engine), number, lanes).run());
     }
@@ -220,6 +236,8 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
         for command in commands {
             match command {
                 Command::SetTopology(ranges) => engine.set_topology(&ranges),
+                Command::Pause(paused) => engine.restraint.pause(paused, Instant::now()),
+                Command::SetRate { keys, bytes } => engine.restraint.set_rate(keys, bytes, Instant::now()),
                 Command::Stop => return Err(interrupted()),
                 Command::Drain => {
                     engine.draining.set(true);
@@ -237,7 +255,11 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
                 Ok(())
             };
         }
-        if drain_until.is_some_and(|until| Instant::now() >= until) {
+        // Of what a pause or a rate held back, nothing more is read: only what is under way is finished.
+        let nothing_under_way = engine.lanes_running.get() == 0 && engine.budget.is_empty_of_values();
+        if engine.cut_short.get() && nothing_under_way
+            || drain_until.is_some_and(|until| Instant::now() >= until)
+        {
             return Err(interrupted());
         }
     }
@@ -257,7 +279,9 @@ fn publish(engine: &Engine) {
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     let micros = cpu.tv_sec.cast_unsigned() * 1_000_000 + cpu.tv_nsec.cast_unsigned() / 1000;
     shared.progress.cpu_micros.store(micros, Ordering::Relaxed);
-    let trouble = engine.health.borrow().reason(Instant::now());
+    let now = Instant::now();
+    let trouble = engine.health.borrow().reason(now);
+    let pause = engine.restraint.pause_reason(now);
     let keys_by_primary = engine.router.borrow().keys_by_primary();
     let begun = shared.progress.counts().scanned > 0 || !engine.spec.names.is_empty();
     let mut status = shared.status();
@@ -266,6 +290,9 @@ fn publish(engine: &Engine) {
     (stalled, status.reason) = trouble.unwrap_or_default();
     status.state = if engine.draining.get() {
         State::Draining
+    } else if let Some(reason) = pause {
+        status.reason = reason;
+        State::Paused
     } else if stalled {
         State::Waiting
     } else if begun {

@@ -34,7 +34,7 @@ impl Lane {
                 break;
             }
         }
-        if !self.engine.draining.get() {
+        if !self.engine.draining.get() && self.engine.restraint.allowance(1) > 0 {
             for scanner in 0..self.scanners.len() {
                 if self.scanners[scanner].state == ScanState::Idle {
                     self.ask_page(scanner);
@@ -47,13 +47,21 @@ impl Lane {
     fn ask_keys(&mut self, number: usize) -> bool {
         let fetch = &mut self.fetches[number];
         let left = fetch.keys.len() - fetch.asked;
-        let count = left.min(CHUNK.min(self.window / self.estimate).max(1));
+        let restraint = &self.engine.restraint;
+        let allowed = restraint.allowance(self.estimate);
+        if allowed == 0 || self.engine.draining.get() && restraint.is_on() {
+            return false;
+        }
+        let count = left
+            .min(CHUNK.min(self.window / self.estimate).max(1))
+            .min(allowed);
         let promised = count * self.estimate;
         let fits = self.on_the_way == 0 || self.on_the_way + promised <= self.window;
         if !fits || !self.engine.budget.promise(promised) {
             return false;
         }
         self.on_the_way += promised;
+        self.engine.restraint.take(count, promised);
         let expiry = self.engine.spec.source_expiry;
         let out = self.out.tail();
         if expiry == ExpiryCommand::Relative || fetch.asked == 0 {
@@ -85,8 +93,11 @@ impl Lane {
     fn go_on(&mut self, scanner: usize) {
         if self.scanners[scanner].state == ScanState::Busy {
             self.scanners[scanner].state = ScanState::Idle;
-            // With names enough, `ask` asks for it when those are read.
-            if !self.engine.draining.get() && !self.engine.budget.is_full_of_names() {
+            // With names enough, `ask` asks for it when those are read; so it does when nothing is allowed now.
+            if !self.engine.draining.get()
+                && !self.engine.budget.is_full_of_names()
+                && self.engine.restraint.allowance(1) > 0
+            {
                 self.ask_page(scanner);
             }
         }
@@ -180,6 +191,9 @@ impl Lane {
         if open > 0 {
             self.begin(page, keys, Some(number));
         } else {
+            if self.engine.spec.scan_only {
+                self.engine.restraint.take(keys.len(), used);
+            }
             for (_, slot) in keys.iter() {
                 self.engine.count_only(slot);
             }
@@ -256,6 +270,7 @@ impl Lane {
             self.fetches[number].read += 1;
         }
         self.learn(at, before - left);
+        self.engine.restraint.correct(0, at);
         if partial {
             let ask = Ask::Keys {
                 fetch: number,
@@ -266,6 +281,7 @@ impl Lane {
         }
         self.on_the_way = self.on_the_way.saturating_sub(promised);
         self.engine.budget.redeem(promised);
+        self.engine.restraint.correct(promised, 0);
         let fetch = &self.fetches[number];
         if fetch.read == fetch.keys.len() {
             let fetch = self.fetches.remove(number);

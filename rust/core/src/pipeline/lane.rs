@@ -160,6 +160,7 @@ impl Lane {
             .iter()
             .any(|scanner| scanner.state != ScanState::Done)
             || !self.names.is_empty()
+            || !self.fetches.is_empty()
         {
             self.engine.cut_short.set(true);
         }
@@ -175,7 +176,9 @@ impl Lane {
                     .scanners
                     .iter()
                     .all(|scanner| scanner.state == ScanState::Done));
-        nothing_more && self.asked.is_empty() && self.fetches.is_empty()
+        // Of a pause or a rate, a drain does not wait for what is still to be asked for.
+        let held_back = self.engine.draining.get() && self.engine.restraint.is_on();
+        nothing_more && self.asked.is_empty() && (self.fetches.is_empty() || held_back)
     }
 
     /// One connection's life.
@@ -210,6 +213,7 @@ impl Lane {
                     }
                 }
                 () = engine.budget.wait_freed(), if !room || self.is_held_back() => {}
+                () = engine.restraint.wait(), if engine.restraint.is_on() => {}
                 _ = tick.tick() => {
                     if self.asked.is_empty() || !room {
                         last_reply = Instant::now();
@@ -252,7 +256,10 @@ impl Lane {
         for ask in self.asked.drain(..) {
             match ask {
                 Ask::Scan { scanner } => self.scanners[scanner].state = ScanState::Idle,
-                Ask::Keys { promised, .. } => self.engine.budget.redeem(promised),
+                Ask::Keys { promised, .. } => {
+                    self.engine.budget.redeem(promised);
+                    self.engine.restraint.correct(promised, 0);
+                }
                 Ask::Time => {}
             }
         }

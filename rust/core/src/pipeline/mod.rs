@@ -9,7 +9,9 @@ mod dump;
 mod health;
 mod lane;
 mod link;
+mod probe;
 mod restore;
+mod restraint;
 mod route;
 mod scan;
 
@@ -23,7 +25,7 @@ use tokio::sync::Notify;
 use crate::checkpoint::{Failure, PageId, Pending};
 use crate::control::Shared;
 use crate::error::{Error, ErrorKind};
-use crate::flow::Budget;
+use crate::flow::{Budget, Throttle};
 use crate::net::{Access, Address};
 use crate::progress::Outcome;
 use crate::resp::encode::ExpiryCommand;
@@ -32,6 +34,7 @@ use crate::topology::SlotRange;
 use batch::Spares;
 use health::Health;
 pub(crate) use lane::Lane;
+use restraint::Restraint;
 use route::Router;
 use scan::Overlap;
 
@@ -87,6 +90,12 @@ pub struct JobSpec {
     pub retry_for: Duration,
     /// After how long a slot's keys are parked while other slots flow.
     pub park_after: Duration,
+    /// Keys that may be read in a second.
+    pub max_keys_per_second: Option<u64>,
+    /// Bytes that may be read in a second.
+    pub max_bytes_per_second: Option<u64>,
+    /// From which latency of a server on the reading pauses.
+    pub pause_above: Option<Duration>,
 }
 
 /// What the stages share.
@@ -98,6 +107,7 @@ pub(crate) struct Engine {
     pub health: RefCell<Health>,
     pub spares: RefCell<Spares>,
     pub overlap: RefCell<Overlap>,
+    pub restraint: Restraint,
     /// No new page is to be begun.
     pub draining: Cell<bool>,
     /// A lane stopped before its partitions were at their ends.
@@ -120,6 +130,10 @@ impl Engine {
             )),
             spares: RefCell::new(Spares::default()),
             overlap: RefCell::new(Overlap::default()),
+            restraint: Restraint::new(
+                Throttle::new(spec.max_keys_per_second, spec.max_bytes_per_second),
+                spec.pause_above,
+            ),
             draining: Cell::new(false),
             cut_short: Cell::new(false),
             lanes_running: Cell::new(0),

@@ -82,6 +82,13 @@ impl Engine {
         drop(router);
         if !self.spec.scan_only {
             self.spawn(super::link::run(Rc::clone(self), Rc::clone(&link)));
+            let probed = Rc::clone(&link);
+            self.probe(
+                format!("target {}", link.address),
+                link.address.clone(),
+                self.spec.target_access.clone(),
+                move || probed.owns_slots.get(),
+            );
         }
         link
     }

@@ -1,0 +1,108 @@
+"""`slotferry jobs pause|resume|rate|cancel`: ask something of a run that goes on in another terminal.
+
+Invariant: a command says what was asked and how the run was then; whether it is followed shows in
+`slotferry jobs show`.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from slotferry.cli.jobs import journal_option, journal_path, json_option, settings
+from slotferry.cli.types import byte_rate, key_rate, or_none
+from slotferry.errors import UsageError
+
+_PAUSE_EXAMPLES = """\
+\b
+Examples:
+  slotferry jobs pause nightly
+  slotferry jobs resume nightly
+"""
+_RATE_EXAMPLES = """\
+\b
+Examples:
+  slotferry jobs rate nightly --max-keys-per-second 20000
+  slotferry jobs rate nightly --max-bytes-per-second 50MB
+  slotferry jobs rate nightly --max-keys-per-second none --max-bytes-per-second none
+"""
+_CANCEL_EXAMPLES = """\
+\b
+Examples:
+  slotferry jobs cancel nightly
+  slotferry jobs cancel nightly --immediately
+"""
+
+
+@click.command("pause", context_settings=settings, epilog=_PAUSE_EXAMPLES)
+@click.argument("job")
+@journal_option
+@json_option
+def pause_job(job: str, journal: Path | None, as_json: bool) -> None:
+    """Pause a running job: nothing more is read until it is resumed.
+
+    What is under way is finished and recorded. A job that ends is not paused any more the next time.
+    """
+    _ask(job, journal, as_json, "pause", f"asked {job} to pause")
+
+
+@click.command("resume", context_settings=settings, epilog=_PAUSE_EXAMPLES)
+@click.argument("job")
+@journal_option
+@json_option
+def resume_job(job: str, journal: Path | None, as_json: bool) -> None:
+    """Let a paused job go on."""
+    _ask(job, journal, as_json, "resume", f"asked {job} to go on")
+
+
+@click.command("rate", context_settings=settings, epilog=_RATE_EXAMPLES)
+@click.argument("job")
+@click.option(
+    "--max-keys-per-second", type=or_none(key_rate), metavar="NUMBER", help="Keys to read; none: no limit."
+)
+@click.option(
+    "--max-bytes-per-second", type=or_none(byte_rate), metavar="SIZE", help="Bytes to read; none: no limit."
+)
+@journal_option
+@json_option
+def rate_job(job: str, journal: Path | None, as_json: bool, **limits: int | None) -> None:
+    """Limit what a running job reads in a second.
+
+    A limit that is not named stays as it is. The next run begins with those of its own command.
+    """
+    # The environment is not asked: a limit for migrate is no wish to change one.
+    context = click.get_current_context()
+    named = {
+        name: None if value == 0 else value
+        for name, value in limits.items()
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    if not named:
+        raise UsageError(
+            "no rate was given", hint="give --max-keys-per-second, --max-bytes-per-second or both"
+        )
+    said = ", ".join(f"{name.replace('_', '-')} {value or 'none'}" for name, value in named.items())
+    _ask(job, journal, as_json, "rate", f"asked {job} for {said}", **named)
+
+
+@click.command("cancel", context_settings=settings, epilog=_CANCEL_EXAMPLES)
+@click.argument("job")
+@click.option("--immediately", is_flag=True, help="Do not finish what is under way; still nothing is lost.")
+@journal_option
+@json_option
+def cancel_job(job: str, journal: Path | None, as_json: bool, immediately: bool) -> None:
+    """End a running job in order, as Ctrl-C does: it can be resumed."""
+    _ask(job, journal, as_json, "cancel", f"asked {job} to end", immediately=immediately)
+
+
+def _ask(job: str, journal: Path | None, as_json: bool, command: str, said: str, **arguments: Any) -> None:
+    from slotferry.control_socket import ask
+
+    answer = ask(journal_path(journal), job, command, **arguments)
+    click.echo(json.dumps({**answer, "type": "asked", "command": command}) if as_json else said)
+
+
+COMMANDS = (pause_job, resume_job, rate_job, cancel_job)

@@ -1,0 +1,186 @@
+"""The way to a run from another terminal: a Unix socket beside the journal.
+
+Invariant: only the owner of the journal gets in (a socket of mode 0600 in a folder of mode 0700), and who
+holds a job's lock is the only one to listen for it. A request and an answer are a line of JSON each; nothing
+that is asked blocks the run, and a run that can't listen goes on without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from slotferry.controls import Controls, Rates
+from slotferry.errors import JobNotRunningError, JournalError, SlotferryError, UsageError
+from slotferry.joblock import is_running, lock_folder
+
+Json = dict[str, Any]
+
+_LONGEST_LINE = 64 << 10
+_LONGEST_NAME = 60
+_LONGEST_PATH = 100  # sun_path takes 104 bytes (macOS) or 108 (Linux), with the zero at the end
+_PATIENCE = 5.0
+
+
+class ControlSocket:
+    """Listens for one run from `with` to its end; `status` says how the run is."""
+
+    def __init__(self, journal: Path, job: str, controls: Controls, status: Callable[[], Json]) -> None:
+        self.path = _path(journal, job)
+        self._job = job
+        self._controls = controls
+        self._status = status
+        self._server: _Server | None = None
+        self.complaint = ""
+        """Why nobody can be listened to; empty while somebody can."""
+
+    def __enter__(self) -> ControlSocket:
+        try:
+            with _short(self.path) as path:
+                self._server = _Server(path, self._answer)
+        except OSError as error:
+            self.complaint = (
+                f"the job {self._job} can't be controlled from another terminal: the socket {self.path} "
+                f"can't be opened: {error.strerror or error}"
+            )
+        else:
+            threading.Thread(
+                target=self._server.serve_forever, args=(0.1,), name="slotferry-control", daemon=True
+            ).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+    def _answer(self, line: bytes) -> Json:
+        try:
+            request = json.loads(line)
+            self._do(str(request["command"]), request)
+        except UsageError as error:
+            return {"ok": False, "message": error.message, "hint": error.hint}
+        except (ValueError, KeyError, TypeError):
+            return {"ok": False, "message": "the request is none that this run knows", "hint": ""}
+        rates = self._controls.rates
+        return {"ok": True, **self._status(), "paused": self._controls.paused, **asdict(rates)}
+
+    def _do(self, command: str, request: Json) -> None:
+        if command == "pause":
+            self._controls.paused = True
+        elif command == "resume":
+            self._controls.paused = False
+        elif command == "rate":
+            given = {name: request[name] for name in asdict(self._controls.rates) if name in request}
+            self._controls.rates = Rates(**{**asdict(self._controls.rates), **given})
+        elif command == "cancel":
+            self._controls.cancel.ask(immediately=bool(request.get("immediately")))
+        elif command != "status":
+            raise UsageError(f"the run knows no command {command!r}", hint="is it of an older version?")
+
+
+def ask(journal: Path, job: str, command: str, **arguments: Any) -> Json:
+    """Ask the run of `job` that goes on now; return its answer, which says how the run is.
+
+    Raises `JobNotRunningError` where none goes on, and `SlotferryError` for a request that it refuses.
+    """
+    if not is_running(journal, job):
+        raise JobNotRunningError(
+            f"the job {job} is not running",
+            hint="see 'slotferry jobs list'; start it with 'slotferry migrate'",
+        )
+    path = _path(journal, job)
+    try:
+        line = _exchange(path, json.dumps({"command": command, **arguments}).encode())
+        answer: Json = json.loads(line)
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or "no answer"
+        raise JournalError(
+            f"the run of {job} does not answer at {path}: {reason}",
+            hint="it may be about to end, or be run by another user",
+        ) from None
+    if not answer.pop("ok", False):
+        raise UsageError(str(answer.get("message")), hint=str(answer.get("hint", "")))
+    return answer
+
+
+def live_status(journal: Path, job: str) -> Json | None:
+    """Return how the run of `job` is; None where none goes on or it does not say."""
+    try:
+        return ask(journal, job, "status")
+    except SlotferryError:
+        return None
+
+
+class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, path: str, answer: Callable[[bytes], Json]) -> None:
+        self.answer = answer
+        super().__init__(path, _Handler, bind_and_activate=False)
+        try:
+            # What lies there is of a run that was killed: the lock says that no other is alive.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            self.server_bind()
+            os.chmod(path, 0o600)  # before anybody is listened to
+            self.server_activate()
+        except BaseException:
+            self.server_close()
+            raise
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Stay silent: a client that hangs up is no business of the run's."""
+
+
+class _Handler(socketserver.StreamRequestHandler):
+    timeout = _PATIENCE
+    server: _Server
+
+    def handle(self) -> None:
+        line = self.rfile.readline(_LONGEST_LINE)
+        if line:
+            self.wfile.write(json.dumps(self.server.answer(line)).encode() + b"\n")
+
+
+def _exchange(path: Path, line: bytes) -> bytes:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_PATIENCE)
+        with _short(path) as short:
+            connection.connect(short)
+        connection.sendall(line + b"\n")
+        with connection.makefile("rb") as answer:
+            return answer.readline()
+
+
+def _path(journal: Path, job: str) -> Path:
+    name = job if len(job) <= _LONGEST_NAME else hashlib.sha256(job.encode()).hexdigest()[:32]
+    return lock_folder(journal) / f"{name}.sock"
+
+
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """Yield a name for `path` that fits into a socket's address, as long as the context lasts."""
+    if len(os.fsencode(path)) <= _LONGEST_PATH or not os.path.isdir("/proc/self/fd"):
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)

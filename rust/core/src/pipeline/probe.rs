@@ -1,0 +1,87 @@
+//! Pings: how long a server lets its clients wait.
+//!
+//! Invariant: a ping has a connection to itself, so that it measures the server as its other clients feel it
+//! and not the depth of our own pipelines; a server that can't be reached is the lanes' and links' business.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::Engine;
+use crate::net::{self, Access, Address, Bytes, Connection};
+use crate::resp::{Decoded, decode, encode};
+
+/// A server is pinged this often.
+const EVERY: Duration = Duration::from_millis(100);
+
+/// After a lost connection the next is opened this much later.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// An answer that takes so long is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Engine {
+    /// Ping the server `name` at `address` while `is_wanted`; nothing is done without a threshold.
+    pub fn probe(
+        self: &Rc<Self>,
+        name: String,
+        address: Address,
+        access: Access,
+        is_wanted: impl Fn() -> bool + 'static,
+    ) {
+        if self.restraint.threshold().is_none() || self.spec.scan_only {
+            return;
+        }
+        let engine = Rc::clone(self);
+        self.spawn(async move {
+            loop {
+                if is_wanted() {
+                    // A server that lets a new client wait is slow as well.
+                    let opened = engine.timed(&name, net::open(&address, &access, false)).await;
+                    if let Some(Ok((mut connection, _))) = opened {
+                        while is_wanted()
+                            && engine
+                                .timed(&name, pong(&mut connection))
+                                .await
+                                .flatten()
+                                .is_some()
+                        {
+                            tokio::time::sleep(EVERY).await;
+                        }
+                    }
+                }
+                engine.restraint.forget(&name);
+                tokio::time::sleep(RETRY).await;
+            }
+        });
+    }
+
+    /// Wait for an answer of `name`, and tell how long it took; what takes too long is told while it does.
+    /// `None` where the answer is given up.
+    async fn timed<T>(&self, name: &str, answer: impl Future<Output = T>) -> Option<T> {
+        let begun = Instant::now();
+        let mut answer = std::pin::pin!(answer);
+        while begun.elapsed() < PATIENCE {
+            if let Ok(answer) = tokio::time::timeout(EVERY, &mut answer).await {
+                self.restraint
+                    .measured(name, begun.elapsed(), false, Instant::now());
+                return Some(answer);
+            }
+            self.restraint
+                .measured(name, begun.elapsed(), true, Instant::now());
+        }
+        None
+    }
+}
+
+/// Send PING and wait for any answer: one that refuses it has taken its time as well.
+async fn pong(connection: &mut Connection) -> Option<()> {
+    let mut out = Bytes::default();
+    encode::command(out.tail(), &[b"PING"]);
+    loop {
+        connection.exchange(&mut out, true).await.ok()?;
+        if let Decoded::Whole(_, used) = decode(connection.received()).ok()? {
+            connection.consume(used);
+            return Some(());
+        }
+    }
+}

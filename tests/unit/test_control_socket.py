@@ -1,0 +1,108 @@
+"""The socket beside the journal: who gets in, what is answered, and what is left of runs that died."""
+
+from __future__ import annotations
+
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slotferry.cancel import CancelRequest
+from slotferry.control_socket import ControlSocket, ask, live_status
+from slotferry.controls import Controls, Rates
+from slotferry.errors import JobNotRunningError, UsageError
+from slotferry.joblock import JobLock
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+@contextmanager
+def listening(journal: Path, job: str = "nightly") -> Iterator[tuple[Controls, ControlSocket]]:
+    controls = Controls(CancelRequest(), Rates(max_keys_per_second=9))
+
+    def status() -> dict[str, Any]:
+        return {"state": "running", "reason": ""}
+
+    with JobLock(journal, job), ControlSocket(journal, job, controls, status) as opened:
+        assert opened.complaint == ""
+        yield controls, opened
+
+
+def test_it_is_for_its_owner_alone(journal: Path) -> None:
+    with listening(journal) as (_, opened):
+        assert stat.S_IMODE(opened.path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(opened.path.parent.stat().st_mode) == 0o700
+        assert opened.path.parent.parent == journal.parent
+    assert not opened.path.exists()
+
+
+def test_what_can_be_asked(journal: Path) -> None:
+    with listening(journal) as (controls, _):
+        answer = ask(journal, "nightly", "pause")
+        assert (answer["state"], answer["paused"], answer["max_keys_per_second"]) == ("running", True, 9)
+        assert controls.paused
+        assert not ask(journal, "nightly", "resume")["paused"]
+        ask(journal, "nightly", "rate", max_bytes_per_second=1000)
+        assert controls.rates == Rates(9, 1000)
+        ask(journal, "nightly", "rate", max_keys_per_second=None)
+        assert controls.rates == Rates(None, 1000)
+        ask(journal, "nightly", "cancel")
+        assert controls.cancel.level == 1
+        ask(journal, "nightly", "cancel", immediately=True)
+        assert controls.cancel.level == 2
+
+
+def test_what_makes_no_sense_is_refused_and_changes_nothing(journal: Path) -> None:
+    with listening(journal) as (controls, opened):
+        with pytest.raises(UsageError, match="max_keys_per_second is 0"):
+            ask(journal, "nightly", "rate", max_keys_per_second=0)
+        with pytest.raises(UsageError, match="dance"):
+            ask(journal, "nightly", "dance")
+        for line in (b"no json\n", b"[]\n", b'{"command": "rate", "max_keys_per_second": "x"}\n', b"\n", b""):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect(str(opened.path))
+                client.sendall(line)
+                client.shutdown(socket.SHUT_WR)
+                assert b'"ok": true' not in client.recv(10_000)
+        assert controls.rates == Rates(9)
+        assert live_status(journal, "nightly") is not None
+
+
+def test_a_socket_that_a_killed_run_left_behind_is_replaced(journal: Path) -> None:
+    with JobLock(journal, "nightly"):
+        pass
+    left = journal.parent / "journal.db.locks" / "nightly.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(left))
+    with pytest.raises(JobNotRunningError, match="nightly is not running"):
+        ask(journal, "nightly", "pause")
+    with listening(journal):
+        assert ask(journal, "nightly", "status")["state"] == "running"
+
+
+def test_paths_and_names_that_no_socket_address_takes(tmp_path: Path) -> None:
+    folder = tmp_path / ("deep" * 50)
+    folder.mkdir()
+    journal, job = folder / "journal.db", "j" * 100
+    with listening(journal, job):
+        assert ask(journal, job, "status")["state"] == "running"
+
+
+def test_nobody_runs_and_nothing_is_made(journal: Path) -> None:
+    assert live_status(journal, "nightly") is None
+    assert list(journal.parent.iterdir()) == []
+
+
+def test_a_run_that_can_t_listen_says_why(journal: Path) -> None:
+    controls = Controls(CancelRequest(), Rates())
+    with JobLock(journal, "nightly"):
+        (journal.parent / "journal.db.locks" / "nightly.sock").mkdir()
+        with ControlSocket(journal, "nightly", controls, dict) as opened:
+            assert "nightly can't be controlled" in opened.complaint

@@ -1,0 +1,46 @@
+"""What is asked of a run: handed on to the engine once, and refused where it makes no sense."""
+
+from __future__ import annotations
+
+import pytest
+
+from slotferry.cancel import CancelRequest
+from slotferry.controls import Controls, Rates, Steering
+from slotferry.errors import UsageError
+from tests.unit.fakes import FakeJob
+
+
+def test_a_change_is_handed_on_once() -> None:
+    rates = Rates(max_keys_per_second=10)
+    controls, fake = Controls(CancelRequest(), rates), FakeJob([])
+    steering = Steering(controls, rates)
+    assert steering.steer(fake.as_job()) == []
+
+    controls.paused = True
+    controls.rates = Rates(max_bytes_per_second=5)
+    assert steering.steer(fake.as_job()) == [
+        "paused by the operator",
+        "the operator's rate is 5 bytes/s now",
+    ]
+    assert steering.steer(fake.as_job()) == []
+    controls.paused = False
+    assert steering.steer(fake.as_job()) == ["resumed by the operator"]
+    assert fake.asked == ["pause", (None, 5), "resume"]
+
+
+def test_the_next_engine_job_of_a_run_begins_with_what_was_asked_before() -> None:
+    controls, fake = Controls(CancelRequest(), Rates()), FakeJob([])
+    controls.paused, controls.rates = True, Rates(7)
+    Steering(controls, Rates()).steer(fake.as_job())
+    assert fake.asked == ["pause", (7, None)]
+
+
+@pytest.mark.parametrize("field", ["max_keys_per_second", "max_bytes_per_second"])
+def test_a_rate_below_one_is_refused_by_name(field: str) -> None:
+    with pytest.raises(UsageError, match=field):
+        Rates(**{field: 0})
+
+
+def test_rates_read_well() -> None:
+    assert str(Rates()) == "no limit"
+    assert str(Rates(20_000, 1_000_000)) == "20,000 keys/s and 1,000,000 bytes/s"
