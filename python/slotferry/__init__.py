@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from slotferry.migration import Keys, Migration, Options, Report
     from slotferry.preflight.check import CheckOptions, check
     from slotferry.preflight.report import CheckReport
+    from slotferry.reshard.plan import Plan, plan_reshard
 
 __all__ = [
     "CheckOptions",
@@ -20,18 +21,21 @@ __all__ = [
     "Keys",
     "Migration",
     "Options",
+    "Plan",
     "Report",
     "__version__",
     "check",
     "errors",
     "key_slot",
     "key_slots",
+    "plan_reshard",
 ]
 
 _HOMES = {
     **dict.fromkeys(("Keys", "Migration", "Options", "Report"), "slotferry.migration"),
     **dict.fromkeys(("CheckOptions", "check"), "slotferry.preflight.check"),
     "CheckReport": "slotferry.preflight.report",
+    **dict.fromkeys(("Plan", "plan_reshard"), "slotferry.reshard.plan"),
 }
 
 

@@ -155,6 +155,10 @@ class Node:
         except ResponseError as error:
             raise_for(error, self, str(command[0]))
 
+    def socket(self) -> socket.socket:
+        """Return the logged-in connection's socket, for whoever speaks RESP on it without redis-py."""
+        return self._connection._sock  # type: ignore[no-any-return]  # the only way to it
+
     def info(self, *sections: str) -> dict[str, str]:
         """Return the fields of INFO, or of some of its sections."""
         text: bytes = self.need("INFO", *sections)

@@ -19,7 +19,7 @@ from slotferry.errors import UsageError
 if TYPE_CHECKING:
     from slotferry._core import Access
 
-Side = Literal["source", "target"]
+Side = Literal["source", "target", "cluster"]
 
 DEFAULT_PORT = 6379
 _SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")

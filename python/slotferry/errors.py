@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """What the process ends with; 3, 5, 6, 130 and 143 are resumable with the same command."""
+    """What the process ends with; 3, 5, 6, 75, 130 and 143 are resumable with the same command."""
 
     OK = 0
     BUG = 1
@@ -24,6 +24,7 @@ class ExitCode(IntEnum):
     REFUSED = 4
     SOURCE_LOST = 5
     TARGET_LOST = 6
+    WORK_LEFT = 75
     INTERRUPTED = 130
     TERMINATED = 143
 

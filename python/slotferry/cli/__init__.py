@@ -21,6 +21,7 @@ from slotferry.cli.demo import demo
 from slotferry.cli.job_control import COMMANDS as JOB_COMMANDS
 from slotferry.cli.jobs import jobs
 from slotferry.cli.migrate import migrate
+from slotferry.cli.reshard import reshard
 from slotferry.cli.slot import slot
 from slotferry.errors import ExitCode, SlotferryError, unexpected
 
@@ -30,6 +31,7 @@ Examples:
   slotferry demo
   slotferry check redis://old:6379 redis+cluster://new1:7000,new2:7000
   slotferry migrate redis://old:6379 redis+cluster://new1:7000,new2:7000
+  slotferry reshard plan redis+cluster://new1:7000 --by bytes
   slotferry jobs list
 
 Run 'slotferry COMMAND --help' for the options of a command and more examples.
@@ -47,7 +49,7 @@ def cli() -> None:
     """Move Redis and Valkey data into a cluster: fast, resumable, without losing a key."""
 
 
-for _command in (migrate, check, jobs, slot, demo, completion):
+for _command in (migrate, check, reshard, jobs, slot, demo, completion):
     cli.add_command(_command)
 for _command in JOB_COMMANDS:
     jobs.add_command(_command)

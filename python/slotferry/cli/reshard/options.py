@@ -1,0 +1,122 @@
+"""Options and values that the commands of `slotferry reshard` share.
+
+Invariant: a value that is accepted here is one that the planes below accept, and what is refused is named.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from slotferry.errors import UsageError
+
+if TYPE_CHECKING:
+    from slotferry.admin import Connector
+
+SETTINGS = {"auto_envvar_prefix": "SLOTFERRY"}
+FILE = click.Path(dir_okay=False, path_type=Path)
+
+json_option = click.option(
+    "--json", "as_json", is_flag=True, envvar="SLOTFERRY_JSON", help="JSON lines on stdout, each with a type."
+)
+cluster_argument = click.argument("cluster", envvar="SLOTFERRY_CLUSTER")
+
+
+def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what opens a cluster: password file and TLS."""
+    options = [
+        click.option(
+            "--cluster-password-file", type=FILE, help="The cluster's password is this file's first line."
+        ),
+        click.option(
+            "--cluster-ca", type=FILE, help="CA certificates (PEM) to trust instead of the system's."
+        ),
+        click.option("--cluster-cert", type=FILE, help="Client certificate (PEM)."),
+        click.option("--cluster-key", type=FILE, help="Its private key (PEM)."),
+        click.option("--cluster-sni", metavar="NAME", help="Server name to ask for and to check."),
+        click.option("--cluster-insecure", is_flag=True, help="Do not check the server's certificate."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def take_connector(cluster: str, parameters: dict[str, Any]) -> Connector:
+    """Take the login options out of `parameters` and return what opens the cluster's nodes."""
+    from slotferry.endpoints import Tls, find_password
+    from slotferry.reshard.plan import connect
+
+    tls = Tls(*(parameters.pop(f"cluster_{name}") for name in ("ca", "cert", "key", "sni", "insecure")))
+    password = find_password("cluster", parameters.pop("cluster_password_file"))
+    return connect(cluster, password=password, tls=tls)
+
+
+def percent(value: str | float) -> float:
+    """Return the part that `2%` or `0.02` means."""
+    text = str(value).strip()
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(%?)", text)
+    part = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < part < 1:
+        raise click.BadParameter(f"{value!r} is no part between 0% and 100%; write it like 2%")
+    return part
+
+
+def parse_weights(values: tuple[str, ...]) -> Mapping[str, float]:
+    """Return the weights that `node=2` and so on give. Raises `UsageError`."""
+    weights: dict[str, float] = {}
+    for value in values:
+        node, equals, number = value.rpartition("=")
+        if not equals or not node or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", number):
+            raise UsageError(
+                f"the weight {value!r} makes no sense", hint="write it like --weight host:7000=2"
+            )
+        if node in weights:
+            raise UsageError(f"the node {node} has two weights", hint="leave one of them out")
+        weights[node] = float(number)
+    return weights
+
+
+def policy_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what says which balance is wanted."""
+    options = [
+        click.option(
+            "--by",
+            type=click.Choice(["slots", "keys", "bytes", "load"]),
+            default="slots",
+            show_default=True,
+            help="What is to be even: slots, keys, bytes of memory (sampled), or CPU load (SLOT-STATS).",
+        ),
+        click.option(
+            "--weight", "weights", multiple=True, metavar="NODE=NUMBER", help="A node's part, 1 by default."
+        ),
+        click.option(
+            "--add", multiple=True, metavar="NODE", help="Give slots to this primary, which has none."
+        ),
+        click.option("--drain", multiple=True, metavar="NODE", help="Take all slots from this primary."),
+        click.option(
+            "--max-moves", type=click.IntRange(1), metavar="NUMBER", help="Move at most so many slots."
+        ),
+        click.option(
+            "--threshold",
+            type=percent,
+            default="2%",
+            show_default=True,
+            metavar="PERCENT",
+            help="How far from its share a node may be.",
+        ),
+        click.option(
+            "--samples",
+            type=click.IntRange(0),
+            default=100,
+            show_default=True,
+            metavar="NUMBER",
+            help="Keys a slot to size for bytes; 0 sizes all.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -1,0 +1,84 @@
+"""`slotferry reshard plan`: what would move, and what it would cost.
+
+Invariant: nothing is changed; the plan's file is whole or absent.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from slotferry.cli.reshard.options import (
+    FILE,
+    SETTINGS,
+    cluster_argument,
+    json_option,
+    login_options,
+    parse_weights,
+    policy_options,
+    take_connector,
+)
+from slotferry.errors import RefusedError
+
+_EXAMPLES = """\
+\b
+Examples:
+  slotferry reshard plan redis+cluster://node1:7000
+  slotferry reshard plan redis+cluster://node1:7000 --by bytes -o plan.json
+  slotferry reshard plan redis+cluster://node1:7000 --add node4:7000 --weight node4:7000=2 -o plan.json
+  slotferry reshard plan redis+cluster://node1:7000 --drain node4:7000 -o plan.json
+"""
+
+
+@click.command("plan", context_settings=SETTINGS, epilog=_EXAMPLES)
+@cluster_argument
+@policy_options
+@click.option("-o", "--output", type=FILE, help="Write the plan (JSON) to this file, for 'reshard apply'.")
+@json_option
+@login_options
+def plan(
+    cluster: str, weights: tuple[str, ...], output: Path | None, as_json: bool, **parameters: Any
+) -> None:
+    """Show the fewest slot moves that balance CLUSTER; change nothing.
+
+    CLUSTER is redis+cluster://[user:password@]host:port,host:port, rediss+cluster://... (TLS), or the redis://
+    URL of one node. A NODE is a primary's host:port or the beginning of its id. The password is best given in
+    SLOTFERRY_CLUSTER_PASSWORD.
+    """
+    from slotferry.reshard.plan import Policy, make_plan
+    from slotferry.reshard.tables import plan_table
+
+    connector = take_connector(cluster, parameters)
+    made = make_plan(connector, Policy(weights=parse_weights(weights), **parameters))
+    if output is not None:
+        write_whole(output, made.to_json())
+    if as_json:
+        click.echo(json.dumps(made.to_dict()))
+        return
+    click.echo(plan_table(made))
+    if not made.balanced:
+        where = (
+            f"slotferry reshard apply {output} {cluster_shown(cluster)}" if output else "give it -o plan.json"
+        )
+        click.echo(f"apply it with '{where}'" if output else f"to apply it, {where}")
+
+
+def cluster_shown(cluster: str) -> str:
+    """Return the URL without user and password, for a line that a person copies."""
+    scheme, _, rest = cluster.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file beside its place, then rename it. Raises `RefusedError`."""
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        raise RefusedError(
+            f"the plan {path} can't be written: {error.strerror}", hint="name another file with -o"
+        ) from None

@@ -1,0 +1,234 @@
+"""The cluster as its own nodes describe it: who is a primary, who owns which slot, which slots are open.
+
+Invariant: looking changes nothing. What a primary says of itself counts for more than what others say of it:
+its own line of CLUSTER NODES is the only place that shows open slots (protocol.md, Topology).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from slotferry.admin import Connector, lost, unfit
+from slotferry.discovery import SLOTS
+from slotferry.endpoints import Address
+from slotferry.errors import SlotferryError, UsageError
+from slotferry.reshard.wire import Wire, format_ranges, is_error, refused, text_of
+
+
+@dataclass(frozen=True)
+class Member:
+    """One node. `address` is where we reach it, `peer` where the other nodes do (which MIGRATE needs).
+
+    `migrating` and `importing` map an open slot to the other end's node id; they are known only of nodes
+    that answered for themselves (`answered`).
+    """
+
+    id: str
+    address: Address
+    peer: Address
+    flags: frozenset[str]
+    primary_id: str | None
+    epoch: int
+    slots: frozenset[int]
+    migrating: Mapping[int, str] = field(default_factory=dict)
+    importing: Mapping[int, str] = field(default_factory=dict)
+    product: str = ""
+    version: tuple[int, ...] = ()
+    answered: bool = False
+
+    @property
+    def is_primary(self) -> bool:
+        """Whether it is a primary, down or not."""
+        return "master" in self.flags
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the cluster takes it for failed, or does not know it yet."""
+        return bool(self.flags & {"fail", "noaddr", "handshake"})
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What was seen at one instant. `owners[slot]` is the id of the primary that serves it, or None."""
+
+    members: Mapping[str, Member]
+    owners: tuple[str | None, ...]
+    disputes: tuple[tuple[int, str, str], ...] = ()
+
+    @property
+    def primaries(self) -> list[Member]:
+        """The primaries that are up, by address."""
+        found = [m for m in self.members.values() if m.is_primary and not m.is_down]
+        return sorted(found, key=lambda member: member.address)
+
+    @property
+    def uncovered(self) -> list[int]:
+        """The slots that nobody owns."""
+        return [slot for slot, owner in enumerate(self.owners) if owner is None]
+
+    @property
+    def open_slots(self) -> list[int]:
+        """The slots that are open on some node, in order."""
+        return sorted({s for m in self.members.values() for s in (*m.migrating, *m.importing)})
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of who owns what; two looks with the same one saw the same topology."""
+        text = ";".join(f"{m.id}={format_ranges(m.slots)}" for m in sorted(self.members.values(), key=_id))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def slots_of(self, node_id: str) -> list[int]:
+        """Return the slots that a node owns."""
+        return [slot for slot, owner in enumerate(self.owners) if owner == node_id]
+
+    def replicas_of(self, node_id: str) -> list[Member]:
+        """Return a primary's replicas, by address."""
+        found = [m for m in self.members.values() if m.primary_id == node_id]
+        return sorted(found, key=lambda member: member.address)
+
+    def shard_of(self, node_ids: Iterable[str]) -> Member | None:
+        """Return the primary of the shard that the nodes belong to, whichever of them leads it now."""
+        for node_id in node_ids:
+            member = self.members.get(node_id)
+            if member is not None and member.primary_id is not None:
+                member = self.members.get(member.primary_id)
+            if member is not None and member.is_primary and not member.is_down:
+                return member
+        return None
+
+    def find(self, name: str) -> Member:
+        """Return the primary named by `host:port` or by (the beginning of) its id. Raises `UsageError`."""
+        wanted = name.strip().lower()
+        found = [m for m in self.primaries if wanted in (str(m.address).lower(), str(m.peer).lower())]
+        if not found and len(wanted) >= 6:
+            found = [m for m in self.primaries if m.id.startswith(wanted)]
+        if len(found) == 1:
+            return found[0]
+        known = ", ".join(str(member) for member in self.primaries)
+        others = [m for m in self.members.values() if wanted in (str(m.address).lower(), m.id)]
+        if others and not others[0].is_primary:
+            raise UsageError(f"the node {name} is a replica", hint=f"name a primary: {known}")
+        raise UsageError(f"the cluster has no primary {name}", hint=f"its primaries are {known}")
+
+
+def _id(member: Member) -> str:
+    return member.id
+
+
+def read_cluster(connector: Connector, *, known: Iterable[Address] = ()) -> Cluster:
+    """Ask the first node that answers for the members, then each primary for itself.
+
+    Raises `TargetLostError` where none answers, `TargetUnfitError` where it is no cluster.
+    """
+    failure: SlotferryError | None = None
+    seen: dict[str, Member] = {}
+    for address in dict.fromkeys([*connector.endpoint.addresses, *known]):
+        try:
+            with Wire(connector, address) as wire:
+                seen = _members(wire)
+                break
+        except SlotferryError as error:
+            failure = failure or error
+    if not seen:
+        raise failure or lost("cluster", "has no known node", "name a node that runs")
+    for member in list(seen.values()):
+        if member.is_primary and not member.is_down:
+            seen[member.id] = _ask_itself(connector, member)
+    return _assemble(seen)
+
+
+def _ask_itself(connector: Connector, member: Member) -> Member:
+    try:
+        with Wire(connector, member.address) as wire:
+            own = _members(wire)
+            info: bytes = wire.need("INFO", "server")
+    except SlotferryError as error:
+        if error.kind == "target_unfit":
+            raise  # a right that is missing won't come by waiting
+        return member
+    if member.id not in own or "myself" not in own[member.id].flags:
+        return member  # another server sits on that address by now
+    fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
+    product = "valkey" if "valkey_version" in fields else "redis"
+    version = fields.get("valkey_version") or fields.get("redis_version", "0")
+    numbers = tuple(int(part) for part in version.split(".") if part.isdecimal())
+    return replace(own[member.id], address=member.address, product=product, version=numbers, answered=True)
+
+
+def _assemble(seen: Mapping[str, Member]) -> Cluster:
+    owners: list[str | None] = [None] * SLOTS
+    disputes = []
+    for member in sorted(seen.values(), key=lambda member: member.epoch):
+        for slot in member.slots:
+            before = owners[slot]
+            if before is not None and seen[before].answered and member.answered:
+                disputes.append((slot, before, member.id))
+            # The higher epoch wins, as in the cluster itself; but nobody speaks for a node that answered.
+            if before is None or member.answered or not seen[before].answered:
+                owners[slot] = member.id
+    return Cluster(dict(seen), tuple(owners), tuple(disputes))
+
+
+def _members(wire: Wire) -> dict[str, Member]:
+    text = wire.call("CLUSTER", "NODES")
+    if is_error(text):
+        if "cluster support disabled" in text_of(text):
+            raise unfit(
+                "cluster",
+                f"is none: {wire.address} is a standalone server",
+                "name a node of a cluster; to fill one from a standalone server use 'slotferry migrate'",
+            )
+        raise refused(str(wire.address), "CLUSTER NODES", text)
+    return parse_nodes(text.decode(), wire.address, _endpoints(wire.call("CLUSTER", "SLOTS"), wire.address))
+
+
+def _endpoints(reply: object, asked: Address) -> dict[str, Address]:
+    """Return where clients are to reach the nodes: CLUSTER SLOTS knows names that CLUSTER NODES does not."""
+    found: dict[str, Address] = {}
+    for row in reply if isinstance(reply, list) else []:
+        for host, port, node_id, *_ in row[2:]:
+            name = host.decode() if host else ""
+            found[node_id.decode()] = Address(name if name not in ("", "?") else asked.host, port)
+    return found
+
+
+def parse_nodes(text: str, asked: Address, endpoints: Mapping[str, Address]) -> dict[str, Member]:
+    """Return the members that a CLUSTER NODES reply describes, by id.
+
+    A line is `id ip:port@bus[,hostname…] flags primary-id ping pong epoch link slots…`; a slot is `5`,
+    `0-100`, or open: `[5->-id]` (migrating), `[5-<-id]` (importing).
+    """
+    members = {}
+    for line in text.splitlines():
+        node_id, where, flags, primary, _, _, epoch, _, *slots = line.split()
+        host, _, port = where.split(",")[0].split("@")[0].rpartition(":")
+        peer = Address(host or asked.host, int(port))
+        served: set[int] = set()
+        migrating: dict[int, str] = {}
+        importing: dict[int, str] = {}
+        for part in slots:
+            if part.startswith("["):
+                slot, way, other = (
+                    part[1:-1].partition("->-") if "->-" in part else part[1:-1].partition("-<-")
+                )
+                (migrating if way == "->-" else importing)[int(slot)] = other
+            else:
+                first, _, last = part.partition("-")
+                served.update(range(int(first), int(last or first) + 1))
+        members[node_id] = Member(
+            id=node_id,
+            address=asked if "myself" in flags else endpoints.get(node_id, peer),
+            peer=peer,
+            flags=frozenset(flags.split(",")),
+            primary_id=None if primary == "-" else primary,
+            epoch=int(epoch),
+            slots=frozenset(served),
+            migrating=migrating,
+            importing=importing,
+        )
+    return members

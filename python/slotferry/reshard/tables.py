@@ -1,0 +1,67 @@
+"""Plans, reports and findings as short tables for a person.
+
+Invariant: figures are the plan's or the report's own; an estimate is called one.
+"""
+
+from __future__ import annotations
+
+from slotferry.display.tables import align
+from slotferry.reshard.plan import Holding, Plan, PlannedNode, count_ranges
+from slotferry.text import format_bytes, format_duration
+
+
+def plan_table(plan: Plan) -> str:
+    """Return what moves, before and after, and what it costs."""
+    lines = []
+    if plan.balanced:
+        lines.append(f"balanced by {plan.policy.by}: nothing to move (threshold {plan.policy.threshold:.1%})")
+    else:
+        about = "about " if plan.estimated else ""
+        lines.append(
+            f"{plan.slots:,} slots to move, {plan.keys:,} keys, {about}{format_bytes(plan.bytes)}: "
+            f"expected to take {format_duration(plan.expected_seconds)} or less"
+        )
+    ranges = count_ranges(plan)
+    heads = ("NODE", "SHARE", "SLOTS", "", "KEYS", "", "BYTES", "", "OFF", "", "RANGES")
+    rows = [_node_row(plan, node, ranges[node.id]) for node in plan.nodes]
+    lines += align([heads, *rows], numbers=(1, 2, 4, 6, 8), indent="  ")
+    if plan.transfers:
+        lines.append("moves:")
+        moves = [
+            (plan.node(t.source).address, "→", plan.node(t.target).address, f"{len(t.slot_list):,} slots",
+             f"{t.keys:,} keys", format_bytes(t.bytes), _cut(t.slots))
+            for t in plan.transfers
+        ]  # fmt: skip
+        lines += align(moves, numbers=(3, 4, 5), indent="  ")
+    lines += [f"note: {remark}" for remark in plan.remarks]
+    return "\n".join(lines)
+
+
+def _node_row(plan: Plan, node: PlannedNode, ranges: tuple[int, int]) -> tuple[str, ...]:
+    def change(before: str, after: str) -> tuple[str, str]:
+        return before, f"→ {after}"
+
+    return (
+        node.address,
+        f"{node.share:.1%}",
+        *change(f"{node.before.slots:,}", f"{node.after.slots:,}"),
+        *change(f"{node.before.keys:,}", f"{node.after.keys:,}"),
+        *change(format_bytes(node.before.bytes), format_bytes(node.after.bytes)),
+        *change(_off(plan, node, node.before), _off(plan, node, node.after)),
+        f"{ranges[0]} → {ranges[1]}",
+    )
+
+
+def _off(plan: Plan, node: PlannedNode, holding: Holding) -> str:
+    """Return how far from its share a node is, in what the plan balances."""
+    by = plan.policy.by
+    whole = sum(float(getattr(other.before, by)) for other in plan.nodes)
+    share = whole * node.share
+    held = float(getattr(holding, by))
+    if not share:
+        return "-" if not held else "to drain"
+    return f"{held / share - 1:+.1%}"
+
+
+def _cut(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -1,0 +1,1 @@
+"""Resharding: plans, moves, interruptions and mending."""
