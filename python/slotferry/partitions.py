@@ -13,6 +13,7 @@ PAGE_KEYS = 1000
 _WANTED_KEYS_PER_SECOND = 500_000  # more than servers on one machine have been seen to deliver
 _MAX_PLANNED = 64
 _LARGE, _SMALL = 100_000, 10_000
+_LARGE_COUNT = 16
 
 
 def plan_partitions(round_trip: float, keys: int) -> int:
@@ -20,13 +21,14 @@ def plan_partitions(round_trip: float, keys: int) -> int:
 
     A partition delivers at most one page of `PAGE_KEYS` per round trip, so P partitions deliver at most
     P * PAGE_KEYS / round_trip keys/s: P is the smallest power of two that makes this 500,000. At 50 ms:
-    500,000 * 0.05 / 1000 = 25, so 32. A large source gets at least 4, so that a page that is slow to be
-    acknowledged does not hold up the scan; each has two pages or more; 64 are the most.
+    500,000 * 0.05 / 1000 = 25, so 32. A large source gets at least 16, however near it is: on a machine that
+    is busy with servers the engine waits for a core for longer than the source needs for four pages, and a
+    source that runs dry meanwhile costs a tenth of the rate. Each has two pages or more; 64 are the most.
     """
     if keys < _SMALL:
         return 1
     pages = keys // PAGE_KEYS
-    needed = max(_WANTED_KEYS_PER_SECOND * round_trip / PAGE_KEYS, 4 if keys >= _LARGE else 1)
+    needed = max(_WANTED_KEYS_PER_SECOND * round_trip / PAGE_KEYS, _LARGE_COUNT if keys >= _LARGE else 1)
     count = 1
     while count < needed and count * 2 <= min(pages // 2, _MAX_PLANNED):
         count *= 2

@@ -13,11 +13,11 @@ from slotferry.partitions import is_partition_count, plan_partitions, scanned_fr
         (0.050, 5_000_000, 32),  # 500,000/s * 0.05 s / 1000 = 25
         (0.050, 20_000, 8),  # two pages each at least
         (0.050, 9_999, 1),  # not worth it
-        (0.0001, 1_000_000, 4),  # large: at least 4
+        (0.0001, 1_000_000, 16),  # large: at least 16
         (0.0001, 99_999, 1),
         (0.5, 5_000_000, 64),  # at most 64
-        (0.008, 1_000_000, 4),
-        (0.0081, 1_000_000, 8),
+        (0.032, 1_000_000, 16),
+        (0.0321, 1_000_000, 32),
         (0.001, 0, 1),
     ],
 )
