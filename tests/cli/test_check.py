@@ -31,6 +31,11 @@ def _rows(done: Outcome) -> dict[str, dict[str, Any]]:
     return {row["name"]: row for row in rows}
 
 
+def _forget_user(server: LocalServer, user: str) -> None:
+    with server.client() as client:
+        client.acl_deluser(user)
+
+
 def test_a_fit_pair(filled: LocalServer, cluster: LocalCluster) -> None:
     with filled.client() as client:
         before = client.info("persistence")["rdb_changes_since_last_save"]
@@ -132,7 +137,14 @@ def test_missing_rights_are_named_and_no_secret_is_told(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--skip-check", "memroy"), ("--skip-check", "servers"), ("--no-such-option",)],
+    [
+        ("--skip-check", "memroy"),
+        ("--skip-check", "servers"),
+        ("--sample", "150%"),
+        ("--sample", "many"),
+        ("--scan-rate", "0"),
+        ("--no-such-option",),
+    ],
     ids=" ".join,
 )
 def test_options_that_make_no_sense(
@@ -142,3 +154,78 @@ def test_options_that_make_no_sense(
 
     assert done.code == 2
     assert "Traceback" not in done.stderr
+
+
+def test_the_data_its_patterns_and_a_tag_that_is_too_big(filled: LocalServer, cluster: LocalCluster) -> None:
+    with filled.client() as client:
+        for i in range(300):
+            client.hset(f"{{shop}}:order:{i}", mapping={"total": i, "note": "n" * 200})
+            client.set(f"session:{i}", "s", ex=5000)
+
+    done = run("check", filled.url, cluster.url, "--json")
+    rows, data = _rows(done), done.summary["data"]
+    patterns = {part["name"]: part for part in data["by_pattern"]}
+
+    assert data["keys"] == data["sampled"] == 700
+    assert patterns["{shop}:order:*"]["keys"] == patterns["session:*"]["keys"] == 300
+    assert patterns["session:*"]["ttl_share"] == 1.0
+    assert rows["hash-tags"]["status"] == rows["hot-slots"]["status"] == "warning"
+    assert "{shop}" in rows["hash-tags"]["message"]
+    owner = next(part for part in data["hot_tags"] if part["name"] == "shop")["node"]
+    assert owner in rows["balance"]["message"]
+    assert sum(part["keys"] for part in data["primaries"]) == 700
+
+
+def test_a_sample_and_all_of_it(filled: LocalServer, cluster: LocalCluster) -> None:
+    with filled.client() as client:
+        client.mset({f"many:{i}": i for i in range(5_000)})
+
+    some = run("check", filled.url, cluster.url, "--json", "--sample", "10%").summary["data"]
+    everything = run("check", filled.url, cluster.url, "--json", "--full", "--scan-rate", "100000")
+    none = run("check", filled.url, cluster.url, "--json", "--sample", "0")
+
+    assert 300 <= some["sampled"] <= 1500
+    assert abs(sum(part["keys"] for part in some["by_pattern"]) - 5_100) <= 10
+    assert everything.summary["data"]["sampled"] == 5_100
+    assert none.summary["data"] is None
+    assert "sample" not in _rows(none)
+
+
+def test_what_the_source_user_may_not_ask_is_said_and_the_rest_goes_on(
+    source: LocalServer, cluster: LocalCluster, stack: ExitStack
+) -> None:
+    with source.client() as client:
+        client.mset({f"key:{i}": i for i in range(50)})
+        client.execute_command(
+            "ACL", "SETUSER", "reader", "on", f">{_SECRET}", "~key:*",
+            "+scan", "+dump", "+pttl", "+pexpiretime", "+time", "+info", "+dbsize", "+ping", "+select",
+            "+type",
+        )  # fmt: skip
+        stack.callback(_forget_user, source, "reader")
+        client.set("secret:1", "x")
+    url = source.url.replace("://", "://reader@")
+
+    done = run("check", url, cluster.url, "--json", env={"SLOTFERRY_SOURCE_PASSWORD": _SECRET})
+    rows = _rows(done)
+
+    assert done.code == 0, done.stdout
+    assert rows["sample"]["status"] == "warning"
+    assert "1 more may not be read" in rows["sample"]["message"]
+    assert rows["biggest-keys"]["message"].startswith("not checked: MEMORY USAGE")
+    assert rows["memory"]["status"] == "ok"
+
+
+def test_keys_that_the_target_user_may_not_write(
+    kind: ServerKind, filled: LocalServer, stack: ExitStack
+) -> None:
+    guarded = stack.enter_context(LocalCluster(kind.binary, primaries=1, password=_SECRET))
+    with guarded.primaries[0].client() as client:
+        client.execute_command("ACL", "SETUSER", "mover", "on", f">{_SECRET}", "~app:*", "+@all")
+    url = f"redis+cluster://mover@{guarded.primaries[0].address}"
+
+    done = run("check", filled.url, url, "--json", env={"SLOTFERRY_TARGET_PASSWORD": _SECRET})
+
+    assert done.code == 4
+    assert _rows(done)["target-rights"]["status"] == "ok"
+    assert "keys such as key:" in _rows(done)["key-rights"]["message"]
+    assert count_keys(guarded) == 0

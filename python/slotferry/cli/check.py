@@ -17,7 +17,8 @@ _EPILOG = """\
 \b
 Examples:
   slotferry check redis://old:6379 redis+cluster://new1:7000,new2:7000
-  slotferry check redis://old:6379 redis://new1:7000 --strict --json
+  slotferry check redis://old:6379 redis://new1:7000 --full --scan-rate 20000
+  slotferry check redis://old:6379 redis://new1:7000 --sample 5% --strict --json
 
 \b
 Exit codes:
@@ -29,6 +30,22 @@ Exit codes:
 @click.command(context_settings={"auto_envvar_prefix": "SLOTFERRY"}, epilog=_EPILOG)
 @click.argument("source", envvar="SLOTFERRY_SOURCE")
 @click.argument("target", envvar="SLOTFERRY_TARGET")
+@click.option(
+    "--sample",
+    metavar="KEYS|PERCENT",
+    default="20000",
+    show_default=True,
+    help="About how many of the source's keys to look at; 0 for none.",
+)
+@click.option("--full", is_flag=True, help="Look at all of the source's keys.")
+@click.option(
+    "--scan-rate",
+    type=float,
+    metavar="NUMBER",
+    default=5000,
+    show_default=True,
+    help="Look at no more keys a second than this.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 3 where there are warnings.")
 @click.option(
     "--skip-check",
@@ -46,7 +63,7 @@ Exit codes:
 @tls_options("source")
 @tls_options("target")
 def check(source: str, target: str, as_json: bool, **parameters: Any) -> int:
-    """Look at both sides before a migration: reach and rights, the target's fitness, versions.
+    """Look at both sides before a migration: will it work, and what will break afterwards.
 
     One table: each row is ok, a warning or an error, with what to do. Nothing is written to either side.
     SOURCE and TARGET are as for 'slotferry migrate', and so are passwords and TLS options.

@@ -5,10 +5,13 @@ Invariant: figures and words are the report's; a line more is only layout.
 
 from __future__ import annotations
 
+from slotferry.display.tables import align
+from slotferry.preflight.keyspace import Keyspace, PlacedShare, Share
 from slotferry.preflight.report import CheckReport
 from slotferry.preflight.rows import CHECKS, Row
-from slotferry.text import format_duration
+from slotferry.text import format_bytes, format_duration, shorten_key
 
+_PATTERNS_SHOWN = 15
 _NAME_WIDTH = max(len(name) for checks in CHECKS.values() for name in checks)
 
 
@@ -19,7 +22,58 @@ def check_table(report: CheckReport) -> str:
         rows = [row for row in report.rows if row.group == group]
         if rows:
             lines += ["", group, *(line for row in rows for line in _row_lines(row))]
+    if report.keyspace is not None and report.keyspace.sampled:
+        lines += _data_tables(report.keyspace)
     return "\n".join([*lines, "", _verdict(report)])
+
+
+def _data_tables(keyspace: Keyspace) -> list[str]:
+    """Return what the data consists of and where it will be."""
+    about = "all keys" if keyspace.full else f"estimated from {keyspace.sampled:,} of {keyspace.keys:,} keys"
+    lines = ["", f"the data, {about}"]
+    parts = [("TYPE", keyspace.by_type), ("KEY PATTERN", keyspace.by_pattern[:_PATTERNS_SHOWN])]
+    for head, shares in parts:
+        rows = [(head, "KEYS", "BYTES", "SHARE", "TTL"), *(_share_row(s, keyspace) for s in shares)]
+        lines += ["", *align(rows, numbers=(1, 2, 3, 4), indent="  ")]
+    if len(keyspace.by_pattern) > _PATTERNS_SHOWN:
+        lines.append(f"  and {len(keyspace.by_pattern) - _PATTERNS_SHOWN:,} more patterns")
+    if keyspace.bytes_known:
+        big = [(shorten_key(k.key, 60), k.type, format_bytes(k.bytes or 0)) for k in keyspace.biggest[:5]]
+        lines += ["", *align([("BIGGEST KEY", "TYPE", "BYTES"), *big], numbers=(2,), indent="  ")]
+    for head, placed in (
+        ("PRIMARY", keyspace.primaries),
+        ("HOTTEST SLOT", keyspace.hot_slots),
+        ("HOTTEST HASH TAG", keyspace.hot_tags),
+    ):
+        if placed:
+            rows = [(head, "KEYS", "BYTES", "SHARE", "AT"), *(_placed_row(p, keyspace) for p in placed)]
+            lines += ["", *align(rows, numbers=(1, 2, 3), indent="  ")]
+    return lines
+
+
+def _share_row(share: Share, keyspace: Keyspace) -> tuple[str, ...]:
+    return (
+        shorten(share.name),
+        *_amounts(share.keys, share.bytes, keyspace),
+        f"{share.with_ttl / share.keys:.0%}" if share.keys else "",
+    )
+
+
+def _placed_row(placed: PlacedShare, keyspace: Keyspace) -> tuple[str, ...]:
+    where = "" if placed.node == placed.name else placed.node
+    return (shorten(placed.name), *_amounts(placed.keys, placed.bytes, keyspace), where)
+
+
+def _amounts(keys: int, size: int, keyspace: Keyspace) -> tuple[str, str, str]:
+    scale = keyspace.scale
+    part = size / keyspace.bytes if keyspace.bytes else keys / keyspace.sampled
+    known = format_bytes(size * scale) if keyspace.bytes_known else "?"
+    return f"{keys * scale:,.0f}", known, f"{part:.1%}"
+
+
+def shorten(text: str, limit: int = 60) -> str:
+    """Return a name that is no longer than `limit`."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def _row_lines(row: Row) -> list[str]:

@@ -6,7 +6,7 @@ Invariant: everything here only reads. `find_rows` is the part that every migrat
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from slotferry.admin import Connector
 from slotferry.discovery import SourceFacts, TargetFacts
@@ -62,11 +62,11 @@ def find_rows(
     return rows + apply_skips(judge_survey(survey), skips)
 
 
-def judge_survey(survey: Survey) -> list[Row]:
-    """Return the rows that a survey answers, rights first."""
+def judge_survey(survey: Survey, shares: Mapping[str, float] | None = None) -> list[Row]:
+    """Return the rows that a survey answers; `shares` are the primaries' of the data, where known."""
     return [
         *judge_rights("source", {survey.source.node: survey.source.denied}),
         *judge_rights("target", {view.node: view.denied for view in survey.primaries}),
-        *judge_fitness(survey),
+        *judge_fitness(survey, shares),
         *judge_compatibility(survey),
     ]

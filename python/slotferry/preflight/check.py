@@ -6,33 +6,54 @@ sense raises. Nothing is written to either side.
 
 from __future__ import annotations
 
+import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from redis.exceptions import ResponseError
+
+from slotferry._core import key_slots
 from slotferry.admin import Connector
 from slotferry.discovery import SourceFacts, TargetFacts, discover_source, discover_target
 from slotferry.endpoints import Endpoint, Side, Tls
-from slotferry.errors import SlotferryError
+from slotferry.errors import SlotferryError, UsageError
 from slotferry.preflight import apply_skips, check_skips, judge_servers, judge_survey, source_is_cluster
+from slotferry.preflight.data import judge_data, judge_placement
+from slotferry.preflight.fitness import slot_owners
+from slotferry.preflight.keyspace import Keyspace
 from slotferry.preflight.reach import judge_announced
 from slotferry.preflight.report import CheckReport
-from slotferry.preflight.rows import Row, error, ok
+from slotferry.preflight.rights import denied_key
+from slotferry.preflight.rows import Row, error, not_checked, ok
+from slotferry.preflight.sampling import Sampler
 from slotferry.preflight.survey import Survey, take_survey
-from slotferry.text import format_duration
+from slotferry.text import format_duration, shorten_key
 
 Notify = Callable[[str], None]
+
+# Takes 4 s, and of the source's CPU some 3 % meanwhile.
+DEFAULT_SAMPLE = 20_000
+DEFAULT_SCAN_RATE = 5_000.0
+_TELL_SECONDS = 2.0
+_KEYS_PROBED = 16
 
 
 @dataclass(frozen=True)
 class CheckOptions:
     """How to check; the defaults are the command line's.
 
+    sample: about how many keys of the source to look at, as a number or a percentage (`"5%"`); 0: none.
+    full: look at all of them. scan_rate: how many keys a second at most.
     strict: whether warnings count in the report's exit code.
     skip_check: names of checks whose errors are only told.
     source_password, target_password: instead of the URL's. source_tls, target_tls: TLS files and settings.
     """
 
+    sample: int | str = DEFAULT_SAMPLE
+    full: bool = False
+    scan_rate: float = DEFAULT_SCAN_RATE
     strict: bool = False
     skip_check: tuple[str, ...] = ()
     source_password: str | None = field(default=None, repr=False)
@@ -42,6 +63,21 @@ class CheckOptions:
 
     def __post_init__(self) -> None:
         check_skips(self.skip_check)
+        self.wanted(0)
+        if not 0 < self.scan_rate < float("inf"):
+            raise UsageError(f"scan_rate is {self.scan_rate}", hint="give it in keys a second, more than 0")
+
+    def wanted(self, keys: int) -> int:
+        """Return how many of `keys` keys to look at. Raises `UsageError` where `sample` makes no sense."""
+        text = str(self.sample).strip()
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(%?)", text)
+        if match is None or (not match[2] and "." in match[1]):
+            raise UsageError(f"sample is {text!r}", hint="write a number of keys, or a percentage such as 5%")
+        if match[2] and not 0 <= float(match[1]) <= 100:
+            raise UsageError(f"sample is {text!r}", hint="give a percentage from 0% to 100%")
+        if self.full:
+            return keys
+        return math.ceil(keys * float(match[1]) / 100) if match[2] else int(match[1])
 
 
 def check(
@@ -81,15 +117,23 @@ class _Check:
         self._options = options
         self._notify = notify
         self._rows: list[Row] = []
+        self._keyspace: Keyspace | None = None
 
     def perform(self) -> CheckReport:
         begun = time.monotonic()
         source, target = self._look_at_source(), self._look_at_target()
+        survey = None
         if source is not None and target is not None:
-            self._compare(source, target)
+            survey = self._compare(source, target)
+        if source is not None and not source.server.cluster:
+            self._sample(source, survey)
+        if survey is not None:
+            shares = None if self._keyspace is None else self._keyspace.shares()
+            self._rows += judge_survey(survey, shares)
         return CheckReport(
             source=self._source.endpoint.identity,
             target=self._target.endpoint.target_identity,
+            keyspace=self._keyspace,
             rows=tuple(apply_skips(self._rows, self._options.skip_check)),
             elapsed_seconds=time.monotonic() - begun,
             strict=self._options.strict,
@@ -124,21 +168,75 @@ class _Check:
         self._rows.append(ok("target-reach", f"answers at {names}: {facts.seed.product}"))
         return facts
 
-    def _compare(self, source: SourceFacts, target: TargetFacts) -> None:
+    def _compare(self, source: SourceFacts, target: TargetFacts) -> Survey | None:
         rows = judge_servers(source, target, self._target.endpoint.database)
         self._rows += rows
         if any(row.name == "servers" and row.status == "error" for row in rows):
-            return
+            return None
         self._rows += judge_announced(self._target)
         try:
-            survey = take_survey(self._source, source, self._target, target)
+            return take_survey(self._source, source, self._target, target)
         except SlotferryError as failure:
             self._rows.append(_unreached("source" if "source" in failure.kind else "target", failure))
-            return
-        self._judge(survey)
+            return None
 
-    def _judge(self, survey: Survey) -> None:
-        self._rows += judge_survey(survey)
+    def _sample(self, source: SourceFacts, survey: Survey | None) -> None:
+        wanted = self._options.wanted(source.keys)
+        if not wanted and source.keys:
+            return
+        expected = min(wanted, source.keys)
+        seconds = expected / self._options.scan_rate
+        if seconds > _TELL_SECONDS:
+            what = "all" if wanted >= source.keys else f"about {expected:,} of"
+            self._notify(
+                f"looking at {what} {source.keys:,} keys, at most {self._options.scan_rate:,.0f} a second: "
+                f"{format_duration(seconds)} or more"
+            )
+        try:
+            with self._source.open() as node:
+                if self._source.endpoint.database:
+                    node.need("SELECT", self._source.endpoint.database)
+                sampler = Sampler(node, self._options.scan_rate)
+                sampler.run(source.keys, wanted)
+        except SlotferryError as failure:
+            self._rows.append(not_checked("sample", failure.message, failure.hint))
+            return
+        except ResponseError as refusal:
+            self._rows.append(not_checked("sample", f"SCAN is refused: {refusal}", "grant +scan"))
+            return
+        owners = {} if survey is None else slot_owners(survey.topology)
+        self._keyspace = sampler.sums.result(source.keys, owners)
+        self._rows += judge_data(self._keyspace)
+        if survey is not None:
+            self._rows += judge_placement(self._keyspace, survey, sampler.rdb_types)
+            self._rows += self._key_rights(survey, sampler.sums.examples(_KEYS_PROBED))
+
+    def _key_rights(self, survey: Survey, keys: Sequence[bytes]) -> list[Row]:
+        """Probe with a RESTORE that no server takes, whether keys such as the source's may be written."""
+        owners, denied = slot_owners(survey.topology), []
+        addresses = {str(address): address for address in survey.topology.primaries}
+        may_restore = {view.node for view in survey.primaries if "RESTORE" not in view.denied}
+        for key, slot in zip(keys, key_slots(keys), strict=True):
+            owner = owners.get(slot, "")
+            if owner not in may_restore:
+                continue
+            try:
+                with self._target.open(addresses[owner]) as node:
+                    if denied_key(node, ("RESTORE", key, 0, "")):
+                        denied.append(key)
+            except SlotferryError as failure:
+                return [not_checked("key-rights", failure.message, failure.hint)]
+        if denied:
+            names = ", ".join(map(shorten_key, denied[:3]))
+            return [
+                error(
+                    "key-rights",
+                    "target",
+                    f"the target user may not write keys such as {names} (NOPERM)",
+                    "grant it the keys: ACL SETUSER <user> ~*",
+                )
+            ]
+        return [ok("key-rights", "the target user may write keys of every pattern")] if keys else []
 
 
 def _unreached(side: Side, failure: SlotferryError) -> Row:

@@ -69,7 +69,7 @@ def _functions(survey: Survey) -> Row:
     libraries = survey.source.number("number_of_libraries")
     lacking = [view.node for view in survey.primaries if view.number("number_of_libraries") < libraries]
     scripts = survey.source.number("number_of_cached_scripts")
-    note = f"; {scripts:,} cached scripts are not data: the application loads them anew" if scripts else ""
+    note = f"; cached scripts ({scripts:,}) are not data: the application loads them anew" if scripts else ""
     if lacking:
         return warning(
             "functions",

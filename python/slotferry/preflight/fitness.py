@@ -6,10 +6,11 @@ would lose data or stop the run; what a person should know is a warning.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-from slotferry.discovery import SLOTS
+from slotferry.discovery import SLOTS, Topology
+from slotferry.endpoints import Address
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
 from slotferry.preflight.survey import ServerView, Survey
 from slotferry.text import format_bytes, format_duration
@@ -33,10 +34,17 @@ def judge_fitness(survey: Survey, shares: Mapping[str, float] | None = None) -> 
 
 def slot_shares(survey: Survey) -> dict[str, float]:
     """Return the share of the slots that each primary (by node) serves."""
-    slots: dict[str, int] = defaultdict(int)
-    for first, last, host, port in survey.topology.ranges:
-        slots[f"[{host}]:{port}" if ":" in host else f"{host}:{port}"] += last - first + 1
-    return {node: count / SLOTS for node, count in slots.items()}
+    counts = Counter(slot_owners(survey.topology).values())
+    return {node: count / SLOTS for node, count in counts.items()}
+
+
+def slot_owners(topology: Topology) -> dict[int, str]:
+    """Return the primary (by node) of each slot that has one."""
+    return {
+        slot: str(Address(host, port))
+        for first, last, host, port in topology.ranges
+        for slot in range(first, last + 1)
+    }
 
 
 def expected_bytes(survey: Survey, shares: Mapping[str, float] | None = None) -> dict[str, int]:

@@ -10,16 +10,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slotferry.errors import ExitCode
+from slotferry.preflight.keyspace import Keyspace
 from slotferry.preflight.rows import Row
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The rows of a check. `source` and `target` are URLs without secrets."""
+    """The rows of a check. `source` and `target` are URLs without secrets; `keyspace` is the sampled data."""
 
     source: str
     target: str
     rows: tuple[Row, ...]
+    keyspace: Keyspace | None = None
     elapsed_seconds: float = 0.0
     strict: bool = field(default=False, repr=False)
 
@@ -61,5 +63,6 @@ class CheckReport:
             "status": "errors" if self.errors else "warnings" if self.warnings else "ok",
             "counts": {status: counts[status] for status in ("ok", "warning", "error")},
             "elapsed_seconds": round(self.elapsed_seconds, 3),
+            "data": None if self.keyspace is None else self.keyspace.to_dict(),
             "checks": [row.to_dict() for row in self.rows],
         }

@@ -1,0 +1,142 @@
+"""Reads a sample of the source's keys, or all of them, no faster than it is allowed to.
+
+Invariant: a key is looked at with TYPE, PTTL and MEMORY USAGE (with its default of a few elements), never
+read; the rate holds over the whole sample, so that the source serves its application meanwhile.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from redis.exceptions import NoPermissionError, ResponseError
+
+from slotferry.admin import Node
+from slotferry.preflight.keyspace import KeyFacts, KeyspaceSums
+
+_PAGE = 200
+_DUMPED_PER_TYPE = 20
+_DUMPED_BYTES = 32_768
+_SEEN_LIMIT = 1 << 21
+
+
+class Sampler:
+    """Looks at keys of the database that `node` has selected."""
+
+    def __init__(self, node: Node, rate: float) -> None:
+        self._node = node
+        self._rate = rate
+        self._begun = time.monotonic()
+        self._asked = 0
+        self._may_measure = True
+        self._may_read_ttl = True
+        self.sums = KeyspaceSums()
+        self.rdb_types: dict[int, bytes] = {}
+        """Payload types that were seen, each with a key that has it."""
+        self._dumped: dict[str, int] = {}
+
+    def run(self, keys: int, wanted: int) -> None:
+        """Look at about `wanted` of the database's `keys` keys, at all where it has no more.
+
+        Raises `SourceLostError`, and `ResponseError` where SCAN is refused.
+        """
+        pages = self._every_page() if wanted >= keys else self._some_pages(wanted)
+        for page in pages:
+            facts = self._look(page)
+            self.sums.add(facts)
+            self._note_types(facts)
+            self._pace(len(page))
+
+    def _every_page(self) -> Iterator[list[bytes]]:
+        # SCAN may return a key twice. Beyond some millions of keys that is not worth remembering them all.
+        seen: set[int] = set()
+        cursor = 0
+        while True:
+            cursor, page = self._scan(cursor)
+            if len(seen) < _SEEN_LIMIT:
+                fresh = {hash(key): key for key in page if hash(key) not in seen}
+                seen.update(fresh)
+                page = list(fresh.values())
+            if page:
+                yield page
+            if cursor == 0:
+                return
+
+    def _some_pages(self, wanted: int) -> Iterator[list[bytes]]:
+        """Yield the first page of each of 2^k partitions of the keyspace (protocol.md, SCAN).
+
+        Which bucket a key is in is decided by a keyed hash, so that this is a fair sample; and each key
+        belongs to one partition, so that none is seen twice.
+        """
+        partitions = 1 << max(0, (wanted // _PAGE - 1).bit_length())
+        count = max(1, wanted // partitions)
+        for start in range(partitions):
+            _, page = self._scan(start, count)
+            if page:
+                yield list(dict.fromkeys(page))
+
+    def _scan(self, cursor: int, count: int = _PAGE) -> tuple[int, list[bytes]]:
+        following, page = self._node.call("SCAN", cursor, "COUNT", count)
+        return int(following), page
+
+    def _look(self, page: list[bytes]) -> list[KeyFacts]:
+        types: list[Any] = self._ask([("TYPE", key) for key in page])
+        ttls = self._ask([("PTTL", key) for key in page]) if self._may_read_ttl else []
+        sizes = self._ask([("MEMORY", "USAGE", key) for key in page]) if self._may_measure else []
+        if sizes and all(isinstance(size, ResponseError) for size in sizes):
+            self._may_measure, sizes = False, []
+        if ttls and all(isinstance(ttl, ResponseError) for ttl in ttls):
+            self._may_read_ttl, ttls = False, []
+        facts = []
+        for index, (key, kind) in enumerate(zip(page, types, strict=True)):
+            if isinstance(kind, ResponseError):
+                self.sums.denied += 1
+            elif kind != b"none":  # deleted meanwhile
+                size = sizes[index] if sizes else None
+                ttl = ttls[index] if ttls else None
+                facts.append(
+                    KeyFacts(
+                        key,
+                        kind.decode("utf-8", "replace"),
+                        size if isinstance(size, int) else None,
+                        isinstance(ttl, int) and ttl >= 0,
+                    )
+                )
+        return facts
+
+    def _ask(self, commands: list[tuple[str | bytes, ...]]) -> list[Any]:
+        return self._node.call_many(commands)
+
+    def _note_types(self, facts: list[KeyFacts]) -> None:
+        """DUMP a few small values of each type: the first byte says how they are encoded."""
+        chosen = []
+        for key in facts:
+            done = self._dumped.get(key.type, 0)
+            if done < _DUMPED_PER_TYPE and (key.bytes or 0) <= _DUMPED_BYTES and self._may_measure:
+                self._dumped[key.type] = done + 1
+                chosen.append(key.key)
+        if not chosen:
+            return
+        for name, payload in zip(
+            chosen, self._node.call_many([("DUMP", key) for key in chosen]), strict=True
+        ):
+            if isinstance(payload, bytes) and payload:
+                self.rdb_types.setdefault(payload[0], name)
+
+    def _pace(self, keys: int) -> None:
+        self._asked += keys
+        ahead = self._begun + self._asked / self._rate - time.monotonic()
+        if ahead > 0:
+            time.sleep(ahead)
+
+
+def may_scan(node: Node) -> bool:
+    """Whether the user may run SCAN at all."""
+    try:
+        node.call("SCAN", 0, "COUNT", 1)
+    except NoPermissionError:
+        return False
+    except ResponseError:
+        return True
+    return True
