@@ -17,6 +17,7 @@ __all__ = [
     "Event",
     "Failure",
     "Job",
+    "KeyMap",
     "PartitionMark",
     "Pending",
     "Snapshot",
@@ -207,6 +208,36 @@ class Checkpoint:
         """
 
 @final
+class KeyMap:
+    """Source key → target key, or none: rules that rewrite keys and a filter of names, compiled."""
+
+    def __new__(
+        cls,
+        *,
+        rules: Sequence[tuple[Literal["rewrite", "add_prefix", "strip_prefix"], str, bytes, bool]] = ...,
+        globs: Sequence[bytes] = ...,
+        patterns: Sequence[str] = ...,
+        excluded_globs: Sequence[bytes] = ...,
+        excluded_patterns: Sequence[str] = ...,
+        slots: Sequence[tuple[int, int]] = ...,
+    ) -> KeyMap:
+        """Compile rules and filter.
+
+        A rule is `(kind, pattern, text, last)`: a rewrite has a pattern, a template and whether a key that
+        it matches takes no further rule; the others have a prefix as their text. A key is taken if any of
+        `globs` or `patterns` matches (or there are none), none of the excluded ones does, and the target's
+        key is in one of the ranges `slots` (both ends included; none: all). Patterns are those of Rust's
+        regex crate, on bytes; globs are SCAN's. Raises `EngineError("usage", …)` that names the wrong rule.
+        """
+
+    @property
+    def renames(self) -> bool:
+        """Whether there are rules: keys may have other names at the target."""
+
+    def place(self, key: bytes, /) -> tuple[bytes, int] | None:
+        """Return the target's name for a key of the source and its slot; None for a key that is not taken."""
+
+@final
 class Event:
     """Something the control plane should know of or act on."""
 
@@ -245,6 +276,7 @@ class Job:
         partitions: Sequence[tuple[int, int]],
         keys: Sequence[bytes] = ...,
         on_conflict: Literal["error", "replace", "skip"] = "error",
+        key_map: KeyMap | None = None,
         match: bytes | None = None,
         type: str | None = None,
         scan_only: bool = False,
@@ -264,10 +296,11 @@ class Job:
         `(first slot, last slot, host, port)` of each range. `partitions` are `(index, cursor)` of those of
         the `partition_count` (a power of two) partitions that are to be scanned; a partition that starts
         anew has its index as its cursor. `keys` are copied by name besides (pending or failed keys of
-        earlier runs); they do not count as scanned. `scan_only` counts keys and writes nothing.
-        `memory_limit` is the byte budget for keys and payloads in flight; times are in seconds. The two rates
-        limit what is read from the source. With `pause_above_latency`, reading pauses while a ping to the
-        source or to a primary takes longer. Raises `EngineError("usage", …)`.
+        earlier runs); they do not count as scanned. `key_map` chooses among the keys that are scanned and
+        names all keys at the target; pending keys and failures keep the source's names. `scan_only` counts
+        keys and writes nothing. `memory_limit` is the byte budget for keys and payloads in flight; times are
+        in seconds. The two rates limit what is read from the source. With `pause_above_latency`, reading
+        pauses while a ping to the source or to a primary takes longer. Raises `EngineError("usage", …)`.
         """
 
     def start(self) -> None:

@@ -1,5 +1,6 @@
 //! `Job`: one run of the engine, driven from Python.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -12,6 +13,7 @@ use crate::access::Access;
 use crate::checkpoint::Checkpoint;
 use crate::error::{forked, raise, usage};
 use crate::event::Event;
+use crate::keymap::KeyMap;
 use crate::snapshot::Snapshot;
 
 /// One run of the engine: a source's partitions and keys into a cluster.
@@ -87,6 +89,7 @@ impl Job {
         partitions,
         keys = Vec::new(),
         on_conflict = "error",
+        key_map = None,
         r#match = None,
         r#type = None,
         scan_only = false,
@@ -116,6 +119,7 @@ impl Job {
         partitions: Vec<(u32, u64)>,
         keys: Vec<Vec<u8>>,
         on_conflict: &str,
+        key_map: Option<Bound<'_, KeyMap>>,
         r#match: Option<Vec<u8>>,
         r#type: Option<String>,
         scan_only: bool,
@@ -152,6 +156,7 @@ impl Job {
                     )));
                 }
             },
+            key_map: key_map.map(|map| Arc::clone(&map.get().0)),
             pattern: r#match,
             type_name: r#type,
             scan_only,

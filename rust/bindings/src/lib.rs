@@ -8,6 +8,7 @@ mod checkpoint;
 mod error;
 mod event;
 mod job;
+mod keymap;
 mod slot;
 mod snapshot;
 
@@ -25,6 +26,8 @@ mod _core {
     use super::event::Event;
     #[pymodule_export]
     use super::job::Job;
+    #[pymodule_export]
+    use super::keymap::KeyMap;
     #[pymodule_export]
     use super::slot::{key_slot, key_slots};
     #[pymodule_export]

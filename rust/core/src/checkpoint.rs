@@ -203,28 +203,31 @@ impl Ledger {
         }) as PageId
     }
 
-    /// `keys` keys of `page` ended as `outcome`, with `bytes` of payloads written.
+    /// `keys` keys of `page` ended as `outcome`, with `bytes` of payloads written. Returns whether the page is
+    /// complete with that.
     #[inline]
-    pub fn settle(&mut self, page: PageId, outcome: Outcome, keys: u32, bytes: u64) {
+    pub fn settle(&mut self, page: PageId, outcome: Outcome, keys: u32, bytes: u64) -> bool {
         let entry = &mut self.pages[page as usize];
         entry.counts.add(outcome, u64::from(keys));
         entry.counts.bytes += bytes;
         entry.open -= keys;
-        if entry.open == 0 {
+        let complete = entry.open == 0;
+        if complete {
             self.close(page);
         }
+        complete
     }
 
-    /// A key of `page` was given up.
-    pub fn fail(&mut self, page: PageId, failure: Failure) {
+    /// A key of `page` was given up. Returns whether the page is complete with that.
+    pub fn fail(&mut self, page: PageId, failure: Failure) -> bool {
         self.pages[page as usize].failures.push(failure);
-        self.settle(page, Outcome::Failed, 1, 0);
+        self.settle(page, Outcome::Failed, 1, 0)
     }
 
-    /// A key of `page` is pending.
-    pub fn park(&mut self, page: PageId, pending: Pending) {
+    /// A key of `page` is pending. Returns whether the page is complete with that.
+    pub fn park(&mut self, page: PageId, pending: Pending) -> bool {
         self.pages[page as usize].pending.push(pending);
-        self.settle(page, Outcome::Pending, 1, 0);
+        self.settle(page, Outcome::Pending, 1, 0)
     }
 
     /// How many pages have keys whose outcome is open.

@@ -51,7 +51,7 @@ pub struct KeyMap {
     steps: Vec<Step>,
 }
 
-/// Room for names on their way through the rules; kept from key to key.
+/// Room for names on their way through the rules of one [`KeyMap`]; kept from key to key.
 #[derive(Debug, Default)]
 pub struct Scratch {
     name: Vec<u8>,
@@ -124,11 +124,7 @@ impl KeyMap {
         {
             return None;
         }
-        let name = if self.steps.is_empty() {
-            key
-        } else {
-            self.rename(key, scratch)
-        };
+        let name = self.rename(key, scratch);
         let slot = key_slot(name);
         if let Some(slots) = &self.slots
             && !slots[usize::from(slot)]
@@ -138,8 +134,11 @@ impl KeyMap {
         Some((name, slot))
     }
 
-    /// The name that the rules make of `key`.
-    fn rename<'k>(&self, key: &[u8], scratch: &'k mut Scratch) -> &'k [u8] {
+    /// The target's name of a key, whether the filter takes it or not.
+    pub fn rename<'k>(&self, key: &'k [u8], scratch: &'k mut Scratch) -> &'k [u8] {
+        if self.steps.is_empty() {
+            return key;
+        }
         let Scratch { name, next, groups } = scratch;
         if groups.is_empty() {
             groups.extend(self.steps.iter().filter_map(|step| match step {

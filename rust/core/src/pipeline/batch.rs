@@ -21,6 +21,8 @@ pub(crate) struct Entry {
     /// Length of the payload.
     pub payload: usize,
     pub page: PageId,
+    /// Its place among the keys of the page.
+    pub number: u32,
     pub slot: u16,
     /// Redirects followed since the last wait.
     pub hops: u8,
@@ -40,6 +42,9 @@ pub(crate) struct Batch {
 
 /// The arguments of an encoded RESTORE.
 pub(crate) struct Restore<'a> {
+    /// Its place among the keys of its page.
+    pub number: u32,
+    /// Its name at the target.
     pub key: &'a [u8],
     /// Milliseconds since the epoch; 0: does not expire.
     pub expires_at: u64,
@@ -93,6 +98,7 @@ impl Batch {
             end,
             payload: restore.payload.len(),
             page,
+            number: restore.number,
             slot,
             hops: 0,
             in_doubt: false,
@@ -141,6 +147,7 @@ impl Batch {
         let expires_at = argument();
         let payload = argument();
         Restore {
+            number: self.entries[index].number,
             key,
             expires_at: std::str::from_utf8(expires_at)
                 .ok()
@@ -201,6 +208,7 @@ mod tests {
         let mut weight = 0;
         for (slot, key) in [b"a".as_slice(), b"\r\n", b""].into_iter().enumerate() {
             let restore = Restore {
+                number: slot as u32,
                 key,
                 expires_at: slot as u64 * 1000,
                 payload: b"$4\r\n",
@@ -209,6 +217,7 @@ mod tests {
         }
         assert_eq!(weight, batch.total_weight());
         assert_eq!(batch.restore(1).key, b"\r\n");
+        assert_eq!(batch.restore(1).number, 1);
         assert_eq!(batch.restore(2).expires_at, 2000);
         assert_eq!(batch.restore(0).payload, b"$4\r\n");
 

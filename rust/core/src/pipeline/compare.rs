@@ -223,7 +223,7 @@ impl Comparison {
         engine.fail(
             entry.page,
             Failure {
-                key: key.to_vec(),
+                key: engine.source_name(&self.batch, index),
                 slot: entry.slot,
                 kind,
                 message: format!("{what} under {}", shown(key)),

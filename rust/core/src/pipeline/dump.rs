@@ -4,6 +4,7 @@
 //! no round trip is spent on the cursor alone; what is asked of the source at once is bounded in bytes, since
 //! replies that wait there count as its memory.
 
+use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::batch::Restore;
@@ -120,14 +121,19 @@ impl Lane {
     fn open_names(&mut self) {
         let count = self.names.len().min(self.engine.spec.page_keys as usize);
         let names: Vec<Vec<u8>> = self.names.drain(..count).collect();
-        let mut keys = Keys::collect(names.iter().map(Vec::as_slice));
+        let list = names.iter().map(Vec::as_slice);
+        let mut keys = self.engine.with_naming(|naming| match naming {
+            None => Keys::collect(list),
+            Some(naming) => Keys::name(list, naming),
+        });
         keys.sort_by_slot();
         let page = self.engine.shared.ledger().open_names(names);
         self.begin(page, keys, None);
     }
 
     fn begin(&mut self, page: PageId, keys: Keys, scanner: Option<usize>) {
-        self.engine.budget.hold_names(keys.weight());
+        let keys = Rc::new(keys);
+        self.engine.keep_names(page, &keys);
         let fetch = self.fetches.insert(Fetch {
             page,
             keys,
@@ -175,7 +181,9 @@ impl Lane {
             Decoded::Whole(Ok(page), used) => (page, used),
         };
         let scanner = &mut self.scanners[number];
-        let keys = scanner.take(&page, &mut self.engine.overlap.borrow_mut());
+        let keys = self
+            .engine
+            .with_naming(|naming| scanner.take(&page, &mut self.engine.overlap.borrow_mut(), naming));
         let (cursor, last) = (scanner.cursor, scanner.state == ScanState::Done);
         let place = scanner.place;
         self.engine.shared.progress.scan(keys.len() as u64);
@@ -285,7 +293,7 @@ impl Lane {
         let fetch = &self.fetches[number];
         if fetch.read == fetch.keys.len() {
             let fetch = self.fetches.remove(number);
-            self.engine.budget.free_names(fetch.keys.weight());
+            self.engine.names_are_read(&fetch.keys);
         }
         Ok((at, None, 0))
     }
@@ -294,7 +302,7 @@ impl Lane {
     #[inline]
     fn pass_on(&self, number: usize, read: usize, expiry: i64, payload: Option<&[u8]>, source_now: u64) {
         let fetch = &self.fetches[number];
-        let (key, slot) = fetch.keys.get(read);
+        let (_, slot) = fetch.keys.get(read);
         let expires_at = match (self.engine.spec.source_expiry, expiry) {
             (_, -1) => 0,
             (ExpiryCommand::Absolute, at) => at.max(0).cast_unsigned(),
@@ -304,7 +312,8 @@ impl Lane {
         match payload {
             Some(payload) if expiry != -2 && (expires_at == 0 || expires_at > source_now) => {
                 let restore = Restore {
-                    key,
+                    number: read as u32,
+                    key: fetch.keys.target(read),
                     expires_at,
                     payload,
                 };

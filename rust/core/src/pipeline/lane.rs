@@ -30,7 +30,7 @@ const NOTICEABLE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Fetch {
     pub(super) page: PageId,
-    pub(super) keys: Keys,
+    pub(super) keys: Rc<Keys>,
     /// Keys asked for on this connection, and keys read.
     pub(super) asked: usize,
     pub(super) read: usize,

@@ -9,6 +9,7 @@ mod dump;
 mod health;
 mod lane;
 mod link;
+mod named;
 mod probe;
 mod restore;
 mod restraint;
@@ -26,6 +27,7 @@ use crate::checkpoint::{Failure, PageId, Pending};
 use crate::control::Shared;
 use crate::error::{Error, ErrorKind};
 use crate::flow::{Budget, Throttle};
+use crate::keymap::KeyMap;
 use crate::net::{Access, Address};
 use crate::progress::Outcome;
 use crate::resp::encode::ExpiryCommand;
@@ -34,6 +36,7 @@ use crate::topology::SlotRange;
 use batch::Spares;
 use health::Health;
 pub(crate) use lane::Lane;
+use named::Names;
 use restraint::Restraint;
 use route::Router;
 use scan::Overlap;
@@ -74,6 +77,8 @@ pub struct JobSpec {
     pub names: Vec<Vec<u8>>,
     /// What happens to keys that the target has already.
     pub on_conflict: OnConflict,
+    /// Which keys are taken, and how they are named at the target; none: all of them, under their own names.
+    pub key_map: Option<Arc<KeyMap>>,
     /// MATCH of the SCAN.
     pub pattern: Option<Vec<u8>>,
     /// TYPE of the SCAN.
@@ -108,6 +113,7 @@ pub(crate) struct Engine {
     pub spares: RefCell<Spares>,
     pub overlap: RefCell<Overlap>,
     pub restraint: Restraint,
+    pub names: RefCell<Names>,
     /// No new page is to be begun.
     pub draining: Cell<bool>,
     /// A lane stopped before its partitions were at their ends.
@@ -134,6 +140,7 @@ impl Engine {
                 Throttle::new(spec.max_keys_per_second, spec.max_bytes_per_second),
                 spec.pause_above,
             ),
+            names: RefCell::new(Names::default()),
             draining: Cell::new(false),
             cut_short: Cell::new(false),
             lanes_running: Cell::new(0),
@@ -165,9 +172,13 @@ impl Engine {
     pub fn settle(&self, page: PageId, outcome: Outcome, keys: u32, bytes: u64) {
         self.shared.progress.settle(outcome, u64::from(keys), bytes);
         let mut ledger = self.shared.ledger();
-        ledger.settle(page, outcome, keys, bytes);
+        let complete = ledger.settle(page, outcome, keys, bytes);
         if ledger.open_pages() == 0 {
             self.changed.notify_one();
+        }
+        drop(ledger);
+        if complete {
+            self.forget_names(page);
         }
     }
 
@@ -183,9 +194,13 @@ impl Engine {
         }
         self.shared.progress.settle(Outcome::Failed, 1, 0);
         let mut ledger = self.shared.ledger();
-        ledger.fail(page, failure);
+        let complete = ledger.fail(page, failure);
         if ledger.open_pages() == 0 {
             self.changed.notify_one();
+        }
+        drop(ledger);
+        if complete {
+            self.forget_names(page);
         }
     }
 
@@ -193,9 +208,13 @@ impl Engine {
     pub fn park(&self, page: PageId, pending: Pending) {
         self.shared.progress.settle(Outcome::Pending, 1, 0);
         let mut ledger = self.shared.ledger();
-        ledger.park(page, pending);
+        let complete = ledger.park(page, pending);
         if ledger.open_pages() == 0 {
             self.changed.notify_one();
+        }
+        drop(ledger);
+        if complete {
+            self.forget_names(page);
         }
     }
 }

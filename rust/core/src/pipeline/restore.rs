@@ -54,6 +54,11 @@ impl Session<'_> {
             (0..replied).map(|index| batch.weight(index)).sum()
         };
         {
+            let complete = |page: PageId, is_complete: bool| {
+                if is_complete {
+                    self.engine.forget_names(page);
+                }
+            };
             let mut failed = errors.iter().map(|(index, _)| *index).peekable();
             let mut ledger = self.engine.shared.ledger();
             let mut run: Option<(PageId, u32, u64)> = None;
@@ -71,14 +76,14 @@ impl Session<'_> {
                         if let Some((page, keys, bytes)) = run.replace((entry.page, 1, entry.payload as u64))
                         {
                             bytes_all += bytes;
-                            ledger.settle(page, Outcome::Migrated, keys, bytes);
+                            complete(page, ledger.settle(page, Outcome::Migrated, keys, bytes));
                         }
                     }
                 }
             }
             if let Some((page, keys, bytes)) = run {
                 bytes_all += bytes;
-                ledger.settle(page, Outcome::Migrated, keys, bytes);
+                complete(page, ledger.settle(page, Outcome::Migrated, keys, bytes));
             }
             if ledger.open_pages() == 0 {
                 self.engine.changed.notify_one();
@@ -218,7 +223,7 @@ impl Session<'_> {
         self.engine.fail(
             entry.page,
             Failure {
-                key: key.to_vec(),
+                key: self.engine.source_name(batch, index),
                 slot: entry.slot,
                 kind,
                 message: format!(

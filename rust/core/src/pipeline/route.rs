@@ -244,7 +244,7 @@ impl Engine {
         self.park(
             entry.page,
             Pending {
-                key: batch.restore(index).key.to_vec(),
+                key: self.source_name(batch, index),
                 slot: entry.slot,
                 reason,
             },

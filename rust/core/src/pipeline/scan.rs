@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 
+use crate::keymap::{KeyMap, Scratch};
 use crate::resp::ScanPage;
 use crate::slot::key_slot;
 
@@ -56,9 +57,12 @@ impl Scanner {
     }
 
     /// Take over a page: its keys, in slot order, without those that another partition brought already.
-    pub fn take(&mut self, page: &ScanPage<'_>, overlap: &mut Overlap) -> Keys {
+    pub fn take(&mut self, page: &ScanPage<'_>, overlap: &mut Overlap, naming: Option<Naming<'_>>) -> Keys {
         let last = self.ends_with(page.cursor);
-        let mut keys = Keys::collect(page.keys());
+        let mut keys = match naming {
+            None => Keys::collect(page.keys()),
+            Some(naming) => Keys::select(page.keys(), naming),
+        };
         if self.mask > 0 {
             if last {
                 keys.retain(|key| !overlap.knows(key));
@@ -98,11 +102,18 @@ impl Overlap {
     }
 }
 
-/// The keys of a page: their bytes one after another, and an index in slot order.
+/// How keys are chosen and named, and room to do it in.
+pub(crate) type Naming<'a> = (&'a KeyMap, &'a mut Scratch);
+
+/// The keys of a page: their bytes one after another, and an index in the order of their slots at the target.
+///
+/// Invariant: where `renamed`, a key's bytes are followed by the length of its name at the target (4 bytes, LE)
+/// and that name.
 #[derive(Debug, Default)]
 pub(crate) struct Keys {
     bytes: Vec<u8>,
     index: Vec<KeyRef>,
+    renamed: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -127,8 +138,67 @@ impl Keys {
         collected
     }
 
+    /// Copy the keys that are taken, name and hash them.
+    pub fn select<'a>(keys: impl Iterator<Item = &'a [u8]>, (map, scratch): Naming<'_>) -> Self {
+        let mut selected = Self {
+            renamed: map.renames(),
+            ..Self::default()
+        };
+        for key in keys {
+            if let Some((name, slot)) = map.place(key, scratch) {
+                selected.push(key, name, slot);
+            }
+        }
+        selected
+    }
+
+    /// Copy keys that were taken before, name and hash them.
+    pub fn name<'a>(keys: impl Iterator<Item = &'a [u8]>, (map, scratch): Naming<'_>) -> Self {
+        let mut named = Self {
+            renamed: map.renames(),
+            ..Self::default()
+        };
+        for key in keys {
+            let name = map.rename(key, scratch);
+            named.push(key, name, key_slot(name));
+        }
+        named
+    }
+
+    fn push(&mut self, key: &[u8], name: &[u8], slot: u16) {
+        self.index.push(KeyRef {
+            start: self.bytes.len(),
+            length: key.len() as u32,
+            slot,
+        });
+        self.bytes.extend_from_slice(key);
+        if self.renamed {
+            self.bytes.extend_from_slice(&(name.len() as u32).to_le_bytes());
+            self.bytes.extend_from_slice(name);
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.index.len()
+    }
+
+    /// Whether keys may have other names at the target.
+    pub fn are_renamed(&self) -> bool {
+        self.renamed
+    }
+
+    /// The name of key `number` at the target.
+    #[inline]
+    pub fn target(&self, number: usize) -> &[u8] {
+        let (key, _) = self.get(number);
+        if !self.renamed {
+            return key;
+        }
+        let after = &self.bytes[self.index[number].start + key.len()..];
+        match after.split_first_chunk::<4>() {
+            Some((length, name)) => &name[..u32::from_le_bytes(*length) as usize],
+            None => unreachable!("a renamed key is followed by its name"),
+        }
     }
 
     #[inline]
@@ -177,7 +247,7 @@ mod tests {
         let Ok(Decoded::Whole(Ok(page), _)) = decode_scan(&data) else {
             panic!("is a page");
         };
-        let keys = scanner.take(&page, overlap);
+        let keys = scanner.take(&page, overlap, None);
         keys.iter().map(|(key, _)| key.to_vec()).collect()
     }
 
@@ -210,6 +280,29 @@ mod tests {
         assert_eq!(take(&mut first, &mut overlap, 0, &[b"a", b"b"]).len(), 2);
         // Twice is harmless; left to a partition that need not bring it again after a resume would be a loss.
         assert_eq!(take(&mut second, &mut overlap, 0, &[b"b", b"a"]).len(), 2);
+    }
+
+    #[test]
+    fn renamed_keys_are_in_the_order_of_their_new_slots() {
+        let rule = crate::keymap::Rule::Rewrite {
+            pattern: "^(.)x$".to_owned(),
+            template: b"long:{$1}".to_vec(),
+            last: false,
+        };
+        let map = KeyMap::new(&[rule], &crate::keymap::NameFilter::default()).expect("the rule compiles");
+        let mut scratch = Scratch::default();
+        let names: [&[u8]; 4] = [b"ax", b"", b"b", b"cx"];
+        let mut keys = Keys::select(names.into_iter(), (&map, &mut scratch));
+        keys.sort_by_slot();
+        assert!(keys.are_renamed() && keys.len() == 4);
+        let mut before = 0;
+        for number in 0..4 {
+            let (key, slot) = keys.get(number);
+            assert_eq!(keys.target(number), map.rename(key, &mut scratch));
+            assert_eq!(slot, key_slot(keys.target(number)));
+            assert!(slot >= before);
+            before = slot;
+        }
     }
 
     #[test]

@@ -1,0 +1,76 @@
+//! `KeyMap`: which keys are taken, and what they are called at the target.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use slotferry_core::keymap::{self, NameFilter, Rule, Scratch};
+
+use crate::error::{raise, usage};
+
+/// Rules and filter, compiled.
+#[pyclass(frozen, module = "slotferry._core")]
+pub(crate) struct KeyMap(pub Arc<keymap::KeyMap>, Mutex<Scratch>);
+
+/// Kind, pattern, text, last.
+type PyRule = (String, String, Vec<u8>, bool);
+
+fn rule((kind, pattern, text, last): PyRule) -> PyResult<Rule> {
+    match kind.as_str() {
+        "rewrite" => Ok(Rule::Rewrite {
+            pattern,
+            template: text,
+            last,
+        }),
+        "add_prefix" => Ok(Rule::AddPrefix(text)),
+        "strip_prefix" => Ok(Rule::StripPrefix(text)),
+        other => Err(usage(format!(
+            "a rule is rewrite, add_prefix or strip_prefix, not {other}"
+        ))),
+    }
+}
+
+#[pymethods]
+impl KeyMap {
+    #[new]
+    #[pyo3(signature = (
+        *,
+        rules = Vec::new(),
+        globs = Vec::new(),
+        patterns = Vec::new(),
+        excluded_globs = Vec::new(),
+        excluded_patterns = Vec::new(),
+        slots = Vec::new(),
+    ))]
+    fn new(
+        rules: Vec<PyRule>,
+        globs: Vec<Vec<u8>>,
+        patterns: Vec<String>,
+        excluded_globs: Vec<Vec<u8>>,
+        excluded_patterns: Vec<String>,
+        slots: Vec<(u16, u16)>,
+    ) -> PyResult<Self> {
+        let rules: Vec<Rule> = rules.into_iter().map(rule).collect::<PyResult<_>>()?;
+        let filter = NameFilter {
+            globs,
+            patterns,
+            excluded_globs,
+            excluded_patterns,
+            slots,
+        };
+        let map = keymap::KeyMap::new(&rules, &filter).map_err(|error| raise(&error))?;
+        Ok(Self(Arc::new(map), Mutex::default()))
+    }
+
+    #[getter]
+    fn renames(&self) -> bool {
+        self.0.renames()
+    }
+
+    #[pyo3(signature = (key, /))]
+    fn place<'py>(&self, py: Python<'py>, key: &[u8]) -> Option<(Bound<'py, PyBytes>, u16)> {
+        let mut scratch = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let (name, slot) = self.0.place(key, &mut scratch)?;
+        Some((PyBytes::new(py, name), slot))
+    }
+}
