@@ -26,6 +26,7 @@ from redis.exceptions import (
 )
 from redis.retry import Retry
 
+from slotferry.addressmap import AddressMap
 from slotferry.endpoints import Address, Endpoint, Side, Tls
 from slotferry.errors import (
     RESUME_HINT,
@@ -85,6 +86,12 @@ class Node:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._connection.disconnect()
+
+    @property
+    def address(self) -> Address:
+        """Where it is reached over TCP."""
+        host, _, port = self.name.rpartition(":")
+        return Address(host.strip("[]"), int(port))
 
     def connect(self) -> None:
         """Open the connection and log in. Raises what `call` raises."""
@@ -189,16 +196,22 @@ class Node:
 class Connector:
     """Opens administrative connections to the servers of one side."""
 
-    def __init__(self, endpoint: Endpoint, side: Side) -> None:
+    def __init__(self, endpoint: Endpoint, side: Side, address_map: AddressMap | None = None) -> None:
         """Read the TLS files. Raises `UsageError` where they make no sense."""
         self.endpoint = endpoint
         self.side = side
+        self.address_map = address_map or AddressMap()
         self._context = _tls_context(endpoint.tls) if endpoint.uses_tls else None
+
+    def sentinels(self) -> Connector:
+        """Return what opens connections to the Sentinels of a source that is behind them."""
+        return Connector(self.endpoint.sentinels, "Sentinel", self.address_map)
 
     def open(self, address: Address | None = None) -> Node:
         """Return a connected `Node`: of `address`, or else of the endpoint's socket or first address.
 
-        Database 0 is selected, whatever the endpoint says.
+        `address` is where the node is reached, not what it announces. Database 0 is selected, whatever the
+        endpoint says.
         """
         common: dict[str, Any] = {
             "username": self.endpoint.username,
@@ -245,12 +258,12 @@ def _tls_context(tls: Tls) -> ssl.SSLContext:
 
 def unfit(side: Side, what: str, hint: str) -> SlotferryError:
     """Return the error for a side that needs a person: `the <side> <what>`."""
-    return (SourceUnfitError if side == "source" else TargetUnfitError)(f"the {side} {what}", hint=hint)
+    return (TargetUnfitError if side == "target" else SourceUnfitError)(f"the {side} {what}", hint=hint)
 
 
 def lost(side: Side, what: str, hint: str) -> SlotferryError:
     """Return the error for a side that may be reached later: `the <side> <what>`."""
-    return (SourceLostError if side == "source" else TargetLostError)(f"the {side} {what}", hint=hint)
+    return (TargetLostError if side == "target" else SourceLostError)(f"the {side} {what}", hint=hint)
 
 
 def raise_for(error: RedisError, node: Node, command: str = "") -> NoReturn:
@@ -282,7 +295,8 @@ def _unreachable(error: RedisError, node: Node) -> SlotferryError:
     side, cause = node.side, error.__context__
     if isinstance(cause, ssl.SSLError):
         reason = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause.reason
-        hint = f"check the scheme, the port and --{side}-ca, --{side}-cert, --{side}-sni"
+        options = "target" if side == "target" else "source"
+        hint = f"check the scheme, the port and --{options}-ca, --{options}-cert, --{options}-sni"
         return unfit(side, f"can't be reached over TLS at {node.name}: {reason or cause}", hint)
     text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).rstrip(".")
     speech = "and speaks TLS" if node.tls else "and needs no TLS"

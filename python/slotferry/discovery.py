@@ -14,9 +14,11 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector, Node, lost, raise_for, unfit
-from slotferry.endpoints import Address
+from slotferry.endpoints import Address, Endpoint
 from slotferry.errors import SlotferryError
+from slotferry.sentinel import Found, ServiceFinder
 
 SLOTS = 16_384
 
@@ -42,11 +44,26 @@ class ServerFacts:
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """The source: its server, how many keys its database holds, and how far away it is in seconds."""
+    """The source: its server, how many keys its database holds, and how far away it is in seconds.
+
+    `found` says how the server was found, where the source is a service behind Sentinel.
+    """
 
     server: ServerFacts
     keys: int
     round_trip: float
+    found: Found | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the operator should know of how the server was found."""
+        return () if self.found is None else self.found.notes
+
+    def address(self, endpoint: Endpoint) -> Address | None:
+        """Where the server is reached; None for a Unix socket."""
+        if self.found is not None:
+            return self.found.address
+        return endpoint.addresses[0] if endpoint.addresses else None
 
 
 @dataclass(frozen=True)
@@ -96,14 +113,18 @@ class TargetFacts:
         return all(primary.server.has_pexpiretime for primary in self.primaries)
 
 
-def discover_source(connector: Connector) -> SourceFacts:
-    """Look at the source. Raises `SourceLostError` or `SourceUnfitError`."""
-    with connector.open() as node:
+def discover_source(connector: Connector, preferred: str = "") -> SourceFacts:
+    """Look at the source. Raises `SourceLostError` or `SourceUnfitError`.
+
+    Behind Sentinel its server is found first; of several, the one with the `run_id` `preferred`.
+    """
+    found = None if connector.endpoint.service is None else ServiceFinder(connector).find(preferred)
+    with connector.open(None if found is None else found.address) as node:
         server = _server_facts(node)
         database = connector.endpoint.database
         if database and not server.cluster:
             node.need("SELECT", database)
-        return SourceFacts(server, int(node.need("DBSIZE")), node.round_trip())
+        return SourceFacts(server, int(node.need("DBSIZE")), node.round_trip(), found)
 
 
 def discover_target(connector: Connector) -> TargetFacts:
@@ -112,7 +133,7 @@ def discover_target(connector: Connector) -> TargetFacts:
         facts = _server_facts(seed)
         if not facts.cluster:
             return TargetFacts(facts)
-        topology = _read_topology(seed)
+        topology = _read_topology(seed, connector.address_map)
     primaries, refusal = [], ""
     for address in topology.primaries:
         with _open_primary(connector, address) as node:
@@ -132,7 +153,7 @@ def refresh_topology(connector: Connector, known: Iterable[Address]) -> Topology
     for address in dict.fromkeys([*known, *connector.endpoint.addresses]):
         try:
             with connector.open(address) as node:
-                topology = _read_topology(node)
+                topology = _read_topology(node, connector.address_map)
         except SlotferryError as error:
             failure = error
             continue
@@ -241,23 +262,23 @@ def _database_refusal(node: Node, database: int) -> str:
     return ""
 
 
-def _read_topology(node: Node) -> Topology:
+def _read_topology(node: Node, address_map: AddressMap) -> Topology:
     try:
         reply = node.call("CLUSTER", "SLOTS")
     except ResponseError as error:
         raise_for(error, node, "CLUSTER SLOTS")
-    return parse_cluster_slots(reply, node.name.rpartition(":")[0].strip("[]"))
+    return parse_cluster_slots(reply, node.address, address_map)
 
 
-def parse_cluster_slots(reply: Any, asked_host: str) -> Topology:
-    """Return the topology that a CLUSTER SLOTS reply describes.
+def parse_cluster_slots(reply: Any, asked: Address, address_map: AddressMap | None = None) -> Topology:
+    """Return the topology that a CLUSTER SLOTS reply describes, by the addresses that nodes are reached at.
 
     An entry is `[first, last, [host, port, …], replicas…]`; a host that is empty, "?" or null means the one
     that was asked.
     """
+    known = address_map or AddressMap()
     ranges = []
     for first, last, primary, *_ in reply:
-        host = primary[0]
-        name = host.decode() if isinstance(host, bytes) else host
-        ranges.append((int(first), int(last), name if name and name != "?" else asked_host, int(primary[1])))
+        reached = known.named(primary[0], int(primary[1]), asked)
+        ranges.append((int(first), int(last), reached.host, reached.port))
     return Topology(tuple(sorted(ranges)))

@@ -1,7 +1,8 @@
 """URLs and credentials: what a side of a migration is and how it is opened.
 
 Invariant: no text made here (repr, str, identity, error message) holds a password, a private key or any part
-of a URL that could be one. Schemes: the redis-py ones and `redis+cluster://h1:p1,h2:p2`.
+of a URL that could be one. Schemes: the redis-py ones, `redis+cluster://h1:p1,h2:p2` and
+`redis+sentinel://h1:p1,h2:p2/service/db`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 from urllib.parse import quote, unquote
 
 from slotferry.errors import UsageError
@@ -19,11 +20,21 @@ from slotferry.errors import UsageError
 if TYPE_CHECKING:
     from slotferry._core import Access
 
-Side = Literal["source", "target", "cluster"]
+Side = Literal["source", "target", "cluster", "Sentinel"]
+"""Whom a connection is to, as messages name it; a Sentinel belongs to the source."""
+Role = Literal["primary", "replica", "prefer-replica"]
 
 DEFAULT_PORT = 6379
-_SCHEMES = ("redis", "rediss", "unix", "redis+cluster", "rediss+cluster")
+DEFAULT_SENTINEL_PORT = 26379
+_CLUSTER, _SENTINEL = "+cluster", "+sentinel"
+_SCHEMES = (
+    "redis",
+    "rediss",
+    "unix",
+    *(tls + kind for kind in (_CLUSTER, _SENTINEL) for tls in ("redis", "rediss")),
+)
 _QUERY_KEYS = ("db", "username", "password")
+_SENTINEL_QUERY_KEYS = (*_QUERY_KEYS, "role", "sentinel_username", "sentinel_password")
 _ENCODE_HINT = "percent-encode '/', '?', '#' and '@' in a user name or password"
 
 
@@ -50,8 +61,22 @@ class Tls:
 
 
 @dataclass(frozen=True)
+class Service:
+    """What Sentinels watch under `name`: which of its servers is read, and the login at the Sentinels."""
+
+    name: str
+    role: Role = "primary"
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
 class Endpoint:
-    """One side of a migration. `addresses` is empty for a Unix socket, whose path is `path`."""
+    """One side of a migration.
+
+    `addresses` is empty for a Unix socket, whose path is `path`; they are the Sentinels' where the side is a
+    `service` behind Sentinel, and the credentials those of its servers.
+    """
 
     scheme: str
     addresses: tuple[Address, ...] = ()
@@ -60,6 +85,7 @@ class Endpoint:
     password: str | None = field(default=None, repr=False)
     database: int = 0
     tls: Tls = Tls()
+    service: Service | None = None
 
     @classmethod
     def parse(cls, url: str, side: Side) -> Endpoint:
@@ -74,14 +100,15 @@ class Endpoint:
     @property
     def is_cluster_url(self) -> bool:
         """Whether the URL says that this is a cluster."""
-        return self.scheme.endswith("+cluster")
+        return self.scheme.endswith(_CLUSTER)
 
     @property
     def identity(self) -> str:
         """The canonical URL without user and secrets: what the journal knows this side by."""
         if self.path is not None:
             return f"unix://{quote(self.path)}?db={self.database}"
-        return f"{self.scheme}://{','.join(map(str, sorted(self.addresses)))}/{self.database}"
+        service = f"/{quote(self.service.name, safe='')}" if self.service else ""
+        return f"{self.scheme}://{','.join(map(str, sorted(self.addresses)))}{service}/{self.database}"
 
     @property
     def target_identity(self) -> str:
@@ -102,6 +129,33 @@ class Endpoint:
                 hint="use rediss:// or rediss+cluster://",
             )
         return replace(self, password=self.password if password is None else password, tls=tls)
+
+    def with_sentinel_login(self, username: str | None, password: str | None) -> Endpoint:
+        """Return this endpoint with the login at its Sentinels where it is given outside of the URL.
+
+        Raises `UsageError` where there are no Sentinels but a login for them.
+        """
+        if username is None and password is None:
+            return self
+        if self.service is None:
+            raise UsageError(
+                f"a login for Sentinels is given, and {self.identity} is not behind any",
+                hint="use redis+sentinel://, or leave out the Sentinel user and password",
+            )
+        service = replace(
+            self.service,
+            username=self.service.username if username is None else username,
+            password=self.service.password if password is None else password,
+        )
+        return replace(self, service=service)
+
+    @property
+    def sentinels(self) -> Endpoint:
+        """The Sentinels of a service, as an endpoint of their own."""
+        if self.service is None:
+            raise ValueError("no Sentinels without a service")
+        username, password = self.service.username, self.service.password
+        return replace(self, username=username, password=password, database=0, service=None)
 
     def access(self) -> Access:
         """Return what the engine opens its connections with. Raises `UsageError` for an unusable PEM."""
@@ -139,26 +193,26 @@ def _read_pem(path: Path | None) -> bytes | None:
     return content
 
 
-def find_password(side: Side, file: Path | None, environ: Mapping[str, str] = os.environ) -> str | None:
+def find_password(party: Side, file: Path | None, environ: Mapping[str, str] = os.environ) -> str | None:
     """Return the password given outside of the URL: of `file`, else of the environment, else None.
 
     The file's first line counts, without its line end. Raises `UsageError` for a file that can't be read
     or is empty.
     """
     if file is None:
-        return environ.get(f"SLOTFERRY_{side.upper()}_PASSWORD")
+        return environ.get(f"SLOTFERRY_{party.upper()}_PASSWORD")
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UsageError(
-            f"the {side} password file {file} can't be read: {error.strerror}",
+            f"the {party} password file {file} can't be read: {error.strerror}",
             hint="check the path and its permissions",
         ) from None
     except UnicodeDecodeError:
-        raise UsageError(f"the {side} password file {file} is not UTF-8", hint="save it as UTF-8") from None
+        raise UsageError(f"the {party} password file {file} is not UTF-8", hint="save it as UTF-8") from None
     if not lines or not lines[0]:
         raise UsageError(
-            f"the {side} password file {file} is empty", hint="put the password on its first line"
+            f"the {party} password file {file} is empty", hint="put the password on its first line"
         )
     return lines[0]
 
@@ -175,16 +229,16 @@ class _UrlParser:
         if not found:
             raise self.error("is no URL", "write it like redis://host:6379/0")
         scheme = scheme.lower()
-        if scheme == "redis+sentinel":
-            raise self.error("uses redis+sentinel://, which is not supported yet", "name the primary itself")
         if scheme not in _SCHEMES:
             raise self.error(self.unknown_scheme(scheme), f"use one of {', '.join(_SCHEMES)}")
         if "#" in rest:
             raise self.error("holds a '#'", _ENCODE_HINT)
         rest, _, query = rest.partition("?")
-        params = self.parse_query(query)
+        params = self.parse_query(query, _SENTINEL_QUERY_KEYS if scheme.endswith(_SENTINEL) else _QUERY_KEYS)
         if scheme == "unix":
             return self.parse_unix(rest, params)
+        if scheme.endswith(_SENTINEL):
+            return self.parse_sentinel(scheme, rest, params)
         return self.parse_tcp(scheme, rest, params)
 
     def parse_unix(self, rest: str, params: dict[str, str]) -> Endpoint:
@@ -205,13 +259,13 @@ class _UrlParser:
     def parse_tcp(self, scheme: str, rest: str, params: dict[str, str]) -> Endpoint:
         authority, _, path = rest.partition("/")
         login, _, hosts = authority.rpartition("@")
-        if "@" in login and scheme.endswith("+cluster"):
+        if "@" in login and scheme.endswith(_CLUSTER):
             raise self.error("has more than one '@'", f"give the user and password once; {_ENCODE_HINT}")
         username, password = self.parse_login(login, params)
         if path and "db" in params:
             raise self.error("names its database twice", "leave out '?db='")
         addresses = tuple(self.parse_address(text) for text in hosts.split(","))
-        if len(addresses) > 1 and not scheme.endswith("+cluster"):
+        if len(addresses) > 1 and not scheme.endswith(_CLUSTER):
             raise self.error("names several hosts", f"use {scheme}+cluster:// for the nodes of a cluster")
         return Endpoint(
             scheme,
@@ -221,6 +275,43 @@ class _UrlParser:
             database=self.parse_database(path.rstrip("/") or params.get("db", "")),
         )
 
+    def parse_sentinel(self, scheme: str, rest: str, params: dict[str, str]) -> Endpoint:
+        if self.side == "target":
+            raise self.error(
+                f"uses {scheme}://, and Sentinels watch no cluster",
+                "name nodes of the cluster to migrate into",
+            )
+        authority, _, path = rest.partition("/")
+        login, _, hosts = authority.rpartition("@")
+        if "@" in login:
+            raise self.error("has more than one '@'", f"give the user and password once; {_ENCODE_HINT}")
+        username, password = self.parse_login(login, params)
+        name, slash, database = path.partition("/")
+        if not re.fullmatch(r"[\w.-]+", unquote(name), re.ASCII):
+            raise self.error(
+                "names no service that its Sentinels could know" if not name else "has an unreadable service",
+                f"write it like {scheme}://host:26379,host:26379/mymaster/0; {_ENCODE_HINT}",
+            )
+        if slash and database and "db" in params:
+            raise self.error("names its database twice", "leave out '?db='")
+        roles: tuple[Role, ...] = get_args(Role)
+        role = next((role for role in roles if role == params.get("role", "primary")), None)
+        if role is None:
+            raise self.error("has an unknown role", f"use ?role= with one of {', '.join(roles)}")
+        return Endpoint(
+            scheme,
+            addresses=tuple(self.parse_address(text, DEFAULT_SENTINEL_PORT) for text in hosts.split(",")),
+            username=username,
+            password=password,
+            database=self.parse_database(database.rstrip("/") or params.get("db", "")),
+            service=Service(
+                unquote(name),
+                role,
+                params.get("sentinel_username") or None,
+                params.get("sentinel_password") or None,
+            ),
+        )
+
     def parse_login(self, login: str, params: dict[str, str]) -> tuple[str | None, str | None]:
         username, _, password = login.partition(":")
         return (
@@ -228,7 +319,7 @@ class _UrlParser:
             unquote(password) or params.get("password") or None,
         )
 
-    def parse_address(self, text: str) -> Address:
+    def parse_address(self, text: str, default_port: int = DEFAULT_PORT) -> Address:
         # The text may be a part of a password that should have been encoded: it is never repeated.
         match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([\w.-]*))(?::([0-9]+))?", text)
         if match is None:
@@ -238,7 +329,7 @@ class _UrlParser:
         host = match[1] or match[2]
         if not host:
             raise self.error("has no host", "write it like redis://host:6379/0")
-        port = int(match[3]) if match[3] else DEFAULT_PORT
+        port = int(match[3]) if match[3] else default_port
         if not 1 <= port <= 65535:
             raise self.error("has a port outside of 1 to 65535", "write it like redis://host:6379/0")
         return Address(host.lower(), port)
@@ -250,14 +341,14 @@ class _UrlParser:
             raise self.error("has a database that is no number", f"write it like /0; {_ENCODE_HINT}")
         return int(text)
 
-    def parse_query(self, query: str) -> dict[str, str]:
+    def parse_query(self, query: str, known: tuple[str, ...]) -> dict[str, str]:
         params: dict[str, str] = {}
         for name, _, value in (part.partition("=") for part in query.split("&") if part):
             # Only what can be no password is repeated: with an '@' behind it, the '?' was part of one.
-            if name not in _QUERY_KEYS:
+            if name not in known:
                 plain = re.fullmatch(r"[A-Za-z_]{1,40}", name) and "@" not in query
                 what = f"the unknown parameter {name!r}" if plain else "an unreadable query"
-                raise self.error(f"has {what}", f"known are {', '.join(_QUERY_KEYS)}; {_ENCODE_HINT}")
+                raise self.error(f"has {what}", f"known are {', '.join(known)}; {_ENCODE_HINT}")
             if name in params:
                 raise self.error(f"has the parameter {name!r} twice", "leave one of them out")
             params[name] = unquote(value)

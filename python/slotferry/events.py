@@ -25,7 +25,10 @@ class Event:
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """Both sides are fit and the work begins. `expected_keys` is how many keys the source holds."""
+    """Both sides are fit and the work begins. `expected_keys` is how many keys the source holds.
+
+    `source_node` is the server that is read; behind Sentinel `source_role` is its role, else None.
+    """
 
     type: ClassVar[str] = "run_started"
 
@@ -34,6 +37,8 @@ class RunStarted(Event):
     resumed: bool
     source: str
     target: str
+    source_node: str
+    source_role: str | None
     source_product: str
     target_primaries: tuple[str, ...]
     partitions: int

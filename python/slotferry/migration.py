@@ -32,7 +32,8 @@ __all__ = ["Keys", "Migration", "Options", "Report"]
 class Migration:
     """One run of a migration; the same again (a new `Migration`) resumes what was interrupted.
 
-    `source` is a URL `redis://`, `rediss://` or `unix://`; `target` is `redis+cluster://h1:p1,h2:p2`,
+    `source` is a URL `redis://`, `rediss://`, `unix://`, or `redis+sentinel://h1:p1,h2:p2/service/db` for a
+    service behind Sentinel; `target` is `redis+cluster://h1:p1,h2:p2`,
     `rediss+cluster://…` or the URL of one of its nodes. Raises `UsageError` for a URL, a TLS file or an
     option that makes no sense; nothing is connected before the run starts.
 
@@ -44,8 +45,10 @@ class Migration:
         self, source: str | Endpoint, target: str | Endpoint, options: Options | None = None
     ) -> None:
         self.options = options or Options()
-        source_end = parse_endpoint(source, "source").with_credentials(
-            self.options.source_password, self.options.source_tls
+        source_end = (
+            parse_endpoint(source, "source")
+            .with_credentials(self.options.source_password, self.options.source_tls)
+            .with_sentinel_login(self.options.sentinel_username, self.options.sentinel_password)
         )
         target_end = parse_endpoint(target, "target").with_credentials(
             self.options.target_password, self.options.target_tls

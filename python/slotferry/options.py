@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from slotferry.addressmap import AddressMap
 from slotferry.controls import Rates
 from slotferry.endpoints import Tls
 from slotferry.errors import UsageError
@@ -45,6 +46,9 @@ class Options:
     skip_check: names of checks of the preflight whose errors are only told (see `slotferry check`).
     dry_run: look and count; write nothing, neither to the target nor to the journal.
     source_password, target_password: instead of the URL's. source_tls, target_tls: TLS files and settings.
+    sentinel_username, sentinel_password: the login at the source's Sentinels, instead of the URL's.
+    address_map: `announced=reachable` entries, for addresses that the nodes of the target or the Sentinels
+        announce and that are reached at others from here (NAT).
     """
 
     on_conflict: OnConflict = "error"
@@ -65,6 +69,9 @@ class Options:
     target_password: str | None = field(default=None, repr=False)
     source_tls: Tls = field(default_factory=Tls)
     target_tls: Tls = field(default_factory=Tls)
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
+    address_map: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.on_conflict not in get_args(OnConflict):
@@ -92,11 +99,16 @@ class Options:
             raise UsageError(
                 f"type is {self.type!r}", hint="use a name that TYPE returns, such as string or hash"
             )
-
+        AddressMap.parse(self.address_map)
         if self.skip_check:
             from slotferry.preflight.rows import check_skips
 
             check_skips(self.skip_check)
+
+    @property
+    def address_map_rules(self) -> AddressMap:
+        """The address map, parsed."""
+        return AddressMap.parse(self.address_map)
 
     @property
     def filtered(self) -> bool:

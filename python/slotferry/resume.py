@@ -33,7 +33,8 @@ def make_setup(source: Endpoint, target: Endpoint, options: Options) -> Setup:
 
 def default_job_name(source: Endpoint, target: Endpoint) -> str:
     """Return a name for the job between these two: readable, and unique by a hash of both identities."""
-    places = [source.path or str(source.addresses[0]), str(min(target.addresses))]
+    service = source.service.name if source.service else None
+    places = [source.path or service or str(source.addresses[0]), str(min(target.addresses))]
     source_part, target_part = (re.sub(r"[^A-Za-z0-9.]+", "-", place)[-40:].strip("-.") for place in places)
     digest = hashlib.sha256(f"{source.identity} {target.target_identity}".encode()).hexdigest()[:8]
     return f"{source_part or 'source'}-to-{target_part or 'target'}-{digest}"

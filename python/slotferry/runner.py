@@ -39,6 +39,7 @@ from slotferry.options import Options
 from slotferry.partitions import PAGE_KEYS
 from slotferry.recorder import Recorder
 from slotferry.report import Totals
+from slotferry.sentinel import ServiceFinder, SourceWatch
 
 if TYPE_CHECKING:
     from slotferry._core import Job, Snapshot
@@ -101,11 +102,9 @@ class EngineDriver:
         from slotferry._core import Job
 
         source, facts = self.sides.source.endpoint, self.sides.source_facts
-        address = (
-            source.path if source.path is not None else (source.addresses[0].host, source.addresses[0].port)
-        )
+        address = facts.address(source)
         settings: dict[str, Any] = {
-            "source": address,
+            "source": source.path if address is None else (address.host, address.port),
             "source_access": source.access(),
             "source_run_id": facts.server.run_id,
             "source_has_pexpiretime": facts.server.has_pexpiretime,
@@ -134,10 +133,10 @@ class EngineDriver:
 
     def drive(self, job: Job, tick: Callable[[], None]) -> None:
         """Run `job` to its end, calling `tick` about ten times a second. Raises what ended it."""
-        with self._engine_errors():
+        with self._engine_errors(), self._source_watch() as watch:
             job.start()
             try:
-                self._loop(job, tick)
+                self._loop(job, tick, watch)
             except BaseException:
                 # Also for an error of ours or Ctrl-C in a program that leaves it alone: no engine runs on.
                 job.cancel(immediately=True)
@@ -148,7 +147,17 @@ class EngineDriver:
                 self._count(job.snapshot())
             job.result()
 
-    def _loop(self, job: Job, tick: Callable[[], None]) -> None:
+    @contextmanager
+    def _source_watch(self) -> Iterator[SourceWatch | None]:
+        """Look after a source behind Sentinel meanwhile."""
+        found = self.sides.source_facts.found
+        if found is None:
+            yield None
+            return
+        with SourceWatch(ServiceFinder(self.sides.source), found) as watch:
+            yield watch
+
+    def _loop(self, job: Job, tick: Callable[[], None], watch: SourceWatch | None) -> None:
         asked = 0
         steering = Steering(self.controls, self.options.rates)
         while not job.wait(_WAIT_SECONDS):
@@ -158,8 +167,20 @@ class EngineDriver:
             self._serve(job)
             for change in steering.steer(job):
                 self._tell_change(change)
+            if watch is not None:
+                self._heed(watch)
             tick()
         self._serve(job)
+        if watch is not None and asked < 2:
+            watch.look_once_more()
+            self._heed(watch)
+
+    def _heed(self, watch: SourceWatch) -> None:
+        """Pass on what is told of the source; raise where another server has to be found for it."""
+        for note in watch.notes():
+            self.emit(Notice(note))
+        if left := watch.left():
+            raise from_engine("source_changed", left)
 
     @contextmanager
     def _engine_errors(self) -> Iterator[None]:
@@ -334,27 +355,39 @@ class Runner:
         return round(recorder.keys.scanned / fraction) if fraction > 0.01 else None
 
     def _start_over(self, error: SlotferryError) -> None:
-        facts = self._look_again()
-        self._driver.sides = replace(self._driver.sides, source_facts=facts)
         record = self._journal.job(self._name)
         if record is None:
             raise InternalError(f"the job {self._name} is gone from the journal")
+        facts = self._look_again(error, record.run_id)
+        self._driver.sides = replace(self._driver.sides, source_facts=facts)
+        for note in facts.notes:
+            self._driver.emit(Notice(note))
+        if facts.server.run_id == record.run_id:
+            self._driver.emit(
+                Notice(f"the source {facts.server.node} is fit to be read again: going on there")
+            )
+            return
         self._journal.reset(self._name, record.setup, record.partition_count, facts.server.run_id)
         self.started_over = True
+        at = f" of {facts.server.node}" if facts.found else ""
         self._driver.emit(
-            Notice(f"{error}; its cursors are void: every partition is scanned again from the start")
+            Notice(f"{error}; the cursors are void: every partition{at} is scanned again from the start")
         )
 
-    def _look_again(self) -> SourceFacts:
+    def _look_again(self, reason: SlotferryError, run_id: str) -> SourceFacts:
         """Look at the source anew, for as long as it may take to come back."""
         deadline = time.monotonic() + self._driver.options.retry_for
+        told = False
         while True:
             self._driver.cancel.check()
             try:
-                return discover_source(self._driver.sides.source)
-            except SourceLostError:
+                return discover_source(self._driver.sides.source, run_id)
+            except SourceLostError as error:
                 if time.monotonic() >= deadline:
                     raise
+                if not told:
+                    self._driver.emit(Notice(f"{reason}; waiting: {error}"))
+                    told = True
                 time.sleep(0.5)
 
     def _check_counts(self) -> None:

@@ -110,7 +110,8 @@ class Session:
             if record is not None and not options.restart:
                 figures.totals, figures.runs = record.totals, record.runs
                 check_setup(record, self._setup)
-            sides = self._look()
+            # Of several replicas the one that the cursors come from is worth the most.
+            sides = self._look("" if record is None or options.restart else record.run_id)
             figures.resumed = prepare_job(
                 journal,
                 self.job,
@@ -171,13 +172,17 @@ class Session:
             )
         )
 
-    def _look(self) -> Sides:
+    def _look(self, preferred: str = "") -> Sides:
         """Look at both sides and check that they are fit. Raises the gravest problem, tells of the others."""
         if self._source.is_cluster_url:
             raise preflight.source_is_cluster(str(self._source.addresses[0]))
-        source, target = Connector(self._source, "source"), Connector(self._target, "target")
+        address_map = self._options.address_map_rules
+        source = Connector(self._source, "source", address_map)
+        target = Connector(self._target, "target", address_map)
         self._cancel.check()
-        source_facts = discover_source(source)
+        source_facts = discover_source(source, preferred)
+        for note in source_facts.notes:
+            self._emit(Notice(note))
         self._cancel.check()
         target_facts = discover_target(target)
         self._cancel.check()
@@ -212,6 +217,8 @@ class Session:
                 resumed=self._figures.resumed,
                 source=self._setup.source,
                 target=self._setup.target,
+                source_node=sides.source_facts.server.node,
+                source_role=sides.source_facts.found.role if sides.source_facts.found else None,
                 source_product=sides.source_facts.server.product,
                 target_primaries=tuple(map(str, sides.target_facts.topology.primaries)),
                 partitions=partitions,

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from slotferry import Migration, Options, Report
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.local import LocalCluster, LocalSentinelService, LocalServer, wait_until
 from tests.integration.migrating import count_keys
 from tests.servers.proxy import Proxy
 
@@ -18,10 +18,12 @@ from tests.servers.proxy import Proxy
 class Paused:
     """A migration under way, its source stalled; `resume` lets it go on to its end."""
 
-    def __init__(self, proxy: Proxy, cluster: LocalCluster, options: Options) -> None:
+    def __init__(self, proxy: Proxy, url: str, cluster: LocalCluster, options: Options) -> None:
         self.proxy = proxy
+        self._source = url
         self._target = cluster.url
-        self.migration = self._new(options)
+        self._address_map = options.address_map
+        self.migration = Migration(url, self._target, options)
 
     def resume(self, timeout: float = 120) -> Report:
         """Let the source answer again and return the report of the end."""
@@ -30,19 +32,31 @@ class Paused:
 
     def again(self, **options: Any) -> Migration:
         """Return another run between the same two sides, not begun."""
-        return self._new(Options(**options))
-
-    def _new(self, options: Options) -> Migration:
-        return Migration(f"redis://{self.proxy.address}", self._target, options)
+        return Migration(self._source, self._target, Options(address_map=self._address_map, **options))
 
 
 @contextmanager
-def paused_migration(source: LocalServer, cluster: LocalCluster, **options: Any) -> Iterator[Paused]:
-    """Migrate until a tenth of the keys has arrived, then stall the source; end the run with the context."""
+def paused_migration(
+    source: LocalServer,
+    cluster: LocalCluster,
+    *,
+    service: LocalSentinelService | None = None,
+    role: str = "primary",
+    **options: Any,
+) -> Iterator[Paused]:
+    """Migrate until a tenth of the keys has arrived, then stall the source; end the run with the context.
+
+    With a `service`, `source` is the server of it that is found for `role`; the address map leads through
+    the proxy.
+    """
     with source.client() as client:
         keys = int(client.dbsize())
     with Proxy(source.host, source.port) as proxy:
-        paused = Paused(proxy, cluster, Options(**options))
+        url = f"redis://{proxy.address}"
+        if service is not None:
+            url = f"{service.url}?role={role}"
+            options["address_map"] = [f"{source.address}={proxy.address}"]
+        paused = Paused(proxy, url, cluster, Options(**options))
         with paused.migration:
             paused.migration.start()
             wait_until(lambda: count_keys(cluster) >= keys // 10, "a tenth of the keys to arrive")

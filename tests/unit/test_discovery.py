@@ -18,7 +18,7 @@ def test_cluster_slots_becomes_ranges() -> None:
         [8192, 16383, [b"10.0.0.2", 7001, b"id2"], [b"10.0.0.9", 7009, b"replica"]],
         [0, 8191, [b"10.0.0.1", 7000, b"id1", []]],
     ]
-    topology = parse_cluster_slots(reply, "asked")
+    topology = parse_cluster_slots(reply, Address("asked", 1))
     assert topology.ranges == ((0, 8191, "10.0.0.1", 7000), (8192, 16383, "10.0.0.2", 7001))
     assert topology.primaries == (Address("10.0.0.1", 7000), Address("10.0.0.2", 7001))
     assert topology.missing == []
@@ -26,7 +26,9 @@ def test_cluster_slots_becomes_ranges() -> None:
 
 @pytest.mark.parametrize("host", [b"", b"?", None])
 def test_a_host_that_is_not_known_is_the_one_asked(host: bytes | None) -> None:
-    assert parse_cluster_slots([[0, 1, [host, 7000, b"id"]]], "::1").ranges == ((0, 1, "::1", 7000),)
+    assert parse_cluster_slots([[0, 1, [host, 7000, b"id"]]], Address("::1", 1)).ranges == (
+        (0, 1, "::1", 7000),
+    )
 
 
 @pytest.mark.parametrize(

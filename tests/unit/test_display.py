@@ -38,6 +38,8 @@ STARTED = RunStarted(
     False,
     SOURCE,
     "redis+cluster://new:7000/0",
+    "old:6379",
+    None,
     "Redis 7.0.15",
     ("new:7000",),
     4,

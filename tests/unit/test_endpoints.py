@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotferry.endpoints import Address, Endpoint, Tls, find_password
+from slotferry.endpoints import Address, Endpoint, Service, Tls, find_password
 from slotferry.errors import ExitCode, UsageError
 
 HOSTS = st.one_of(
@@ -37,6 +37,21 @@ CREDENTIALS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_
         (
             "unix://u:p@/run/my%20r.sock?db=2",
             Endpoint("unix", path="/run/my r.sock", username="u", password="p", database=2),
+        ),
+        (
+            "redis+sentinel://u:p@a:1,[::1]:2,b/my-svc/3?role=replica&sentinel_username=w&sentinel_password=s%40",
+            Endpoint(
+                "redis+sentinel",
+                (Address("a", 1), Address("::1", 2), Address("b", 26379)),
+                username="u",
+                password="p",
+                database=3,
+                service=Service("my-svc", "replica", "w", "s@"),
+            ),
+        ),
+        (
+            "rediss+sentinel://a/m?db=2",
+            Endpoint("rediss+sentinel", (Address("a", 26379),), database=2, service=Service("m")),
         ),
         (
             "redis+cluster://u:p@a:1,[::1]:2,b",
@@ -82,7 +97,14 @@ def test_a_url_that_is_built_is_parsed_back(
         ("", "is no URL"),
         ("localhost:6379", "is no URL"),
         ("http://h", "unknown scheme http://"),
-        ("redis+sentinel://h/mymaster", "not supported yet"),
+        ("redis+sentinel://h", "names no service"),
+        ("redis+sentinel://h/?role=primary", "names no service"),
+        ("redis+sentinel://h/my master", "unreadable service"),
+        ("redis+sentinel://h/m?role=master", "unknown role"),
+        ("redis+sentinel://h/m/x", "database"),
+        ("redis+sentinel://h/m/1?db=1", "database twice"),
+        ("redis+sentinel://u@v@h/m", "more than one '@'"),
+        ("redis://h?role=replica", "unknown parameter 'role'"),
         ("redis://", "no host"),
         ("redis://:7000", "no host"),
         ("redis://h:0", "port outside"),
@@ -119,6 +141,8 @@ SECRET = "Hunter2secret"
         f"redis://:{SECRET}@h",
         f"redis://user:{SECRET}@h:7000/2",
         f"redis://h?password={SECRET}",
+        f"redis+sentinel://u:{SECRET}@h,i/m?role=replica",
+        f"redis+sentinel://h/m?sentinel_username=w&sentinel_password={SECRET}",
         f"unix://:{SECRET}@/run/r.sock",
         f"unix:///run/r.sock?password={SECRET}",
         f"redis+cluster://:{SECRET}@a,b",
@@ -126,7 +150,7 @@ SECRET = "Hunter2secret"
 )
 def test_no_text_of_an_endpoint_shows_its_password(url: str) -> None:
     endpoint = Endpoint.parse(url, "source")
-    assert endpoint.password == SECRET
+    assert SECRET in (endpoint.password, endpoint.service.password if endpoint.service else None)
     for text in (repr(endpoint), str(endpoint), endpoint.identity, endpoint.target_identity):
         assert SECRET not in text
 
@@ -150,6 +174,11 @@ def test_no_text_of_an_endpoint_shows_its_password(url: str) -> None:
         f":{SECRET}://h:6379",
         f"unix://:{SECRET}@run/r.sock",
         f"redis+cluster://:{SECRET}@a,:{SECRET}@b",
+        f"redis+sentinel://:{SECRET}/x@h/m",
+        f"redis+sentinel://:{SECRET}/x/0@h/m",
+        f"redis+sentinel://h/{SECRET}@m",
+        f"redis+sentinel://h/m?role={SECRET}",
+        f"redis+sentinel://h/m?sentinel_password={SECRET}&nonsense=1",
     ],
 )
 def test_no_error_shows_a_password(url: str) -> None:
@@ -158,7 +187,10 @@ def test_no_error_shows_a_password(url: str) -> None:
     assert SECRET.lower() not in f"{caught.value} {caught.value.hint}".lower()
 
 
-@given(st.sampled_from(["", "redis://", "unix://", "redis+cluster://"]), st.text(max_size=60))
+@given(
+    st.sampled_from(["", "redis://", "unix://", "redis+cluster://", "redis+sentinel://"]),
+    st.text(max_size=60),
+)
 def test_any_text_is_parsed_or_refused(scheme: str, text: str) -> None:
     try:
         Endpoint.parse(scheme + text, "source")

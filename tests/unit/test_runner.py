@@ -182,7 +182,7 @@ def test_counts_that_do_not_add_up_are_a_bug(journal: Journal) -> None:
 
 def test_a_changed_source_lets_the_run_start_over(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = SourceFacts(ServerFacts("old:6379", "id-2", (7, 0, 15), "Redis", False), 5, 0.001)
-    monkeypatch.setattr(runner, "discover_source", lambda _: changed)
+    monkeypatch.setattr(runner, "discover_source", lambda *_: changed)
     error = from_engine("source_changed", "the source has another run_id")
     journal.record("job", Advance(Totals(Keys(scanned=1)), failures=FAILED))
     driver, events = run(journal, scan(FakeCounts(5, 5), error), scan(FakeCounts(5, 5)))
@@ -193,14 +193,14 @@ def test_a_changed_source_lets_the_run_start_over(journal: Journal, monkeypatch:
     assert record is not None
     assert record.run_id == "id-2"
     assert [event.message for event in events if isinstance(event, Notice)] == [
-        "the source has another run_id; its cursors are void: every partition is scanned again from the start"
+        "the source has another run_id; the cursors are void: every partition is scanned again from the start"
     ]
 
 
 def test_a_source_that_changes_all_the_time_is_refused(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "discover_source", lambda _: SourceFacts(SERVER, 5, 0.001))
+    monkeypatch.setattr(runner, "discover_source", lambda *_: SourceFacts(SERVER, 5, 0.001))
     error = from_engine("source_changed", "another run_id")
     with pytest.raises(SourceUnfitError, match="changed its run_id 6 times"):
         run(journal, *[scan(FakeCounts(1, 1), error)] * 6)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from slotferry.cli.sides import side_settings, tls_options
+from slotferry.cli.sides import network_options, side_settings, tls_options
 
 _EPILOG = """\
 \b
@@ -60,6 +60,7 @@ Exit codes:
     envvar="SLOTFERRY_JSON",
     help="A JSON line a check on stdout; the last one is the summary.",
 )
+@network_options
 @tls_options("source")
 @tls_options("target")
 def check(source: str, target: str, as_json: bool, **parameters: Any) -> int:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.sides import File, side_settings, tls_options
+from slotferry.cli.sides import File, network_options, side_settings, tls_options
 from slotferry.cli.types import byte_rate, duration, key_rate, milliseconds, partition_count, size
 from slotferry.display import Display, choose_display
 from slotferry.errors import InternalError
@@ -34,7 +34,10 @@ def _load_config(context: click.Context, _: click.Parameter, path: Path | None) 
     # By the name that is written on the command line, which is not always the parameter's.
     names = {p.opts[0].lstrip("-").replace("-", "_"): str(p.name) for p in context.command.params}
     loaded = load_config(path, names.keys() - {"config", "help"})
-    context.default_map = {names[name]: value for name, value in loaded.items()}
+    repeatable = {p.name for p in context.command.params if p.multiple}
+    context.default_map = {
+        names[name]: [str(value)] if names[name] in repeatable else value for name, value in loaded.items()
+    }
 
 
 _EPILOG = """\
@@ -43,6 +46,8 @@ Examples:
   slotferry migrate redis://old:6379 redis+cluster://new1:7000,new2:7000
   slotferry migrate redis://old:6379/2 redis://new1:7000 --match 'user:*' --on-conflict replace
   slotferry migrate rediss://old:6380 rediss+cluster://new1:7000 --source-ca ca.pem --target-ca ca.pem
+  slotferry migrate 'redis+sentinel://s1,s2,s3/mymaster?role=prefer-replica' redis+cluster://new1:7000
+  slotferry migrate redis://old:6379 redis://nat:17000 --address-map 10.0.0.7:7000=nat:17000
   slotferry migrate unix:///run/redis.sock redis://new1:7000 --dry-run
   slotferry migrate redis://old:6379 redis://new1:7000 --max-keys-per-second 20000 --pause-above-latency 20
   slotferry migrate --config nightly.toml --json --report summary.json
@@ -141,6 +146,7 @@ Exit codes:
     show_default=True,
     help="On stderr: a bar, a line every 5 seconds, or only notices.",
 )
+@network_options
 @tls_options("source")
 @tls_options("target")
 @click.option(
@@ -156,12 +162,15 @@ def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any
 
     The same command again resumes what was interrupted, and tries failed and pending keys again.
 
-    SOURCE is redis://[user:password@]host:port/db, rediss://... (TLS) or unix:///path?db=0. TARGET is
-    redis+cluster://host:port,host:port, rediss+cluster://..., or the redis:// URL of one of its nodes.
+    SOURCE is redis://[user:password@]host:port/db, rediss://... (TLS), unix:///path?db=0, or for a service
+    behind Sentinel redis+sentinel://host:port,host:port/service/db, with ?role=replica or
+    ?role=prefer-replica to spare its primary. TARGET is redis+cluster://host:port,host:port,
+    rediss+cluster://..., or the redis:// URL of one of its nodes.
 
-    Passwords are best given in SLOTFERRY_SOURCE_PASSWORD and SLOTFERRY_TARGET_PASSWORD. Every option can be
-    given in the environment as well (--on-conflict as SLOTFERRY_ON_CONFLICT) and in a file (--config); the
-    command line goes first, then the environment, then the file.
+    Passwords are best given in SLOTFERRY_SOURCE_PASSWORD, SLOTFERRY_TARGET_PASSWORD and
+    SLOTFERRY_SENTINEL_PASSWORD. Every option can be given in the environment as well (--on-conflict as
+    SLOTFERRY_ON_CONFLICT) and in a file (--config); the command line goes first, then the environment, then
+    the file.
 
     From another terminal, 'slotferry jobs pause|resume|rate|cancel JOB' steers a run, and 'slotferry jobs
     show JOB' says how it is.

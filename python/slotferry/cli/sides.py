@@ -37,8 +37,34 @@ def tls_options(side: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     return decorate
 
 
+def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the login at Sentinels and the address map."""
+    options = [
+        click.option("--sentinel-username", metavar="USER", help="ACL user at the source's Sentinels."),
+        click.option(
+            "--sentinel-password-file", type=File, help="The password there is this file's first line."
+        ),
+        click.option(
+            "--address-map",
+            metavar="ANNOUNCED=REACHABLE",
+            multiple=True,
+            callback=_split_entries,
+            help="Where an address that a server announces is reached from here (NAT): host:port=host:port, "
+            "or host=host for every port. Can be given several times.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _split_entries(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Take apart what the environment or the config file gives in one text."""
+    return tuple(part for value in values for part in value.replace(",", " ").split())
+
+
 def side_settings(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Take what `tls_options` added out of `parameters`; return it as fields of `Options`.
+    """Take what `tls_options` and `network_options` added out of `parameters`, as fields of `Options`.
 
     Raises `UsageError` for a password file that can't be used.
     """
@@ -50,4 +76,8 @@ def side_settings(parameters: dict[str, Any]) -> dict[str, Any]:
         tls = (parameters.pop(f"{side}_{name}") for name in ("ca", "cert", "key", "sni", "insecure"))
         settings[f"{side}_tls"] = Tls(*tls)
         settings[f"{side}_password"] = find_password(side, parameters.pop(f"{side}_password_file"))
+    if "address_map" in parameters:
+        settings["sentinel_password"] = find_password("Sentinel", parameters.pop("sentinel_password_file"))
+        settings["sentinel_username"] = parameters.pop("sentinel_username")
+        settings["address_map"] = parameters.pop("address_map")
     return settings

@@ -17,8 +17,10 @@ def describe_start(event: RunStarted) -> str:
     """Return what is about to happen."""
     what = "looks at" if event.dry_run else "resumes" if event.resumed else "begins"
     scans = "1 parallel scan" if event.partitions == 1 else f"{event.partitions} parallel scans"
+    server = f"{event.source_role} {event.source_node}, " if event.source_role else ""
+    server += f"{event.source_product}, {event.expected_keys:,} keys"
     return (
-        f"{event.job} {what}: {event.source} ({event.source_product}, {event.expected_keys:,} keys) to "
+        f"{event.job} {what}: {event.source} ({server}) to "
         f"primaries {', '.join(event.target_primaries)}; {scans}"
     )
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from redis.exceptions import ResponseError
 
 from slotferry._core import key_slots
+from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
 from slotferry.discovery import SourceFacts, TargetFacts, discover_source, discover_target
 from slotferry.endpoints import Endpoint, Side, Tls
@@ -26,7 +27,7 @@ from slotferry.preflight.keyspace import Keyspace
 from slotferry.preflight.reach import judge_announced
 from slotferry.preflight.report import CheckReport
 from slotferry.preflight.rights import denied_key
-from slotferry.preflight.rows import Row, error, not_checked, ok
+from slotferry.preflight.rows import Row, error, not_checked, ok, warning
 from slotferry.preflight.sampling import Sampler
 from slotferry.preflight.survey import Survey, take_survey
 from slotferry.text import format_duration, shorten_key
@@ -49,6 +50,7 @@ class CheckOptions:
     strict: whether warnings count in the report's exit code.
     skip_check: names of checks whose errors are only told.
     source_password, target_password: instead of the URL's. source_tls, target_tls: TLS files and settings.
+    sentinel_username, sentinel_password, address_map: as in `Options`.
     """
 
     sample: int | str = DEFAULT_SAMPLE
@@ -60,9 +62,13 @@ class CheckOptions:
     target_password: str | None = field(default=None, repr=False)
     source_tls: Tls = field(default_factory=Tls)
     target_tls: Tls = field(default_factory=Tls)
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
+    address_map: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_skips(self.skip_check)
+        AddressMap.parse(self.address_map)
         self.wanted(0)
         if not 0 < self.scan_rate < float("inf"):
             raise UsageError(f"scan_rate is {self.scan_rate}", hint="give it in keys a second, more than 0")
@@ -97,7 +103,8 @@ def check(
         _endpoint(source, "source", options.source_password, options.source_tls),
         _endpoint(target, "target", options.target_password, options.target_tls),
     )
-    return _Check(ends[0], ends[1], options, notify).perform()
+    source_end = ends[0].with_sentinel_login(options.sentinel_username, options.sentinel_password)
+    return _Check(source_end, ends[1], options, notify).perform()
 
 
 def _endpoint(given: str | Endpoint, side: Side, password: str | None, tls: Tls) -> Endpoint:
@@ -112,8 +119,9 @@ class _Check:
     """One check; `perform` is called once."""
 
     def __init__(self, source: Endpoint, target: Endpoint, options: CheckOptions, notify: Notify) -> None:
-        self._source = Connector(source, "source")
-        self._target = Connector(target, "target")
+        address_map = AddressMap.parse(options.address_map)
+        self._source = Connector(source, "source", address_map)
+        self._target = Connector(target, "target", address_map)
         self._options = options
         self._notify = notify
         self._rows: list[Row] = []
@@ -149,6 +157,7 @@ class _Check:
         except SlotferryError as failure:
             self._rows.append(_unreached("source", failure))
             return None
+        self._rows += [warning("source-reach", note, "look after that server") for note in facts.notes]
         self._rows.append(
             ok(
                 "source-reach",
@@ -193,7 +202,7 @@ class _Check:
                 f"{format_duration(seconds)} or more"
             )
         try:
-            with self._source.open() as node:
+            with self._source.open(source.address(self._source.endpoint)) as node:
                 if self._source.endpoint.database:
                     node.need("SELECT", self._source.endpoint.database)
                 sampler = Sampler(node, self._options.scan_rate)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from redis.exceptions import ResponseError
 
+from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
 from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError
@@ -24,7 +25,7 @@ def judge_announced(target: Connector) -> list[Row]:
         return [not_checked("announced-addresses", str(refusal), "grant +cluster|slots")]
     lost = {address: reason for address in (*primaries, *replicas) if (reason := _failure(target, address))}
     lost_primaries = [address for address in primaries if address in lost]
-    advice = "open the way from this host, or let the nodes announce an address that can be reached from here"
+    advice = "open the way from this host, let the nodes announce reachable addresses, or give --address-map"
     if lost_primaries:
         names = ", ".join(map(str, lost_primaries))
         return [
@@ -61,19 +62,20 @@ def _announced(target: Connector) -> tuple[list[Address], list[Address]]:
         primaries: dict[Address, None] = {}
         replicas: dict[Address, None] = {}
         for _, _, primary, *others in reply:
-            primaries[_address(primary, seed)] = None
-            replicas.update((_address(other, seed), None) for other in others)
+            primaries[_address(primary, seed, target.address_map)] = None
+            replicas.update((_address(other, seed, target.address_map), None) for other in others)
         return list(primaries), [address for address in replicas if address not in primaries]
     if failure is None:
         return [], []
     raise failure
 
 
-def _address(entry: list[bytes | int | None], asked: Address) -> Address:
-    """Return an address of CLUSTER SLOTS; a host that is empty, "?" or null means the one that was asked."""
-    host = entry[0].decode() if isinstance(entry[0], bytes) else ""
-    port = entry[1]
-    return Address(host if host and host != "?" else asked.host, port if isinstance(port, int) else 0)
+def _address(entry: list[bytes | int | None], asked: Address, address_map: AddressMap) -> Address:
+    """Return where an address of CLUSTER SLOTS is reached."""
+    host, port = entry[0], entry[1]
+    return address_map.named(
+        host if isinstance(host, bytes) else None, port if isinstance(port, int) else 0, asked
+    )
 
 
 def _failure(target: Connector, address: Address) -> str:

@@ -111,7 +111,7 @@ def take_survey(
     source: Connector, source_facts: SourceFacts, target: Connector, target_facts: TargetFacts
 ) -> Survey:
     """Ask every server. Raises `SourceLostError` or `TargetLostError` where one goes away meanwhile."""
-    with source.open() as node:
+    with source.open(source_facts.address(source.endpoint)) as node:
         if source.endpoint.database:
             node.need("SELECT", source.endpoint.database)
         server = source_facts.server
