@@ -138,18 +138,21 @@ class Snapshot:
 
 @final
 class Failure:
-    """A key that was given up; it is in the count `failed`."""
+    """A key that was given up; it is in the count `failed`. Or a note (`Checkpoint.notes`), in no count."""
 
     @property
     def key(self) -> bytes: ...
     @property
     def slot(self) -> int: ...
     @property
-    def kind(self) -> Literal["conflict", "ttl_conflict", "payload", "denied", "error"]:
+    def kind(
+        self,
+    ) -> Literal["conflict", "ttl_conflict", "payload", "denied", "error", "field_ttl_dropped"]:
         """What it was.
 
         `conflict`: the target holds another value; `ttl_conflict`: the same value with another TTL;
-        `payload`: the target can't load it; `denied`: NOPERM for this key; `error`: anything else.
+        `payload`: the target can't load it, translated or not; `denied`: NOPERM for this key; `error`:
+        anything else. Of notes: `field_ttl_dropped`: the fields of a hash lost their TTLs.
         """
 
     @property
@@ -199,6 +202,13 @@ class Checkpoint:
     def failures(self) -> list[Failure]: ...
     @property
     def pending(self) -> list[Pending]: ...
+    @property
+    def notes(self) -> list[Failure]:
+        """Keys that are written, but without something that a policy gave up; in no count of their own.
+
+        A key may come twice.
+        """
+
     @property
     def resolved(self) -> list[bytes]:
         """Keys given as `keys` that are settled: they failed or are pending no longer, or are so anew.
@@ -271,6 +281,8 @@ class Job:
         source_has_pexpiretime: bool,
         target_access: Access,
         target_has_pexpiretime: bool,
+        target_rdb_versions: Sequence[int] = ...,
+        field_ttl: Literal["error", "drop"] = "error",
         topology: Sequence[tuple[int, int, str, int]],
         partition_count: int,
         partitions: Sequence[tuple[int, int]],
@@ -292,7 +304,10 @@ class Job:
         """Describe a job; nothing is opened before `start`.
 
         `source` is `(host, port)` or the path of a Unix socket. `source_run_id` is what INFO said when the
-        cursors were taken: another one ends the job with `source_changed`. `topology` is
+        cursors were taken: another one ends the job with `source_changed`. `target_rdb_versions`
+        are those of the payloads that every node of the target takes: others get another footer or are
+        translated, hashes whose fields have TTLs by the policy `field_ttl`; with none, only what the target
+        refuses is. `topology` is
         `(first slot, last slot, host, port)` of each range. `partitions` are `(index, cursor)` of those of
         the `partition_count` (a power of two) partitions that are to be scanned; a partition that starts
         anew has its index as its cursor. `keys` are copied by name besides (pending or failed keys of

@@ -18,6 +18,7 @@ from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector, Node, lost, raise_for, unfit
 from slotferry.endpoints import Address, Endpoint
 from slotferry.errors import SlotferryError
+from slotferry.rdb_versions import probe_versions
 from slotferry.sentinel import Found, ServiceFinder
 
 SLOTS = 16_384
@@ -92,10 +93,14 @@ class Topology:
 
 @dataclass(frozen=True)
 class PrimaryFacts:
-    """A primary of the target: its server, and the `cluster_state` that it sees (`ok` or `fail`)."""
+    """A primary of the target: its server, and the `cluster_state` that it sees (`ok` or `fail`).
+
+    `rdb_versions` are those of the payloads that it takes; None where it does not tell.
+    """
 
     server: ServerFacts
     state: str
+    rdb_versions: frozenset[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,12 @@ class TargetFacts:
     def has_pexpiretime(self) -> bool:
         """Whether every primary has PEXPIRETIME."""
         return all(primary.server.has_pexpiretime for primary in self.primaries)
+
+    @property
+    def rdb_versions(self) -> list[int]:
+        """The RDB versions that every primary takes; empty where one of them does not tell."""
+        told = [primary.rdb_versions or frozenset() for primary in self.primaries]
+        return sorted(frozenset.intersection(*told)) if told else []
 
 
 def discover_source(connector: Connector, preferred: str = "") -> SourceFacts:
@@ -137,7 +148,9 @@ def discover_target(connector: Connector) -> TargetFacts:
     primaries, refusal = [], ""
     for address in topology.primaries:
         with _open_primary(connector, address) as node:
-            primaries.append(PrimaryFacts(_server_facts(node), _cluster_state(node)))
+            owned = [(r[0], r[1]) for r in topology.ranges if Address(r[2], r[3]) == address]
+            versions = probe_versions(node, owned)
+            primaries.append(PrimaryFacts(_server_facts(node), _cluster_state(node), versions))
             refusal = refusal or _database_refusal(node, connector.endpoint.database)
     return TargetFacts(facts, topology, tuple(primaries), refusal)
 

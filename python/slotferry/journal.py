@@ -51,6 +51,7 @@ class Setup:
     match: str | None
     type: str | None
     on_conflict: str
+    field_ttl: str = "error"
 
     def differences(self, command: Setup) -> list[str]:
         """Return one text for each field where `command` differs from what the journal has."""
@@ -120,6 +121,7 @@ class Advance:
     resolved: Sequence[bytes] = ()
     failures: Sequence[FailedKey] = ()
     pending: Sequence[PendingKey] = ()
+    notes: Sequence[FailedKey] = ()
 
 
 class Journal:
@@ -217,6 +219,18 @@ class Journal:
         )
         return [FailedKey(*row) for row in rows]
 
+    def notes(self, name: str, limit: int) -> list[FailedKey]:
+        """Return the first `limit` keys that are copied, but without something that a policy gave up."""
+        rows = self._select(
+            "SELECT key, slot, kind, message, node FROM notes WHERE job = ? ORDER BY id LIMIT ?", name, limit
+        )
+        return [FailedKey(*row) for row in rows]
+
+    def count_notes(self, name: str) -> int:
+        """Return how many keys `notes` has."""
+        ((count,),) = self._select("SELECT count(*) FROM notes WHERE job = ?", name)
+        return int(count)
+
     def pending(self, name: str, limit: int) -> list[PendingKey]:
         """Return the first `limit` pending keys."""
         rows = self._select(
@@ -265,6 +279,7 @@ class Journal:
         with self._transaction() as execute:
             execute(_RESET_JOB, (json.dumps(asdict(setup)), partition_count, run_id, time.time(), name))
             execute("DELETE FROM unsettled WHERE job = ?", (name,))
+            execute("DELETE FROM notes WHERE job = ?", (name,))
             execute("DELETE FROM partitions WHERE job = ?", (name,))
             self._start_partitions(name, partition_count)
 
@@ -305,6 +320,10 @@ class Journal:
             )
             failed = self._insert(
                 name, [(k.key, k.slot, "failed", k.kind, k.message, k.node) for k in advance.failures]
+            )
+            self._connection.executemany(
+                "INSERT OR IGNORE INTO notes (job, key, slot, kind, message, node) VALUES (?, ?, ?, ?, ?, ?)",
+                [(name, n.key, n.slot, n.kind, n.message, n.node) for n in advance.notes],
             )
             twice = len(advance.pending) + len(advance.failures) - pending - failed
             counts = (

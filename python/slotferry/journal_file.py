@@ -75,6 +75,20 @@ CREATE TABLE runs (
 ) WITHOUT ROWID;
 """
 
+# What came after the first release: added to older files, whose version stays, when they are opened.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS notes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    key BLOB NOT NULL,
+    slot INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    message TEXT NOT NULL,
+    node TEXT NOT NULL,
+    UNIQUE (job, key)
+);
+"""
+
 
 def open_database(path: Path) -> sqlite3.Connection:
     """Open the journal at `path`, making it (0600) and its folder (0700) where they are missing.
@@ -146,6 +160,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
     if (check := _pragma(connection, "quick_check(1)")) != "ok":
         raise _damaged(path, str(check).splitlines()[-1])
+    for statement in _ADDED.split(";"):
+        connection.execute(statement)
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:

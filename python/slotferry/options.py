@@ -19,6 +19,7 @@ from slotferry.errors import UsageError
 from slotferry.partitions import MAX_PARTITIONS, is_partition_count
 
 OnConflict = Literal["error", "replace", "skip"]
+FieldTtl = Literal["error", "drop"]
 
 MIN_MEMORY = 1 << 20
 _JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -30,6 +31,8 @@ class Options:
 
     on_conflict: what to do with a key that the target already has: `error` compares, and records a
         conflict where the values differ; `replace` overwrites; `skip` leaves the target's.
+    field_ttl: what to do with a hash whose fields have TTLs where the target has none of those: `error`
+        records a failure; `drop` copies the fields without, and notes the key in the journal.
     match, type: only keys that match this glob (bytes, or str as UTF-8) and are of this type; both are
         pushed down to SCAN.
     memory_limit: the byte budget for keys and payloads in flight.
@@ -52,6 +55,7 @@ class Options:
     """
 
     on_conflict: OnConflict = "error"
+    field_ttl: FieldTtl = "error"
     match: bytes | str | None = None
     type: str | None = None
     memory_limit: int = 64 << 20
@@ -76,6 +80,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.on_conflict not in get_args(OnConflict):
             raise UsageError(f"on_conflict is {self.on_conflict!r}", hint="use error, replace or skip")
+        if self.field_ttl not in get_args(FieldTtl):
+            raise UsageError(f"field_ttl is {self.field_ttl!r}", hint="use error or drop")
         if self.memory_limit < MIN_MEMORY:
             raise UsageError(f"memory_limit is {self.memory_limit} bytes", hint="give it 1 MB or more")
         if not 0 <= self.retry_for < float("inf"):

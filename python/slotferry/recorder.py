@@ -81,6 +81,7 @@ class Recorder:
             resolved=checkpoint.resolved,
             failures=[FailedKey(f.key, f.slot, f.kind, f.message, f.node) for f in checkpoint.failures],
             pending=[PendingKey(p.key, p.slot, p.reason) for p in checkpoint.pending],
+            notes=[FailedKey(n.key, n.slot, n.kind, n.message, n.node) for n in checkpoint.notes],
         )
         return advance, reached
 

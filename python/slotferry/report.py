@@ -109,8 +109,9 @@ class FailedKey:
 class Report:
     """How a run ended. `totals` are the job's, over all its runs; times and rates are this run's.
 
-    `failures` are the first few failed keys; all of them are in the journal. `keys_by_primary` is this
-    run's. `error` says why the status is `interrupted` or `failed`.
+    `failures` are the first few failed keys; all of them are in the journal. `notes` counts the keys that
+    are copied without something that a policy gave up (`field_ttl`); the journal names them.
+    `keys_by_primary` is this run's. `error` says why the status is `interrupted` or `failed`.
     """
 
     job: str
@@ -124,6 +125,7 @@ class Report:
     failures: tuple[FailedKey, ...] = ()
     keys_by_primary: tuple[tuple[str, int], ...] = ()
     engine_cpu_seconds: float = 0.0
+    notes: int = 0
 
     @property
     def keys(self) -> Keys:
@@ -154,6 +156,7 @@ class Report:
             "keys_per_second": round(self.keys_per_second, 1),
             "redirects": {"moved": self.totals.moved, "ask": self.totals.ask},
             "retries": self.totals.retries,
+            "notes": self.notes,
             "runs": self.runs,
             "resumed": self.resumed,
             "error": None if self.error is None else self.error.to_dict(),

@@ -28,6 +28,7 @@ def make_setup(source: Endpoint, target: Endpoint, options: Options) -> Setup:
         match=None if match is None else escape_key(match),
         type=options.type,
         on_conflict=options.on_conflict,
+        field_ttl=options.field_ttl,
     )
 
 

@@ -110,6 +110,8 @@ class EngineDriver:
             "source_has_pexpiretime": facts.server.has_pexpiretime,
             "target_access": self.sides.target.endpoint.access(),
             "target_has_pexpiretime": self.sides.target_facts.has_pexpiretime,
+            "target_rdb_versions": self.sides.target_facts.rdb_versions,
+            "field_ttl": self.options.field_ttl,
             "topology": self._topology.ranges,
             "on_conflict": self.options.on_conflict,
             "match": self.options.match_bytes,

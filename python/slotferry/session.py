@@ -53,6 +53,7 @@ class _Figures:
     runs: int = 0
     resumed: bool = False
     failures: tuple[FailedKey, ...] = ()
+    notes: int = 0
 
 
 class Session:
@@ -131,6 +132,7 @@ class Session:
             finally:
                 figures.totals = journal.totals(self.job)
                 figures.failures = tuple(journal.failures(self.job, _REPORTED_FAILURES))
+                figures.notes = journal.count_notes(self.job)
                 ours = None if error is None else as_our_error(error, self._cancel)
                 status = status_of(figures.totals.keys, ours)
                 journal.end_run(self.job, figures.runs, status, time.monotonic() - begun, ours)
@@ -243,6 +245,7 @@ class Session:
             failures=figures.failures,
             keys_by_primary=tuple(sorted(driver.keys_by_primary.items())) if driver else (),
             engine_cpu_seconds=driver.engine_cpu_seconds if driver else 0.0,
+            notes=figures.notes,
         )
         if error is not None:
             error.report = report

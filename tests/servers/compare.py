@@ -39,13 +39,20 @@ def assert_equal(
     database: int = 0,
     ttl_tolerance_ms: int = 50,
     byte_equal: bool = False,
+    field_ttls: bool = True,
 ) -> Comparison:
     """Fail with the first problems unless the cluster equals the source; return the comparison.
 
-    With `byte_equal`, for servers of one version, a DUMP may differ only where the encoding is a hash table.
+    Without `field_ttls` the expiries of hash fields do not count. With `byte_equal`, for servers of one
+    version, a DUMP may differ only where the encoding is a hash table.
     """
     comparison = compare(
-        source, cluster, database=database, ttl_tolerance_ms=ttl_tolerance_ms, byte_equal=byte_equal
+        source,
+        cluster,
+        database=database,
+        ttl_tolerance_ms=ttl_tolerance_ms,
+        byte_equal=byte_equal,
+        field_ttls=field_ttls,
     )
     shown = "\n".join(comparison.problems[:_SHOWN_PROBLEMS])
     assert not comparison.problems, f"{len(comparison.problems)} problems, the first are:\n{shown}"
@@ -59,11 +66,12 @@ def compare(
     database: int = 0,
     ttl_tolerance_ms: int = 50,
     byte_equal: bool = False,
+    field_ttls: bool = True,
 ) -> Comparison:
     """Compare every key in both directions; about 100,000 keys in 5 seconds."""
     with connect(source) as left, _Nodes(cluster) as nodes:
         left.execute("SELECT", database)
-        check = _Check(left, nodes, ttl_tolerance_ms, byte_equal)
+        check = _Check(left, nodes, ttl_tolerance_ms, byte_equal, field_ttls)
         names: set[bytes] = set()
         for page in _pages(left):
             fresh = [key for key in dict.fromkeys(page) if key not in names]
@@ -107,12 +115,15 @@ class _Nodes:
 
 
 class _Check:
-    def __init__(self, source: RawConnection, nodes: _Nodes, tolerance: int, byte_equal: bool) -> None:
+    def __init__(
+        self, source: RawConnection, nodes: _Nodes, tolerance: int, byte_equal: bool, field_ttls: bool
+    ) -> None:
         self.found = Comparison()
         self._source = source
         self._nodes = nodes
         self._tolerance = tolerance
         self._byte_equal = byte_equal
+        self._field_ttls = field_ttls
 
     def keys(self, keys: Sequence[bytes]) -> None:
         """Compare one page of keys."""
@@ -171,7 +182,7 @@ class _Check:
             for key, there in meanings(node, mine).items():
                 if self._byte_equal and node.execute("OBJECT", "ENCODING", key) != b"hashtable":
                     self.found.problems.append(f"{_shown(key)} has another DUMP though the versions match")
-                elif here[key] == there:
+                elif _same(here[key], there, field_ttls=self._field_ttls):
                     self.found.equal_by_meaning += 1
                 else:
                     became = f"{here[key]!r:.200} became {there!r:.200}"
@@ -247,14 +258,34 @@ def _hash_meaning(
     return {name: (value, at) for (name, value), at in zip(fields.items(), expiries, strict=True)}
 
 
+def _same(here: tuple[str, Any], there: tuple[str, Any], *, field_ttls: bool) -> bool:
+    kind, value = here
+    other_kind, other = there
+    if kind == other_kind == "hash" and not field_ttls:
+        return {name: pair[0] for name, pair in value.items()} == {n: pair[0] for n, pair in other.items()}
+    if kind == other_kind == "stream":
+        known = [name for name in value if value[name] is not None and other[name] is not None]
+        return [value[name] for name in known] == [other[name] for name in known]
+    return here == there
+
+
 def _stream_meaning(info: list[Any]) -> dict[str, Any]:
-    """Keep what every version reports and every version must carry over."""
+    """Keep what must be carried over; None is what the server does not report (before Redis 7.0)."""
     stream = _as_dict(info)
     return {
         "last id": stream[b"last-generated-id"],
         "entries": stream[b"entries"],
         "groups": sorted(_group_meaning(_as_dict(group)) for group in stream[b"groups"]),
+        "entries added": stream.get(b"entries-added"),
+        "max deleted id": stream.get(b"max-deleted-entry-id"),
+        "entries read": _entries_read([_as_dict(group) for group in stream[b"groups"]]),
     }
+
+
+def _entries_read(groups: list[dict[bytes, Any]]) -> list[tuple[bytes, int]] | None:
+    if not all(b"entries-read" in group for group in groups):
+        return None
+    return sorted((group[b"name"], group[b"entries-read"]) for group in groups)
 
 
 def _group_meaning(group: dict[bytes, Any]) -> tuple[Any, ...]:

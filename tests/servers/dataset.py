@@ -58,7 +58,7 @@ def fill(
 
     The odd names and the shapes come first (some 150 keys whatever `keys` is), then mostly strings with every
     other type mixed in. `big` adds values of 1 MB and collections of 20,000 members; `field_ttls` adds hashes
-    whose fields expire (Valkey 9 and later).
+    whose fields expire (Redis 7.4, Valkey 9 and later).
     """
     rng = random.Random(seed)
     now = int(time.time() * 1000)
@@ -194,6 +194,21 @@ def _streams(rng: random.Random, suffix: str) -> Iterator[Shape]:
             encode("XACK", grouped, "readers", "1001-0", "1003-0", "1045-0"),
             encode("XDEL", grouped, "1002-0", "1050-0", "1200-0", "1249-0"),  # pending ones among them
             encode("XGROUP", "CREATECONSUMER", grouped, "idle", "no reads yet"),
+            encode(
+                "XCLAIM", grouped, "readers", "carol", 0, "1005-0", "TIME", 1_700_000_000_000, "RETRYCOUNT", 9
+            ),
+        ],
+    )
+    mixed = f"stream:mixed fields{suffix}"
+    yield (
+        mixed,
+        [
+            encode("XADD", mixed, "1-1", "a", 1, "b", 2),
+            encode("XADD", mixed, "1-2", "a", 1, "b", "x" * 70),
+            encode("XADD", mixed, "2-0", "other", rng.randbytes(5_000)),
+            encode("XADD", mixed, "9-18446744073709551615", "a", "", "b", b"\x00"),
+            encode("XADD", mixed, "10-0", "a", -5, "b", 2**40),
+            encode("XDEL", mixed, "1-2"),
         ],
     )
     yield (
@@ -230,6 +245,10 @@ def _field_ttls(now: int) -> Iterator[bytes]:
         key = f"hash:field TTLs:{name}"
         yield encode("HSET", key, *(part for i in range(size) for part in (f"f{i}", i)))
         yield encode("HPEXPIREAT", key, now + 50 * _HOUR_MS, "FIELDS", 2, "f1", "f3")
+        yield encode("HPEXPIREAT", key, now + 70 * _HOUR_MS + 7, "FIELDS", 1, "f4")
+    yield encode("HSET", "hash:field TTLs:all", "", "empty", b"\x00\xff", "odd", "number", 12345)
+    yield encode("HPEXPIREAT", "hash:field TTLs:all", now + _HOUR_MS, "FIELDS", 3, "", b"\x00\xff", "number")
+    yield encode("PEXPIREAT", "hash:field TTLs:all", now + 90 * _HOUR_MS)
 
 
 def _bulk(rng: random.Random, keys: int, now: int) -> Iterator[bytes]:

@@ -41,6 +41,11 @@ class ServerKind:
         known = {(6, 2): 9, (7, 0): 10, (7, 2): 11}
         return known.get(self.version, 12)
 
+    @property
+    def has_field_ttls(self) -> bool:
+        """Whether the fields of a hash can expire there."""
+        return self.version >= ((9, 0) if self.product == "valkey" else (7, 4))
+
     def restores(self, source: ServerKind) -> bool:
         """Whether its RESTORE takes the payloads of `source` as they are."""
         newest_common = min(self.rdb_version, 11)

@@ -46,6 +46,7 @@ class FakeCheckpoint:
     partitions: Sequence[Mark] = ()
     failures: Sequence[FailedKey] = ()
     pending: Sequence[PendingKey] = ()
+    notes: Sequence[FailedKey] = ()
     resolved: Sequence[bytes] = ()
 
 

@@ -41,6 +41,7 @@ def test_the_summary_has_exactly_these_fields() -> None:
         "keys_per_second": 12.3,
         "redirects": {"moved": 1, "ask": 2},
         "retries": 3,
+        "notes": 0,
         "runs": 2,
         "resumed": True,
         "error": None,

@@ -205,6 +205,10 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
             {"type": "pending", **asdict(pending), "key": escape_key(pending.key)}
             for pending in journal.pending(record.name, limit)
         ),
+        (
+            {"type": "note", **asdict(note), "key": escape_key(note.key)}
+            for note in journal.notes(record.name, limit)
+        ),
     )
     for line in lines:
         click.echo(json.dumps(line))
@@ -245,6 +249,9 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
         click.echo(f"\npending keys ({len(pending):,} of {keys.pending:,}):")
         shown = [(shorten_key(key.key), f"slot {key.slot}", key.reason) for key in pending]
         click.echo("\n".join(align(shown, indent="  ")))
+    if notes := journal.notes(record.name, limit):
+        click.echo(f"\ncopied in part ({len(notes):,} of {journal.count_notes(record.name):,}):")
+        click.echo("\n".join(failure_lines(notes)))
 
 
 def _live_rows(live: dict[str, Any]) -> list[tuple[str, str]]:

@@ -72,6 +72,13 @@ Exit codes:
     show_default=True,
     help="A key that the target has: compare and record a difference, overwrite it, or leave it.",
 )
+@click.option(
+    "--field-ttl",
+    type=click.Choice(["error", "drop"]),
+    default="error",
+    show_default=True,
+    help="Hashes with TTLs on fields, where the target has none: a failed key, or copy them without.",
+)
 @click.option("--match", metavar="GLOB", help="Only keys that match this glob.")
 @click.option(
     "--type",

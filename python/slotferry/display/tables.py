@@ -61,6 +61,8 @@ def summary_table(report: Report) -> str:
         lines += ["failed keys:", *failure_lines(report.failures)]
         if keys.failed > len(report.failures):
             lines.append(f"  and {keys.failed - len(report.failures):,} more")
+    if report.notes:
+        lines.append(f"{report.notes:,} keys lost the TTLs of their fields, as --field-ttl drop says")
     if keys.failed or keys.pending:
         lines.append(f"see them with 'slotferry jobs show {report.job}'; the same command tries them again")
     return "\n".join(lines)

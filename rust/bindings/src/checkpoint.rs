@@ -91,6 +91,7 @@ pub(crate) struct Checkpoint {
     counts: Py<Counts>,
     failures: Py<PyAny>,
     pending: Py<PyAny>,
+    notes: Py<PyAny>,
     resolved: Py<PyAny>,
 }
 
@@ -118,6 +119,7 @@ impl Checkpoint {
             counts: Py::new(py, Counts(checkpoint.counts))?,
             failures: list(py, checkpoint.failures, Failure)?,
             pending: list(py, checkpoint.pending, Pending)?,
+            notes: list(py, checkpoint.notes, Failure)?,
             resolved: resolved.into_pyobject(py)?.unbind(),
         })
     }

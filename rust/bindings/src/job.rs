@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use slotferry_core::net::Address;
+use slotferry_core::payload::{FieldTtl, Target};
 use slotferry_core::resp::encode::ExpiryCommand;
 use slotferry_core::topology::SlotRange;
 use slotferry_core::{JobSpec, OnConflict};
@@ -84,6 +85,8 @@ impl Job {
         source_has_pexpiretime,
         target_access,
         target_has_pexpiretime,
+        target_rdb_versions = Vec::new(),
+        field_ttl = "error",
         topology,
         partition_count,
         partitions,
@@ -104,6 +107,7 @@ impl Job {
     ))]
     #[allow(
         clippy::too_many_arguments,
+        clippy::needless_pass_by_value,
         clippy::fn_params_excessive_bools,
         reason = "keyword-only, as the stub lists them"
     )]
@@ -114,6 +118,8 @@ impl Job {
         source_has_pexpiretime: bool,
         target_access: &Bound<'_, Access>,
         target_has_pexpiretime: bool,
+        target_rdb_versions: Vec<u16>,
+        field_ttl: &str,
         topology: Vec<PyRange>,
         partition_count: u32,
         partitions: Vec<(u32, u64)>,
@@ -142,6 +148,12 @@ impl Job {
             source_expiry: expiry(source_has_pexpiretime),
             target_access: target_access.get().0.clone(),
             target_expiry: expiry(target_has_pexpiretime),
+            target_rdb: Target::new(&target_rdb_versions),
+            field_ttl: match field_ttl {
+                "error" => FieldTtl::Error,
+                "drop" => FieldTtl::Drop,
+                other => return Err(usage(format!("field_ttl is error or drop, not {other}"))),
+            },
             topology: ranges(topology),
             partition_count,
             partitions,

@@ -35,12 +35,14 @@ pub enum FailureKind {
     Conflict,
     /// The target holds the same value with another TTL.
     TtlConflict,
-    /// The target can't load the payload.
+    /// The target can't load the payload, nor a translation of it.
     Payload,
     /// NOPERM for this key.
     Denied,
     /// Anything else.
     Error,
+    /// No failure but a note: the key was copied without the TTLs of its fields, as the policy says.
+    FieldTtlDropped,
 }
 
 impl FailureKind {
@@ -52,6 +54,7 @@ impl FailureKind {
             Self::Payload => "payload",
             Self::Denied => "denied",
             Self::Error => "error",
+            Self::FieldTtlDropped => "field_ttl_dropped",
         }
     }
 }
@@ -89,6 +92,8 @@ pub struct Checkpoint {
     pub failures: Vec<Failure>,
     /// Pending keys since the last checkpoint.
     pub pending: Vec<Pending>,
+    /// What was given up of keys that are written, since the last checkpoint; of no page, and so perhaps twice.
+    pub notes: Vec<Failure>,
     /// Keys that were handed over by name and are settled since the last checkpoint.
     pub resolved: Vec<Vec<u8>>,
 }
@@ -224,6 +229,11 @@ impl Ledger {
         self.settle(page, Outcome::Failed, 1, 0)
     }
 
+    /// A key is written, but something of it was given up by policy.
+    pub fn note(&mut self, note: Failure) {
+        self.settled.notes.push(note);
+    }
+
     /// A key of `page` is pending. Returns whether the page is complete with that.
     pub fn park(&mut self, page: PageId, pending: Pending) -> bool {
         self.pages[page as usize].pending.push(pending);
@@ -268,6 +278,7 @@ impl Ledger {
             counts: self.settled.counts,
             failures: std::mem::take(&mut self.settled.failures),
             pending: std::mem::take(&mut self.settled.pending),
+            notes: std::mem::take(&mut self.settled.notes),
             resolved: std::mem::take(&mut self.settled.resolved),
         }
     }

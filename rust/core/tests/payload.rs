@@ -258,3 +258,31 @@ proptest! {
         prop_assert_eq!(payload::rewritable_version(type_byte, target).is_some(), known);
     }
 }
+
+/// What each server takes, from the oldest on; the last one is Redis 8.0.
+const TARGETS: [&[u16]; 5] = [&[9], &[9, 10], &[9, 10, 11], &[9, 10, 11, 80], &[9, 10, 11, 12]];
+
+#[test]
+fn translated_payloads_hold_the_same_value() {
+    for one in fixture() {
+        for takes in TARGETS {
+            let target = payload::Target::new(takes);
+            let translated = target
+                .translate(&one.payload, payload::FieldTtl::Drop, 0)
+                .unwrap_or_else(|error| panic!("{} {} for {takes:?}: {error}", one.origin, one.name));
+            // Loadable by the target now, and the same as before.
+            let place = format!("{} {} for {takes:?}", one.origin, one.name);
+            let (_, footer) = verify(&translated.payload).expect("sealed");
+            assert!(takes.contains(&footer.rdb_version), "{place}");
+            assert_eq!(
+                target.passage(&translated.payload),
+                payload::Passage::AsIs,
+                "{place}"
+            );
+            if translated.dropped_ttls == 0 {
+                let same = same_value(&one.payload, &translated.payload);
+                assert_eq!(same, Ok(true), "{place}");
+            }
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! The footer of a DUMP payload: RDB version and checksum.
 //!
-//! Invariant: a footer is only rewritten below a body whose own checksum was right, so that damage is never
-//! sealed with a fresh checksum. Nothing here allocates but `with_version`.
+//! Invariant: a footer is only rewritten so that damage is never sealed with a fresh checksum. Nothing here
+//! allocates but `with_version`.
 //!
 //! Layout (Redis `cluster.c`, `createDumpPayload`): `type (1) | value | RDB version (2, LE) | CRC64 (8, LE)`,
 //! the CRC over everything before it.

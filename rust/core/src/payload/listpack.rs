@@ -113,9 +113,116 @@ fn length_of_length(length: usize) -> usize {
     }
 }
 
+/// Packs elements into a listpack.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    body: Vec<u8>,
+    count: usize,
+}
+
+impl Writer {
+    pub(super) fn integer(&mut self, number: i64) {
+        let start = self.body.len();
+        match (i8::try_from(number), i16::try_from(number), i32::try_from(number)) {
+            (Ok(tiny @ 0..), ..) => self.body.push(tiny.cast_unsigned()),
+            (_, Ok(short), _) => {
+                self.body.push(0xf1);
+                self.body.extend_from_slice(&short.to_le_bytes());
+            }
+            (.., Ok(long)) => {
+                self.body.push(0xf3);
+                self.body.extend_from_slice(&long.to_le_bytes());
+            }
+            _ => {
+                self.body.push(0xf4);
+                self.body.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        self.close(start);
+    }
+
+    /// Append a string of less than 4 GB.
+    pub(super) fn string(&mut self, bytes: &[u8]) {
+        let start = self.body.len();
+        match u16::try_from(bytes.len()) {
+            Ok(short @ ..0x40) => self.body.push(0x80 | short as u8),
+            Ok(middle @ ..0x1000) => self.body.extend_from_slice(&(0xe000 | middle).to_be_bytes()),
+            _ => {
+                self.body.push(0xf0);
+                self.body.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+            }
+        }
+        self.body.extend_from_slice(bytes);
+        self.close(start);
+    }
+
+    /// Write the length of the entry that began at `start` behind it: seven bits a byte, the lowest last,
+    /// and all but the first byte marked.
+    fn close(&mut self, start: usize) {
+        let length = self.body.len() - start;
+        for place in (0..length_of_length(length)).rev() {
+            let mark = if place + 1 == length_of_length(length) {
+                0
+            } else {
+                0x80
+            };
+            self.body.push((length >> (7 * place)) as u8 & 0x7f | mark);
+        }
+        self.count += 1;
+    }
+
+    pub(super) fn finish(self) -> Vec<u8> {
+        const HEADER: usize = 6;
+        let total = HEADER + self.body.len() + 1;
+        let mut packed = Vec::with_capacity(total);
+        packed.extend_from_slice(&(total as u32).to_le_bytes());
+        let count = u16::try_from(self.count).unwrap_or(u16::MAX);
+        packed.extend_from_slice(&count.to_le_bytes());
+        packed.extend_from_slice(&self.body);
+        packed.push(END);
+        packed
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_written_is_read() {
+        let strings = [0, 1, 63, 64, 127, 4095, 4096, 20_000].map(|length| vec![b's'; length]);
+        let numbers = [
+            0,
+            1,
+            127,
+            128,
+            -1,
+            32_767,
+            -32_769,
+            i64::from(i32::MAX) + 1,
+            i64::MIN,
+        ];
+        let mut writer = Writer::default();
+        let mut expected = Vec::new();
+        for string in &strings {
+            writer.string(string);
+            expected.push(Element::Bytes(string));
+        }
+        for number in numbers {
+            writer.integer(number);
+            expected.push(Element::Int(number));
+        }
+        assert_eq!(unpack(&writer.finish()), Ok(expected));
+    }
+
+    #[test]
+    fn lengths_behind_entries_are_written_as_servers_do() {
+        // lpEncodeBacklen of an entry of 302 bytes: 302 = 2 * 128 + 46.
+        let mut writer = Writer::default();
+        writer.string(&[b's'; 300]);
+        let packed = writer.finish();
+        assert_eq!(packed[packed.len() - 3..], [0x02, 0xae, END]);
+    }
 
     /// Packs entries that are already encoded, with their backward lengths.
     pub(in super::super) fn pack(entries: &[&[u8]]) -> Vec<u8> {

@@ -3,8 +3,9 @@
 //! Invariants: any bytes give a result or an error, never a panic, in bounded memory; and two payloads are
 //! called the same only if commands that read or consume the values give the same for both.
 //!
-//! Where it lives: `footer` checks and rewrites the version and the checksum; `type_byte` says which servers
-//! know a value type; `decode`, `hash` and `stream_encoding` turn bytes into a `value` or `stream`, with
+//! Where it lives: `footer` checks and rewrites the version and the checksum; `translate` decides how a payload
+//! gets into a target, `write` lays values out for older servers; `type_byte` says which servers know a value
+//! type; `decode`, `hash` and `stream_encoding` turn bytes into a `value` or `stream`, with
 //! `reader` for the RDB format and `packed` for what is packed into its strings (`listpack`, `ziplist`,
 //! `zipmap`, `intset`).
 
@@ -23,8 +24,10 @@ mod packed;
 mod reader;
 mod stream;
 mod stream_encoding;
+mod translate;
 mod type_byte;
 mod value;
+mod write;
 mod ziplist;
 mod zipmap;
 
@@ -32,6 +35,7 @@ pub use decode::decode;
 pub use error::PayloadError;
 pub use footer::{FOOTER_LEN, Footer, split, verify, with_version};
 pub use stream::{Consumer, Delivery, Entry, EntryFields, Group, History, Stream, StreamId};
+pub use translate::{FieldTtl, Passage, Target, TranslateError, Translated, module_name, patch_version};
 pub use type_byte::{Kind, kind_name, min_version, rewritable_version};
 pub use value::{Field, Value};
 

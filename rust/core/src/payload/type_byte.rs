@@ -37,10 +37,10 @@ const STREAM_LISTPACKS_5: u8 = 27;
 const LAST_COMMON: u8 = STREAM_LISTPACKS_3;
 
 /// What Redis ≥ 7.2 and every Valkey take, and what knows every common type.
-const COMMON_VERSION: u16 = 11;
+pub(super) const COMMON_VERSION: u16 = 11;
 
 /// Versions from here on are Valkey's own; Redis counts up from below.
-const FIRST_VALKEY_VERSION: u16 = 80;
+pub(super) const FIRST_VALKEY_VERSION: u16 = 80;
 
 /// Whether a server of the Valkey line wrote the payload, which decides what type 22 means.
 pub(super) fn is_valkey(footer: Footer) -> bool {

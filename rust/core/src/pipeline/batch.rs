@@ -3,6 +3,7 @@
 //! Invariant: an entry's command can be sent again as it stands, to any node.
 
 use crate::checkpoint::PageId;
+use crate::payload::patch_version;
 use crate::resp::{Decoded, Reply, decode, encode};
 
 /// A batch is sent once it has grown to this many bytes.
@@ -28,7 +29,7 @@ pub(crate) struct Entry {
     pub hops: u8,
     /// It was sent once without a reply: what is there now may be our own write.
     pub in_doubt: bool,
-    /// Its payload's footer was rewritten.
+    /// It was translated after the target refused it.
     pub translated: bool,
 }
 
@@ -41,6 +42,7 @@ pub(crate) struct Batch {
 }
 
 /// The arguments of an encoded RESTORE.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Restore<'a> {
     /// Its place among the keys of its page.
     pub number: u32,
@@ -49,6 +51,8 @@ pub(crate) struct Restore<'a> {
     /// Milliseconds since the epoch; 0: does not expire.
     pub expires_at: u64,
     pub payload: &'a [u8],
+    /// The RDB version to put into the payload's footer in place of its own.
+    pub rdb_version: Option<u16>,
 }
 
 impl Batch {
@@ -86,13 +90,17 @@ impl Batch {
     pub fn push(&mut self, page: PageId, slot: u16, restore: &Restore<'_>, replace: bool) -> usize {
         debug_assert!(!self.asking);
         let start = self.commands.len();
-        encode::restore(
+        let payload_end = encode::restore(
             &mut self.commands,
             restore.key,
             restore.expires_at,
             restore.payload,
             replace,
         );
+        if let Some(version) = restore.rdb_version {
+            let payload = payload_end - restore.payload.len()..payload_end;
+            patch_version(&mut self.commands[payload], version);
+        }
         let end = self.commands.len();
         self.entries.push(Entry {
             end,
@@ -154,6 +162,7 @@ impl Batch {
                 .and_then(|digits| digits.parse().ok())
                 .unwrap_or_default(),
             payload,
+            rdb_version: None,
         }
     }
 
@@ -212,6 +221,7 @@ mod tests {
                 key,
                 expires_at: slot as u64 * 1000,
                 payload: b"$4\r\n",
+                rdb_version: None,
             };
             weight += batch.push(7, slot as u16, &restore, slot == 1);
         }

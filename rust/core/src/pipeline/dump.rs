@@ -316,6 +316,7 @@ impl Lane {
                     key: fetch.keys.target(read),
                     expires_at,
                     payload,
+                    rdb_version: None,
                 };
                 self.engine.route(fetch.page, slot, &restore);
             }
@@ -380,7 +381,7 @@ impl Lane {
 }
 
 /// Our clock in ms since the epoch.
-fn our_clock() -> i64 {
+pub(super) fn our_clock() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as i64)

@@ -15,6 +15,7 @@ mod restore;
 mod restraint;
 mod route;
 mod scan;
+mod translate;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -29,6 +30,7 @@ use crate::error::{Error, ErrorKind};
 use crate::flow::{Budget, Throttle};
 use crate::keymap::KeyMap;
 use crate::net::{Access, Address};
+use crate::payload::{FieldTtl, Target};
 use crate::progress::Outcome;
 use crate::resp::encode::ExpiryCommand;
 use crate::topology::SlotRange;
@@ -67,6 +69,10 @@ pub struct JobSpec {
     pub target_access: Access,
     /// How the target's nodes tell expiries.
     pub target_expiry: ExpiryCommand,
+    /// Which payloads the target's nodes take.
+    pub target_rdb: Target,
+    /// What happens to the TTLs of hash fields where the target has none.
+    pub field_ttl: FieldTtl,
     /// Who owns which slots at the start.
     pub topology: Vec<SlotRange>,
     /// Into how many partitions the scan is cut; a power of two.

@@ -11,10 +11,9 @@ use super::link::{Flight, Session};
 use super::{OnConflict, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::error::ErrorKind;
-use crate::payload::{min_version, rewritable_version, with_version};
 use crate::progress::Outcome;
 use crate::reply::{Verdict, judge};
-use crate::resp::encode;
+
 /// After so many redirects in a row an entry waits for a fresh topology: two nodes disagree.
 const MOST_HOPS: u8 = 5;
 
@@ -183,40 +182,7 @@ impl Session<'_> {
         format!("{code} at {}", self.link.address)
     }
 
-    /// The target can't read the payload: give it the footer of the oldest version that knows the type, once.
-    fn translate(&self, batch: &Batch, index: usize, entry: Entry, error: &[u8]) {
-        let restore = batch.restore(index);
-        let rewritten = if entry.translated {
-            None
-        } else {
-            with_oldest_footer(restore.payload)
-        };
-        let Some(payload) = rewritten else {
-            self.give_up(batch, index, FailureKind::Payload, error);
-            return;
-        };
-        let mut command = Vec::new();
-        encode::restore(
-            &mut command,
-            restore.key,
-            restore.expires_at,
-            &payload,
-            self.engine.spec.on_conflict == OnConflict::Replace,
-        );
-        let entry = Entry {
-            translated: true,
-            ..entry
-        };
-        if batch.is_asking() {
-            let mut asking = Batch::asking();
-            asking.push_again(entry, &command);
-            self.engine.send_batch(self.link.node, asking);
-        } else {
-            self.engine.send_on(self.link.node, entry, &command);
-        }
-    }
-
-    fn give_up(&self, batch: &Batch, index: usize, kind: FailureKind, error: &[u8]) {
+    pub(super) fn give_up(&self, batch: &Batch, index: usize, kind: FailureKind, error: &[u8]) {
         let key = batch.restore(index).key;
         let entry = batch.entries()[index];
         self.engine.budget.free(batch.weight(index));
@@ -235,13 +201,4 @@ impl Session<'_> {
             },
         );
     }
-}
-
-/// The payload under the footer of the oldest RDB version that knows its type and that 6.2 writes; `None` where
-/// the value itself would have to be translated.
-fn with_oldest_footer(payload: &[u8]) -> Option<Vec<u8>> {
-    const REDIS_6_2: u16 = 9;
-    let type_byte = *payload.first()?;
-    let oldest = min_version(type_byte)?.max(REDIS_6_2);
-    with_version(payload, rewritable_version(type_byte, oldest)?).ok()
 }

@@ -14,6 +14,7 @@ use crate::checkpoint::{PageId, Pending};
 use crate::control::Event;
 use crate::error::{ErrorKind, Result};
 use crate::net::Address;
+use crate::payload::Passage;
 use crate::progress::Outcome;
 use crate::topology::{NodeId, SlotRange, Topology};
 
@@ -48,9 +49,28 @@ impl Router {
 }
 
 impl Engine {
-    /// Put a key fresh from the source into its primary's open batch.
+    /// Put a key fresh from the source into its primary's open batch, in a layout that the target loads.
     #[inline]
     pub fn route(self: &Rc<Self>, page: PageId, slot: u16, restore: &Restore<'_>) {
+        match self.spec.target_rdb.passage(restore.payload) {
+            Passage::AsIs => self.route_as_is(page, slot, restore),
+            Passage::Footer(version) => {
+                let rdb_version = Some(version);
+                self.route_as_is(
+                    page,
+                    slot,
+                    &Restore {
+                        rdb_version,
+                        ..*restore
+                    },
+                );
+            }
+            Passage::Translate => self.route_translated(page, slot, restore),
+        }
+    }
+
+    #[inline]
+    pub(super) fn route_as_is(self: &Rc<Self>, page: PageId, slot: u16, restore: &Restore<'_>) {
         let replace = self.spec.on_conflict == OnConflict::Replace;
         let owner = self.router.borrow().topology.owner(slot);
         let Some(owner) = owner else {

@@ -91,9 +91,9 @@ pub fn asking(out: &mut Vec<u8>) {
 
 /// Append `RESTORE key ttl payload [REPLACE] [ABSTTL]`.
 ///
-/// `expires_at` is ms since the epoch; 0 means that the key does not expire.
+/// `expires_at` is ms since the epoch; 0 means that the key does not expire. Returns where the payload ends.
 #[inline]
-pub fn restore(out: &mut Vec<u8>, key: &[u8], expires_at: u64, payload: &[u8], replace: bool) {
+pub fn restore(out: &mut Vec<u8>, key: &[u8], expires_at: u64, payload: &[u8], replace: bool) -> usize {
     out.reserve(key.len() + payload.len() + 112);
     let arguments = 4 + u8::from(replace) + u8::from(expires_at > 0);
     out.extend_from_slice(&[b'*', b'0' + arguments]);
@@ -105,19 +105,21 @@ pub fn restore(out: &mut Vec<u8>, key: &[u8], expires_at: u64, payload: &[u8], r
         number(out, expires_at);
     }
     bulk(out, payload);
+    let end = out.len() - b"\r\n".len();
     if replace {
         out.extend_from_slice(b"$7\r\nREPLACE\r\n");
     }
     if expires_at > 0 {
         out.extend_from_slice(b"$6\r\nABSTTL\r\n");
     }
+    end
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+    fn written<T>(write: impl FnOnce(&mut Vec<u8>) -> T) -> String {
         let mut out = Vec::new();
         write(&mut out);
         String::from_utf8(out).expect("the tests use text only")

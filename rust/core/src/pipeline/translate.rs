@@ -1,0 +1,109 @@
+//! Keys whose payloads the target can't load as they are.
+//!
+//! Invariant: a translated key goes on as one RESTORE like any other; what can't be translated is a recorded
+//! failure that says why, and nothing of it is written.
+
+use std::rc::Rc;
+
+use super::batch::{Batch, Entry, Restore};
+use super::dump::our_clock;
+use super::link::Session;
+use super::{Engine, OnConflict, shown};
+use crate::checkpoint::{Failure, FailureKind, PageId};
+use crate::payload::{Target, TranslateError, Translated};
+use crate::progress::Outcome;
+use crate::resp::encode;
+
+/// What every server from Redis 6.2 on takes.
+const OLDEST: &[u16] = &[9];
+
+impl Engine {
+    /// Put a key into its primary's open batch in another layout.
+    #[cold]
+    pub(super) fn route_translated(self: &Rc<Self>, page: PageId, slot: u16, restore: &Restore<'_>) {
+        match self.translated(&self.spec.target_rdb, restore) {
+            Ok(translated) => {
+                let payload = &translated.payload;
+                self.route_as_is(page, slot, &Restore { payload, ..*restore });
+                self.note_dropped(slot, restore.key, &translated);
+            }
+            Err(TranslateError::Gone) => self.settle(page, Outcome::Expired, 1, 0),
+            Err(error) => self.fail(
+                page,
+                Failure {
+                    key: restore.key.to_vec(),
+                    slot,
+                    kind: FailureKind::Payload,
+                    message: format!("the target can't hold {}: {error}", shown(restore.key)),
+                    node: self.spec.source.to_string(),
+                },
+            ),
+        }
+    }
+
+    /// Write down that fields of a key lost their TTLs.
+    fn note_dropped(&self, slot: u16, key: &[u8], translated: &Translated) {
+        if translated.dropped_ttls > 0 {
+            self.shared.ledger().note(Failure {
+                key: key.to_vec(),
+                slot,
+                kind: FailureKind::FieldTtlDropped,
+                message: format!(
+                    "{} fields of {} lost their TTL",
+                    translated.dropped_ttls,
+                    shown(key)
+                ),
+                node: self.spec.source.to_string(),
+            });
+        }
+    }
+
+    fn translated(&self, target: &Target, restore: &Restore<'_>) -> Result<Translated, TranslateError> {
+        let now = our_clock().max(0).cast_unsigned();
+        target.translate(restore.payload, self.spec.field_ttl, now)
+    }
+}
+
+impl Session<'_> {
+    /// The target refused the payload of entry `index`, though it was thought to take it, as a node of another
+    /// version may: write it once more in the plainest layout. `error` is what it said.
+    pub(super) fn translate(&self, batch: &Batch, index: usize, entry: Entry, error: &[u8]) {
+        if entry.translated {
+            return self.give_up(batch, index, FailureKind::Payload, error);
+        }
+        let restore = batch.restore(index);
+        let translated = match self.engine.translated(&Target::new(OLDEST), &restore) {
+            Ok(translated) => translated,
+            Err(TranslateError::Gone) => return self.engine.settle_entry(batch, index, Outcome::Expired),
+            Err(reason) => {
+                let text = String::from_utf8_lossy(error);
+                let message = format!("{text}; {reason}");
+                return self.give_up(batch, index, FailureKind::Payload, message.as_bytes());
+            }
+        };
+        let mut command = Vec::new();
+        encode::restore(
+            &mut command,
+            restore.key,
+            restore.expires_at,
+            &translated.payload,
+            self.engine.spec.on_conflict == OnConflict::Replace,
+        );
+        // It weighs something else now.
+        self.engine.budget.free(batch.weight(index));
+        let entry = Entry {
+            translated: true,
+            payload: translated.payload.len(),
+            ..entry
+        };
+        let mut again = if batch.is_asking() {
+            Batch::asking()
+        } else {
+            Batch::default()
+        };
+        again.push_again(entry, &command);
+        self.engine.budget.hold(again.weight(0));
+        self.engine.note_dropped(entry.slot, restore.key, &translated);
+        self.engine.send_batch(self.link.node, again);
+    }
+}
