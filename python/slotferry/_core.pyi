@@ -46,10 +46,10 @@ class EngineError(Exception):
 
     `kind` is one of: `"source_lost"` (not reachable within `retry_for`), `"source_changed"` (another
     `run_id` than the cursors come from), `"source_refused"` (credentials, rights or protocol),
-    `"target_lost"`, `"target_full"` (OOM or MISCONF beyond `retry_for`), `"target_refused"` (credentials,
-    rights or protocol; systematic failures), `"interrupted"` (cancelled), `"usage"` (an argument makes no
-    sense), `"forked"` (the job belongs to the parent process), `"internal"` (a bug of ours). `message` is
-    one sentence without secrets.
+    `"target_lost"`, `"target_failed_over"` (see `Job`: acknowledged but not confirmed), `"target_full"` (OOM
+    or MISCONF beyond `retry_for`), `"target_refused"` (credentials, rights or protocol; systematic
+    failures), `"interrupted"` (cancelled), `"usage"` (an argument makes no sense), `"forked"` (the job
+    belongs to the parent process), `"internal"` (a bug of ours). `message` is one sentence without secrets.
     """
 
 @final
@@ -300,6 +300,8 @@ class Job:
         max_keys_per_second: int | None = None,
         max_bytes_per_second: int | None = None,
         pause_above_latency: float | None = None,
+        wait_replicas: int = 0,
+        wait_timeout: float = 1.0,
     ) -> Job:
         """Describe a job; nothing is opened before `start`.
 
@@ -315,7 +317,10 @@ class Job:
         names all keys at the target; pending keys and failures keep the source's names. `scan_only` counts
         keys and writes nothing. `memory_limit` is the byte budget for keys and payloads in flight; times are
         in seconds. The two rates limit what is read from the source. With `pause_above_latency`, reading
-        pauses while a ping to the source or to a primary takes longer. Raises `EngineError("usage", …)`.
+        pauses while a ping to the source or to a primary takes longer. With `wait_replicas`, a checkpoint
+        holds only what so many replicas of its primary have confirmed; a barrier waits `wait_timeout` for
+        them, and the job ends with `target_failed_over` when a node may have lost what it had acknowledged
+        beyond: the next job starts at the last checkpoint. Raises `EngineError("usage", …)`.
         """
 
     def start(self) -> None:

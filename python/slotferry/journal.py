@@ -52,6 +52,7 @@ class Setup:
     type: str | None
     on_conflict: str
     field_ttl: str = "error"
+    wait_replicas: int = 0
 
     def differences(self, command: Setup) -> list[str]:
         """Return one text for each field where `command` differs from what the journal has."""

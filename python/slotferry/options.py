@@ -22,6 +22,9 @@ OnConflict = Literal["error", "replace", "skip"]
 FieldTtl = Literal["error", "drop"]
 
 MIN_MEMORY = 1 << 20
+MAX_WAIT_REPLICAS = 100
+MAX_WAIT_TIMEOUT = 20_000
+"""Milliseconds: a connection that is silent for 30 s is given up."""
 _JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
@@ -41,6 +44,8 @@ class Options:
         limit.
     pause_above_latency: while a ping to the source or to a primary takes more milliseconds than this, nothing
         is read; None: whatever they take.
+    wait_replicas: how many replicas of a primary have to confirm what a checkpoint takes for written.
+    wait_timeout: how many milliseconds a checkpoint waits for them, up to 20,000, before it stays back.
     parallel_scans: how many partitions to scan at once, a power of two up to 1024; None: planned from the
         round trip and the number of keys.
     journal: the journal's file; None: `default_journal_path()`.
@@ -63,6 +68,8 @@ class Options:
     max_keys_per_second: int | None = None
     max_bytes_per_second: int | None = None
     pause_above_latency: float | None = None
+    wait_replicas: int = 0
+    wait_timeout: float = 1000.0
     parallel_scans: int | None = None
     journal: Path | str | None = None
     job: str | None = None
@@ -90,6 +97,16 @@ class Options:
         if self.pause_above_latency is not None and not 0 < self.pause_above_latency < float("inf"):
             raise UsageError(
                 f"pause_above_latency is {self.pause_above_latency}", hint="give it in milliseconds, above 0"
+            )
+        if not 0 <= self.wait_replicas <= MAX_WAIT_REPLICAS:
+            raise UsageError(
+                f"wait_replicas is {self.wait_replicas}",
+                hint=f"give it 0 to {MAX_WAIT_REPLICAS}",
+            )
+        if not 1 <= self.wait_timeout <= MAX_WAIT_TIMEOUT:
+            raise UsageError(
+                f"wait_timeout is {self.wait_timeout}",
+                hint=f"give it in milliseconds, from 1 to {MAX_WAIT_TIMEOUT}",
             )
         if self.parallel_scans is not None and not is_partition_count(self.parallel_scans):
             raise UsageError(

@@ -29,6 +29,7 @@ def make_setup(source: Endpoint, target: Endpoint, options: Options) -> Setup:
         type=options.type,
         on_conflict=options.on_conflict,
         field_ttl=options.field_ttl,
+        wait_replicas=options.wait_replicas,
     )
 
 

@@ -31,6 +31,7 @@ from slotferry.errors import (
     SlotferryError,
     SourceLostError,
     SourceUnfitError,
+    TargetLostError,
     from_engine,
 )
 from slotferry.events import CheckpointSaved, EngineNews, Event, Notice, Progress, TopologyChanged
@@ -122,6 +123,8 @@ class EngineDriver:
             "max_keys_per_second": self.options.max_keys_per_second,
             "max_bytes_per_second": self.options.max_bytes_per_second,
             "pause_above_latency": _seconds(self.options.pause_above_latency),
+            "wait_replicas": self.options.wait_replicas,
+            "wait_timeout": self.options.wait_timeout / 1000,
         }
         with self._engine_errors():
             return Job(
@@ -283,9 +286,7 @@ class Runner:
         """Work until nothing is left that can be done. Raises `SlotferryError` where the run ends early."""
         for _ in range(_MAX_SOURCE_CHANGES + 1):
             try:
-                for work in self._works():
-                    self._driver.cancel.check()
-                    self._do(work)
+                self._do_all()
             except SourceLostError as error:  # noqa: PERF203 - a handful of turns
                 if error.kind != "source_changed":
                     raise
@@ -296,6 +297,29 @@ class Runner:
             f"the source changed its run_id {_MAX_SOURCE_CHANGES + 1} times during this run",
             hint="name one server as the source, not a load balancer in front of several",
         )
+
+    def _do_all(self) -> None:
+        """Do all work there is; where the target took acknowledged keys back, from the last checkpoint on."""
+        reached, since = -1, time.monotonic()
+        while True:
+            try:
+                for work in self._works():
+                    self._driver.cancel.check()
+                    self._do(work)
+            except TargetLostError as error:  # noqa: PERF203 - once a failover
+                if error.kind != "target_failed_over":
+                    raise
+                self._driver.cancel.check()
+                settled = self._journal.totals(self._name).keys.settled
+                if settled > reached:
+                    reached, since = settled, time.monotonic()
+                elif time.monotonic() - since >= self._driver.options.retry_for:
+                    raise
+                self._driver.emit(
+                    Notice(f"{error}; all that was written since the last checkpoint is sent again")
+                )
+            else:
+                return
 
     def _works(self) -> Iterator[Work]:
         """Yield the core jobs of this run: scan and left-over keys, then pending keys until they stay so."""

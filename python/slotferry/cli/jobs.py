@@ -230,7 +230,11 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
         ("on-conflict", setup.on_conflict),
         *(
             (name, value)
-            for name, value in (("match", setup.match), ("type", setup.type))
+            for name, value in (
+                ("match", setup.match),
+                ("type", setup.type),
+                ("wait-replicas", str(setup.wait_replicas) if setup.wait_replicas else None),
+            )
             if value is not None
         ),
         ("partitions", f"{done} of {record.partition_count} scanned"),

@@ -21,6 +21,7 @@ from slotferry.cli.sides import File, network_options, side_settings, tls_option
 from slotferry.cli.types import byte_rate, duration, key_rate, milliseconds, partition_count, size
 from slotferry.display import Display, choose_display
 from slotferry.errors import InternalError
+from slotferry.options import MAX_WAIT_REPLICAS
 
 if TYPE_CHECKING:
     from slotferry.migration import Migration, Report
@@ -50,6 +51,7 @@ Examples:
   slotferry migrate redis://old:6379 redis://nat:17000 --address-map 10.0.0.7:7000=nat:17000
   slotferry migrate unix:///run/redis.sock redis://new1:7000 --dry-run
   slotferry migrate redis://old:6379 redis://new1:7000 --max-keys-per-second 20000 --pause-above-latency 20
+  slotferry migrate redis://old:6379 redis+cluster://new1:7000 --wait-replicas 1
   slotferry migrate --config nightly.toml --json --report summary.json
 
 \b
@@ -117,6 +119,22 @@ Exit codes:
     type=milliseconds,
     metavar="MS",
     help="Read nothing while the source or a primary takes longer to answer a ping.",
+)
+@click.option(
+    "--wait-replicas",
+    type=click.IntRange(0, MAX_WAIT_REPLICAS),
+    default=0,
+    show_default=True,
+    metavar="NUMBER",
+    help="A checkpoint holds only what so many replicas of its primary have confirmed.",
+)
+@click.option(
+    "--wait-timeout",
+    type=milliseconds,
+    metavar="MS",
+    default="1000",
+    show_default=True,
+    help="How long a checkpoint waits for them before it stays back.",
 )
 @click.option(
     "--parallel-scans",

@@ -104,6 +104,8 @@ impl Job {
         max_keys_per_second = None,
         max_bytes_per_second = None,
         pause_above_latency = None,
+        wait_replicas = 0,
+        wait_timeout = 1.0,
     ))]
     #[allow(
         clippy::too_many_arguments,
@@ -137,6 +139,8 @@ impl Job {
         max_keys_per_second: Option<u64>,
         max_bytes_per_second: Option<u64>,
         pause_above_latency: Option<f64>,
+        wait_replicas: u32,
+        wait_timeout: f64,
     ) -> PyResult<Self> {
         let spec = JobSpec {
             source: match source {
@@ -182,6 +186,8 @@ impl Job {
             pause_above: pause_above_latency
                 .map(|latency| seconds("pause_above_latency", latency))
                 .transpose()?,
+            wait_replicas,
+            wait_timeout: seconds("wait_timeout", wait_timeout)?,
         };
         let job = slotferry_core::Job::new(spec).map_err(|error| raise(&error))?;
         Ok(Self {

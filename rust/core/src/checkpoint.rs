@@ -2,7 +2,7 @@
 //!
 //! Invariant: a mark never passes a page with a key whose outcome is open, and everything that a checkpoint
 //! hands over (counts, failures, pending keys, marks) belongs to pages below the marks. Every scanned key
-//! ends in exactly one outcome.
+//! ends in exactly one outcome. With a barrier, a checkpoint hands over only what one has confirmed.
 
 use std::collections::VecDeque;
 
@@ -98,6 +98,21 @@ pub struct Checkpoint {
     pub resolved: Vec<Vec<u8>>,
 }
 
+impl Checkpoint {
+    /// Take over a later one: its marks and counts stand, its lists come behind ours.
+    fn add(&mut self, later: Self) {
+        self.marks = later.marks;
+        self.counts = later.counts;
+        self.failures.extend(later.failures);
+        self.pending.extend(later.pending);
+        self.resolved.extend(later.resolved);
+    }
+
+    fn has_no_keys(&self) -> bool {
+        self.failures.is_empty() && self.pending.is_empty() && self.resolved.is_empty()
+    }
+}
+
 /// Where a page comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
@@ -118,6 +133,22 @@ struct Page {
     names: Vec<Vec<u8>>,
 }
 
+/// Books that wait for a barrier.
+#[derive(Debug)]
+struct Held {
+    /// What the barrier under way is to confirm.
+    candidate: Checkpoint,
+    /// What may be recorded.
+    confirmed: Checkpoint,
+}
+
+impl Held {
+    fn is_confirmed(&self) -> bool {
+        let Self { candidate, confirmed } = self;
+        candidate.marks == confirmed.marks && candidate.counts == confirmed.counts && candidate.has_no_keys()
+    }
+}
+
 #[derive(Debug)]
 struct Partition {
     mark: Mark,
@@ -132,6 +163,7 @@ pub struct Ledger {
     pages: Slab<Page>,
     open_pages: usize,
     settled: Checkpoint,
+    held: Option<Held>,
 }
 
 impl Ledger {
@@ -148,7 +180,19 @@ impl Ledger {
             pages: Slab::new(),
             open_pages: 0,
             settled: Checkpoint::default(),
+            held: None,
         }
+    }
+
+    /// Hand nothing over before a barrier has confirmed it: [`Self::begin_barrier`], then [`Self::confirm`].
+    #[must_use]
+    pub fn with_barrier(mut self) -> Self {
+        let start = self.take_settled();
+        self.held = Some(Held {
+            candidate: start.clone(),
+            confirmed: start,
+        });
+        self
     }
 
     /// Enter a page of a partition: `keys` outcomes are open, `cursor` comes after it, `last` says that
@@ -271,8 +315,56 @@ impl Ledger {
         self.settled.resolved.extend(page.names);
     }
 
+    /// Take all that is settled by now into the next barrier; returns whether it has anything to confirm.
+    pub fn begin_barrier(&mut self) -> bool {
+        let fresh = self.take_settled();
+        let Some(held) = &mut self.held else {
+            return false;
+        };
+        // What an earlier barrier could not confirm is still there.
+        held.candidate.add(fresh);
+        !held.is_confirmed()
+    }
+
+    /// The barrier holds: all that it was begun with may be recorded.
+    pub fn confirm(&mut self) {
+        if let Some(held) = &mut self.held {
+            let rest = Checkpoint {
+                marks: held.candidate.marks.clone(),
+                counts: held.candidate.counts,
+                ..Checkpoint::default()
+            };
+            held.confirmed.add(std::mem::replace(&mut held.candidate, rest));
+        }
+    }
+
+    /// Whether a barrier has confirmed all that is settled by now.
+    pub fn is_confirmed(&self) -> bool {
+        let marks = self.partitions.iter().map(|partition| &partition.mark);
+        self.held.as_ref().is_none_or(|held| {
+            held.is_confirmed()
+                && self.settled.counts == held.confirmed.counts
+                && self.settled.has_no_keys()
+                && marks.eq(&held.confirmed.marks)
+        })
+    }
+
     /// Hand over what may be recorded as done now.
     pub fn checkpoint(&mut self) -> Checkpoint {
+        match &mut self.held {
+            None => self.take_settled(),
+            Some(held) => {
+                let taken = Checkpoint {
+                    marks: held.confirmed.marks.clone(),
+                    counts: held.confirmed.counts,
+                    ..Checkpoint::default()
+                };
+                std::mem::replace(&mut held.confirmed, taken)
+            }
+        }
+    }
+
+    fn take_settled(&mut self) -> Checkpoint {
         Checkpoint {
             marks: self.partitions.iter().map(|partition| partition.mark).collect(),
             counts: self.settled.counts,
@@ -328,6 +420,37 @@ mod tests {
         assert_eq!(checkpoint.pending.len(), 1);
         assert!(ledger.checkpoint().pending.is_empty());
         assert_eq!(ledger.open_pages(), 0);
+    }
+
+    #[test]
+    fn with_a_barrier_nothing_is_handed_over_before_it_holds() {
+        let mut ledger = Ledger::new(&[start(0)]).with_barrier();
+        assert!(ledger.is_confirmed());
+        let first = ledger.open_page(0, 10, false, 1, 1);
+        let second = ledger.open_page(0, 20, true, 1, 1);
+        ledger.settle(first, Outcome::Migrated, 1, 5);
+        assert_eq!(ledger.checkpoint().marks, [start(0)]);
+        assert!(ledger.begin_barrier());
+        let pending = Pending {
+            key: b"k".to_vec(),
+            slot: 1,
+            reason: "CLUSTERDOWN".to_owned(),
+        };
+        ledger.park(second, pending);
+        assert_eq!(ledger.checkpoint().marks, [start(0)]);
+        ledger.confirm();
+        let checkpoint = ledger.checkpoint();
+        assert_eq!((checkpoint.marks[0].cursor, checkpoint.counts.scanned), (10, 1));
+        assert!(checkpoint.pending.is_empty() && !ledger.is_confirmed());
+
+        // A barrier that does not hold takes nothing away from the next.
+        assert!(ledger.begin_barrier());
+        assert!(ledger.begin_barrier());
+        ledger.confirm();
+        let checkpoint = ledger.checkpoint();
+        assert!(checkpoint.marks[0].done && ledger.is_confirmed());
+        assert_eq!((checkpoint.counts.settled(), checkpoint.pending.len()), (2, 1));
+        assert!(ledger.checkpoint().pending.is_empty());
     }
 
     #[test]

@@ -109,10 +109,14 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// Books for partitions that start at these marks.
-    pub fn new(marks: &[Mark]) -> Self {
+    /// Books for partitions that start at these marks; with a `barrier`, only what it confirms is handed over.
+    pub fn new(marks: &[Mark], barrier: bool) -> Self {
+        let mut ledger = Ledger::new(marks);
+        if barrier {
+            ledger = ledger.with_barrier();
+        }
         Self {
-            ledger: Mutex::new(Ledger::new(marks)),
+            ledger: Mutex::new(ledger),
             progress: Progress::default(),
             status: Mutex::new(Status {
                 state: State::Connecting,

@@ -17,6 +17,9 @@ pub enum ErrorKind {
     SourceRefused,
     /// The target could not be reached within the retry limit; a resume can go on.
     TargetLost,
+    /// A node of the target may have lost acknowledged writes that no replica had confirmed: the next job
+    /// starts at the last checkpoint.
+    TargetFailedOver,
     /// The target takes no writes (OOM, MISCONF) and did not recover within the retry limit.
     TargetFull,
     /// The target turns us away: credentials, rights, or one failure for every key.
@@ -37,6 +40,7 @@ impl ErrorKind {
             Self::SourceChanged => "source_changed",
             Self::SourceRefused => "source_refused",
             Self::TargetLost => "target_lost",
+            Self::TargetFailedOver => "target_failed_over",
             Self::TargetFull => "target_full",
             Self::TargetRefused => "target_refused",
             Self::Interrupted => "interrupted",

@@ -63,7 +63,7 @@ impl Job {
                 done: false,
             })
             .collect();
-        let shared = Arc::new(Shared::new(&marks));
+        let shared = Arc::new(Shared::new(&marks, spec.wait_replicas > 0 && !spec.scan_only));
         Ok(Self {
             shared,
             spec: Mutex::new(Some(spec)),
@@ -224,6 +224,7 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
     for number in 0..lanes {
         engine.spawn(Lane::new(Rc::clone(engine), number, lanes).run());
     }
+    engine.hold_barriers();
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     let mut drain_until: Option<Instant> = None;
     loop {
@@ -248,18 +249,17 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
         if let Some(error) = engine.fatal.borrow_mut().take() {
             return Err(error);
         }
-        if engine.lanes_running.get() == 0 && engine.shared.ledger().open_pages() == 0 {
-            return if engine.cut_short.get() {
-                Err(interrupted())
-            } else {
-                Ok(())
-            };
+        // Of what a pause or a rate held back, a drain reads no more: it ends with what was under way.
+        let cut = engine.cut_short.get();
+        let idle = engine.is_idle();
+        let drained = cut && engine.lanes_running.get() == 0 && engine.budget.is_empty_of_values();
+        if idle || drained {
+            if engine.shared.ledger().is_confirmed() {
+                return if cut { Err(interrupted()) } else { Ok(()) };
+            }
+            engine.barrier_wanted.notify_one();
         }
-        // Of what a pause or a rate held back, nothing more is read: only what is under way is finished.
-        let nothing_under_way = engine.lanes_running.get() == 0 && engine.budget.is_empty_of_values();
-        if engine.cut_short.get() && nothing_under_way
-            || drain_until.is_some_and(|until| Instant::now() >= until)
-        {
+        if drain_until.is_some_and(|until| Instant::now() >= until) {
             return Err(interrupted());
         }
     }

@@ -50,6 +50,8 @@ pub(crate) struct Health {
     /// Since when keys are acknowledged without a longer pause.
     flowing_since: Option<Instant>,
     source: Option<(Instant, String)>,
+    /// Since when checkpoints are held back, and why.
+    barrier: Option<(Instant, String)>,
     failures_in_a_row: u32,
 }
 
@@ -63,6 +65,7 @@ impl Health {
             last_ok: None,
             flowing_since: None,
             source: None,
+            barrier: None,
             failures_in_a_row: 0,
         }
     }
@@ -181,15 +184,27 @@ impl Health {
         });
     }
 
+    /// Checkpoints are held back, or are no longer.
+    pub fn barrier(&mut self, trouble: Option<(Instant, String)>) {
+        self.barrier = trouble;
+    }
+
     /// Whether nothing moves at all, and the oldest reason for anything that does not.
     pub fn reason(&self, now: Instant) -> Option<(bool, String)> {
         if let Some((since, reason)) = &self.source {
             return Some((true, format!("{reason}, {} s", (now - *since).as_secs())));
         }
-        let (slot, trouble) = self
+        let stalled = self
+            .last_ok
+            .is_none_or(|ok| now - ok > Duration::from_millis(500));
+        let oldest = self
             .slots
             .iter()
-            .min_by_key(|(slot, trouble)| (trouble.since, **slot))?;
+            .min_by_key(|(slot, trouble)| (trouble.since, **slot));
+        let Some((slot, trouble)) = oldest else {
+            let (since, reason) = self.barrier.as_ref()?;
+            return Some((stalled, format!("{reason}, {} s", (now - *since).as_secs())));
+        };
         let others = match self.slots.len() - 1 {
             0 => String::new(),
             others => format!(" (and {others} slots more)"),
@@ -199,9 +214,6 @@ impl Health {
             trouble.reason,
             (now - trouble.since).as_secs()
         );
-        let stalled = self
-            .last_ok
-            .is_none_or(|ok| now - ok > Duration::from_millis(500));
         Some((stalled, reason))
     }
 }

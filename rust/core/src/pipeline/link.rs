@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use super::barrier::Wait;
 use super::batch::{Batch, Entry, Restore};
 use super::compare::Comparison;
 use super::{Backoff, Engine};
@@ -34,6 +35,8 @@ pub(crate) struct Link {
     /// Keys acknowledged by it.
     pub keys: Cell<u64>,
     pub owns_slots: Cell<bool>,
+    /// It has acknowledged keys since the last barrier that held.
+    pub unconfirmed: Cell<bool>,
     open: RefCell<Batch>,
     queue: RefCell<VecDeque<Flight>>,
     in_flight: Cell<usize>,
@@ -50,6 +53,7 @@ pub(crate) enum Flight {
         errors: Vec<(usize, Vec<u8>)>,
     },
     Compare(Box<Comparison>),
+    Wait(Wait),
 }
 
 impl Flight {
@@ -65,6 +69,7 @@ impl Flight {
         match self {
             Self::Restore { batch, .. } => batch.bytes(),
             Self::Compare(comparison) => comparison.bytes(),
+            Self::Wait(wait) => wait.bytes(),
         }
     }
 }
@@ -76,6 +81,7 @@ impl Link {
             address,
             keys: Cell::new(0),
             owns_slots: Cell::new(true),
+            unconfirmed: Cell::new(false),
             open: RefCell::default(),
             queue: RefCell::default(),
             in_flight: Cell::new(0),
@@ -141,6 +147,9 @@ pub(super) async fn run(engine: Rc<Engine>, link: Rc<Link>) {
                     backoff = Backoff::new();
                 }
                 session.give_back(&reason);
+                if engine.has_barrier() && link.unconfirmed.get() {
+                    return engine.failed_over(&link, &reason);
+                }
                 reason
             }
             Err(HandshakeError::Refused(message)) => {
@@ -273,6 +282,7 @@ impl<'a> Session<'a> {
                     errors,
                 } => read_restores(data, batch, replies, errors),
                 Flight::Compare(comparison) => comparison.read(data),
+                Flight::Wait(wait) => wait.read(data),
             }
             .map_err(|error| error.to_string())?;
             self.answered |= used > 0;
@@ -320,6 +330,7 @@ impl<'a> Session<'a> {
                         reason,
                     );
                 }
+                Flight::Wait(_) => {}
             }
         }
         self.link.in_flight.set(0);
@@ -363,6 +374,7 @@ impl<'a> Session<'a> {
                     }
                     engine.delay(again, false, &reason);
                 }
+                Flight::Wait(_) => {}
             }
         }
         engine.delay(open, false, &reason);

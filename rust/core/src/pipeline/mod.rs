@@ -3,6 +3,7 @@
 //! Invariant: one thread owns all of this; it shares the [`Ledger`] and the counters with the control plane,
 //! nothing else. Two writes of one key are never in flight at once for one scan of it.
 
+mod barrier;
 mod batch;
 mod compare;
 mod dump;
@@ -107,6 +108,10 @@ pub struct JobSpec {
     pub max_bytes_per_second: Option<u64>,
     /// From which latency of a server on the reading pauses.
     pub pause_above: Option<Duration>,
+    /// How many replicas of a primary have to confirm what a checkpoint takes for written.
+    pub wait_replicas: u32,
+    /// How long a barrier waits for them.
+    pub wait_timeout: Duration,
 }
 
 /// What the stages share.
@@ -128,6 +133,8 @@ pub(crate) struct Engine {
     pub fatal: RefCell<Option<Error>>,
     /// Something changed that the supervisor should look at.
     pub changed: Notify,
+    /// All is written, and only a barrier is missing.
+    pub barrier_wanted: Notify,
 }
 
 impl Engine {
@@ -152,9 +159,15 @@ impl Engine {
             lanes_running: Cell::new(0),
             fatal: RefCell::new(None),
             changed: Notify::new(),
+            barrier_wanted: Notify::new(),
             spec,
             shared,
         }))
+    }
+
+    /// Whether nothing is left to read or to write.
+    pub fn is_idle(&self) -> bool {
+        self.lanes_running.get() == 0 && self.shared.ledger().open_pages() == 0
     }
 
     /// Run a stage as a task of its own; if it panics, the job ends with the bug's name.

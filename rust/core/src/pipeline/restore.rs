@@ -34,9 +34,11 @@ impl Session<'_> {
             Flight::Compare(mut comparison) => {
                 let errors = comparison.take_errors();
                 comparison.settle(self.engine, &self.link.address);
+                self.link.unconfirmed.set(true);
                 let busy = self.handle_errors(comparison.batch(), &errors);
                 debug_assert!(busy.is_empty(), "reads are not answered BUSYKEY");
             }
+            Flight::Wait(wait) => wait.settle(self.engine, self.link),
         }
     }
 
@@ -94,6 +96,7 @@ impl Session<'_> {
             .progress
             .settle(Outcome::Migrated, acknowledged, bytes_all);
         self.link.keys.set(self.link.keys.get() + acknowledged);
+        self.link.unconfirmed.set(true);
         let mut health = self.engine.health.borrow_mut();
         health.succeeded(Instant::now());
         if health.troubled() {

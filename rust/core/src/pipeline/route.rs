@@ -113,6 +113,13 @@ impl Engine {
         link
     }
 
+    /// The links that have acknowledged what no barrier has confirmed.
+    pub fn unconfirmed_links(&self) -> Vec<Rc<Link>> {
+        let router = self.router.borrow();
+        let links = router.links.iter().flatten();
+        links.filter(|link| link.unconfirmed.get()).cloned().collect()
+    }
+
     /// Let links that wait for nothing send what they have.
     pub fn nudge(&self) {
         for link in self.router.borrow().links.iter().flatten() {
