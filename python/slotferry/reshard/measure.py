@@ -84,19 +84,22 @@ def _sample(wire: Wire, slots: list[int], samples: int, weights: Weights) -> int
     found = wire.each_keys(asked)
     sizes = iter(memory_usage(wire, [key for keys in found for key in keys]))
     for slot, keys in zip(slots, found, strict=True):
-        known = [size for _, size in zip(keys, sizes, strict=False) if size is not None]
+        known = [size for size in (next(sizes) for _ in keys) if size]
         if known:
             weights.bytes[slot] = round(sum(known) / len(known) * weights.keys[slot])
     return sum(map(len, found))
 
 
-def memory_usage(wire: Wire, keys: Sequence[bytes]) -> list[int | None]:
-    """Return what each encoded key takes in memory, None where it is gone. Raises where it is not allowed."""
+def memory_usage(wire: Wire, keys: Sequence[bytes]) -> list[int]:
+    """Return what each encoded key takes in memory, 0 where it is gone. Raises where it is not allowed."""
     replies = wire.each([MEMORY_USAGE + key for key in keys])
+    joined = b" ".join(replies)
+    if b"-" not in joined:  # neither an error nor a key that is gone: the usual case, read at one go
+        return list(map(int, joined.replace(b":", b"").split()))
     for reply in replies:
         if is_error(reply) and not reply.startswith((b"-ASK", b"-MOVED")):
             raise refused(str(wire.address), "MEMORY USAGE", reply)
-    return [int(reply[1:]) if reply.startswith(b":") else None for reply in replies]
+    return [int(reply[1:]) if reply.startswith(b":") else 0 for reply in replies]
 
 
 def _read_load(wire: Wire, member: Member, slots: list[int], weights: Weights) -> None:

@@ -11,9 +11,9 @@ import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slotferry.admin import Connector
 from slotferry.endpoints import Endpoint, Tls
@@ -22,6 +22,10 @@ from slotferry.reshard.balance import Move, balance
 from slotferry.reshard.measure import Weights, measure
 from slotferry.reshard.members import Cluster, Member, read_cluster
 from slotferry.reshard.wire import format_ranges, parse_ranges, ranges_of
+
+if TYPE_CHECKING:
+    from slotferry.reshard.care import Care
+    from slotferry.reshard.report import Report
 
 BY = ("slots", "keys", "bytes", "load")
 DEFAULT_SAMPLES = 100
@@ -223,6 +227,26 @@ class Plan:
             remarks=tuple(content["remarks"]),
             estimated=content["estimated"],
         )
+
+    def apply(
+        self,
+        cluster: str | Endpoint | None = None,
+        *,
+        care: Care | None = None,
+        on_event: Callable[[Any], None] | None = None,
+        **options: Any,
+    ) -> Report:
+        """Carry the plan out in this thread and return how it ended.
+
+        `cluster` is needed for a plan that was read from a file. `options` are those of
+        `slotferry.reshard.apply.Options`. Raises `SlotferryError` where nothing could be begun.
+        """
+        from slotferry.reshard.apply import Options, apply_plan
+
+        connector = self.connector if cluster is None else connect(cluster)
+        if connector is None:
+            raise UsageError("the plan does not say how to log in", hint="give apply() the cluster's URL")
+        return apply_plan(connector, self, Options(**options), care=care, on_event=on_event)
 
 
 def _digest(content: Mapping[str, Any]) -> str:

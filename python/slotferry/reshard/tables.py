@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from slotferry.display.tables import align
 from slotferry.reshard.plan import Holding, Plan, PlannedNode, count_ranges
+from slotferry.reshard.report import Report
 from slotferry.text import format_bytes, format_duration
 
 
@@ -65,3 +66,28 @@ def _off(plan: Plan, node: PlannedNode, holding: Holding) -> str:
 
 def _cut(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def report_table(report: Report) -> str:
+    """Return how a run ended."""
+    if report.status == "balanced":
+        return "balanced: nothing to move"
+    lines = [f"job {report.job}: {report.status.replace('_', ' ')}"]
+    if report.reason:
+        lines[0] += f": {report.reason}"
+    rows = [("moved", f"{report.moved:,}", "slots")]
+    rows += [("left", f"{len(report.left):,}", "slots, where they were")] if report.left else []
+    rows += [("remaining", f"{report.remaining:,}", "slots, for the next run")] if report.remaining else []
+    lines += align(rows, numbers=(1,), indent="  ")
+    if report.runs:
+        lines.append(
+            f"  {report.keys:,} keys, {format_bytes(report.bytes)} in run {report.runs}"
+            f"{', resumed' if report.resumed else ''}: {format_duration(report.elapsed_seconds)}, "
+            f"{report.keys_per_second:,.0f} keys/s, by {report.method}"
+        )
+    lines += [f"  slots {_cut(slots)}: {why}" for why, slots in report.left_by_reason().items()]
+    if report.conflicts:
+        lines.append(f"  {report.conflicts:,} keys differ between two nodes: see 'slotferry reshard fix'")
+    if report.status == "work_left":
+        lines.append("work is left: the same command again goes on")
+    return "\n".join(lines)

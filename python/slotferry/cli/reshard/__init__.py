@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import click
 
+from slotferry.cli.reshard.apply import apply
 from slotferry.cli.reshard.plan import plan
 
 _EXAMPLES = """\
 \b
 Examples:
   slotferry reshard plan redis+cluster://node1:7000 --by bytes -o plan.json
+  slotferry reshard apply plan.json redis+cluster://node1:7000 --window 01:00-05:00
 """
 
 
@@ -21,5 +23,5 @@ def reshard() -> None:
     """Balance a cluster: plan slot moves, apply them in a window, mend what others left open."""
 
 
-for _command in (plan,):
+for _command in (plan, apply):
     reshard.add_command(_command)

@@ -1,0 +1,225 @@
+"""`slotferry reshard apply`: a plan is carried out, in a window if need be.
+
+Invariant: stdout is for results, stderr for progress and complaints. The first Ctrl-C or SIGTERM finishes the
+slots in hand, the second stops at once; the next run goes on either way.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from slotferry.cli.reshard.options import (
+    FILE,
+    SETTINGS,
+    cluster_argument,
+    json_option,
+    login_options,
+    take_connector,
+)
+from slotferry.cli.types import byte_rate, duration, milliseconds
+from slotferry.errors import UsageError
+
+if TYPE_CHECKING:
+    from slotferry.cancel import CancelRequest
+    from slotferry.events import Event
+    from slotferry.reshard.care import Care
+
+_EXAMPLES = """\
+\b
+Examples:
+  slotferry reshard apply plan.json redis+cluster://node1:7000
+  slotferry reshard apply plan.json redis+cluster://node1:7000 --window 01:00-05:00 --tz Europe/Berlin
+  slotferry reshard apply plan.json redis+cluster://node1:7000 --pause-above-latency 10ms --json
+
+\b
+Exit codes:
+  0   every slot is where the plan wants it     6   cluster lost, run again to go on
+  2   usage                                     75  work is left (window, duration), run again to go on
+  3   done, but some slots were left            130, 143  interrupted, run again to go on
+  4   refused: the message says what to change
+"""
+
+
+def care_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what keeps a run from hurting."""
+    options = [
+        click.option(
+            "--window",
+            "windows",
+            multiple=True,
+            metavar="FROM-TO",
+            help="Move only at this time of day, such as 01:00-05:00; may be repeated.",
+        ),
+        click.option("--tz", metavar="ZONE", help="Time zone of the windows.  [default: this machine's]"),
+        click.option("--max-duration", type=duration, metavar="DURATION", help="Stop after this time."),
+        click.option(
+            "--pause-above-latency",
+            type=milliseconds,
+            metavar="MS",
+            help="Pause while a node answers PING slower than this; MIGRATE blocks a quarter of it at most.",
+        ),
+        click.option("--max-bytes-per-second", type=byte_rate, metavar="SIZE", help="Move no faster."),
+        click.option("--pause-file", type=FILE, help="Pause while this file exists."),
+        click.option(
+            "--max-key-size",
+            type=byte_rate,
+            default="100MB",
+            show_default=True,
+            metavar="SIZE",
+            help="Leave slots with a larger key where they are: MIGRATE blocks both nodes for it.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add what a run is recorded and shown with."""
+    options = [
+        click.option(
+            "--method",
+            type=click.Choice(["auto", "setslot", "atomic"]),
+            default="auto",
+            show_default=True,
+            help="Atomic moves by the servers (Valkey 9, Redis 8.4), or SETSLOT and MIGRATE.",
+        ),
+        click.option(
+            "--retry-for",
+            type=duration,
+            default="5m",
+            show_default=True,
+            metavar="DURATION",
+            help="How long a lost node is waited for while nothing moves.",
+        ),
+        click.option(
+            "--journal",
+            type=FILE,
+            help="The journal's file.  [default: journal.db in slotferry in the XDG state folder]",
+        ),
+        click.option(
+            "--conflicts",
+            type=FILE,
+            help="File for keys that differ between two nodes.  [default: beside the journal]",
+        ),
+        click.option(
+            "--progress",
+            type=click.Choice(["auto", "bar", "lines", "none"]),
+            default="auto",
+            show_default=True,
+            help="On stderr: a bar, a line every 5 seconds, or only notices.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command("apply", context_settings=SETTINGS, epilog=_EXAMPLES)
+@click.argument("plan", type=FILE)
+@cluster_argument
+@care_options
+@run_options
+@click.option("--replan", is_flag=True, help="Plan anew, by the same policy, where the cluster has changed.")
+@click.option("--job", metavar="NAME", help="Name in the journal.  [default: made from the plan]")
+@click.option("--report", type=FILE, help="Write the summary (JSON) to this file at the end.")
+@json_option
+@login_options
+def apply(
+    plan: Path, cluster: str, as_json: bool, progress: Any, report: Path | None, **parameters: Any
+) -> int:
+    """Carry out PLAN, a file of 'reshard plan -o', on CLUSTER.
+
+    The same command again goes on where the last run stopped, whatever stopped it. A plan of another cluster,
+    of one that has changed, or one that was edited is refused.
+    """
+    from slotferry.cancel import CancelRequest
+    from slotferry.cli.report_file import ReportFile
+    from slotferry.reshard.apply import Options, apply_plan
+
+    connector = take_connector(cluster, parameters)
+    care = take_care(parameters)
+    loaded = read_plan(plan)
+    options = Options(**parameters)
+    file = None if report is None else ReportFile(report)
+    cancel = CancelRequest()
+    with show(as_json, progress) as tell, signals(cancel):
+        result = apply_plan(connector, loaded, options, care=care, on_event=tell, cancel=cancel)
+    if file is not None:
+        file.write(result)  # type: ignore[arg-type]  # it needs what both reports have
+    if result.error is not None:
+        raise result.error
+    return result.exit_code
+
+
+def read_plan(path: Path) -> Any:
+    """Return the plan in a file. Raises `UsageError`."""
+    from slotferry.reshard.plan import Plan
+
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise UsageError(
+            f"the plan {path} can't be read: {reason}", hint="make it with 'slotferry reshard plan -o'"
+        ) from None
+    return Plan.from_json(text, name=f"the plan {path}")
+
+
+def take_care(parameters: dict[str, Any]) -> Care:
+    """Take the options of `care_options` out of `parameters`."""
+    from slotferry.reshard.care import Care
+
+    latency = parameters.pop("pause_above_latency")
+    return Care(
+        windows=parameters.pop("windows"),
+        tz=parameters.pop("tz"),
+        max_duration=parameters.pop("max_duration"),
+        pause_above_latency=None if latency is None else latency / 1000,
+        max_bytes_per_second=parameters.pop("max_bytes_per_second"),
+        pause_file=parameters.pop("pause_file"),
+        max_key_bytes=parameters.pop("max_key_size"),
+    )
+
+
+@contextmanager
+def show(as_json: bool, progress: Any) -> Iterator[Callable[[Event], None]]:
+    """Show the events of a run: progress on stderr, results on stdout."""
+    from slotferry.reshard.display import choose_displays
+
+    displays = choose_displays(progress, as_json, sys.stderr, sys.stdout)
+
+    def tell(event: Event) -> None:
+        for display in displays:
+            display.handle(event)
+
+    try:
+        yield tell
+    finally:
+        for display in displays:
+            display.close()
+
+
+@contextmanager
+def signals(cancel: CancelRequest) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM ask for an orderly end, and the second for one at once."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, _: FrameType | None) -> None:
+        cancel.ask(immediately=cancel.level > 0, signal=number)
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

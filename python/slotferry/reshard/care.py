@@ -1,0 +1,229 @@
+"""What keeps a reshard from hurting: windows, limits and pauses, and the gate that enforces them.
+
+Invariant: whoever waits at the gate waits for a reason that can be read from another thread. A reason to stop
+is final; it ends every pause, so that what is in hand is finished and nothing stays open.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from slotferry.admin import Connector
+from slotferry.cancel import CancelRequest
+from slotferry.endpoints import Address
+from slotferry.errors import SlotferryError, UsageError
+from slotferry.reshard.window import Window, find_zone
+from slotferry.reshard.wire import Wire
+
+DEFAULT_MAX_KEY = 100_000_000
+_LOOK_SECONDS = 0.05  # between two looks at the latency
+_FILE_SECONDS = 0.25  # between two looks at the pause file
+_CALM_LOOKS = 4  # so many good looks in a row end a pause
+_SHARE_OF_BOUND = 0.25  # of the latency bound: what one MIGRATE may take
+
+
+@dataclass(frozen=True)
+class Care:
+    """Limits that may differ from run to run. Times are seconds, `pause_above_latency` too.
+
+    `windows` are texts like `01:00-05:00` in the time zone `tz` (None: the machine's). `max_key_bytes` is
+    the largest key that MIGRATE may block both nodes for; a slot with a larger one stays where it is.
+    """
+
+    windows: tuple[str, ...] = ()
+    tz: str | None = None
+    max_duration: float | None = None
+    pause_above_latency: float | None = None
+    max_bytes_per_second: int | None = None
+    pause_file: Path | None = None
+    max_key_bytes: int = DEFAULT_MAX_KEY
+
+    def __post_init__(self) -> None:
+        self.parsed_windows()
+        for name in ("max_duration", "pause_above_latency", "max_bytes_per_second"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"{name.replace('_', '-')} is not above 0", hint="leave it out for no limit")
+
+    def parsed_windows(self) -> list[Window]:
+        """Return the windows. Raises `UsageError`."""
+        zone = find_zone(self.tz)
+        return [Window.parse(text, zone) for text in self.windows]
+
+
+@dataclass(frozen=True)
+class Closed:
+    """Why nothing may be begun: `reason` in words, `until` when a window opens (seconds since 1970)."""
+
+    reason: str
+    until: float | None = None
+
+
+class Gate:
+    """Shared by the workers of one run: they pass it before each batch, and look for a reason to stop."""
+
+    def __init__(self, care: Care, cancel: CancelRequest, clock: Callable[[], float] = time.time) -> None:
+        self.care = care
+        self._cancel = cancel
+        self._clock = clock
+        self._windows = care.parsed_windows()
+        self._begun = time.monotonic()
+        self._closes: float | None = None
+        self._tokens = 0.0
+        self._filled = time.monotonic()
+        self._lock = threading.Lock()
+        self._slow = ""
+        self._reasons: dict[int, str] = {}
+        self._next_file_look = 0.0
+        self._paused_by_file = False
+
+    @property
+    def reason(self) -> str:
+        """Why somebody waits now; empty where nobody does."""
+        with self._lock:
+            return next(iter(self._reasons.values()), "")
+
+    @property
+    def batch_seconds(self) -> float | None:
+        """How long one MIGRATE should block at most; None where there is no bound."""
+        bound = self.care.pause_above_latency
+        return None if bound is None else bound * _SHARE_OF_BOUND
+
+    def closed(self) -> Closed | None:
+        """Return why no further slot may be begun; None where it may."""
+        if self._cancel.level:
+            return Closed("interrupted")
+        limit = self.care.max_duration
+        if limit is not None and time.monotonic() - self._begun >= limit:
+            return Closed("the time of --max-duration is over")
+        return self._closed_window()
+
+    def _closed_window(self) -> Closed | None:
+        if not self._windows:
+            return None
+        now = self._clock()
+        if self._closes is not None and now < self._closes:
+            return None
+        instant = datetime.fromtimestamp(now, timezone.utc)
+        opens, closes = min(window.opening(instant) for window in self._windows)
+        if opens.timestamp() <= now:
+            self._closes = closes.timestamp()
+            return None
+        shown = opens.astimezone(self._windows[0].zone).strftime("%Y-%m-%d %H:%M:%S %Z")
+        return Closed(f"the window is closed; it opens at {shown}", opens.timestamp())
+
+    def wait_turn(self, size: int) -> None:
+        """Wait until a batch of `size` bytes may go. A reason to stop ends every pause but the rate's."""
+        while (reason := self._pause()) and not self.closed():
+            self._wait(reason, _FILE_SECONDS / 5)
+        while (missing := self._take(size)) > 0:
+            self._wait("limited by max-bytes-per-second", min(missing, 0.1))
+
+    def nap(self, seconds: float, reason: str) -> None:
+        """Wait, and let it be seen why. An immediate cancel ends it."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self._wait(reason, min(left, 0.1))
+
+    def report_latency(self, slow: str) -> None:
+        """Take what the latency watch says: why to pause, or an empty text."""
+        self._slow = slow
+
+    def _pause(self) -> str:
+        if self._slow:
+            return self._slow
+        if self.care.pause_file is not None:
+            if time.monotonic() >= self._next_file_look:
+                self._next_file_look = time.monotonic() + _FILE_SECONDS
+                self._paused_by_file = self.care.pause_file.exists()
+            if self._paused_by_file:
+                return f"paused: {self.care.pause_file} exists"
+        return ""
+
+    def _take(self, size: int) -> float:
+        """Take `size` bytes out of the budget; return how long to wait for it, 0 where it was taken."""
+        rate = self.care.max_bytes_per_second
+        if rate is None:
+            return 0.0
+        with self._lock:
+            now = time.monotonic()
+            # A tenth of a second may be saved up, so that a pause is not made good by a burst.
+            self._tokens = min(self._tokens + (now - self._filled) * rate, rate / 10)
+            self._filled = now
+            if self._tokens <= 0:
+                return -self._tokens / rate + 0.001
+            self._tokens -= size  # below 0: a batch larger than the budget is paid off afterwards
+            return 0.0
+
+    def _wait(self, reason: str, seconds: float) -> None:
+        if self._cancel.level > 1:
+            raise self._cancel.error()
+        me = threading.get_ident()
+        with self._lock:
+            self._reasons[me] = reason
+        try:
+            time.sleep(seconds)
+        finally:
+            with self._lock:
+                del self._reasons[me]
+
+    def check_abandoned(self) -> None:
+        """Raise `MigrationInterrupted` where the run is to end at once, whatever is open."""
+        if self._cancel.level > 1:
+            raise self._cancel.error()
+
+
+class LatencyWatch:
+    """Measures PING on each node in a thread of its own, and closes the gate while one is slow."""
+
+    def __init__(self, connector: Connector, gate: Gate, addresses: Sequence[Address]) -> None:
+        self._connector = connector
+        self._gate = gate
+        self._addresses = list(addresses)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="slotferry-latency", daemon=True)
+
+    def __enter__(self) -> LatencyWatch:
+        if self._gate.care.pause_above_latency is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        wires: dict[Address, Wire] = {}
+        calm = 0
+        while not self._ended.wait(_LOOK_SECONDS):
+            slow = self._look(wires)
+            calm = 0 if slow else calm + 1
+            if slow or calm >= _CALM_LOOKS:
+                self._gate.report_latency(slow)
+        for wire in wires.values():
+            wire.close()
+
+    def _look(self, wires: dict[Address, Wire]) -> str:
+        bound = self._gate.care.pause_above_latency or 0.0
+        for address in self._addresses:
+            begun = time.perf_counter()
+            try:
+                if address not in wires:
+                    wires[address] = Wire(self._connector, address)
+                    begun = time.perf_counter()
+                wires[address].call("PING")
+            except SlotferryError:
+                # A node that is gone is the movers' to notice; it is no reason to pause.
+                if (broken := wires.pop(address, None)) is not None:
+                    broken.close()
+                continue
+            took = time.perf_counter() - begun
+            if took > bound:
+                return f"paused: {address} answers in {took * 1000:.0f} ms, bound {bound * 1000:g} ms"
+        return ""

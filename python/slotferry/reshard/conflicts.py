@@ -1,0 +1,149 @@
+"""Keys that two nodes hold at once: told apart into copies and conflicts.
+
+Invariant: a value is dropped only where the other node holds the same one. Where they differ, both stay where
+they are and both are written to a file; a person decides. The file holds data: it is for its owner alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slotferry.admin import Connector
+from slotferry.errors import RefusedError
+from slotferry.reshard.wire import Wire, decode_key, encode, is_error
+from slotferry.text import escape_key
+
+if TYPE_CHECKING:
+    from slotferry.reshard.methods import Pair
+
+_TIMEOUT = 30.0
+_SAME_TTL = 1_000  # ms by which two copies of one TTL may differ
+
+
+class ConflictFile:
+    """Collects conflicts as JSON lines; made when the first one comes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = 0
+        self._lock = threading.Lock()
+        self._seen: set[tuple[int, bytes]] = set()
+
+    def settle(
+        self,
+        connector: Connector,
+        pair: Pair,
+        slot: int,
+        keys: Sequence[bytes],
+        migrate: Callable[..., bytes],
+        *,
+        keep: str = "ask",
+    ) -> bool:
+        """Go through the encoded keys of a MIGRATE that met BUSYKEY; return whether none is in conflict.
+
+        Where both nodes hold the same value, the source's copy goes. `keep` decides a conflict: `ask` keeps
+        both and writes them down, `source` overwrites the target's, `target` drops the source's; what is
+        overwritten or dropped is written down all the same.
+        """
+        clean = True
+        # Connections of its own: replies of the mover's may be under way on the others.
+        with Wire(connector, pair.source.address) as source, Wire(connector, pair.target.address) as target:
+            source.set_timeout(_TIMEOUT * 2)
+            for key in keys:
+                clean = self._settle_key(source, target, pair, slot, key, migrate, keep) and clean
+        return clean
+
+    def _settle_key(
+        self,
+        source: Wire,
+        target: Wire,
+        pair: Pair,
+        slot: int,
+        key: bytes,
+        migrate: Callable[..., bytes],
+        keep: str,
+    ) -> bool:
+        name = decode_key(key)
+        mine = _read(source, name)
+        theirs = _read(target, name)
+        if mine is None or theirs is None:
+            return True  # gone meanwhile, or not there yet: the next round takes it
+        if not _same(mine, theirs):
+            self._write(slot, name, pair, mine, theirs)
+            if keep == "ask":
+                return False
+            if keep == "target":
+                target_value = theirs
+                # The target's value goes to the source first, so that the MIGRATE below moves that one.
+                source.send(encode("ASKING") + _restore(name, target_value))
+                replies = source.lines(2)
+                if is_error(replies[1]):
+                    return False
+        source.send(migrate([key], _TIMEOUT, replace=True))
+        (reply,) = source.lines(1)
+        return not is_error(reply)
+
+    def _write(
+        self, slot: int, key: bytes, pair: Pair, mine: tuple[bytes, int], theirs: tuple[bytes, int]
+    ) -> None:
+        with self._lock:
+            if (slot, key) in self._seen:
+                return
+            self._seen.add((slot, key))
+            self.count += 1
+            line = {
+                "type": "conflict",
+                "slot": slot,
+                "key": escape_key(key),
+                "key_base64": base64.b64encode(key).decode(),
+                "versions": [_version(pair.source, mine), _version(pair.target, theirs)],
+            }
+            try:
+                file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+                with os.fdopen(file, "w", encoding="utf-8") as out:
+                    out.write(json.dumps(line) + "\n")
+                    out.flush()
+                    os.fsync(out.fileno())
+            except OSError as error:
+                raise RefusedError(
+                    f"the conflicts of slot {slot} can't be written to {self.path}: {error.strerror}",
+                    hint="make room there; nothing was dropped",
+                ) from None
+
+
+def _read(wire: Wire, key: bytes) -> tuple[bytes, int] | None:
+    """Return a key's payload and its TTL in ms (-1: none); None where it is not there."""
+    wire.send(encode("ASKING") + encode("DUMP", key) + encode("ASKING") + encode("PTTL", key))
+    wire.reply()
+    payload = wire.reply()
+    wire.reply()
+    ttl = wire.reply()
+    if payload is None or is_error(payload) or not isinstance(ttl, int) or ttl == -2:
+        return None
+    return payload, ttl
+
+
+def _restore(key: bytes, value: tuple[bytes, int]) -> bytes:
+    payload, ttl = value
+    return encode("RESTORE", key, max(0, ttl), payload, "REPLACE")
+
+
+def _same(mine: tuple[bytes, int], theirs: tuple[bytes, int]) -> bool:
+    if mine[0] != theirs[0] or (mine[1] < 0) != (theirs[1] < 0):
+        return False
+    return mine[1] < 0 or abs(mine[1] - theirs[1]) <= _SAME_TTL
+
+
+def _version(member: Any, value: tuple[bytes, int]) -> dict[str, Any]:
+    return {
+        "node": str(member),
+        "node_id": member.id,
+        "ttl_ms": value[1],
+        "dump_base64": base64.b64encode(value[0]).decode(),
+    }

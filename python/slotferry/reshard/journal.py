@@ -1,0 +1,218 @@
+"""The journal of reshards: tables of their own in the file that the migrations use.
+
+Invariant: a slot is written down as open before it is opened, so that after `kill -9` it is known whose it
+is. Where the file and the cluster disagree, the cluster is right. No credential is ever stored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from slotferry.journal_file import explained, open_database
+from slotferry.reshard.plan import Plan
+from slotferry.reshard.report import Report
+
+_TABLES = """
+CREATE TABLE IF NOT EXISTS reshard_jobs (
+    name TEXT PRIMARY KEY,
+    cluster TEXT NOT NULL,
+    plan TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    status TEXT NOT NULL,
+    keys INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    conflicts INTEGER NOT NULL DEFAULT 0,
+    created REAL NOT NULL,
+    updated REAL NOT NULL
+);
+CREATE TABLE IF NOT EXISTS reshard_slots (
+    job TEXT NOT NULL REFERENCES reshard_jobs ON DELETE CASCADE,
+    slot INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('open', 'moved', 'left')),
+    reason TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (job, slot)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reshard_runs (
+    job TEXT NOT NULL REFERENCES reshard_jobs ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    started REAL NOT NULL,
+    ended REAL,
+    status TEXT NOT NULL,
+    summary TEXT,
+    PRIMARY KEY (job, number)
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class ReshardRecord:
+    """A job as the journal knows it; times are seconds since 1970. `status` may also be `running`."""
+
+    name: str
+    cluster: str
+    plan: Plan
+    status: str
+    keys: int
+    bytes: int
+    conflicts: int
+    created: float
+    updated: float
+    runs: int
+
+
+class ReshardJournal:
+    """An open journal. Belongs to the thread that opened it; a context manager that closes it."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file, making what is missing. Raises `JournalError`."""
+        self.path = path
+        self._connection: sqlite3.Connection = open_database(path)
+        with explained(path):
+            for statement in _TABLES.split(";"):
+                self._connection.execute(statement)
+
+    def __enter__(self) -> ReshardJournal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def jobs(self) -> list[ReshardRecord]:
+        """Return every job, the one that changed last first."""
+        rows = self._select("SELECT name FROM reshard_jobs ORDER BY updated DESC, name")
+        return [record for (name,) in rows if (record := self.job(name)) is not None]
+
+    def job(self, name: str) -> ReshardRecord | None:
+        """Return the job of that name, or None."""
+        rows = self._select(
+            "SELECT cluster, plan, status, keys, bytes, conflicts, created, updated, "
+            "(SELECT count(*) FROM reshard_runs WHERE job = name) FROM reshard_jobs WHERE name = ?",
+            name,
+        )
+        if not rows:
+            return None
+        cluster, plan, *rest = rows[0]
+        return ReshardRecord(name, cluster, Plan.from_json(plan, name="the plan in the journal"), *rest)
+
+    def slots(self, name: str, state: str) -> list[int]:
+        """Return the job's slots in that state: `open`, `moved` or `left`."""
+        rows = self._select(
+            "SELECT slot FROM reshard_slots WHERE job = ? AND state = ? ORDER BY slot", name, state
+        )
+        return [slot for (slot,) in rows]
+
+    def open_slots(self) -> dict[int, str]:
+        """Return the slots that some job of ours may have left open, with the job's name."""
+        return dict(self._select("SELECT slot, job FROM reshard_slots WHERE state = 'open'"))
+
+    def begin(self, name: str, plan: Plan) -> tuple[int, bool]:
+        """Begin a run of a job, new or not; return its number and whether it goes on with the same plan."""
+        now = time.time()
+        with self._transaction() as execute:
+            row = execute("SELECT digest FROM reshard_jobs WHERE name = ?", (name,)).fetchone()
+            resumed = row is not None and row[0] == plan.digest
+            if row is None:
+                execute(
+                    "INSERT INTO reshard_jobs (name, cluster, plan, digest, status, created, updated) "
+                    "VALUES (?, ?, ?, ?, 'running', ?, ?)",
+                    (name, plan.cluster, plan.to_json(), plan.digest, now, now),
+                )
+            elif not resumed:
+                # What the old plan left open stays written down: the cluster says what became of it.
+                execute("DELETE FROM reshard_slots WHERE job = ? AND state <> 'open'", (name,))
+                execute(
+                    "UPDATE reshard_jobs SET plan = ?, digest = ?, cluster = ?, keys = 0, bytes = 0, "
+                    "conflicts = 0 WHERE name = ?",
+                    (plan.to_json(), plan.digest, plan.cluster, name),
+                )
+            execute(
+                "UPDATE reshard_runs SET status = 'interrupted' WHERE job = ? AND status = 'running'", (name,)
+            )
+            execute("UPDATE reshard_jobs SET status = 'running', updated = ? WHERE name = ?", (now, name))
+            (number,) = execute(
+                "SELECT coalesce(max(number), 0) + 1 FROM reshard_runs WHERE job = ?", (name,)
+            ).fetchone()
+            execute(
+                "INSERT INTO reshard_runs (job, number, host, pid, started, status) "
+                "VALUES (?, ?, ?, ?, ?, 'running')",
+                (name, number, socket.gethostname(), os.getpid(), now),
+            )
+        return int(number), resumed
+
+    def set_open(self, name: str, slots: Iterable[int]) -> None:
+        """Write down that the slots are about to be opened."""
+        with self._transaction() as execute:
+            for slot in slots:
+                execute(
+                    "INSERT INTO reshard_slots (job, slot, state) VALUES (?, ?, 'open') "
+                    "ON CONFLICT (job, slot) DO UPDATE SET state = 'open', reason = ''",
+                    (name, slot),
+                )
+
+    def settle(self, name: str, moved: Iterable[int], left: dict[int, str], keys: int, size: int) -> None:
+        """Write down what became of slots that were open. A slot that is left open stays so here."""
+        with self._transaction() as execute:
+            for slot in moved:
+                execute(
+                    "UPDATE reshard_slots SET state = 'moved', reason = '' WHERE job = ? AND slot = ?",
+                    (name, slot),
+                )
+            for slot, reason in left.items():
+                state = "open" if reason.startswith("open") else "left"
+                execute(
+                    "UPDATE reshard_slots SET state = ?, reason = ? WHERE job = ? AND slot = ?",
+                    (state, reason, name, slot),
+                )
+            execute(
+                "UPDATE reshard_jobs SET keys = keys + ?, bytes = bytes + ?, updated = ? WHERE name = ?",
+                (keys, size, time.time(), name),
+            )
+
+    def forget_open(self, slots: Iterable[int]) -> None:
+        """Write down that nothing is open there any more, as the cluster says."""
+        with self._transaction() as execute:
+            for slot in slots:
+                execute("DELETE FROM reshard_slots WHERE slot = ? AND state = 'open'", (slot,))
+
+    def end(self, name: str, number: int, report: Report) -> None:
+        """Write down how a run ended; the job's status is its last run's."""
+        now = time.time()
+        with self._transaction() as execute:
+            execute(
+                "UPDATE reshard_runs SET ended = ?, status = ?, summary = ? WHERE job = ? AND number = ?",
+                (now, report.status, json.dumps(report.to_dict()), name, number),
+            )
+            execute(
+                "UPDATE reshard_jobs SET status = ?, conflicts = ?, updated = ? WHERE name = ?",
+                (report.status, report.conflicts, now, name),
+            )
+
+    def _select(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with explained(self.path):
+            return self._connection.execute(statement, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Any]:
+        with explained(self.path):
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection.execute
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise

@@ -1,0 +1,677 @@
+"""How slots get from one node to another: by SETSLOT and MIGRATE, or by the servers' own atomic moves.
+
+Invariant: `move` returns an outcome for each slot it was given. A slot that is `moved` is closed on both ends
+and known to the target as its own; one that is `left` was not opened, or was closed again, unless its reason
+says that it is open. A key is on one node or (for the length of a MIGRATE) on both, never on none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from slotferry.admin import Connector, lost
+from slotferry.endpoints import Address
+from slotferry.errors import SlotferryError
+from slotferry.reshard.care import Gate
+from slotferry.reshard.conflicts import ConflictFile
+from slotferry.reshard.measure import memory_usage
+from slotferry.reshard.members import Member, parse_nodes
+from slotferry.reshard.wire import (
+    Wire,
+    decode_key,
+    encode,
+    format_ranges,
+    is_error,
+    ranges_of,
+    refused,
+    text_of,
+)
+from slotferry.text import format_bytes, shorten_key
+
+_LIST_KEYS = 1_000  # of a slot at once
+_DEPTH = 2  # MIGRATEs under way at one source: one at work, the next one there when it is done
+_BATCH_BYTES = 1_000_000  # what one MIGRATE carries at most; a larger key goes alone
+_FIRST_KEYS, _LEAST_KEYS, _MOST_KEYS = 50, 5, 400
+_BATCH_SECONDS = 0.004  # what one MIGRATE should block at most, where no latency bound says less
+_MIGRATE_TIMEOUT = 5.0
+_SLOWEST_BYTES = 20e6  # bytes a second that a big key is given time for
+_POLL_SECONDS = (0.005, 0.2)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The two ends of a move, and the other primaries, which are told of it.
+
+    `source_ids` and `target_ids` are all nodes of either shard: an open slot that names one of them was
+    opened by us, before a failover.
+    """
+
+    source: Member
+    target: Member
+    others: tuple[Member, ...] = ()
+    source_ids: frozenset[str] = frozenset()
+    target_ids: frozenset[str] = frozenset()
+
+
+@dataclass
+class Moved:
+    """What became of a group of slots: `moved`, or `left` with the reason, and what it took."""
+
+    moved: list[int] = field(default_factory=list)
+    left: dict[int, str] = field(default_factory=dict)
+    keys: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Keys of a slot, encoded, and what each takes in memory (0: gone, or not known)."""
+
+    keys: Sequence[bytes]
+    sizes: Sequence[int]
+
+    @property
+    def largest(self) -> int:
+        """The size of the largest one."""
+        return max(self.sizes, default=0)
+
+
+class Method(Protocol):
+    """One way to move slots; an instance belongs to one pair of nodes and one thread at a time."""
+
+    name: str
+    most_slots: int
+    most_bytes: int
+
+    def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
+        """Move the slots. Raises `SlotferryError`.
+
+        `told` hears of keys and bytes as they arrive; `shared` says that the source feeds another target too.
+        """
+
+    def close(self) -> None:
+        """Hang up."""
+
+
+def choose_method(source: Member, target: Member) -> str:
+    """Return the name of the best method that both nodes know."""
+    products = {source.product, target.product}
+    oldest = min(source.version, target.version)
+    if products == {"valkey"} and oldest >= (9, 0):
+        return "valkey-atomic"
+    if products == {"redis"} and oldest >= (8, 4):
+        return "redis-atomic"
+    return "setslot"
+
+
+class SetslotMigrate:
+    """SETSLOT and MIGRATE KEYS, pipelined over many slots: each SETSLOT makes a node save its configuration.
+
+    MIGRATE blocks both nodes while it runs, so a batch is as large as the time it may take allows, and keys
+    that are too large for that are known before: every key is sized first.
+    """
+
+    name = "setslot"
+    most_slots = 64
+    most_bytes = 32_000_000
+
+    def __init__(
+        self,
+        connector: Connector,
+        pair: Pair,
+        gate: Gate,
+        conflicts: ConflictFile,
+        notice: Callable[[str], None],
+    ) -> None:
+        self._connector = connector
+        self._pair = pair
+        self._gate = gate
+        self._conflicts = conflicts
+        self._notice = notice
+        self._source = Wire(connector, pair.source.address)
+        self._target = Wire(connector, pair.target.address)
+        self._others: dict[Address, Wire] = {}
+        self._batch_keys = _FIRST_KEYS
+        self._migrate = self._migrate_head()
+        self._sizes_allowed = True
+        self._depth = _DEPTH
+
+    def close(self) -> None:
+        """Hang up."""
+        for wire in (self._source, self._target, *self._others.values()):
+            wire.close()
+
+    def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
+        """Move the slots, all of them open at once; see `Method.move`."""
+        self._depth = 1 if shared else _DEPTH
+        outcome = Moved()
+        wanted = self._sort_out(slots, outcome)
+        if not wanted:
+            return outcome
+        listed = self._list(wanted, outcome)
+        wanted = self._open([slot for slot in wanted if slot not in outcome.left], outcome)
+        stubborn: set[int] = set()
+        remaining = wanted
+        while remaining:
+            before = outcome.keys
+            self._move_keys([(slot, listed[slot]) for slot in remaining], outcome, told, stubborn)
+            remaining = self._still_there([slot for slot in remaining if slot not in stubborn])
+            if remaining and outcome.keys == before:
+                self._gate.nap(0.05, "some keys do not move yet")
+            listed = self._list(remaining, outcome, opened=True)
+        for slot in stubborn:
+            outcome.left[slot] = "open: a key differs between its two nodes; see 'slotferry reshard fix'"
+        self._finish([slot for slot in wanted if slot not in stubborn], outcome)
+        return outcome
+
+    # Before
+
+    def _sort_out(self, slots: Sequence[int], outcome: Moved) -> list[int]:
+        """Return the slots to move; what others have moved or opened is left to them."""
+        source, target = self._pair.source, self._pair.target
+        here, there = self._states()
+        filled = set(self._still_there([slot for slot in slots if slot in there.slots]))
+        wanted = []
+        for slot in slots:
+            migrating, importing = here.migrating.get(slot), there.importing.get(slot)
+            if slot in there.slots and slot not in filled:
+                self._close_leftovers(slot, here)
+                outcome.moved.append(slot)
+            elif slot in there.slots:
+                outcome.left[slot] = f"{source} still holds keys of it: see 'slotferry reshard fix'"
+            elif slot not in here.slots:
+                outcome.left[slot] = f"another job has moved it away from {source}"
+            elif migrating is not None and migrating not in (target.id, *self._pair.target_ids):
+                outcome.left[slot] = f"another job has opened it, to move it to node {migrating[:8]}"
+            elif importing not in (None, source.id, *self._pair.source_ids):
+                outcome.left[slot] = f"another job has opened it on {target}"
+            else:
+                wanted.append(slot)
+        return wanted
+
+    def _states(self) -> tuple[Member, Member]:
+        """Return both ends as they see themselves."""
+        return _itself(self._source, self._pair.source), _itself(self._target, self._pair.target)
+
+    def _close_leftovers(self, slot: int, here: Member) -> None:
+        """Tell the source, which may not have heard of it, and close the slot on the target."""
+        if slot in here.migrating or slot in here.slots:
+            self._source.call("CLUSTER", "SETSLOT", slot, "NODE", self._pair.target.id)
+        self._target.call("CLUSTER", "SETSLOT", slot, "STABLE")
+
+    def _list(self, slots: Sequence[int], outcome: Moved, *, opened: bool = False) -> dict[int, Listed]:
+        """Return some keys of each slot with their sizes; a slot with too large a key is left out."""
+        asked = [encode("CLUSTER", "GETKEYSINSLOT", slot, _LIST_KEYS) for slot in slots]
+        found = self._source.each_keys(asked)
+        sizes = self._sizes([key for keys in found for key in keys])
+        listed: dict[int, Listed] = {}
+        limit = self._gate.care.max_key_bytes
+        at = 0
+        for slot, keys in zip(slots, found, strict=True):
+            sized = Listed(keys, sizes[at : at + len(keys)])
+            at += len(keys)
+            if sized.largest > limit and not opened:
+                name = decode_key(keys[sized.sizes.index(sized.largest)])
+                outcome.left[slot] = (
+                    f"its key {shorten_key(name)} takes {format_bytes(sized.largest)}, more than MIGRATE is "
+                    f"to block for ({format_bytes(limit)}: --max-key-size)"
+                )
+            else:
+                listed[slot] = sized
+        return listed
+
+    def _sizes(self, keys: Sequence[bytes]) -> list[int]:
+        if self._sizes_allowed:
+            try:
+                return memory_usage(self._source, keys)
+            except SlotferryError as error:
+                if error.kind != "target_unfit":
+                    raise
+                self._sizes_allowed = False
+                self._notice(f"keys can't be sized, so large ones are not known before: {error.message}")
+        return [0] * len(keys)
+
+    def _open(self, slots: Sequence[int], outcome: Moved) -> list[int]:
+        """Open the slots, on the target first. Return those that are open on both ends."""
+        source, target = self._pair.source.id, self._pair.target.id
+        replies = self._target.each([encode("CLUSTER", "SETSLOT", s, "IMPORTING", source) for s in slots])
+        opened = []
+        for slot, reply in zip(slots, replies, strict=True):
+            if is_error(reply):
+                outcome.left[slot] = self._why_not_open(self._pair.target, reply)
+            else:
+                opened.append(slot)
+        replies = self._source.each([encode("CLUSTER", "SETSLOT", s, "MIGRATING", target) for s in opened])
+        ready = []
+        for slot, reply in zip(opened, replies, strict=True):
+            if is_error(reply):
+                outcome.left[slot] = self._why_not_open(self._pair.source, reply)
+                self._target.call("CLUSTER", "SETSLOT", slot, "STABLE")
+            else:
+                ready.append(slot)
+        return ready
+
+    def _why_not_open(self, node: Member, reply: bytes) -> str:
+        if reply.startswith((b"-NOPERM", b"-NOAUTH")):
+            raise refused(str(node), "CLUSTER SETSLOT", reply)
+        text = text_of(reply)
+        if "slot migration" in text or "in progress" in text.lower():
+            raise lost("cluster", f"moves slots by itself at {node}: {text}", "wait until that has ended")
+        return f"{node} does not open it: {text}"
+
+    # Keys
+
+    def _move_keys(
+        self,
+        listed: Sequence[tuple[int, Listed]],
+        outcome: Moved,
+        told: Callable[[int, int], None],
+        stubborn: set[int],
+    ) -> None:
+        under_way: deque[tuple[int, Sequence[bytes], int, float]] = deque()
+        self._last_reply = time.perf_counter()
+        for slot, keys in listed:
+            for batch, size in self._batches(keys):
+                self._gate.check_abandoned()
+                self._gate.wait_turn(size)
+                timeout = _MIGRATE_TIMEOUT + size / _SLOWEST_BYTES
+                under_way.append((slot, batch, size, timeout))
+                self._source.set_timeout(timeout * 2 * _DEPTH)
+                self._source.send(self._migrate(batch, timeout))
+                if len(under_way) >= self._depth:
+                    self._settle(under_way.popleft(), outcome, told, stubborn)
+        while under_way:
+            self._settle(under_way.popleft(), outcome, told, stubborn)
+
+    def _batches(self, listed: Listed) -> Iterable[tuple[Sequence[bytes], int]]:
+        total = sum(listed.sizes)
+        if len(listed.keys) <= self._batch_keys and total <= _BATCH_BYTES:
+            if listed.keys:
+                yield listed.keys, total
+            return
+        batch: list[bytes] = []
+        held = 0
+        for key, size in zip(listed.keys, listed.sizes, strict=True):
+            if batch and (len(batch) >= self._batch_keys or held + size > _BATCH_BYTES):
+                yield batch, held
+                batch, held = [], 0
+            batch.append(key)
+            held += size
+        yield batch, held
+
+    def _settle(
+        self,
+        done: tuple[int, Sequence[bytes], int, float],
+        outcome: Moved,
+        told: Callable[[int, int], None],
+        stubborn: set[int],
+    ) -> None:
+        slot, batch, size, _ = done
+        (reply,) = self._source.lines(1)
+        now = time.perf_counter()
+        self._adapt(len(batch), now - self._last_reply)
+        self._last_reply = now
+        if not is_error(reply):
+            outcome.keys += len(batch)
+            outcome.bytes += size
+            told(len(batch), size)
+            return
+        text = text_of(reply)
+        if "BUSYKEY" in text:
+            if not self._conflicts.settle(self._connector, self._pair, slot, batch, self._migrate):
+                stubborn.add(slot)
+            return
+        if reply.startswith((b"-NOPERM", b"-NOAUTH")) or "NOPERM" in text or "NOAUTH" in text:
+            raise refused(str(self._pair.source), "MIGRATE", reply)
+        if "OOM" in text:
+            hint = "give it room, then run the same command again"
+            raise lost("cluster", f"has no memory left at {self._pair.target}: {text}", hint)
+        raise lost(
+            "cluster", f"could not move slot {slot} from {self._pair.source}: {text}", "see that node's log"
+        )
+
+    def _adapt(self, keys: int, seconds: float) -> None:
+        """Let a batch take the time it may, not more."""
+        goal = self._gate.batch_seconds
+        goal = _BATCH_SECONDS if goal is None else min(goal, _BATCH_SECONDS)
+        goal *= _DEPTH / self._depth  # the other target's MIGRATEs come between ours
+        if seconds > goal:
+            self._batch_keys = max(_LEAST_KEYS, min(self._batch_keys, keys) * 3 // 4)
+        elif seconds < goal / 2 and keys >= self._batch_keys:
+            self._batch_keys = min(_MOST_KEYS, self._batch_keys * 5 // 4 + 1)
+
+    def _migrate_head(self) -> Callable[..., bytes]:
+        """Return what encodes a MIGRATE of encoded keys."""
+        peer, endpoint = self._pair.target.peer, self._connector.endpoint
+        auth: list[str] = []
+        if endpoint.password is not None:
+            auth = ["AUTH", endpoint.password]
+            if endpoint.username:
+                auth = ["AUTH2", endpoint.username, endpoint.password]
+
+        def command(keys: Sequence[bytes], timeout: float, *, replace: bool = False) -> bytes:
+            options = [*(["REPLACE"] if replace else []), *auth, "KEYS"]
+            head = ["MIGRATE", peer.host, str(peer.port), "", "0", str(round(timeout * 1000)), *options]
+            encoded = encode(*head)
+            return b"*%d%b%b" % (
+                len(head) + len(keys), encoded[encoded.index(b"\r\n") :], b"".join(keys),
+            )  # fmt: skip
+
+        return command
+
+    def _still_there(self, slots: Sequence[int]) -> list[int]:
+        counts = self._source.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots])
+        return [slot for slot, count in zip(slots, counts, strict=True) if count != b":0"]
+
+    # After
+
+    def _finish(self, slots: Sequence[int], outcome: Moved) -> None:
+        """Make the slots the target's: there first, so that they are never nobody's.
+
+        The source must be the one that was emptied: where it has been failed over, its successor may hold
+        keys that the target's claim would delete.
+        """
+        if not slots:
+            return
+        here, _ = self._states()
+        seen = _member(self._target, self._pair.source.id)
+        if seen is None or not seen.is_primary or seen.is_down or not here.is_primary:
+            raise lost(
+                "cluster",
+                f"has failed over {self._pair.source} in the middle",
+                "it goes on with its successor",
+            )
+        if strayed := [s for s in slots if here.migrating.get(s) != self._pair.target.id]:
+            raise lost(
+                "cluster", f"lost the state of slot {strayed[0]} at {self._pair.source}", "it is opened again"
+            )
+        target = self._pair.target.id
+        commands = [encode("CLUSTER", "SETSLOT", slot, "NODE", target) for slot in slots]
+        for slot, reply in zip(slots, self._target.each(commands), strict=True):
+            if is_error(reply):
+                raise lost(
+                    "cluster",
+                    f"could not close slot {slot} at {self._pair.target}: {text_of(reply)}",
+                    "see its log",
+                )
+        self._source.each(commands)  # what it may refuse (it is a replica by now) it learns by gossip
+        for member in self._pair.others:
+            if member.is_primary and not member.is_down:
+                self._tell(member, commands)
+        outcome.moved += slots
+
+    def _tell(self, member: Member, commands: Sequence[bytes]) -> None:
+        """Tell a bystander; whom we can't reach, the gossip tells."""
+        try:
+            if member.address not in self._others:
+                self._others[member.address] = Wire(self._connector, member.address)
+            self._others[member.address].each(commands)
+        except SlotferryError:
+            if (broken := self._others.pop(member.address, None)) is not None:
+                broken.close()
+
+
+class ValkeyAtomic:
+    """CLUSTER MIGRATESLOTS of Valkey ≥ 9: the source streams a snapshot and what changes, then hands over.
+
+    The servers do the work and no slot is ever open by hand; on failure they undo it, and nothing has moved.
+    """
+
+    name = "valkey-atomic"
+    most_slots = 2048
+    most_bytes = 512_000_000
+    _TIMES = 3
+
+    def __init__(self, connector: Connector, pair: Pair, gate: Gate) -> None:
+        self._pair = pair
+        self._gate = gate
+        self._source = Wire(connector, pair.source.address)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._source.close()
+
+    def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
+        """Hand the slots over as one job of the servers; see `Method.move`."""
+        del shared  # the servers do one after the other
+        outcome = Moved()
+        self._await_others(slots)
+        here = _itself(self._source, self._pair.source)
+        wanted = []
+        for slot in slots:
+            if slot in here.slots:
+                wanted.append(slot)
+                continue
+            owner = _owner(self._source, slot)
+            if owner == self._pair.target.id:
+                outcome.moved.append(slot)
+            else:
+                outcome.left[slot] = f"another job has moved it away from {self._pair.source}"
+        if not wanted:
+            return outcome
+        counts = self._source.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in wanted])
+        keys = sum(int(count[1:]) for count in counts if not is_error(count))
+        self._gate.wait_turn(0)
+        before = {job["name"] for job in self._jobs()}
+        ends = [end for first_last in ranges_of(wanted) for end in first_last]
+        reply = self._source.call(
+            "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *ends, "NODE", self._pair.target.id
+        )
+        if is_error(reply):
+            return self._refused(reply, wanted, outcome)
+        self._await_end(before, wanted)
+        outcome.moved += wanted
+        outcome.keys += keys
+        told(keys, 0)
+        return outcome
+
+    def _refused(self, reply: bytes, slots: Sequence[int], outcome: Moved) -> Moved:
+        text = text_of(reply)
+        if reply.startswith((b"-NOPERM", b"-NOAUTH")):
+            raise refused(str(self._pair.source), "CLUSTER MIGRATESLOTS", reply)
+        if (
+            "already" in text
+            or "progress" in text
+            or "migrating" in text.lower()
+            or "importing" in text.lower()
+        ):
+            # Somebody else moves one of these by hand or by a job of the servers.
+            for slot in slots:
+                outcome.left[slot] = f"{self._pair.source} refuses: {text}"
+            return outcome
+        raise lost("cluster", f"could not begin to move slots at {self._pair.source}: {text}", "see its log")
+
+    def _jobs(self) -> list[dict[str, str]]:
+        return slot_migrations(self._source)
+
+    def _await_others(self, slots: Sequence[int]) -> None:
+        """Let a job of the servers that an earlier run of ours has begun come to its end."""
+        wanted = set(slots)
+        for wait in _waits():
+            busy = [
+                job
+                for job in self._jobs()
+                if not _ended(job)
+                and wanted & set(_slots_of(job["slot_ranges"]))
+                and job["operation"] == "EXPORT"
+            ]
+            if not busy:
+                return
+            self._gate.nap(wait, f"the servers still move slots {busy[0]['slot_ranges']}")
+
+    def _await_end(self, before: set[str], slots: Sequence[int]) -> None:
+        wanted = set(slots)
+        for wait in _waits():
+            jobs = [
+                j
+                for j in self._jobs()
+                if j["name"] not in before and set(_slots_of(j["slot_ranges"])) == wanted
+            ]
+            if not jobs:
+                raise lost("cluster", f"forgot a slot migration at {self._pair.source}", "it is tried again")
+            if _ended(jobs[0]):
+                if jobs[0]["state"] == "success":
+                    return
+                why = jobs[0].get("message") or jobs[0]["state"]
+                raise lost(
+                    "cluster",
+                    f"could not move slots {format_ranges(slots)} from {self._pair.source}: {why}",
+                    "it is tried again",
+                )
+            self._gate.nap(wait, "")
+
+
+class RedisAtomic:
+    """CLUSTER MIGRATION IMPORT of Redis ≥ 8.4, asked of the target; one task at a time.
+
+    Replies (documentation of CLUSTER MIGRATION): IMPORT returns the task's id; STATUS a list of tasks, each a
+    list of fields and values, whose `state` ends as `completed`, `failed` or `canceled`.
+    """
+
+    name = "redis-atomic"
+    most_slots = 2048
+    most_bytes = 512_000_000
+
+    def __init__(self, connector: Connector, pair: Pair, gate: Gate) -> None:
+        self._pair = pair
+        self._gate = gate
+        self._source = Wire(connector, pair.source.address)
+        self._target = Wire(connector, pair.target.address)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._source.close()
+        self._target.close()
+
+    def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
+        """Let the target import the slots as one task; see `Method.move`."""
+        del shared
+        outcome = Moved()
+        self._await_others()
+        here = _itself(self._source, self._pair.source)
+        there = _itself(self._target, self._pair.target)
+        wanted = []
+        for slot in slots:
+            if slot in there.slots:
+                outcome.moved.append(slot)
+            elif slot in here.slots:
+                wanted.append(slot)
+            else:
+                outcome.left[slot] = f"another job has moved it away from {self._pair.source}"
+        if not wanted:
+            return outcome
+        counts = self._source.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in wanted])
+        keys = sum(int(count[1:]) for count in counts if not is_error(count))
+        self._gate.wait_turn(0)
+        ends = [end for first_last in ranges_of(wanted) for end in first_last]
+        task = self._target.call("CLUSTER", "MIGRATION", "IMPORT", *ends)
+        if is_error(task):
+            if task.startswith((b"-NOPERM", b"-NOAUTH")):
+                raise refused(str(self._pair.target), "CLUSTER MIGRATION", task)
+            raise lost(
+                "cluster",
+                f"could not begin to move slots at {self._pair.target}: {text_of(task)}",
+                "see its log",
+            )
+        self._await_end(task.decode(), wanted)
+        outcome.moved += wanted
+        outcome.keys += keys
+        told(keys, 0)
+        return outcome
+
+    def _await_others(self) -> None:
+        for wait in _waits():
+            tasks = [*migration_tasks(self._source), *migration_tasks(self._target)]
+            busy = [task for task in tasks if not _ended(task)]
+            if not busy:
+                return
+            self._gate.nap(wait, f"the servers still move slots {busy[0].get('slots', '')}")
+
+    def _await_end(self, task_id: str, slots: Sequence[int]) -> None:
+        for wait in _waits():
+            (task, *_) = migration_tasks(self._target, task_id) or [
+                {"state": "failed", "last_error": "unknown"}
+            ]
+            if task["state"] == "completed":
+                return
+            if _ended(task):
+                raise lost(
+                    "cluster",
+                    f"could not move slots {format_ranges(slots)} to {self._pair.target}: "
+                    f"{task.get('last_error') or task['state']}",
+                    "it is tried again",
+                )
+            self._gate.nap(wait, "")
+
+
+def slot_migrations(wire: Wire) -> list[dict[str, str]]:
+    """Return the jobs that CLUSTER GETSLOTMIGRATIONS of Valkey ≥ 9 lists; none where it is not known."""
+    return _fields(wire.call("CLUSTER", "GETSLOTMIGRATIONS"))
+
+
+def migration_tasks(wire: Wire, task_id: str | None = None) -> list[dict[str, str]]:
+    """Return the tasks that CLUSTER MIGRATION STATUS of Redis ≥ 8.4 lists; none where it is not known."""
+    which = ["ALL"] if task_id is None else ["ID", task_id]
+    return _fields(wire.call("CLUSTER", "MIGRATION", "STATUS", *which))
+
+
+def _fields(reply: object) -> list[dict[str, str]]:
+    def text(value: object) -> str:
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "replace").lstrip("+")
+        return "" if value is None else str(value)
+
+    if not isinstance(reply, list):
+        return []
+    return [
+        {text(name): text(value) for name, value in zip(row[::2], row[1::2], strict=True)} for row in reply
+    ]
+
+
+def _ended(job: Mapping[str, str]) -> bool:
+    return job.get("state", "").lower() in ("success", "failed", "cancelled", "canceled", "completed")
+
+
+def _slots_of(text: str) -> list[int]:
+    """Return the slots of `0-9 20-29`."""
+    slots: list[int] = []
+    for part in text.replace(",", " ").split():
+        first, _, last = part.partition("-")
+        slots += range(int(first), int(last or first) + 1)
+    return slots
+
+
+def _waits() -> Iterable[float]:
+    wait, longest = _POLL_SECONDS
+    while True:
+        yield wait
+        wait = min(wait * 1.5, longest)
+
+
+def _nodes(wire: Wire) -> dict[str, Member]:
+    text = wire.need("CLUSTER", "NODES")
+    return parse_nodes(text.decode(), wire.address, {})
+
+
+def _itself(wire: Wire, expected: Member) -> Member:
+    """Return what a node says of itself. Raises where another one answers by now."""
+    for member in _nodes(wire).values():
+        if "myself" in member.flags:
+            if member.id != expected.id:
+                raise lost("cluster", f"has another node at {wire.address} by now", "it is looked up again")
+            if not member.is_primary:
+                raise lost("cluster", f"has made {wire.address} a replica", "it goes on with the new primary")
+            return member
+    raise lost("cluster", f"does not say who {wire.address} is", "see that node's log")
+
+
+def _member(wire: Wire, node_id: str) -> Member | None:
+    return _nodes(wire).get(node_id)
+
+
+def _owner(wire: Wire, slot: int) -> str | None:
+    return next((member.id for member in _nodes(wire).values() if slot in member.slots), None)

@@ -1,0 +1,233 @@
+"""Plans that are carried out on real clusters, beside a client that reads and writes."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from slotferry import plan_reshard
+from slotferry.errors import JobLockedError, RefusedError, TargetUnfitError
+from slotferry.local import LocalCluster
+from slotferry.reshard.apply import Options, apply_plan, cluster_lock
+from slotferry.reshard.care import Care
+from slotferry.reshard.members import read_cluster
+from slotferry.reshard.plan import Plan, connect
+from tests.command import run
+from tests.reshard.client import LoadClient, fill_keys, keys_in, open_slots, slots_owned
+from tests.servers.kinds import available
+from tests.servers.raw import connect as raw
+
+MOVING = list(range(5_061, 5_461))
+
+
+@pytest.fixture
+def own(request: pytest.FixtureRequest, stack: ExitStack) -> LocalCluster:
+    """Return a cluster of this test alone, with keys in `MOVING`, the last slots of its first primary."""
+    name = getattr(request, "param", "redis-7.0")
+    if name not in available():
+        pytest.skip(f"this machine has no {name}")
+    cluster = stack.enter_context(LocalCluster(available()[name].binary))
+    fill_keys(cluster.primaries[0], keys_in(MOVING, 10))
+    return cluster
+
+
+def plan_away(cluster: LocalCluster, slots: int = 400) -> Plan:
+    """Plan to move so many of `MOVING` from the first primary to the two others."""
+    counts = [5_461 - slots, 5_461 + slots // 2, 5_462 + slots // 2]
+    weights = {node.address: n for node, n in zip(cluster.primaries, counts, strict=True)}
+    plan = plan_reshard(cluster.url, weights=weights, threshold=0.0001)
+    assert plan.slots == slots
+    return plan
+
+
+def assert_clean(cluster: LocalCluster, keys: int = len(MOVING) * 10) -> None:
+    """Check that nothing is open, every slot served, and every key on the node that owns its slot."""
+    cluster.wait_until_healthy()
+    assert open_slots(cluster) == []
+    owned = slots_owned(cluster)
+    assert len(owned) == 16_384
+    held = 0
+    for node in cluster.primaries:
+        with raw(node) as connection:
+            own = [slot for slot, owner in owned.items() if owner is node]
+            at_home = sum(connection.execute("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in own)
+            assert connection.execute("DBSIZE") == at_home
+            held += at_home
+    assert held == keys
+
+
+@pytest.mark.parametrize("own", ["redis-6.2", "redis-7.0", "valkey-8.1", "valkey-9.1"], indirect=True)
+@pytest.mark.parametrize("method", ["setslot", "auto"])
+def test_slots_move_under_a_client_that_notices_nothing(
+    own: LocalCluster, method: str, tmp_path: Path
+) -> None:
+    plan = plan_away(own)
+    with LoadClient(own.primaries[0].address, keys_in(MOVING, 10), tmp_path) as client:
+        report = plan.apply(method=method)
+        seen = client.result()
+
+    assert report.status == "completed", report
+    assert (report.moved, report.remaining, report.keys) == (400, 0, 4_000)
+    assert seen["errors"] == []
+    assert seen["operations"] > 0
+    assert_clean(own)
+    owned = slots_owned(own)
+    assert not {slot for slot in MOVING if owned[slot] is own.primaries[0]}
+    assert plan.apply(method=method).remaining == 0  # the same again finds it done
+
+
+def test_a_drained_node_ends_without_slots(own: LocalCluster, tmp_path: Path) -> None:
+    first = own.primaries[0]
+    file = tmp_path / "plan.json"
+    run("reshard", "plan", own.url, "--drain", first.address, "-o", str(file))
+
+    done = run("reshard", "apply", str(file), own.url, "--json")
+
+    assert done.code == 0, done.stderr
+    assert done.summary["status"] == "completed"
+    assert done.summary["slots"] == {"moved": 5_461, "left": 0, "remaining": 0}
+    assert first not in slots_owned(own).values()
+    assert done.lines[0]["type"] == "run_started"
+    shown = run("reshard", "apply", str(file), own.url)
+    assert shown.code == 0
+    assert "completed" in shown.stdout
+
+
+def test_keys_of_every_kind_and_with_a_ttl_arrive(own: LocalCluster) -> None:
+    first = own.primaries[0]
+    (slot,) = MOVING[:1]
+    (name,) = keys_in([slot], 1)
+    with raw(first) as connection:
+        connection.execute("DEL", name)
+        connection.execute("HSET", name + "h", *[part for i in range(1000) for part in (f"f{i}", "x" * 500)])
+        connection.execute("SET", name + "t", "v", "PX", 3_600_000)
+        connection.execute("SET", name + "\r\n$5\r\n", "odd")
+        connection.execute("SET", name + "big", "y" * 3_000_000)
+
+    assert plan_away(own).apply(method="setslot").ok
+
+    owner = slots_owned(own)[slot]
+    with raw(owner) as connection:
+        assert connection.execute("HLEN", name + "h") == 1000
+        assert 3_500_000 < connection.execute("PTTL", name + "t") <= 3_600_000
+        assert connection.execute("GET", name + "\r\n$5\r\n") == b"odd"
+        assert len(connection.execute("GET", name + "big")) == 3_000_000
+    assert_clean(own, len(MOVING) * 10 + 3)
+
+
+def test_a_slot_with_too_large_a_key_stays_and_is_said(own: LocalCluster) -> None:
+    (name,) = keys_in(MOVING[:1], 1)
+    with raw(own.primaries[0]) as connection:
+        connection.execute("SET", name, "y" * 3_000_000)
+
+    report = plan_away(own).apply(method="setslot", care=Care(max_key_bytes=1_000_000))
+
+    assert (report.status, report.exit_code) == ("slots_left", 3)
+    assert list(report.left) == MOVING[:1]
+    assert "--max-key-size" in report.left[MOVING[0]]
+    assert_clean(own)
+    assert plan_away_again(own) == 1
+
+
+def plan_away_again(cluster: LocalCluster) -> int:
+    owned = slots_owned(cluster)
+    return sum(owned[slot] is cluster.primaries[0] for slot in MOVING)
+
+
+def test_a_cluster_that_has_changed_is_refused_or_planned_anew(own: LocalCluster) -> None:
+    plan = plan_away(own)
+    second, third = own.primaries[1:]
+    with raw(third) as connection:
+        target = connection.execute("CLUSTER", "MYID")
+    for node in (third, second, own.primaries[0]):  # an empty slot of the second's
+        with raw(node) as connection:
+            connection.execute("CLUSTER", "SETSLOT", 6_000, "NODE", target)
+    own.wait_until_healthy()
+
+    with pytest.raises(RefusedError, match="slots 6000 are served by " + third.address):
+        plan.apply()
+
+    assert plan.apply(replan=True).ok
+    assert_clean(own)
+
+
+def test_a_plan_of_another_cluster(own: LocalCluster, cluster: LocalCluster) -> None:
+    plan = plan_away(own)
+    with pytest.raises(RefusedError, match="another cluster"):
+        plan.apply(cluster.url)
+
+
+def test_one_reshard_of_a_cluster_at_a_time(own: LocalCluster) -> None:
+    connector = connect(own.url)
+    plan = plan_away(own)
+    with (
+        cluster_lock(Options().journal_path, read_cluster(connector)),
+        pytest.raises(JobLockedError, match="slots of this cluster are being moved by process"),
+    ):
+        apply_plan(connector, plan)
+
+
+def test_without_the_right_to_setslot_nothing_moves(own: LocalCluster) -> None:
+    for node in own.primaries:
+        with raw(node) as connection:
+            connection.execute("ACL", "SETUSER", "mover", "on", ">secret", "~*", "+@all", "-cluster|setslot")
+    plan = plan_away(own)
+    url = own.url.replace("://", "://mover:secret@")
+    with pytest.raises(TargetUnfitError, match="lacks a right"):
+        plan.apply(url)
+    assert_clean(own)
+
+
+def test_credentials_reach_migrate(stack: ExitStack) -> None:
+    cluster = stack.enter_context(LocalCluster(available()["redis-7.0"].binary, password="secret"))
+    url = cluster.url.replace("://", "://:secret@")
+    first = cluster.primaries[0]
+    fill_keys(first, keys_in(MOVING[:20], 5))
+    plan = plan_reshard(url, drain=[first.address])
+    assert "secret" not in plan.to_json()
+    assert plan.apply(method="setslot").ok
+    assert first not in slots_owned(cluster).values()
+
+
+def test_pause_file_rate_and_duration(own: LocalCluster, tmp_path: Path) -> None:
+    pause = tmp_path / "pause"
+    pause.touch()
+    plan = plan_away(own)
+    reasons = []
+
+    def watch(event: object) -> None:
+        reason = getattr(event, "reason", "")
+        if reason:
+            reasons.append(reason)
+            pause.unlink(missing_ok=True)
+
+    report = plan.apply(
+        method="setslot", care=Care(pause_file=pause, max_bytes_per_second=400_000), on_event=watch
+    )
+    assert report.ok
+    assert f"paused: {pause} exists" in reasons
+    assert "limited by max-bytes-per-second" in reasons
+
+    again = plan_reshard(own.url)
+    stopped = again.apply(method="setslot", care=Care(max_duration=0.001))
+    assert (stopped.status, stopped.exit_code) == ("work_left", 75)
+    assert "--max-duration" in stopped.reason
+    assert again.apply(method="setslot").ok
+    assert_clean(own)
+
+
+def test_edited_plans_and_wrong_files(own: LocalCluster, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    content = json.loads(plan_away(own).to_json())
+    content["transfers"][0]["slots"] = "0-10"
+    file.write_text(json.dumps(content))
+    refused = run("reshard", "apply", str(file), own.url)
+    assert refused.code == 4
+    assert "was changed after it was made" in refused.stderr
+    missing = run("reshard", "apply", str(tmp_path / "none.json"), own.url)
+    assert missing.code == 2
+    assert "can't be read" in missing.stderr
+    assert_clean(own)
