@@ -14,15 +14,20 @@ if TYPE_CHECKING:
     from slotferry.preflight.check import CheckOptions, check
     from slotferry.preflight.report import CheckReport
     from slotferry.reshard.plan import Plan, plan_reshard
+    from slotferry.verification import Difference, Verification, VerifyOptions, VerifyReport
 
 __all__ = [
     "CheckOptions",
     "CheckReport",
+    "Difference",
     "Keys",
     "Migration",
     "Options",
     "Plan",
     "Report",
+    "Verification",
+    "VerifyOptions",
+    "VerifyReport",
     "__version__",
     "check",
     "errors",
@@ -36,6 +41,9 @@ _HOMES = {
     **dict.fromkeys(("CheckOptions", "check"), "slotferry.preflight.check"),
     "CheckReport": "slotferry.preflight.report",
     **dict.fromkeys(("Plan", "plan_reshard"), "slotferry.reshard.plan"),
+    **dict.fromkeys(
+        ("Difference", "Verification", "VerifyOptions", "VerifyReport"), "slotferry.verification"
+    ),
 }
 
 

@@ -48,8 +48,9 @@ class EngineError(Exception):
     `run_id` than the cursors come from), `"source_refused"` (credentials, rights or protocol),
     `"target_lost"`, `"target_failed_over"` (see `Job`: acknowledged but not confirmed), `"target_full"` (OOM
     or MISCONF beyond `retry_for`), `"target_refused"` (credentials, rights or protocol; systematic
-    failures), `"interrupted"` (cancelled), `"usage"` (an argument makes no sense), `"forked"` (the job
-    belongs to the parent process), `"internal"` (a bug of ours). `message` is one sentence without secrets.
+    failures), `"target_changed"` (another `run_id` than a sweep's cursor comes from), `"interrupted"`
+    (cancelled), `"usage"` (an argument makes no sense), `"forked"` (the job belongs to the parent process),
+    `"internal"` (a bug of ours). `message` is one sentence without secrets.
     """
 
 @final
@@ -147,12 +148,26 @@ class Failure:
     @property
     def kind(
         self,
-    ) -> Literal["conflict", "ttl_conflict", "payload", "denied", "error", "field_ttl_dropped"]:
+    ) -> Literal[
+        "conflict",
+        "ttl_conflict",
+        "payload",
+        "denied",
+        "error",
+        "field_ttl_dropped",
+        "missing",
+        "extra",
+        "different",
+        "type",
+        "ttl",
+    ]:
         """What it was.
 
         `conflict`: the target holds another value; `ttl_conflict`: the same value with another TTL;
         `payload`: the target can't load it, translated or not; `denied`: NOPERM for this key; `error`:
-        anything else. Of notes: `field_ttl_dropped`: the fields of a hash lost their TTLs.
+        anything else. Of notes: `field_ttl_dropped`: the fields of a hash lost their TTLs. Of a verification:
+        `missing` at the target, `extra` there, `different` value, other `type`, other `ttl`; `payload`: the
+        values can't be compared.
         """
 
     @property
@@ -292,6 +307,10 @@ class Job:
         match: bytes | None = None,
         type: str | None = None,
         scan_only: bool = False,
+        verify: tuple[float, bool] | None = None,
+        sweeps: Sequence[tuple[int, int, str, int, str]] = ...,
+        sample: float | None = None,
+        delete_extra: bool = False,
         page_keys: int = 1000,
         source_connections: int = 2,
         memory_limit: int = 67_108_864,
@@ -315,12 +334,23 @@ class Job:
         anew has its index as its cursor. `keys` are copied by name besides (pending or failed keys of
         earlier runs); they do not count as scanned. `key_map` chooses among the keys that are scanned and
         names all keys at the target; pending keys and failures keep the source's names. `scan_only` counts
-        keys and writes nothing. `memory_limit` is the byte budget for keys and payloads in flight; times are
-        in seconds. The two rates limit what is read from the source. With `pause_above_latency`, reading
-        pauses while a ping to the source or to a primary takes longer. With `wait_replicas`, a checkpoint
-        holds only what so many replicas of its primary have confirmed; a barrier waits `wait_timeout` for
-        them, and the job ends with `target_failed_over` when a node may have lost what it had acknowledged
-        beyond: the next job starts at the last checkpoint. Raises `EngineError("usage", …)`.
+        keys and writes nothing.
+
+        `verify`, `(TTL tolerance in seconds, quick)`, compares every key with the target's instead of copying
+        it: equal keys count as unchanged, others as failed, with a `Failure` whose message is
+        `source <> target` in short; nothing is written. Quick compares type, TTL and length alone. `sweeps`,
+        `(index, cursor, host, port, run_id)`, go the other way: each scans one primary of the target and
+        reports what the source lacks as `extra`, unconfirmed until a job verifies these keys by name; their
+        indexes are among the marks, and another `run_id` ends the job with `target_changed`. `sample`, above
+        0 and below 1, looks at that part of the keys, chosen by name. `delete_extra` deletes those of `keys`
+        from the target that the source lacks.
+
+        `memory_limit` is the byte budget for keys and payloads in flight; times are in seconds. The two rates
+        limit what is read from the source. With `pause_above_latency`, reading pauses while a ping to the
+        source or to a primary takes longer. With `wait_replicas`, a checkpoint holds only what so many
+        replicas of its primary have confirmed; a barrier waits `wait_timeout` for them, and the job ends with
+        `target_failed_over` when a node may have lost what it had acknowledged beyond: the next job starts at
+        the last checkpoint. Raises `EngineError("usage", …)`.
         """
 
     def start(self) -> None:

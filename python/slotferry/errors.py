@@ -151,6 +151,7 @@ _ENGINE_ERRORS: dict[str, tuple[type[SlotferryError], str]] = {
     "source_refused": (SourceUnfitError, "put right what the source complains of, then " + RESUME_HINT),
     "target_lost": (TargetLostError, RESUME_HINT),
     "target_failed_over": (TargetLostError, RESUME_HINT),
+    "target_changed": (TargetLostError, RESUME_HINT),
     "target_full": (TargetLostError, "give the target room for more data, then " + RESUME_HINT),
     "target_refused": (TargetUnfitError, "put right what the target complains of, then " + RESUME_HINT),
     "usage": (UsageError, ""),

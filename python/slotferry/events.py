@@ -56,6 +56,16 @@ class Notice(Event):
 
 
 @dataclass(frozen=True)
+class PhaseStarted(Event):
+    """A verification goes on to its next part: `recheck`, `target` or `repair`."""
+
+    type: ClassVar[str] = "phase"
+
+    phase: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Progress(Event):
     """The run at one instant. `keys` are the job's, over all runs; the rate is over the last seconds.
 

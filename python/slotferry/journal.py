@@ -53,6 +53,7 @@ class Setup:
     on_conflict: str
     field_ttl: str = "error"
     wait_replicas: int = 0
+    purpose: str = "migrate"
 
     def differences(self, command: Setup) -> list[str]:
         """Return one text for each field where `command` differs from what the journal has."""
@@ -262,10 +263,46 @@ class Journal:
             after = rows[-1][0]
             yield [key for _, key in rows]
 
+    def failed_keys(self, name: str, kind: str) -> Iterator[list[bytes]]:
+        """Yield the names of the keys that failed with this kind, as there are now; 50,000 at a time."""
+        after = 0
+        ((last,),) = self._select("SELECT coalesce(max(id), 0) FROM unsettled WHERE job = ?", name)
+        while rows := self._select(
+            "SELECT id, key FROM unsettled WHERE id > ? AND id <= ? AND job = ? AND outcome = 'failed' "
+            "AND kind = ? ORDER BY id LIMIT ?",
+            *(after, last, name, kind, _CHUNK_KEYS),
+        ):
+            after = rows[-1][0]
+            yield [key for _, key in rows]
+
+    def failed_of(self, names: tuple[str, str], limit: int = -1) -> Iterator[FailedKey]:
+        """Yield the failed keys of two jobs, each key once; with a `limit`, the first ones."""
+        with explained(self.path):
+            rows = self._connection.execute(
+                "SELECT key, slot, kind, message, node FROM unsettled AS one WHERE outcome = 'failed' "
+                "AND (job = ? OR job = ? AND NOT EXISTS (SELECT 1 FROM unsettled WHERE job = ? "
+                "AND key = one.key AND outcome = 'failed')) ORDER BY id LIMIT ?",
+                (names[0], names[1], names[0], limit),
+            )
+            for row in rows:
+                yield FailedKey(*row)
+
+    def difference_counts(self, names: tuple[str, str]) -> dict[str, int]:
+        """Return how many keys of two jobs failed with each kind, each key counted once."""
+        rows = self._select(
+            "SELECT kind, count(*) FROM unsettled AS one WHERE outcome = 'failed' "
+            "AND (job = ? OR job = ? AND NOT EXISTS (SELECT 1 FROM unsettled WHERE job = ? "
+            "AND key = one.key AND outcome = 'failed')) GROUP BY kind ORDER BY kind",
+            *(names[0], names[1], names[0]),
+        )
+        return dict(rows)
+
     # Writing
 
-    def create(self, name: str, setup: Setup, partition_count: int, run_id: str) -> None:
-        """Add a job that has done nothing yet."""
+    def create(
+        self, name: str, setup: Setup, partition_count: int, run_id: str, *, nodes: bool = False
+    ) -> None:
+        """Add a job that has done nothing yet; with `nodes` its partitions are nodes, each from 0 on."""
         now = time.time()
         with self._transaction() as execute:
             execute(
@@ -273,16 +310,18 @@ class Journal:
                 "VALUES (?, ?, ?, ?, 'running', ?, ?)",
                 (name, json.dumps(asdict(setup)), partition_count, run_id, now, now),
             )
-            self._start_partitions(name, partition_count)
+            self._start_partitions(name, partition_count, nodes)
 
-    def reset(self, name: str, setup: Setup, partition_count: int, run_id: str) -> None:
+    def reset(
+        self, name: str, setup: Setup, partition_count: int, run_id: str, *, nodes: bool = False
+    ) -> None:
         """Let the job start over: no counts, no unsettled keys, every partition at its start; runs stay."""
         with self._transaction() as execute:
             execute(_RESET_JOB, (json.dumps(asdict(setup)), partition_count, run_id, time.time(), name))
             execute("DELETE FROM unsettled WHERE job = ?", (name,))
             execute("DELETE FROM notes WHERE job = ?", (name,))
             execute("DELETE FROM partitions WHERE job = ?", (name,))
-            self._start_partitions(name, partition_count)
+            self._start_partitions(name, partition_count, nodes)
 
     def begin_run(self, name: str, *, resumed: bool) -> int:
         """Add a run of this process and return its number. An earlier one without an end was killed."""
@@ -365,10 +404,10 @@ class Journal:
         with self._transaction() as execute:
             return execute("DELETE FROM jobs WHERE name = ?", (name,)).rowcount > 0
 
-    def _start_partitions(self, name: str, count: int) -> None:
+    def _start_partitions(self, name: str, count: int, nodes: bool) -> None:
         self._connection.executemany(
             "INSERT INTO partitions (job, idx, cursor, done) VALUES (?, ?, ?, 0)",
-            [(name, index, str(index)) for index in range(count)],
+            [(name, index, "0" if nodes else str(index)) for index in range(count)],
         )
 
     def _delete(self, name: str, keys: Sequence[bytes], outcome: str) -> int:

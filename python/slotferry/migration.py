@@ -57,11 +57,14 @@ class Migration:
             end.access()  # reads the TLS files: now is the time to complain
         self._cancel = CancelRequest(saves=not self.options.dry_run)
         self._listeners: list[Callable[[Event], None]] = []
-        self._session = Session(source_end, target_end, self.options, self._tell, self._cancel)
+        self._session = self._make_session(source_end, target_end, self._cancel)
         self._lock = threading.Lock()
         self._begun = False
         self._done = threading.Event()
         self._report: Report | None = None
+
+    def _make_session(self, source: Endpoint, target: Endpoint, cancel: CancelRequest) -> Session:
+        return Session(source, target, self.options, self._tell, cancel)
 
     @property
     def job(self) -> str:

@@ -52,6 +52,7 @@ class Options:
     job: the job's name in the journal; None: made from source and target.
     restart: forget what the journal knows of the job and start over.
     skip_check: names of checks of the preflight whose errors are only told (see `slotferry check`).
+    verify: compare both sides afterwards, as a `Verification` does.
     dry_run: look and count; write nothing, neither to the target nor to the journal.
     source_password, target_password: instead of the URL's. source_tls, target_tls: TLS files and settings.
     sentinel_username, sentinel_password: the login at the source's Sentinels, instead of the URL's.
@@ -75,6 +76,7 @@ class Options:
     job: str | None = None
     restart: bool = False
     skip_check: Sequence[str] = ()
+    verify: bool = False
     dry_run: bool = False
     source_password: str | None = field(default=None, repr=False)
     target_password: str | None = field(default=None, repr=False)

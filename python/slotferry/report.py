@@ -12,8 +12,11 @@ from slotferry.errors import ExitCode, SlotferryError
 
 if TYPE_CHECKING:
     from slotferry._core import Counts
+    from slotferry.verify_report import VerifyReport
 
-Status = Literal["completed", "completed_with_failures", "interrupted", "failed"]
+Status = Literal[
+    "completed", "completed_with_failures", "completed_with_differences", "interrupted", "failed"
+]
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,8 @@ class Report:
 
     `failures` are the first few failed keys; all of them are in the journal. `notes` counts the keys that
     are copied without something that a policy gave up (`field_ttl`); the journal names them.
-    `keys_by_primary` is this run's. `error` says why the status is `interrupted` or `failed`.
+    `keys_by_primary` is this run's. `error` says why the status is `interrupted` or `failed`. `verification`
+    is set where one followed.
     """
 
     job: str
@@ -126,6 +130,7 @@ class Report:
     keys_by_primary: tuple[tuple[str, int], ...] = ()
     engine_cpu_seconds: float = 0.0
     notes: int = 0
+    verification: VerifyReport | None = None
 
     @property
     def keys(self) -> Keys:
@@ -135,7 +140,8 @@ class Report:
     @property
     def ok(self) -> bool:
         """Whether every key is there: nothing failed, nothing pending, nothing left to scan."""
-        return self.status == "completed"
+        verified = self.verification is None or self.verification.ok
+        return self.status == "completed" and verified
 
     @property
     def exit_code(self) -> ExitCode:
@@ -146,6 +152,8 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary: what `--json` prints last and `--report` writes."""
+        verification = self.verification
+        verified = {} if verification is None else {"verification": verification.to_dict()}
         return {
             "type": "summary",
             "job": self.job,
@@ -160,4 +168,5 @@ class Report:
             "runs": self.runs,
             "resumed": self.resumed,
             "error": None if self.error is None else self.error.to_dict(),
+            **verified,
         }

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from slotferry._core import EngineError
@@ -74,6 +74,8 @@ class Work:
     keys: Sequence[bytes] = ()
     park_after: float = _PARK_SECONDS
     scan_only: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """More of the engine's settings, which go before the options'."""
 
 
 class EngineDriver:
@@ -133,7 +135,7 @@ class EngineDriver:
                 keys=work.keys,
                 park_after=min(work.park_after, self.options.retry_for),
                 scan_only=work.scan_only,
-                **settings,
+                **{**settings, **work.settings},
             )
 
     def drive(self, job: Job, tick: Callable[[], None]) -> None:

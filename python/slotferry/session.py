@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slotferry import preflight
 from slotferry.admin import Connector
@@ -27,6 +27,9 @@ from slotferry.options import Options
 from slotferry.report import FailedKey, Keys, Report, Status, Totals
 from slotferry.resume import check_setup, default_job_name, make_setup, planned_partitions, prepare_job
 from slotferry.runner import Emit, EngineDriver, ProgressTeller, Runner, Sides, Work
+
+if TYPE_CHECKING:
+    from slotferry.verify_report import VerifyReport
 
 _REPORTED_FAILURES = 10
 _NO_PROGRESS = Progress(
@@ -54,6 +57,7 @@ class _Figures:
     resumed: bool = False
     failures: tuple[FailedKey, ...] = ()
     notes: int = 0
+    verification: VerifyReport | None = None
 
 
 class Session:
@@ -83,9 +87,22 @@ class Session:
                 self._dry_run()
             else:
                 self._run(begun)
+                if self._options.verify:
+                    self._verify_too()
         except BaseException as raised:  # noqa: BLE001 - the report tells of it
             error = as_our_error(raised, self._cancel)
         return self._report(time.monotonic() - begun, error)
+
+    def _verify_too(self) -> None:
+        """Compare what was copied. Raises what ended the comparison early."""
+        from slotferry.verify_options import VerifyOptions
+        from slotferry.verify_session import VerifySession
+
+        options = VerifyOptions.after(self._options, self.job)
+        session = VerifySession(self._source, self._target, options, self._emit, self._cancel)
+        self._figures.verification = report = session.perform()
+        if report.error is not None:
+            raise report.error
 
     def _emit(self, event: Event) -> None:
         if isinstance(event, Progress):
@@ -188,7 +205,8 @@ class Session:
         self._cancel.check()
         target_facts = discover_target(target)
         self._cancel.check()
-        rows = preflight.find_rows(source, source_facts, target, target_facts, self._options.skip_check)
+        sides = Sides(source, target, source_facts, target_facts)
+        rows = self._judge(sides)
         self._tell_warnings(rows)
         problems = [row.error() for row in rows if row.status == "error"]
         for problem in problems[1:]:
@@ -196,7 +214,17 @@ class Session:
         if problems:
             raise problems[0]
         self._cancel.check()
-        return Sides(source, target, source_facts, target_facts)
+        return sides
+
+    def _judge(self, sides: Sides) -> Sequence[preflight.Row]:
+        """Return what stands for and against the run."""
+        return preflight.find_rows(
+            sides.source,
+            sides.source_facts,
+            sides.target,
+            sides.target_facts,
+            self._options.skip_check,
+        )
 
     def _tell_warnings(self, rows: Sequence[preflight.Row]) -> None:
         for row in rows:
@@ -246,6 +274,7 @@ class Session:
             keys_by_primary=tuple(sorted(driver.keys_by_primary.items())) if driver else (),
             engine_cpu_seconds=driver.engine_cpu_seconds if driver else 0.0,
             notes=figures.notes,
+            verification=figures.verification,
         )
         if error is not None:
             error.report = report

@@ -23,6 +23,7 @@ from slotferry.cli.jobs import jobs
 from slotferry.cli.migrate import migrate
 from slotferry.cli.reshard import reshard
 from slotferry.cli.slot import slot
+from slotferry.cli.verify import verify
 from slotferry.errors import ExitCode, SlotferryError, unexpected
 
 _EXAMPLES = """\
@@ -32,6 +33,7 @@ Examples:
   slotferry check redis://old:6379 redis+cluster://new1:7000,new2:7000
   slotferry migrate redis://old:6379 redis+cluster://new1:7000,new2:7000
   slotferry reshard plan redis+cluster://new1:7000 --by bytes
+  slotferry verify redis://old:6379 redis+cluster://new1:7000,new2:7000
   slotferry jobs list
 
 Run 'slotferry COMMAND --help' for the options of a command and more examples.
@@ -49,7 +51,7 @@ def cli() -> None:
     """Move Redis and Valkey data into a cluster: fast, resumable, without losing a key."""
 
 
-for _command in (migrate, check, reshard, jobs, slot, demo, completion):
+for _command in (migrate, check, verify, reshard, jobs, slot, demo, completion):
     cli.add_command(_command)
 for _command in JOB_COMMANDS:
     jobs.add_command(_command)

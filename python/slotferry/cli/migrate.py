@@ -50,6 +50,7 @@ Examples:
   slotferry migrate 'redis+sentinel://s1,s2,s3/mymaster?role=prefer-replica' redis+cluster://new1:7000
   slotferry migrate redis://old:6379 redis://nat:17000 --address-map 10.0.0.7:7000=nat:17000
   slotferry migrate unix:///run/redis.sock redis://new1:7000 --dry-run
+  slotferry migrate redis://old:6379 redis://new1:7000 --verify
   slotferry migrate redis://old:6379 redis://new1:7000 --max-keys-per-second 20000 --pause-above-latency 20
   slotferry migrate redis://old:6379 redis+cluster://new1:7000 --wait-replicas 1
   slotferry migrate --config nightly.toml --json --report summary.json
@@ -59,7 +60,7 @@ Exit codes:
   0  all done                      4  refused: the message says what to change
   1  a bug of ours                 5  source lost, run again to resume
   2  usage                         6  target lost, run again to resume
-  3  done, but keys failed or are pending
+  3  done, but keys failed or are pending, or --verify found differences
   130, 143  interrupted, checkpoint saved, run again to resume
 """
 
@@ -155,6 +156,7 @@ Exit codes:
     multiple=True,
     help="Go on although this check of the preflight fails; may be repeated.",
 )
+@click.option("--verify", is_flag=True, help="Compare both sides afterwards, as 'slotferry verify' does.")
 @click.option("--dry-run", is_flag=True, help="Look, count and say what would be done; write nothing.")
 @click.option("--report", type=File, help="Write the summary (JSON) to this file at the end.")
 @click.option(
@@ -204,7 +206,7 @@ def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any
 
     migration = _migration(**parameters)
     file = None if report is None else ReportFile(report)
-    result = _follow(migration, as_json, progress)
+    result = follow(migration, as_json, progress)
     if file is not None:
         file.write(result)
     if result.error is not None:
@@ -219,7 +221,7 @@ def _migration(source: str, target: str, type_: str | None, **parameters: Any) -
     return Migration(source, target, Options(type=type_, **settings, **parameters))
 
 
-def _follow(migration: Migration, as_json: bool, progress: Any) -> Report:
+def follow(migration: Migration, as_json: bool, progress: Any) -> Report:
     """Run, show it, and return the report."""
     from slotferry.events import RunEnded
 

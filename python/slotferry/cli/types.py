@@ -80,3 +80,13 @@ def partition_count(value: str | int) -> int:
     if not re.fullmatch(r"[0-9]{1,4}", str(value)) or not is_partition_count(int(value)):
         raise click.BadParameter(f"{value!r} is no power of two from 1 to {MAX_PARTITIONS}")
     return int(value)
+
+
+def share(value: str | float) -> float:
+    """Return the part, above 0 and up to 1, that `5%`, `0.5%` or `0.05` means."""
+    text = str(value).strip()
+    match = re.fullmatch(rf"({_NUMBER}) ?(%?)", text)
+    part = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if not 0 < part <= 1:
+        raise click.BadParameter(f"{value!r} is no part of the keys; write it like 5% or 0.05, up to 100%")
+    return part

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from slotferry.events import EngineNews, Event, Progress, RunEnded, RunStarted, TopologyChanged
+from slotferry.events import EngineNews, Event, PhaseStarted, Progress, RunEnded, RunStarted, TopologyChanged
 from slotferry.text import format_bytes, format_duration
 
 NEWS_SECONDS = 5.0
@@ -86,6 +86,8 @@ def _describe_other(event: Event) -> str | None:
     if isinstance(event, TopologyChanged):
         missing = f", {event.missing_slots} slots without a primary" if event.missing_slots else ""
         return f"the target's topology changed: {len(event.primaries)} primaries{missing}"
+    if isinstance(event, PhaseStarted):
+        return event.message
     if isinstance(event, RunEnded) and event.report.error is None:
         return (
             f"{event.report.status.replace('_', ' ')} after {format_duration(event.report.elapsed_seconds)}"

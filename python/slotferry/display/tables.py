@@ -39,7 +39,18 @@ class ResultTables(Display):
         elif isinstance(event, DryRunResult):
             self.say(dry_run_table(event))
         elif isinstance(event, RunEnded) and self._begun:
-            self.say(summary_table(event.report))
+            self.say(_ending(event.report))
+
+
+def _ending(report: Report) -> str:
+    from slotferry.display.verify_tables import verification_table
+    from slotferry.verify_report import VerifyReport
+
+    if isinstance(report, VerifyReport):
+        return verification_table(report)
+    verification = report.verification
+    tables = [summary_table(report), *([] if verification is None else [verification_table(verification)])]
+    return "\n".join(tables)
 
 
 def summary_table(report: Report) -> str:

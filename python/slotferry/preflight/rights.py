@@ -9,6 +9,7 @@ is there. RESTORE is probed with an empty payload, which no server takes.
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 
 from redis.exceptions import NoPermissionError, ResponseError
@@ -36,6 +37,41 @@ def target_probes(*, has_pexpiretime: bool) -> list[Command]:
         _ttl_probe(has_pexpiretime),
         *([] if has_pexpiretime else [("TIME",)]),
     ]
+
+
+def verify_source_probes(server: ServerFacts, *, quick: bool) -> list[Command]:
+    """Return what comparing the source's keys needs."""
+    return [
+        ("SCAN", 0, "COUNT", 1),
+        ("EXISTS", PROBE_KEY),
+        ("TIME",),
+        _ttl_probe(server.has_pexpiretime),
+        *_value_probes(quick=quick),
+    ]
+
+
+def verify_target_probes(*, has_pexpiretime: bool, quick: bool) -> list[Command]:
+    """Return what comparing a primary's keys needs."""
+    return [
+        ("SCAN", 0, "COUNT", 1),
+        ("ASKING",),
+        _ttl_probe(has_pexpiretime),
+        *([] if has_pexpiretime else [("TIME",)]),
+        *_value_probes(quick=quick),
+    ]
+
+
+def repair_probes(*, delete: bool) -> list[Command]:
+    """Return what repairing needs besides."""
+    # A key of that name is nowhere: it is deleted to no effect, where ACL DRYRUN can't be asked.
+    nowhere = f"{PROBE_KEY}:{uuid.uuid4().hex}"
+    return [("RESTORE", PROBE_KEY, 0, ""), *([("UNLINK", nowhere)] if delete else [])]
+
+
+def _value_probes(*, quick: bool) -> list[Command]:
+    if not quick:
+        return [("DUMP", PROBE_KEY)]
+    return [(name, PROBE_KEY) for name in ("TYPE", "STRLEN", "LLEN", "SCARD", "ZCARD", "HLEN", "XLEN")]
 
 
 def _ttl_probe(has_pexpiretime: bool) -> Command:

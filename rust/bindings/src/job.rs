@@ -8,7 +8,7 @@ use slotferry_core::net::Address;
 use slotferry_core::payload::{FieldTtl, Target};
 use slotferry_core::resp::encode::ExpiryCommand;
 use slotferry_core::topology::SlotRange;
-use slotferry_core::{JobSpec, OnConflict};
+use slotferry_core::{JobSpec, OnConflict, Sample, Sweep, Verify};
 
 use crate::access::Access;
 use crate::checkpoint::Checkpoint;
@@ -30,6 +30,9 @@ enum Source {
     #[pyo3(transparent)]
     Unix(std::path::PathBuf),
 }
+
+/// Index, cursor, host, port and `run_id` of a primary.
+type PySweep = (u32, u64, String, u16, String);
 
 type PyRange = (u16, u16, String, u16);
 
@@ -96,6 +99,10 @@ impl Job {
         r#match = None,
         r#type = None,
         scan_only = false,
+        verify = None,
+        sweeps = Vec::new(),
+        sample = None,
+        delete_extra = false,
         page_keys = 1000,
         source_connections = 2,
         memory_limit = 67_108_864,
@@ -131,6 +138,10 @@ impl Job {
         r#match: Option<Vec<u8>>,
         r#type: Option<String>,
         scan_only: bool,
+        verify: Option<(f64, bool)>,
+        sweeps: Vec<PySweep>,
+        sample: Option<f64>,
+        delete_extra: bool,
         page_keys: u32,
         source_connections: usize,
         memory_limit: usize,
@@ -176,6 +187,30 @@ impl Job {
             pattern: r#match,
             type_name: r#type,
             scan_only,
+            verify: verify
+                .map(|(tolerance, quick)| {
+                    seconds("the TTL tolerance", tolerance).map(|tolerance| Verify {
+                        ttl_tolerance: u64::try_from(tolerance.as_millis()).unwrap_or(u64::MAX),
+                        quick,
+                    })
+                })
+                .transpose()?,
+            sweeps: sweeps
+                .into_iter()
+                .map(|(index, cursor, host, port, run_id)| Sweep {
+                    index,
+                    cursor,
+                    node: Address::tcp(host, port),
+                    run_id,
+                })
+                .collect(),
+            sample: sample
+                .map(|share| {
+                    Sample::new(share)
+                        .ok_or_else(|| usage(format!("sample must be above 0 and below 1, not {share}")))
+                })
+                .transpose()?,
+            delete_extra,
             page_keys,
             source_connections,
             memory_limit,

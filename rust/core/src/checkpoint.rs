@@ -43,6 +43,16 @@ pub enum FailureKind {
     Error,
     /// No failure but a note: the key was copied without the TTLs of its fields, as the policy says.
     FieldTtlDropped,
+    /// Verification: the target lacks the key.
+    Missing,
+    /// Verification: the source lacks the key, or is said to by a sweep.
+    Extra,
+    /// Verification: another value of the same type.
+    Different,
+    /// Verification: a value of another type.
+    Type,
+    /// Verification: the same value with another TTL.
+    Ttl,
 }
 
 impl FailureKind {
@@ -55,7 +65,18 @@ impl FailureKind {
             Self::Denied => "denied",
             Self::Error => "error",
             Self::FieldTtlDropped => "field_ttl_dropped",
+            Self::Missing => "missing",
+            Self::Extra => "extra",
+            Self::Different => "different",
+            Self::Type => "type",
+            Self::Ttl => "ttl",
         }
+    }
+
+    /// Whether it says something about the data alone, and nothing about the way to it: any number of these in
+    /// a row is no reason to stop.
+    pub const fn is_about_data(self) -> bool {
+        !matches!(self, Self::Payload | Self::Denied | Self::Error)
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::checkpoint::{Checkpoint, Mark};
 use crate::control::{Command, Event, Shared, State, lock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pipeline::{Engine, JobSpec, Lane};
+use crate::pipeline::{Engine, JobSpec, Lane, sweep};
 use crate::progress::Counts;
 use crate::topology::{self, SlotRange};
 
@@ -57,7 +57,9 @@ impl Job {
         let marks: Vec<Mark> = spec
             .partitions
             .iter()
-            .map(|&(index, cursor)| Mark {
+            .copied()
+            .chain(spec.sweeps.iter().map(|sweep| (sweep.index, sweep.cursor)))
+            .map(|(index, cursor)| Mark {
                 index,
                 cursor,
                 done: false,
@@ -214,17 +216,22 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
         .spec
         .source_connections
         .min(engine.spec.partitions.len().max(1));
-    engine.lanes_running.set(lanes);
     engine.probe(
         format!("source {}", engine.spec.source),
         engine.spec.source.clone(),
         engine.spec.source_access.clone(),
         || true,
     );
+    let sweeps = engine.spec.sweeps.iter().cloned().enumerate();
+    engine.lanes_running.set(lanes + sweeps.len());
     for number in 0..lanes {
         engine.spawn(Lane::new(Rc::clone(engine), number, lanes).run());
     }
     engine.hold_barriers();
+    for (number, task) in sweeps {
+        let place = engine.spec.partitions.len() + number;
+        engine.spawn(sweep(Rc::clone(engine), place, task));
+    }
     let mut tick = tokio::time::interval(Duration::from_millis(100));
     let mut drain_until: Option<Instant> = None;
     loop {

@@ -21,4 +21,4 @@ pub mod topology;
 pub use control::{Event, State};
 pub use error::{Error, ErrorKind, Result};
 pub use job::{Job, Snapshot};
-pub use pipeline::{JobSpec, OnConflict};
+pub use pipeline::{JobSpec, OnConflict, Sample, Sweep, Verify};

@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 mod cursor;
 mod decode;
+mod describe;
 mod element;
 mod error;
 mod footer;
@@ -32,6 +33,7 @@ mod ziplist;
 mod zipmap;
 
 pub use decode::decode;
+pub(crate) use describe::Quoted;
 pub use error::PayloadError;
 pub use footer::{FOOTER_LEN, Footer, split, verify, with_version};
 pub use stream::{Consumer, Delivery, Entry, EntryFields, Group, History, Stream, StreamId};
@@ -51,26 +53,61 @@ pub const DECODE_LIMIT: usize = 1 << 30;
 /// Returns `TooShort`, `Checksum`, `Malformed`, `TooLarge` (more than [`DECODE_LIMIT`]) or `Unsupported` if
 /// the bodies differ and one of them can't be judged.
 pub fn same_value(a: &[u8], b: &[u8]) -> Result<bool, PayloadError> {
-    let (body_a, footer_a) = split(a)?;
-    let (body_b, footer_b) = split(b)?;
-    if body_a == body_b && type_byte::is_valkey(footer_a) == type_byte::is_valkey(footer_b) {
+    if same_bytes(a, b)? {
         return Ok(true);
     }
-    same_meaning(a, b)
+    Ok(compare_values(a, b, DECODE_LIMIT)? == Comparison::Same)
 }
 
-fn same_meaning(a: &[u8], b: &[u8]) -> Result<bool, PayloadError> {
+/// Returns whether two payloads are equal but for their footers, which is the quick way to say that the values
+/// are. Returns `TooShort` for what is no payload.
+#[inline]
+pub fn same_bytes(a: &[u8], b: &[u8]) -> Result<bool, PayloadError> {
+    let (body_a, footer_a) = split(a)?;
+    let (body_b, footer_b) = split(b)?;
+    Ok(body_a == body_b && type_byte::is_valkey(footer_a) == type_byte::is_valkey(footer_b))
+}
+
+/// How two values compare; where they differ, each is described in short.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Comparison {
+    /// They mean the same.
+    Same,
+    /// Two values of one type.
+    Different(String, String),
+    /// Values of two types.
+    OtherType(String, String),
+}
+
+/// Decodes two DUMP payloads, each in at most `limit` bytes counted roughly, and compares what they mean.
+///
+/// Returns the errors of [`same_value`].
+pub fn compare_values(a: &[u8], b: &[u8], limit: usize) -> Result<Comparison, PayloadError> {
     let (body_a, footer_a) = verify(a)?;
     let (body_b, footer_b) = verify(b)?;
     let kinds = (Kind::of(body_a[0]), Kind::of(body_b[0]));
     if let (Some(kind_a), Some(kind_b)) = kinds
         && kind_a != kind_b
     {
-        return Ok(false);
+        return Ok(Comparison::OtherType(
+            describe(a, limit).unwrap_or_else(|_| kind_a.name().to_owned()),
+            describe(b, limit).unwrap_or_else(|_| kind_b.name().to_owned()),
+        ));
     }
-    let value_a = decode(body_a, footer_a, DECODE_LIMIT)?;
-    let value_b = decode(body_b, footer_b, DECODE_LIMIT)?;
-    Ok(value_a.same(&value_b, now_ms()))
+    let value_a = decode(body_a, footer_a, limit)?;
+    let value_b = decode(body_b, footer_b, limit)?;
+    Ok(if value_a.same(&value_b, now_ms()) {
+        Comparison::Same
+    } else {
+        Comparison::Different(value_a.describe(Some(&value_b)), value_b.describe(Some(&value_a)))
+    })
+}
+
+/// Returns what a payload holds, in short, decoding it in at most `limit` bytes. Returns the errors of
+/// [`same_value`].
+pub fn describe(payload: &[u8], limit: usize) -> Result<String, PayloadError> {
+    let (body, footer) = verify(payload)?;
+    Ok(decode(body, footer, limit)?.describe(None))
 }
 
 /// Milliseconds since the epoch; 0, when nothing has expired, on a clock before it.

@@ -100,7 +100,7 @@ impl Stream {
 }
 
 impl Group {
-    fn same(&self, other: &Self) -> bool {
+    pub(super) fn same(&self, other: &Self) -> bool {
         self.last_id == other.last_id
             && same_where_known(self.entries_read, other.entries_read)
             && self.pending == other.pending

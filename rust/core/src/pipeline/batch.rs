@@ -115,6 +115,24 @@ impl Batch {
         end - start + ENTRY_BYTES
     }
 
+    /// Append the deletion of a key; return its weight in the byte budget.
+    pub fn push_deletion(&mut self, page: PageId, slot: u16, nothing: &Restore<'_>) -> usize {
+        let start = self.commands.len();
+        encode::command(&mut self.commands, &[b"UNLINK", nothing.key]);
+        let end = self.commands.len();
+        self.entries.push(Entry {
+            end,
+            payload: 0,
+            page,
+            number: nothing.number,
+            slot,
+            hops: 0,
+            in_doubt: false,
+            translated: false,
+        });
+        end - start + ENTRY_BYTES
+    }
+
     /// Append an entry of another batch, with its command.
     pub fn push_again(&mut self, entry: Entry, command: &[u8]) {
         if self.asking {
@@ -136,10 +154,13 @@ impl Batch {
         &self.commands[start..self.entries[index].end]
     }
 
-    /// The arguments of entry `index`.
+    /// The arguments of entry `index`; those that a deletion lacks are empty.
     pub fn restore(&self, index: usize) -> Restore<'_> {
         let mut rest = self.command(index);
         let mut argument = || loop {
+            if rest.is_empty() {
+                return b"".as_slice();
+            }
             match decode(rest) {
                 Ok(Decoded::Whole(reply, used)) => {
                     rest = &rest[used..];

@@ -1,14 +1,17 @@
-//! The target has the key already: is it the same value?
+//! Reads of keys at the target: a key that RESTORE found there, is it the same? And every key of a verification.
 //!
-//! Invariant: equal means equal in meaning, with an expiry that differs by no more than [`TTL_TOLERANCE`];
-//! encodings and iteration orders differ between servers and do not count.
+//! Invariant: equal means equal in meaning, with an expiry that differs by no more than [`TTL_TOLERANCE`] (of a
+//! verification: what it allows); encodings and iteration orders differ between servers and do not count. A
+//! comparison writes nothing, whatever commands its batch holds.
 
 use std::rc::Rc;
 
 use super::batch::{Batch, Restore};
+use super::judge::{Finding, Held, Rules, judge};
 use super::link::ReadProgress;
-use super::{Engine, OnConflict, shown};
-use crate::checkpoint::{Failure, FailureKind};
+use super::quick::Shape;
+use super::{Engine, OnConflict, our_clock, shown};
+use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::net::Address;
 use crate::payload::same_value;
 use crate::progress::Outcome;
@@ -28,58 +31,85 @@ enum Found {
     Different,
     /// One of the payloads could not be read.
     Unreadable(String),
+    /// What a verification found.
+    Finding(Finding),
 }
 
-/// Reads of keys that RESTORE found busy, in one pipeline.
+/// Reads of keys at one node, in one pipeline.
 #[derive(Debug)]
 pub(crate) struct Comparison {
     batch: Batch,
     picks: Vec<usize>,
     commands: Vec<u8>,
     expiry: ExpiryCommand,
+    /// The rules of a verification; none where RESTORE found the keys busy.
+    rules: Option<Rules>,
     /// The target's clock, where expiries come relative to it.
     clock: Option<u64>,
     /// What the target said instead: without its clock, no key can be judged.
     clock_error: Option<Vec<u8>>,
     replies: usize,
     expires: Option<i64>,
+    shape: Shape,
+    /// Bytes left of a reply that is too large to be kept.
+    skip: usize,
     error: Option<Vec<u8>>,
+    /// What is not simply the same, in the order of the picks.
     found: Vec<(usize, Found)>,
     errors: Vec<(usize, Vec<u8>)>,
 }
 
 impl Comparison {
     /// Prepare to read the entries `picks` of `batch`, the way that the batch went (with ASKING or without).
-    pub fn new(batch: Batch, picks: Vec<usize>, expiry: ExpiryCommand) -> Self {
-        let mut commands = Vec::new();
+    pub fn new(batch: Batch, picks: Vec<usize>, expiry: ExpiryCommand, rules: Option<Rules>) -> Self {
+        let mut commands = Vec::with_capacity(batch.bytes().len().min(picks.len() * 128));
         if expiry == ExpiryCommand::Relative {
             encode::time(&mut commands);
         }
+        let quick = rules.is_some_and(|rules| rules.verify.quick);
+        let asking = batch.is_asking();
         for &index in &picks {
-            let key = batch.restore(index).key;
-            // ASKING covers exactly one command, and these are two.
-            if batch.is_asking() {
-                encode::asking(&mut commands);
+            let wanted = batch.restore(index);
+            // ASKING covers exactly one command.
+            let mut read = |append: &dyn Fn(&mut Vec<u8>)| {
+                if asking {
+                    encode::asking(&mut commands);
+                }
+                append(&mut commands);
+            };
+            read(&|out| encode::expiry(out, expiry, wanted.key));
+            if quick {
+                read(&|out| encode::type_of(out, wanted.key));
+                read(&|out| Shape::of_stand_in(wanted.payload).ask_length(out, wanted.key));
+            } else {
+                read(&|out| encode::dump(out, wanted.key));
             }
-            encode::expiry(&mut commands, expiry, key);
-            if batch.is_asking() {
-                encode::asking(&mut commands);
-            }
-            encode::dump(&mut commands, key);
         }
         Self {
             batch,
             picks,
             commands,
             expiry,
+            rules,
             clock: None,
             clock_error: None,
             replies: 0,
             expires: None,
+            shape: Shape::Absent,
+            skip: 0,
             error: None,
             found: Vec::new(),
             errors: Vec::new(),
         }
+    }
+
+    /// All keys of a batch, for a verification; its own weight is held until [`Self::settle`] or
+    /// [`Self::give_up`].
+    pub fn of_all(batch: Batch, engine: &Engine, rules: Rules) -> Self {
+        let picks = (0..batch.entries().len()).collect();
+        let comparison = Self::new(batch, picks, engine.spec.target_expiry, Some(rules));
+        engine.budget.hold(comparison.commands.len());
+        comparison
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -92,6 +122,18 @@ impl Comparison {
 
     pub fn picks(&self) -> &[usize] {
         &self.picks
+    }
+
+    /// The batch, when all of it is settled or sent on.
+    pub fn into_batch(self) -> Batch {
+        self.batch
+    }
+
+    /// It will not be read to its end: free what it weighs besides its entries.
+    pub fn give_up(&self, engine: &Engine) {
+        if self.rules.is_some() {
+            engine.budget.free(self.commands.len());
+        }
     }
 
     /// Entries whose reads were answered with an error: they are judged like a RESTORE's.
@@ -117,25 +159,47 @@ impl Comparison {
                 }
             }
         }
-        let per_key = if self.batch.is_asking() { 4 } else { 2 };
+        let per_read = 1 + usize::from(self.batch.is_asking());
+        let reads = self.reads();
+        let per_key = reads * per_read;
+        let now = our_clock();
         while self.replies < self.picks.len() * per_key {
-            let (reply, used) = match decode(&data[at..])? {
-                Decoded::Partial(need) => return Ok((at, false, need)),
-                Decoded::Whole(reply, used) => (reply, used),
-            };
             let index = self.picks[self.replies / per_key];
             let step = self.replies % per_key;
-            let is_asking = per_key == 4 && step.is_multiple_of(2);
-            match reply {
-                Reply::Simple(_) if is_asking => {}
-                Reply::Integer(expires) => self.expires = Some(expires),
-                Reply::Bulk(payload) => self.judge(index, payload),
-                Reply::Error(text) => self.error = Some(text.to_vec()),
-                _ => {
-                    return Err(ProtocolError::at(&data[at..]));
+            let is_asking = per_read == 2 && step.is_multiple_of(2);
+            let read = step / per_read;
+            if self.skip > 0 {
+                let skipped = self.skip.min(data.len() - at);
+                self.skip -= skipped;
+                at += skipped;
+                if self.skip > 0 {
+                    return Ok((at, false, 0));
                 }
+                self.found.push((index, Found::Finding(Finding::Large)));
+            } else {
+                let (reply, used) = match decode(&data[at..])? {
+                    Decoded::Partial(need) if self.is_too_large(need) => {
+                        self.skip = need - (data.len() - at);
+                        return Ok((data.len(), false, 0));
+                    }
+                    Decoded::Partial(need) => return Ok((at, false, need)),
+                    Decoded::Whole(reply, used) => (reply, used),
+                };
+                match (read, reply) {
+                    (_, Reply::Simple(_)) if is_asking => {}
+                    (0, Reply::Integer(expires)) => self.expires = Some(expires),
+                    (1, Reply::Bulk(payload)) if reads == 2 => self.judge(index, payload, now),
+                    (1, Reply::Simple(name)) if reads == 3 => self.shape = Shape::of(name),
+                    (2, Reply::Integer(length)) => self.judge_quickly(index, length, now),
+                    // The target's value is of another type than the source's.
+                    (2, Reply::Error(text)) if text.starts_with(b"WRONGTYPE") => {
+                        self.judge_quickly(index, -1, now);
+                    }
+                    (_, Reply::Error(text)) => self.error = Some(text.to_vec()),
+                    _ => return Err(ProtocolError::at(&data[at..])),
+                }
+                at += used;
             }
-            at += used;
             self.replies += 1;
             if step == per_key - 1 {
                 self.expires = None;
@@ -149,24 +213,145 @@ impl Comparison {
         Ok((at, true, 0))
     }
 
-    fn judge(&mut self, index: usize, payload: Option<&[u8]>) {
+    /// How many commands read a key.
+    fn reads(&self) -> usize {
+        if self.rules.is_some_and(|rules| rules.verify.quick) {
+            3
+        } else {
+            2
+        }
+    }
+
+    fn is_too_large(&self, reply: usize) -> bool {
+        self.rules.is_some_and(|rules| reply > rules.large)
+    }
+
+    /// The key's expiry in ms since the epoch (0: none); `None` where there is no key.
+    fn expires_at(&self) -> Option<u64> {
+        let expires = self.expires.filter(|&expires| expires != -2)?;
+        Some(match (self.clock, u64::try_from(expires)) {
+            (_, Err(_)) => 0,
+            (None, Ok(at)) => at,
+            (Some(now), Ok(rest)) => now + rest,
+        })
+    }
+
+    #[inline]
+    fn judge(&mut self, index: usize, payload: Option<&[u8]>, now: u64) {
         let wanted = self.batch.restore(index);
-        let found = match (payload, self.expires) {
-            (None, _) | (_, None | Some(-2)) => Found::Absent,
-            (Some(payload), Some(expires)) => {
-                let expires_at = match (self.clock, u64::try_from(expires)) {
-                    (_, Err(_)) => 0,
-                    (None, Ok(at)) => at,
-                    (Some(now), Ok(rest)) => now + rest,
-                };
-                compare(&wanted, payload, expires_at)
+        let held = payload
+            .zip(self.expires_at())
+            .map(|(payload, expires_at)| Held { payload, expires_at });
+        let found = match (self.rules, held) {
+            (Some(rules), held) => judge(&wanted, held, rules, now).map(Found::Finding),
+            (None, None) => Some(Found::Absent),
+            (None, Some(held)) => Some(compare(&wanted, held.payload, held.expires_at)),
+        };
+        if let Some(found) = found {
+            self.found.push((index, found));
+        }
+    }
+
+    fn judge_quickly(&mut self, index: usize, length: i64, now: u64) {
+        let stand_in = self.shape.stand_in(length);
+        self.judge(index, stand_in.as_ref().map(<[u8; 9]>::as_slice), now);
+    }
+
+    /// Settle what a verification found: what is the same by runs, the rest one by one.
+    fn settle_verified(&mut self, engine: &Rc<Engine>, node: &Address) {
+        engine.budget.free(self.commands.len());
+        let found = std::mem::take(&mut self.found);
+        let mut differing = found.iter().map(|(index, _)| *index).peekable();
+        let mut failing = self.errors.iter().map(|(index, _)| *index).peekable();
+        let (mut freed, mut same, mut bytes_all) = (0, 0, 0);
+        let mut run: Option<(PageId, u32, u64)> = None;
+        let complete = |page: PageId, is_complete: bool| {
+            if is_complete {
+                engine.forget_names(page);
             }
         };
-        self.found.push((index, found));
+        let mut ledger = engine.shared.ledger();
+        for &index in &self.picks {
+            if differing.next_if_eq(&index).is_some() || failing.next_if_eq(&index).is_some() {
+                continue;
+            }
+            let entry = self.batch.entries()[index];
+            same += 1;
+            bytes_all += entry.payload as u64;
+            freed += self.batch.weight(index);
+            match &mut run {
+                Some((page, keys, bytes)) if *page == entry.page => {
+                    *keys += 1;
+                    *bytes += entry.payload as u64;
+                }
+                _ => {
+                    if let Some((page, keys, bytes)) = run.replace((entry.page, 1, entry.payload as u64)) {
+                        complete(page, ledger.settle(page, Outcome::Unchanged, keys, bytes));
+                    }
+                }
+            }
+        }
+        if let Some((page, keys, bytes)) = run {
+            complete(page, ledger.settle(page, Outcome::Unchanged, keys, bytes));
+        }
+        if ledger.open_pages() == 0 {
+            engine.changed.notify_one();
+        }
+        drop(ledger);
+        engine.shared.progress.settle(Outcome::Unchanged, same, bytes_all);
+        engine.budget.free(freed);
+        let mut health = engine.health.borrow_mut();
+        if same > 0 || !found.is_empty() {
+            health.succeeded(std::time::Instant::now());
+        }
+        if health.troubled() {
+            let mut failing = self.errors.iter().map(|(index, _)| *index).peekable();
+            for &index in &self.picks {
+                if failing.next_if_eq(&index).is_none() {
+                    health.recovered(self.batch.entries()[index].slot);
+                }
+            }
+        }
+        drop(health);
+        for (index, found) in found {
+            if let Found::Finding(finding) = found {
+                self.settle_finding(engine, node, index, finding);
+            }
+        }
+    }
+
+    fn settle_finding(&self, engine: &Rc<Engine>, node: &Address, index: usize, finding: Finding) {
+        let entry = self.batch.entries()[index];
+        match finding {
+            Finding::Gone(outcome) => engine.settle_entry(&self.batch, index, outcome),
+            Finding::Large => {
+                engine.budget.free(self.batch.weight(index));
+                let key = engine.source_name(&self.batch, index);
+                let name = self.batch.restore(index).key;
+                engine.compare_large(entry.page, entry.slot, &key, name);
+            }
+            Finding::Differs(kind, message) => {
+                engine.budget.free(self.batch.weight(index));
+                engine.fail(
+                    entry.page,
+                    Failure {
+                        key: engine.source_name(&self.batch, index),
+                        slot: entry.slot,
+                        kind,
+                        message,
+                        node: node.to_string(),
+                    },
+                );
+            }
+        }
     }
 
     /// Settle what was found.
     pub fn settle(&mut self, engine: &Rc<Engine>, node: &Address) {
+        if self.rules.is_some() {
+            self.settle_verified(engine, node);
+            return;
+        }
         for (index, found) in std::mem::take(&mut self.found) {
             let entry = self.batch.entries()[index];
             engine
@@ -212,6 +397,7 @@ impl Comparison {
                     FailureKind::Conflict,
                     &format!("the target holds a value that can't be compared ({error})"),
                 ),
+                Found::Finding(finding) => unreachable!("only a verification finds {finding:?}"),
             }
         }
     }

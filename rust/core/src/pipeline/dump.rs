@@ -5,12 +5,12 @@
 //! replies that wait there count as its memory.
 
 use std::rc::Rc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::batch::Restore;
 use super::lane::{Ask, Ended, Fetch, Lane};
+use super::quick::Shape;
 use super::scan::{Keys, ScanState};
-use super::shown;
+use super::{our_clock, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::error::{Error, ErrorKind};
 use crate::net::Connection;
@@ -46,7 +46,12 @@ impl Lane {
 
     /// Ask for the next keys of a page; false if they do not fit now.
     fn ask_keys(&mut self, number: usize) -> bool {
+        let quick = self.engine.is_quick();
         let fetch = &mut self.fetches[number];
+        if quick && fetch.shapes.len() < fetch.keys.len() {
+            self.ask_types(number);
+            return true;
+        }
         let left = fetch.keys.len() - fetch.asked;
         let restraint = &self.engine.restraint;
         let allowed = restraint.allowance(self.estimate);
@@ -69,11 +74,15 @@ impl Lane {
             encode::time(out);
             self.asked.push_back(Ask::Time);
         }
-        for key in fetch.asked..fetch.asked + count {
-            let (key, _) = fetch.keys.get(key);
+        for place in fetch.asked..fetch.asked + count {
+            let (key, _) = fetch.keys.get(place);
             // The expiry first, so that the RESTORE is encoded in one go when the payload comes.
             encode::expiry(out, expiry, key);
-            encode::dump(out, key);
+            if quick {
+                fetch.shapes[place].ask_length(out, key);
+            } else {
+                encode::dump(out, key);
+            }
         }
         fetch.asked += count;
         self.asked.push_back(Ask::Keys {
@@ -88,6 +97,19 @@ impl Lane {
             }
         }
         true
+    }
+
+    /// Ask for the types of a page's keys, so that their lengths can be asked for.
+    fn ask_types(&mut self, number: usize) {
+        let out = self.out.tail();
+        for (key, _) in self.fetches[number].keys.iter() {
+            encode::type_of(out, key);
+        }
+        self.asked.push_back(Ask::Types {
+            fetch: number,
+            left: self.fetches[number].keys.len(),
+        });
+        self.ready.pop_front();
     }
 
     /// The keys of a scanner's page are asked for: ask for its next page, right behind them.
@@ -140,6 +162,7 @@ impl Lane {
             asked: 0,
             read: 0,
             scanner,
+            shapes: Vec::new(),
         });
         self.ready.push_back(fetch);
     }
@@ -155,6 +178,7 @@ impl Lane {
             let (used, unfinished, need) = match ask {
                 Ask::Scan { scanner } => self.read_page(scanner, data)?,
                 Ask::Time => self.read_time(data)?,
+                Ask::Types { fetch, left } => self.read_types(fetch, left, data)?,
                 Ask::Keys {
                     fetch,
                     left,
@@ -181,11 +205,14 @@ impl Lane {
             Decoded::Whole(Ok(page), used) => (page, used),
         };
         let scanner = &mut self.scanners[number];
-        let keys = self
+        let mut keys = self
             .engine
             .with_naming(|naming| scanner.take(&page, &mut self.engine.overlap.borrow_mut(), naming));
         let (cursor, last) = (scanner.cursor, scanner.state == ScanState::Done);
         let place = scanner.place;
+        if let Some(sample) = self.engine.spec.sample {
+            keys.retain(|key| sample.takes(key));
+        }
         self.engine.shared.progress.scan(keys.len() as u64);
         let open = if self.engine.spec.scan_only {
             0
@@ -218,10 +245,45 @@ impl Lane {
             Decoded::Partial(need) => Ok((0, Some(Ask::Time), need)),
             Decoded::Whole(now, used) => {
                 self.clock = now;
-                self.clock_ahead = now.cast_signed() - our_clock();
+                self.clock_ahead = now.cast_signed() - our_clock().cast_signed();
                 Ok((used, None, 0))
             }
         }
+    }
+
+    /// Read the types of a page's keys.
+    fn read_types(
+        &mut self,
+        number: usize,
+        mut left: usize,
+        data: &[u8],
+    ) -> Result<(usize, Option<Ask>, usize), Ended> {
+        let mut at = 0;
+        while left > 0 {
+            let shape = match decode(&data[at..])? {
+                Decoded::Partial(need) => {
+                    let ask = Ask::Types { fetch: number, left };
+                    return Ok((at, Some(ask), need));
+                }
+                Decoded::Whole(Reply::Simple(name), used) => {
+                    at += used;
+                    Shape::of(name)
+                }
+                Decoded::Whole(Reply::Error(error), used) => {
+                    at += used;
+                    if !concerns_one_key(error) {
+                        return Err(self.refusal("TYPE", error));
+                    }
+                    // The read of its expiry will be answered likewise, and tells of it.
+                    Shape::Other
+                }
+                Decoded::Whole(..) => return Err(ProtocolError::at(&data[at..]).into()),
+            };
+            self.fetches[number].shapes.push(shape);
+            left -= 1;
+        }
+        self.ready.push_front(number);
+        Ok((at, None, 0))
     }
 
     /// Read expiries and payloads, and route each key.
@@ -232,12 +294,28 @@ impl Lane {
         promised: usize,
         data: &[u8],
     ) -> Result<(usize, Option<Ask>, usize), Ended> {
-        let source_now = (our_clock() + self.clock_ahead).max(0).cast_unsigned();
+        let source_now = (our_clock().cast_signed() + self.clock_ahead)
+            .max(0)
+            .cast_unsigned();
         let mut at = 0;
         let mut need = 0;
         let before = left;
         let mut partial = false;
+        let mut skipped = 0;
         while left > 0 {
+            if self.skip > 0 {
+                let skip = self.skip.min(data.len() - at);
+                self.skip -= skip;
+                skipped += skip;
+                at += skip;
+                if self.skip > 0 {
+                    partial = true;
+                    break;
+                }
+                left -= 1;
+                self.pass_on_large(number);
+                continue;
+            }
             if self.expiry.is_none() {
                 match decode(&data[at..])? {
                     Decoded::Partial(_) => {
@@ -257,7 +335,13 @@ impl Lane {
             }
             let (reply, used) = match decode(&data[at..])? {
                 Decoded::Partial(total) => {
-                    need = total;
+                    if self.engine.rules().is_some_and(|rules| total > rules.large) {
+                        self.skip = total - (data.len() - at);
+                        skipped += data.len() - at;
+                        at = data.len();
+                    } else {
+                        need = total;
+                    }
                     partial = true;
                     break;
                 }
@@ -271,13 +355,22 @@ impl Lane {
                 (Ok(expiry), Reply::Bulk(payload)) => {
                     self.pass_on(number, read, expiry, payload, source_now);
                 }
+                (Ok(expiry), Reply::Integer(length)) if self.engine.is_quick() => {
+                    self.pass_on_quickly(number, read, expiry, length, source_now);
+                }
+                // Of another type than it was a moment ago.
+                (Ok(expiry), Reply::Error(error))
+                    if self.engine.is_quick() && error.starts_with(b"WRONGTYPE") =>
+                {
+                    self.pass_on_quickly(number, read, expiry, -1, source_now);
+                }
                 (Err(error), _) => self.unreadable(number, read, &error)?,
                 (_, Reply::Error(error)) => self.unreadable(number, read, error)?,
                 _ => return Err(ProtocolError::at(&data[at - used..]).into()),
             }
             self.fetches[number].read += 1;
         }
-        self.learn(at, before - left);
+        self.learn(at - skipped, before - left);
         self.engine.restraint.correct(0, at);
         if partial {
             let ask = Ask::Keys {
@@ -320,17 +413,51 @@ impl Lane {
                 };
                 self.engine.route(fetch.page, slot, &restore);
             }
+            _ if self.engine.minds_absent_keys() => self.pass_on_absent(fetch, read),
             // It had an expiry and is gone, or would be by the source's clock.
             _ if expiry >= 0 => self.engine.settle(fetch.page, Outcome::Expired, 1, 0),
             _ => self.engine.settle(fetch.page, Outcome::Vanished, 1, 0),
         }
     }
 
+    /// A quick verification: what stands for the value is routed.
+    fn pass_on_quickly(&self, number: usize, read: usize, expiry: i64, length: i64, source_now: u64) {
+        let stand_in = self.fetches[number].shapes[read].stand_in(length);
+        let payload = stand_in.as_ref().map(<[u8; 9]>::as_slice);
+        self.pass_on(number, read, expiry, payload, source_now);
+    }
+
+    /// The payload that was just skipped was too large for the budget: its key is compared in parts.
+    fn pass_on_large(&mut self, number: usize) {
+        self.expiry = None;
+        let fetch = &mut self.fetches[number];
+        let (key, slot) = fetch.keys.get(fetch.read);
+        self.engine
+            .compare_large(fetch.page, slot, key, fetch.keys.target(fetch.read));
+        fetch.read += 1;
+    }
+
+    /// The source lacks a key: what about the target?
+    fn pass_on_absent(&self, fetch: &Fetch, read: usize) {
+        let (_, slot) = fetch.keys.get(read);
+        let nothing = Restore {
+            number: read as u32,
+            key: fetch.keys.target(read),
+            expires_at: 0,
+            payload: b"",
+            rdb_version: None,
+        };
+        if self.engine.spec.verify.is_some() {
+            self.engine.route(fetch.page, slot, &nothing);
+        } else {
+            self.engine.route_deletion(fetch.page, slot, &nothing);
+        }
+    }
+
     /// A key's read was answered with an error.
     fn unreadable(&self, number: usize, read: usize, error: &[u8]) -> Result<(), Ended> {
         let text = String::from_utf8_lossy(error);
-        let denied = text.starts_with("NOPERM") && !text.contains("to run the");
-        if !denied && !text.starts_with("ERR") {
+        if !concerns_one_key(error) {
             return Err(self.refusal("DUMP", error));
         }
         let fetch = &self.fetches[number];
@@ -340,7 +467,7 @@ impl Lane {
             Failure {
                 key: key.to_vec(),
                 slot,
-                kind: if denied {
+                kind: if text.starts_with("NOPERM") {
                     FailureKind::Denied
                 } else {
                     FailureKind::Error
@@ -380,9 +507,9 @@ impl Lane {
     }
 }
 
-/// Our clock in ms since the epoch.
-pub(super) fn our_clock() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as i64)
+/// Whether an error reply of the source is about one key and not about the source as a whole.
+fn concerns_one_key(error: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(error);
+    let denied = text.starts_with("NOPERM") && !text.contains("to run the");
+    denied || text.starts_with("ERR")
 }

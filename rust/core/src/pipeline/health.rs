@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::{Failure, FailureKind};
+use crate::checkpoint::Failure;
 
 /// So many keys failing in a row, without one that succeeds, are taken for one cause: the job stops.
 const SYSTEMATIC: u32 = 1000;
@@ -164,7 +164,7 @@ impl Health {
 
     /// A key failed; returns why the job should stop, if it should.
     pub fn failed(&mut self, failure: &Failure) -> Option<String> {
-        if matches!(failure.kind, FailureKind::Conflict | FailureKind::TtlConflict) {
+        if failure.kind.is_about_data() {
             return None;
         }
         self.failures_in_a_row += 1;
@@ -221,6 +221,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::FailureKind;
 
     const SECOND: Duration = Duration::from_secs(1);
 

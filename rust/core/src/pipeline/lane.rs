@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::quick::Shape;
 use super::scan::{Keys, ScanState, Scanner};
 use super::{Backoff, Engine};
 use crate::checkpoint::PageId;
@@ -36,6 +37,8 @@ pub(super) struct Fetch {
     pub(super) read: usize,
     /// The scanner that waits for the page to be asked for, to go on.
     pub(super) scanner: Option<usize>,
+    /// What TYPE said of the keys: a quick verification asks for lengths with it.
+    pub(super) shapes: Vec<Shape>,
 }
 
 /// A reply that is expected.
@@ -45,6 +48,10 @@ pub(super) enum Ask {
         scanner: usize,
     },
     Time,
+    Types {
+        fetch: usize,
+        left: usize,
+    },
     Keys {
         fetch: usize,
         left: usize,
@@ -90,6 +97,8 @@ pub(crate) struct Lane {
     pub(super) clock: u64,
     /// Expiry of the key whose DUMP comes next; an error in place of it.
     pub(super) expiry: Option<Result<i64, Vec<u8>>>,
+    /// Bytes left of a payload that is too large to be kept.
+    pub(super) skip: usize,
 }
 
 impl Lane {
@@ -125,6 +134,7 @@ impl Lane {
             clock_ahead: 0,
             clock: 0,
             expiry: None,
+            skip: 0,
             engine,
         }
     }
@@ -260,12 +270,14 @@ impl Lane {
                     self.engine.budget.redeem(promised);
                     self.engine.restraint.correct(promised, 0);
                 }
+                Ask::Types { fetch, .. } => self.fetches[fetch].shapes.clear(),
                 Ask::Time => {}
             }
         }
         self.on_the_way = 0;
         self.out = Bytes::default();
         self.expiry = None;
+        self.skip = 0;
         self.ready = self.fetches.iter().map(|(fetch, _)| fetch).collect();
         for (_, fetch) in &mut self.fetches {
             fetch.asked = fetch.read;

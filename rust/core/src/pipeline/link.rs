@@ -57,7 +57,11 @@ pub(crate) enum Flight {
 }
 
 impl Flight {
-    pub fn restore(batch: Batch) -> Self {
+    /// What a batch becomes: RESTOREs on their way, or in a verification the reads of its keys.
+    pub fn of(batch: Batch, engine: &Engine) -> Self {
+        if let Some(rules) = engine.rules() {
+            return Self::Compare(Box::new(Comparison::of_all(batch, engine, rules)));
+        }
         Self::Restore {
             batch,
             replies: 0,
@@ -96,7 +100,7 @@ impl Link {
         engine.budget.hold(open.push(page, slot, restore, replace));
         if open.is_full() {
             let full = std::mem::replace(&mut *open, engine.spares.borrow_mut().take());
-            self.enqueue(Flight::restore(full));
+            self.enqueue(Flight::of(full, engine));
         }
     }
 
@@ -106,7 +110,7 @@ impl Link {
         open.push_again(entry, command);
         if open.is_full() {
             let full = std::mem::replace(&mut *open, engine.spares.borrow_mut().take());
-            self.enqueue(Flight::restore(full));
+            self.enqueue(Flight::of(full, engine));
         }
     }
 
@@ -263,7 +267,7 @@ impl<'a> Session<'a> {
         if self.flights.queue.is_empty() && !self.link.open.borrow().is_empty() {
             let spare = self.engine.spares.borrow_mut().take();
             let open = self.link.open.replace(spare);
-            self.flights.queue.push_back(Flight::restore(open));
+            self.flights.queue.push_back(Flight::of(open, self.engine));
         }
         self.link.in_flight.set(self.flights.queue.len());
     }
@@ -322,6 +326,7 @@ impl<'a> Session<'a> {
                     self.wait_again(&batch, answered..batch.entries().len(), number < begun, reason);
                 }
                 Flight::Compare(comparison) => {
+                    comparison.give_up(self.engine);
                     // Nothing of it is settled yet: RESTORE finds the keys busy once more.
                     self.wait_again(
                         comparison.batch(),
@@ -367,6 +372,7 @@ impl<'a> Session<'a> {
                 }
                 Flight::Restore { batch, .. } => engine.delay(batch, false, &reason),
                 Flight::Compare(comparison) => {
+                    comparison.give_up(engine);
                     let mut again = Batch::default();
                     for &index in comparison.picks() {
                         let batch = comparison.batch();
@@ -410,6 +416,8 @@ fn read_restores(
                 *replies += 1;
                 let text = match reply {
                     Reply::Error(text) => text.to_vec(),
+                    // A deletion, whether the key was still there or not.
+                    Reply::Integer(_) if is_restore && batch.entries()[index].payload == 0 => continue,
                     other => format!("a reply that RESTORE never gives: {other:?}").into_bytes(),
                 };
                 // A refused ASKING shows in the reply to the RESTORE that follows it: that one is judged.

@@ -5,23 +5,29 @@
 
 mod barrier;
 mod batch;
+mod call;
 mod compare;
 mod dump;
 mod health;
+mod judge;
 mod lane;
+mod large;
 mod link;
 mod named;
 mod probe;
+mod quick;
 mod restore;
 mod restraint;
 mod route;
+mod sample;
 mod scan;
+mod sweep;
 mod translate;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
@@ -38,11 +44,15 @@ use crate::topology::SlotRange;
 
 use batch::Spares;
 use health::Health;
+use judge::Rules;
 pub(crate) use lane::Lane;
+use large::LargeKeys;
 use named::Names;
 use restraint::Restraint;
 use route::Router;
+pub use sample::Sample;
 use scan::Overlap;
+pub(crate) use sweep::sweep;
 
 /// What happens to a key that the target has already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +63,28 @@ pub enum OnConflict {
     Replace,
     /// It is left as it is.
     Skip,
+}
+
+/// Compare the source's keys with the target's instead of copying them: nothing is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verify {
+    /// By how many milliseconds the expiries of equal keys may differ.
+    pub ttl_tolerance: u64,
+    /// Compare type, TTL and length only.
+    pub quick: bool,
+}
+
+/// One primary of the target, whose keys are looked for at the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sweep {
+    /// Its index among the job's marks.
+    pub index: u32,
+    /// Where its SCAN goes on.
+    pub cursor: u64,
+    /// The primary.
+    pub node: Address,
+    /// The server process that the cursor comes from.
+    pub run_id: String,
 }
 
 /// All that a job is started with.
@@ -92,6 +124,14 @@ pub struct JobSpec {
     pub type_name: Option<String>,
     /// Count keys only.
     pub scan_only: bool,
+    /// Compare instead of copying.
+    pub verify: Option<Verify>,
+    /// Primaries of the target to look for keys that the source lacks; they are reported unconfirmed.
+    pub sweeps: Vec<Sweep>,
+    /// Look at this part of the keys only.
+    pub sample: Option<Sample>,
+    /// Of the keys handed over by name, delete from the target those that the source lacks.
+    pub delete_extra: bool,
     /// COUNT of the SCAN.
     pub page_keys: u32,
     /// How many connections read from the source.
@@ -114,6 +154,13 @@ pub struct JobSpec {
     pub wait_timeout: Duration,
 }
 
+/// A payload of more than this part of the byte budget is compared in parts: both sides of it, decoded, still
+/// leave room for others.
+const LARGE_SHARE: usize = 16;
+
+/// No payload up to this size is compared in parts.
+const SMALLEST_LARGE: usize = 64 << 10;
+
 /// What the stages share.
 pub(crate) struct Engine {
     pub spec: JobSpec,
@@ -125,6 +172,7 @@ pub(crate) struct Engine {
     pub overlap: RefCell<Overlap>,
     pub restraint: Restraint,
     pub names: RefCell<Names>,
+    pub large: RefCell<LargeKeys>,
     /// No new page is to be begun.
     pub draining: Cell<bool>,
     /// A lane stopped before its partitions were at their ends.
@@ -154,6 +202,7 @@ impl Engine {
                 spec.pause_above,
             ),
             names: RefCell::new(Names::default()),
+            large: RefCell::new(LargeKeys::default()),
             draining: Cell::new(false),
             cut_short: Cell::new(false),
             lanes_running: Cell::new(0),
@@ -168,6 +217,33 @@ impl Engine {
     /// Whether nothing is left to read or to write.
     pub fn is_idle(&self) -> bool {
         self.lanes_running.get() == 0 && self.shared.ledger().open_pages() == 0
+    }
+
+    /// How keys are compared, in a verification.
+    pub fn rules(&self) -> Option<Rules> {
+        self.spec.verify.map(|verify| Rules {
+            verify,
+            large: (self.spec.memory_limit / LARGE_SHARE).max(SMALLEST_LARGE),
+        })
+    }
+
+    /// Whether types and lengths are compared instead of values.
+    pub fn is_quick(&self) -> bool {
+        matches!(self.spec.verify, Some(Verify { quick: true, .. }))
+    }
+
+    /// What is done with keys at the target, for a message.
+    pub fn deed(&self) -> &'static str {
+        match self.spec.verify {
+            None => "restore",
+            Some(Verify { quick: true, .. }) => "measure",
+            Some(_) => "dump",
+        }
+    }
+
+    /// Whether the target is asked about keys that the source lacks.
+    pub fn minds_absent_keys(&self) -> bool {
+        self.spec.verify.is_some() || self.spec.delete_extra
     }
 
     /// Run a stage as a task of its own; if it panics, the job ends with the bug's name.
@@ -275,6 +351,13 @@ impl Backoff {
 /// `wait` with a jitter of a quarter either way, so that what failed together is not retried together.
 pub(crate) fn jitter(wait: Duration) -> Duration {
     wait.mul_f64(0.75 + fastrand::f64() / 2.0)
+}
+
+/// Our clock in ms since the epoch.
+pub(crate) fn our_clock() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_millis() as u64)
 }
 
 /// A key for a message: escaped, and shortened where it is long.

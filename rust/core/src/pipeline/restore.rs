@@ -27,16 +27,23 @@ impl Session<'_> {
                 if busy.is_empty() {
                     self.engine.spares.borrow_mut().give(batch);
                 } else {
-                    let comparison = Comparison::new(batch, busy, self.engine.spec.target_expiry);
+                    let comparison = Comparison::new(batch, busy, self.engine.spec.target_expiry, None);
                     self.link.enqueue(Flight::Compare(Box::new(comparison)));
                 }
             }
             Flight::Compare(mut comparison) => {
-                let errors = comparison.take_errors();
                 comparison.settle(self.engine, &self.link.address);
-                self.link.unconfirmed.set(true);
+                if self.engine.spec.verify.is_none() {
+                    self.link.unconfirmed.set(true);
+                }
+                let errors = comparison.take_errors();
                 let busy = self.handle_errors(comparison.batch(), &errors);
                 debug_assert!(busy.is_empty(), "reads are not answered BUSYKEY");
+                if self.engine.spec.verify.is_some() {
+                    let keys = comparison.picks().len() - errors.len();
+                    self.link.keys.set(self.link.keys.get() + keys as u64);
+                    self.engine.spares.borrow_mut().give((*comparison).into_batch());
+                }
             }
             Flight::Wait(wait) => wait.settle(self.engine, self.link),
         }
@@ -164,8 +171,9 @@ impl Session<'_> {
                     self.engine.stop(
                         ErrorKind::TargetRefused,
                         format!(
-                            "the target's node {} refuses to restore keys: {}",
+                            "the target's node {} refuses to {} keys: {}",
                             self.link.address,
+                            self.engine.deed(),
                             String::from_utf8_lossy(error)
                         ),
                     );
@@ -196,8 +204,9 @@ impl Session<'_> {
                 slot: entry.slot,
                 kind,
                 message: format!(
-                    "the target answered {} to RESTORE {}",
+                    "the target answered {} to {} {}",
                     String::from_utf8_lossy(error),
+                    self.engine.deed().to_uppercase(),
                     shown(key)
                 ),
                 node: self.link.address.to_string(),

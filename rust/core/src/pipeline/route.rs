@@ -38,6 +38,11 @@ impl Router {
         })
     }
 
+    /// Who owns which slot now.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
     /// Address and acknowledged keys of each node that has a link.
     pub fn keys_by_primary(&self) -> Vec<(String, u64)> {
         self.links
@@ -52,6 +57,10 @@ impl Engine {
     /// Put a key fresh from the source into its primary's open batch, in a layout that the target loads.
     #[inline]
     pub fn route(self: &Rc<Self>, page: PageId, slot: u16, restore: &Restore<'_>) {
+        if self.spec.verify.is_some() {
+            // It is compared, not loaded: whatever it is.
+            return self.route_as_is(page, slot, restore);
+        }
         match self.spec.target_rdb.passage(restore.payload) {
             Passage::AsIs => self.route_as_is(page, slot, restore),
             Passage::Footer(version) => {
@@ -86,6 +95,20 @@ impl Engine {
         }
         drop(router);
         self.link(owner).push(self, page, slot, restore, replace);
+    }
+
+    /// Delete a key that the source lacks.
+    pub fn route_deletion(self: &Rc<Self>, page: PageId, slot: u16, nothing: &Restore<'_>) {
+        let mut batch = Batch::default();
+        self.budget.hold(batch.push_deletion(page, slot, nothing));
+        let owner = self.router.borrow().topology.owner(slot);
+        match owner {
+            Some(owner) => {
+                let link = self.link(owner);
+                link.push_again(self, batch.entries()[0], batch.command(0));
+            }
+            None => self.delay(batch, false, "not served by any node"),
+        }
     }
 
     /// The link to a node, opened on first use.
@@ -191,7 +214,7 @@ impl Engine {
     /// Send a whole batch to `node` as it stands.
     pub fn send_batch(self: &Rc<Self>, node: NodeId, batch: Batch) {
         let link = self.link(node);
-        link.enqueue(Flight::restore(batch));
+        link.enqueue(Flight::of(batch, self));
     }
 
     /// Keep a batch waiting, then send its entries on to the owners that their slots have then.

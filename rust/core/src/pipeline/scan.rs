@@ -220,7 +220,7 @@ impl Keys {
         self.index.sort_unstable_by_key(|key| key.slot);
     }
 
-    fn retain(&mut self, keep: impl Fn(&[u8]) -> bool) {
+    pub fn retain(&mut self, keep: impl Fn(&[u8]) -> bool) {
         let bytes = &self.bytes;
         self.index
             .retain(|key| keep(&bytes[key.start..key.start + key.length as usize]));

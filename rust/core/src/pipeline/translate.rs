@@ -6,9 +6,8 @@
 use std::rc::Rc;
 
 use super::batch::{Batch, Entry, Restore};
-use super::dump::our_clock;
 use super::link::Session;
-use super::{Engine, OnConflict, shown};
+use super::{Engine, OnConflict, our_clock, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::payload::{Target, TranslateError, Translated};
 use crate::progress::Outcome;
@@ -59,7 +58,7 @@ impl Engine {
     }
 
     fn translated(&self, target: &Target, restore: &Restore<'_>) -> Result<Translated, TranslateError> {
-        let now = our_clock().max(0).cast_unsigned();
+        let now = our_clock();
         target.translate(restore.payload, self.spec.field_ttl, now)
     }
 }

@@ -77,6 +77,22 @@ pub fn dump(out: &mut Vec<u8>, key: &[u8]) {
     bulk(out, key);
 }
 
+/// Append `TYPE key`.
+#[inline]
+pub fn type_of(out: &mut Vec<u8>, key: &[u8]) {
+    out.extend_from_slice(b"*2\r\n$4\r\nTYPE\r\n");
+    bulk(out, key);
+}
+
+/// Append `EXISTS key…`, which counts those that exist.
+pub fn exists<'a>(out: &mut Vec<u8>, keys: impl ExactSizeIterator<Item = &'a [u8]>) {
+    length(out, b'*', keys.len() + 1);
+    bulk(out, b"EXISTS");
+    for key in keys {
+        bulk(out, key);
+    }
+}
+
 /// Append `TIME`.
 #[inline]
 pub fn time(out: &mut Vec<u8>) {

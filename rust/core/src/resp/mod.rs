@@ -5,5 +5,7 @@
 
 pub mod decode;
 pub mod encode;
+mod tree;
 
 pub use decode::{Decoded, ProtocolError, Reply, ScanPage, decode, decode_scan, decode_time};
+pub use tree::Tree;

@@ -1,0 +1,158 @@
+"""`slotferry verify`: the command that says whether everything is there, exactly.
+
+Invariant: as of `migrate`: stdout is for results, stderr for progress and complaints. Differences are
+results: they set the exit code and are no error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from slotferry.cli.migrate import follow
+from slotferry.cli.sides import File, network_options, side_settings, tls_options
+from slotferry.cli.types import byte_rate, duration, key_rate, milliseconds, partition_count, share, size
+
+if TYPE_CHECKING:
+    from slotferry.verification import Verification
+
+_EPILOG = """\
+\b
+Examples:
+  slotferry verify redis://old:6379 redis+cluster://new1:7000,new2:7000
+  slotferry verify redis://old:6379 redis://new1:7000 --sample 5% --quick
+  slotferry verify redis://old:6379 redis://new1:7000 --differences differences.jsonl
+  slotferry verify redis://old:6379 redis://new1:7000 --repair
+  slotferry verify redis://old:6379 redis://new1:7000 --json | tail -1 | jq .keys
+
+\b
+Exit codes:
+  0  both sides are the same       4  refused: the message says what to change
+  1  a bug of ours                 5  source lost, run again to resume
+  2  usage                         6  target lost, run again to resume
+  3  keys differ, or could not be compared
+  130, 143  interrupted, checkpoint saved, run again to resume
+"""
+
+
+@click.command(context_settings={"auto_envvar_prefix": "SLOTFERRY"}, epilog=_EPILOG)
+@click.argument("source", envvar="SLOTFERRY_SOURCE")
+@click.argument("target", envvar="SLOTFERRY_TARGET")
+@click.option("--match", metavar="GLOB", help="Only keys that match this glob.")
+@click.option(
+    "--type",
+    "type_",
+    metavar="TYPE",
+    envvar="SLOTFERRY_TYPE",
+    help="Only keys of this type: string, hash, list, set, zset, stream.",
+)
+@click.option("--sample", type=share, metavar="SHARE", help="Only this part of the keys, such as 5%.")
+@click.option("--quick", is_flag=True, help="Compare existence, type, TTL and length, not the values.")
+@click.option(
+    "--ttl-tolerance",
+    type=duration,
+    metavar="DURATION",
+    default="100ms",
+    show_default=True,
+    help="By how much the TTLs of equal keys may differ.",
+)
+@click.option(
+    "--recheck",
+    type=click.IntRange(0, 100),
+    default=2,
+    show_default=True,
+    help="How often keys that differ are read again before they are reported.",
+)
+@click.option("--repair", is_flag=True, help="Send again what is missing or different, and compare it again.")
+@click.option("--delete-extra", is_flag=True, help="With --repair: delete from the target what is extra.")
+@click.option("--differences", type=File, help="Write every difference (JSON lines) to this file.")
+@click.option(
+    "--memory-limit",
+    type=size,
+    metavar="SIZE",
+    default="64MiB",
+    show_default=True,
+    help="Budget for data in flight; larger values are compared in parts.",
+)
+@click.option(
+    "--retry-for",
+    type=duration,
+    metavar="DURATION",
+    default="5m",
+    show_default=True,
+    help="How long a lost server or an unavailable slot is tried again.",
+)
+@click.option("--max-keys-per-second", type=key_rate, metavar="NUMBER", help="Read so many keys at the most.")
+@click.option(
+    "--max-bytes-per-second", type=byte_rate, metavar="SIZE", help="Read so many bytes at the most."
+)
+@click.option(
+    "--pause-above-latency",
+    type=milliseconds,
+    metavar="MS",
+    help="Pause while a ping to a server takes longer.",
+)
+@click.option(
+    "--parallel-scans",
+    type=partition_count,
+    metavar="NUMBER",
+    help="Scans of the source at once, a power of two.  [default: from round trip and number of keys]",
+)
+@click.option("--job", metavar="NAME", help="Name in the journal.  [default: made from SOURCE and TARGET]")
+@click.option(
+    "--journal",
+    type=File,
+    help="The journal's file.  [default: journal.db in slotferry in the XDG state folder]",
+)
+@click.option(
+    "--skip-check",
+    metavar="NAME",
+    multiple=True,
+    help="Go on although this check of the preflight fails; may be repeated.",
+)
+@click.option("--restart", is_flag=True, help="Forget an interrupted verification and start over.")
+@click.option("--report", type=File, help="Write the summary (JSON) to this file at the end.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    envvar="SLOTFERRY_JSON",
+    help="JSON lines on stdout; the last one is the summary.",
+)
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "bar", "lines", "none"]),
+    default="auto",
+    show_default=True,
+    help="On stderr: a bar, a line every 5 seconds, or only notices.",
+)
+@network_options
+@tls_options("source")
+@tls_options("target")
+def verify(as_json: bool, progress: Any, report: Path | None, **parameters: Any) -> int:
+    """Compare a cluster with the standalone server that it was copied from.
+
+    Every key, in both directions: value, type and TTL, whatever the encoding. Keys that differ are read again
+    a moment later, to tell what is in motion from what is wrong. Nothing is written without --repair.
+
+    SOURCE and TARGET are written as for 'slotferry migrate'.
+    """
+    from slotferry.cli.report_file import ReportFile
+
+    verification = _verification(**parameters)
+    file = None if report is None else ReportFile(report)
+    result = follow(verification, as_json, progress)
+    if file is not None:
+        file.write(result)
+    if result.error is not None:
+        raise result.error
+    return result.exit_code
+
+
+def _verification(source: str, target: str, type_: str | None, **parameters: Any) -> Verification:
+    from slotferry.verification import Verification, VerifyOptions
+
+    settings = side_settings(parameters)
+    return Verification(source, target, VerifyOptions(type=type_, **parameters, **settings))

@@ -1,0 +1,69 @@
+"""The table that a verification ends with.
+
+Invariant: figures are the report's, keys are escaped, and a row that says nothing is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from slotferry.display.tables import align
+from slotferry.text import format_bytes, format_duration, shorten_key
+from slotferry.verify_report import DIFFERENCES, Difference, VerifyReport
+
+_MEANINGS = {
+    **DIFFERENCES,
+    "payload": "damaged, of an unknown type, or too large for its type: not compared",
+    "denied": "may not be read: not compared",
+    "error": "answered with an error: not compared",
+}
+
+
+def verification_table(report: VerifyReport) -> str:
+    """Return how a verification ended."""
+    keys = report.keys
+    rows = [
+        ("source", keys.scanned, "keys compared" if report.sample is None else "keys of the sample"),
+        ("target", report.target_keys.scanned, "keys looked for at the source"),
+        ("equal", keys.unchanged, _extent(report)),
+        ("expired", keys.expired, "the TTL ran out meanwhile"),
+        ("vanished", keys.vanished, "deleted on both sides meanwhile"),
+        ("pending", report.pending, "their slots stayed unavailable: run it again"),
+    ]
+    rows += [(kind, report.differences.get(kind, 0), meaning) for kind, meaning in _MEANINGS.items()]
+    rows += [
+        ("repaired", report.repaired, "sent again, and equal now"),
+        ("deleted", report.deleted, "extra keys, gone from the target now"),
+    ]
+    shown = [
+        (name, f"{count:,}", meaning) for name, count, meaning in rows if count or name in ("source", "equal")
+    ]
+    lines = [f"verification {report.job}: {_verdict(report)}", *align(shown, numbers=(1,), indent="  ")]
+    lines.append(
+        f"  {format_bytes(report.totals.bytes)} compared in run {report.runs}"
+        f"{', resumed' if report.resumed else ''}: {format_duration(report.elapsed_seconds)}, "
+        f"{report.keys_per_second:,.0f} keys/s; redirects: {report.totals.moved:,} MOVED, "
+        f"{report.totals.ask:,} ASK; retries: {report.totals.retries:,}"
+    )
+    if report.examples:
+        lines += ["differences (source, target):", *_example_lines(report.examples)]
+        if report.differing > len(report.examples):
+            lines.append(f"  and {report.differing - len(report.examples):,} more: --differences FILE")
+    return "\n".join(lines)
+
+
+def _verdict(report: VerifyReport) -> str:
+    if report.error is not None:
+        return report.status
+    if report.differing:
+        return f"{report.differing:,} keys differ"
+    return "not all keys could be compared" if report.pending else "no differences"
+
+
+def _extent(report: VerifyReport) -> str:
+    return "in type, TTL and length" if report.quick else "in type, TTL and value"
+
+
+def _example_lines(examples: Sequence[Difference]) -> list[str]:
+    rows = [(shorten_key(one.key), one.kind, one.source or "-", one.target) for one in examples]
+    return align(rows, indent="  ")

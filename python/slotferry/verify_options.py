@@ -1,0 +1,77 @@
+"""How two sides are compared.
+
+Invariant: as of `Options`: one that exists is valid. Nothing is written to the target unless `repair` or
+`delete_extra` says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from slotferry.errors import UsageError
+from slotferry.options import Options
+
+
+@dataclass(frozen=True)
+class VerifyOptions(Options):
+    """How to verify; the defaults are the command line's. What a migration has too means the same here.
+
+    ttl_tolerance: by how many seconds the expiries of equal keys may differ.
+    recheck: how often keys that differ are read again, a moment later each time, before they are reported.
+        Keys that only the target seems to have are read again at least once.
+    sample: only this part of the keys, above 0 and up to 1; chosen by their names, so always the same ones.
+    quick: compare existence, type, TTL and length, not the values.
+    repair: send keys that are missing or different again, and compare them once more.
+    delete_extra: delete from the target what the source lacks; only together with `repair`.
+    differences: write every difference to this file, a JSON object a line.
+    """
+
+    ttl_tolerance: float = 0.1
+    recheck: int = 2
+    sample: float | None = None
+    quick: bool = False
+    repair: bool = False
+    delete_extra: bool = False
+    differences: Path | str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.ttl_tolerance < 10**9:
+            raise UsageError(
+                f"ttl_tolerance is {self.ttl_tolerance}", hint="give it in seconds, 0 or more, such as 0.1"
+            )
+        if not 0 <= self.recheck <= 100:
+            raise UsageError(f"recheck is {self.recheck}", hint="give it as a number of times from 0 to 100")
+        if self.sample is not None and not 0 < self.sample <= 1:
+            raise UsageError(f"sample is {self.sample}", hint="give it as a part above 0 and up to 1")
+        if self.delete_extra and not self.repair:
+            raise UsageError("delete_extra is given without repair", hint="add repair, or leave it out")
+        if self.dry_run:
+            raise UsageError("a verification has no dry run", hint="it writes nothing unless it repairs")
+
+    @property
+    def partial(self) -> float | None:
+        """The part of the keys that is looked at; None for all."""
+        return None if self.sample is None or self.sample >= 1 else self.sample
+
+    @property
+    def purpose(self) -> str:
+        """What a resumed run has to share besides the filters."""
+        what = "quick" if self.quick else "values"
+        part = "" if self.partial is None else f", sample {self.partial:g}"
+        return f"verify {what}, TTL within {self.ttl_tolerance:g} s{part}"
+
+    @classmethod
+    def after(cls, options: Options, job: str) -> VerifyOptions:
+        """Return how a migration with these `options`, recorded as `job`, is verified."""
+        shared: dict[str, Any] = {f.name: getattr(options, f.name) for f in fields(Options)}
+        changed: dict[str, Any] = {
+            "job": f"{job[:93]}.verify",
+            "on_conflict": "error",
+            "dry_run": False,
+            "restart": True,
+            "verify": False,
+        }
+        return cls(**{name: value for name, value in {**shared, **changed}.items() if name in shared})

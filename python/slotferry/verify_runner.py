@@ -1,0 +1,230 @@
+"""Drives the engine through a verification: source to target, target to source, again what differs, repair.
+
+Invariant: what is reported as a difference was read on both sides at one time, `recheck` times in a row
+(extra keys at least once); and what is repaired is compared once more before it counts as repaired.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from slotferry.discovery import TargetFacts, discover_target
+from slotferry.errors import InternalError, SlotferryError, TargetLostError
+from slotferry.events import Notice, PhaseStarted
+from slotferry.journal import Journal
+from slotferry.recorder import Recorder
+from slotferry.runner import EngineDriver, Runner, Work
+from slotferry.text import shorten_key
+from slotferry.verify_options import VerifyOptions
+
+_RECHECK_SECONDS = 1.0
+_MAX_TARGET_CHANGES = 5
+_REPAIRABLE = ("missing", "different", "type", "ttl", "payload")
+
+
+class _Comparing(Runner):
+    """What both directions share: the keys that differ are read again by name."""
+
+    least_rechecks = 0
+
+    def __init__(self, journal: Journal, name: str, driver: EngineDriver, options: VerifyOptions) -> None:
+        super().__init__(journal, name, driver)
+        self._options = options
+
+    def compare(self, keys: Sequence[bytes], park_after: float | None = None) -> None:
+        """Read these keys on both sides and record what they are now."""
+        self._do(self._by_name(keys, park_after))
+
+    def _by_name(self, keys: Sequence[bytes], park_after: float | None = None) -> Work:
+        work = Work(keys=keys, settings=comparison_settings(self._options))
+        return work if park_after is None else replace(work, park_after=park_after)
+
+    def _works(self) -> Iterator[Work]:
+        scan = self._scan()
+        if scan is not None:
+            yield scan
+        number = 0
+        while (keys := self._journal.totals(self._name).keys).failed or keys.pending:
+            # Keys whose slots were unavailable have not been compared at all yet.
+            least = max(self.least_rechecks, 1 if keys.pending else 0)
+            if number >= max(self._options.recheck, least):
+                return
+            number += 1
+            self._pause()
+            self._driver.emit(
+                PhaseStarted("recheck", f"{keys.failed + keys.pending:,} keys are read again ({number})")
+            )
+            deadline = time.monotonic() + self._driver.options.retry_for
+            for names in self._journal.unsettled_keys(self._name, with_failed=True):
+                yield self._by_name(names, max(1.0, deadline - time.monotonic()))
+
+    def _scan(self) -> Work | None:
+        """Return what is left to be scanned."""
+        raise NotImplementedError
+
+    def _pause(self) -> None:
+        """Let a moment pass, in which what is in motion moves on."""
+        until = time.monotonic() + _RECHECK_SECONDS
+        while time.monotonic() < until:
+            self._driver.cancel.check()
+            time.sleep(0.05)
+
+
+class SourceRunner(_Comparing):
+    """Compares every key of the source with the target's."""
+
+    def _scan(self) -> Work | None:
+        todo = [(mark.index, mark.cursor) for mark in self._journal.marks(self._name) if not mark.done]
+        settings = {**comparison_settings(self._options), "sample": self._options.partial}
+        return Work(partitions=todo, settings=settings) if todo else None
+
+
+class TargetRunner(_Comparing):
+    """Looks for every key of the target at the source, one SCAN a primary.
+
+    The marks are those of the primaries in order. They are void when a primary is another process, or when
+    slots have moved: a key may then have gone where the scan had been already.
+    """
+
+    least_rechecks = 1
+
+    def run(self) -> None:
+        """Sweep until the target has been the same from start to end. Raises `SlotferryError`."""
+        for _ in range(_MAX_TARGET_CHANGES):
+            try:
+                super().run()
+            except TargetLostError as error:
+                if error.kind != "target_changed":
+                    raise
+                reason = str(error)
+            else:
+                if self._look_at_target():
+                    return
+                reason = "the target's slots have moved meanwhile"
+            self._sweep_again(reason)
+        super().run()
+        if not self._look_at_target():
+            self._driver.emit(
+                Notice("the target's slots keep moving: some extra keys may not have been seen")
+            )
+
+    def _scan(self) -> Work | None:
+        todo = []
+        primaries = self._driver.sides.target_facts.primaries
+        addresses = self._driver.sides.target_facts.topology.primaries
+        for mark, primary, address in zip(self._journal.marks(self._name), primaries, addresses, strict=True):
+            if not mark.done:
+                run_id = primary.server.run_id
+                todo.append((mark.index, mark.cursor, address.host, address.port, run_id))
+        if not todo:
+            return None
+        return Work(
+            settings={"sweeps": todo, "sample": self._options.partial, **comparison_settings(self._options)}
+        )
+
+    def _do(self, work: Work) -> None:
+        job = self._driver.new_job(work, 1)  # the engine has no partitions here, only primaries
+        recorder = Recorder(self._journal, self._name, job)
+        try:
+            self._driver.drive(job, lambda: self._tick(job, recorder))
+        finally:
+            recorder.finish()
+            self._tell_checkpoint(recorder)
+
+    def _expected_keys(self, scanned: int, recorder: Recorder) -> int | None:  # noqa: ARG002
+        return None
+
+    def _look_at_target(self) -> bool:
+        """Look at the target anew; return whether it is as it was."""
+        sides = self._driver.sides
+        before = fingerprint(sides.target_facts)
+        self._driver.sides = replace(sides, target_facts=discover_target(sides.target))
+        return fingerprint(self._driver.sides.target_facts) == before
+
+    def _sweep_again(self, reason: str) -> None:
+        self._look_at_target()
+        self._reset()
+        self._driver.emit(Notice(f"{reason}; looking for extra keys from the start"))
+
+    def _start_over(self, error: SlotferryError) -> None:
+        """Another source process answers: its keys may be others."""
+        run_id = self._driver.sides.source_facts.server.run_id
+        facts = self._look_again(error, run_id)
+        self._driver.sides = replace(self._driver.sides, source_facts=facts)
+        for note in facts.notes:
+            self._driver.emit(Notice(note))
+        if facts.server.run_id == run_id:
+            return
+        self._reset()
+        self._driver.emit(Notice(f"{error}; looking for extra keys from the start"))
+
+    def _reset(self) -> None:
+        record = self._journal.job(self._name)
+        if record is None:
+            raise InternalError(f"the job {self._name} is gone from the journal")
+        sides = self._driver.sides
+        self._journal.reset(
+            self._name,
+            record.setup,
+            len(sides.target_facts.topology.primaries),
+            both_run_ids(sides.source_facts.server.run_id, sides.target_facts),
+            nodes=True,
+        )
+        self.started_over = True
+
+
+def fingerprint(target: TargetFacts) -> str:
+    """Return what changes when a primary is another process or slots have moved."""
+    text = repr((target.topology.ranges, [primary.server.run_id for primary in target.primaries]))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def both_run_ids(source_run_id: str, target: TargetFacts) -> str:
+    """Return what the marks of a sweep depend on."""
+    return f"{source_run_id}+{fingerprint(target)}"
+
+
+def comparison_settings(options: VerifyOptions) -> dict[str, Any]:
+    """Return what makes an engine job compare instead of copy."""
+    return {"verify": (options.ttl_tolerance, options.quick), "wait_replicas": 0}
+
+
+@dataclass
+class Repair:
+    """Sends again what differs and compares it once more; counts what it has put right."""
+
+    journal: Journal
+    driver: EngineDriver
+    options: VerifyOptions
+    repaired: int = 0
+    deleted: int = 0
+    _complaints: int = 0
+
+    def run(self, runner: _Comparing, name: str) -> None:
+        """Repair what is recorded as failed under the job `name`. Raises `SlotferryError`."""
+        kinds = [*_REPAIRABLE, *(["extra"] if self.options.delete_extra else [])]
+        for kind in kinds:
+            for keys in self.journal.failed_keys(name, kind):
+                self.driver.cancel.check()
+                self._send(keys, delete=kind == "extra")
+                before = self.journal.totals(name).keys.failed
+                runner.compare(keys)
+                put_right = before - self.journal.totals(name).keys.failed
+                if kind == "extra":
+                    self.deleted += put_right
+                else:
+                    self.repaired += put_right
+
+    def _send(self, keys: Sequence[bytes], *, delete: bool) -> None:
+        work = Work(keys=keys, settings={"on_conflict": "replace", "delete_extra": delete})
+        job = self.driver.new_job(work, 1)
+        self.driver.drive(job, lambda: None)
+        for failure in job.checkpoint().failures:
+            self._complaints += 1
+            if self._complaints <= 3:
+                key = shorten_key(failure.key)
+                self.driver.emit(Notice(f"{key} can't be repaired: {failure.message}"))

@@ -1,0 +1,269 @@
+"""One verification from its first look at both sides to its report.
+
+Invariant: as of a migration's session: journal and lock, look, preflight, and only then the work; whatever
+happens, a run that was begun is ended in the journal and every run ends in a report. Both directions have a
+job of their own in the journal, since their cursors come from different servers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from slotferry import preflight
+from slotferry.cancel import CancelRequest
+from slotferry.control_socket import ControlSocket
+from slotferry.endpoints import Endpoint
+from slotferry.errors import RefusedError, SlotferryError, UsageError
+from slotferry.events import Notice, PhaseStarted
+from slotferry.joblock import JobLock
+from slotferry.journal import JobRecord, Journal
+from slotferry.preflight.rights import (
+    denied_commands,
+    judge_rights,
+    repair_probes,
+    verify_source_probes,
+    verify_target_probes,
+)
+from slotferry.report import Keys, Status, Totals
+from slotferry.resume import check_setup, default_job_name, planned_partitions
+from slotferry.runner import Emit, EngineDriver, Sides
+from slotferry.session import Session, as_our_error, status_of
+from slotferry.verify_options import VerifyOptions
+from slotferry.verify_report import Difference, VerifyReport
+from slotferry.verify_runner import Repair, SourceRunner, TargetRunner, both_run_ids
+
+_EXAMPLES = 10
+
+
+class VerifySession(Session):
+    """One run; `perform` is called once."""
+
+    def __init__(
+        self, source: Endpoint, target: Endpoint, options: VerifyOptions, emit: Emit, cancel: CancelRequest
+    ) -> None:
+        super().__init__(source, target, options, emit, cancel)
+        self._verify = options
+        self.job = options.job or f"verify-{default_job_name(source, target)}"
+        self._setup = replace(self._setup, purpose=options.purpose)
+        self._extra_job = f"{self.job}.extra"
+        self._target_keys = Keys()
+        self._kinds: dict[str, int] = {}
+        self._examples: tuple[Difference, ...] = ()
+        self._repair: Repair | None = None
+        self._file = None if options.differences is None else _DifferencesFile(Path(options.differences))
+
+    def perform(self) -> VerifyReport:
+        """Run and return the report, whose `error` says why the run ended early, be it Ctrl-C."""
+        report = super().perform()
+        assert isinstance(report, VerifyReport)  # noqa: S101 - `_report` makes it
+        return report
+
+    def _run(self, begun: float) -> None:
+        path = self._options.journal_path
+        with (
+            Journal.open(path) as journal,
+            JobLock(path, self.job),
+            ControlSocket(path, self.job, self.controls, self._status) as socket,
+        ):
+            if socket.complaint:
+                self._emit(Notice(socket.complaint))
+            record = journal.job(self.job)
+            if record is not None and (self._resumes(record) or not _is_verification(record)):
+                check_setup(record, self._setup)
+            resumes = record is not None and self._resumes(record)
+            sides = self._look(record.run_id if record is not None and resumes else "")
+            self._prepare(journal, sides)
+            with self._recorded(journal, begun):
+                self._compare(journal, sides)
+
+    def _resumes(self, record: JobRecord) -> bool:
+        """Whether something is left to be resumed; after a complete pass a verification begins anew."""
+        return not self._options.restart and record.status not in ("completed", "completed_with_failures")
+
+    def _prepare(self, journal: Journal, sides: Sides) -> None:
+        """Bring both directions to where this run starts."""
+        partitions = planned_partitions(self._options, sides.source_facts)
+        primaries = len(sides.target_facts.topology.primaries)
+        run_id = sides.source_facts.server.run_id
+        self._figures.resumed = self._prepare_one(journal, self.job, partitions, run_id)
+        sweep_id = both_run_ids(run_id, sides.target_facts)
+        if not self._figures.resumed:
+            journal.discard(self._extra_job)
+        self._prepare_one(journal, self._extra_job, primaries, sweep_id, nodes=True)
+
+    def _prepare_one(
+        self, journal: Journal, name: str, partitions: int, run_id: str, *, nodes: bool = False
+    ) -> bool:
+        record = journal.job(name)
+        if record is None:
+            journal.create(name, self._setup, partitions, run_id, nodes=nodes)
+            return False
+        if self._resumes(record) and record.setup == self._setup:
+            if record.run_id == run_id:
+                return True
+            self._emit(
+                Notice(
+                    f"a server is another process than the one that {name} began with, or slots have moved: "
+                    "its cursors are void, and this direction is scanned again from the start"
+                )
+            )
+        journal.reset(name, self._setup, partitions, run_id, nodes=nodes)
+        return False
+
+    @contextmanager
+    def _recorded(self, journal: Journal, begun: float) -> Iterator[None]:
+        """Enter the run into the journal, for both directions, and end it there whatever happens."""
+        figures, jobs = self._figures, (self.job, self._extra_job)
+        numbers = [journal.begin_run(name, resumed=figures.resumed) for name in jobs]
+        figures.runs = numbers[0]
+        figures.settled_before = sum(journal.totals(name).keys.settled for name in jobs)
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._collect(journal)
+            ours = None if error is None else as_our_error(error, self._cancel)
+            for name, number in zip(jobs, numbers, strict=True):
+                status = status_of(journal.totals(name).keys, ours)
+                journal.end_run(name, number, status, time.monotonic() - begun, ours)
+            if self._file is not None:
+                self._file.write(journal, jobs)
+
+    def _compare(self, journal: Journal, sides: Sides) -> None:
+        options = self._verify
+        driver = self._driver = EngineDriver(sides, options, self._emit, self._cancel, self.controls)
+        self._announce(sides, len(journal.marks(self.job)))
+        source = SourceRunner(journal, self.job, driver, options)
+        try:
+            source.run()
+        finally:
+            if source.started_over:
+                self._figures.settled_before, self._figures.resumed = 0, False
+        self._emit(PhaseStarted("target", "every key of the source is compared; now the target's are"))
+        target = TargetRunner(journal, self._extra_job, driver, options)
+        target.run()
+        if options.repair:
+            repair = self._repair = Repair(journal, driver, options)
+            if journal.difference_counts((self.job, self._extra_job)):
+                self._emit(PhaseStarted("repair", "what differs is sent again and compared once more"))
+            repair.run(source, self.job)
+            repair.run(target, self._extra_job)
+
+    def _collect(self, journal: Journal) -> None:
+        jobs = (self.job, self._extra_job)
+        source, target = (journal.totals(name) for name in jobs)
+        self._target_keys = target.keys
+        self._figures.totals = Totals(
+            source.keys,
+            source.bytes + target.bytes,
+            source.moved + target.moved,
+            source.ask + target.ask,
+            source.retries + target.retries,
+        )
+        self._kinds = journal.difference_counts(jobs)
+        self._examples = tuple(map(Difference.of, journal.failed_of(jobs, _EXAMPLES)))
+
+    def _judge(self, sides: Sides) -> list[preflight.Row]:
+        """Return whether both sides can be compared."""
+        database = sides.target.endpoint.database
+        rows = list(preflight.judge_servers(sides.source_facts, sides.target_facts, database))
+        if not any(row.status == "error" for row in rows):
+            rows += self._judge_rights(sides)
+        return preflight.apply_skips(rows, self._options.skip_check)
+
+    def _judge_rights(self, sides: Sides) -> list[preflight.Row]:
+        options, database = self._verify, sides.source.endpoint.database
+        probes = verify_source_probes(sides.source_facts.server, quick=options.quick)
+        found = sides.source_facts.found
+        with sides.source.open(None if found is None else found.address) as node:
+            if database:
+                node.need("SELECT", database)
+            denied = {node.name: denied_commands(node, probes)}
+        rows = judge_rights("source", denied)
+        probes = verify_target_probes(has_pexpiretime=sides.target_facts.has_pexpiretime, quick=options.quick)
+        if options.repair:
+            probes += repair_probes(delete=options.delete_extra)
+        denied = {}
+        for address in sides.target_facts.topology.primaries:
+            with sides.target.open(address) as node:
+                denied[node.name] = denied_commands(node, probes)
+        return rows + judge_rights("target", denied)
+
+    def _report(self, elapsed: float, error: SlotferryError | None) -> VerifyReport:
+        figures, driver, repair = self._figures, self._driver, self._repair
+        keys = figures.totals.keys
+        settled = keys.settled + self._target_keys.settled
+        done = max(0, keys.scanned if not figures.resumed else settled - figures.settled_before)
+        status: Status = status_of(keys, error)
+        if error is None:
+            differ = self._kinds or keys.pending or self._target_keys.pending
+            status = "completed_with_differences" if differ else "completed"
+        report = VerifyReport(
+            job=self.job,
+            status=status,
+            totals=figures.totals,
+            elapsed_seconds=elapsed,
+            keys_per_second=done / elapsed if elapsed > 0 else 0.0,
+            runs=figures.runs,
+            resumed=figures.resumed,
+            error=error,
+            keys_by_primary=tuple(sorted(driver.keys_by_primary.items())) if driver else (),
+            engine_cpu_seconds=driver.engine_cpu_seconds if driver else 0.0,
+            target_keys=self._target_keys,
+            differences=dict(self._kinds),
+            examples=self._examples,
+            repaired=repair.repaired if repair else 0,
+            deleted=repair.deleted if repair else 0,
+            quick=self._verify.quick,
+            sample=self._verify.partial,
+        )
+        if error is not None:
+            error.report = report
+        return report
+
+
+def _is_verification(record: JobRecord) -> bool:
+    return record.setup.purpose.startswith("verify ")
+
+
+class _DifferencesFile:
+    """The file of `--differences`: whole or absent. Raises `UsageError` where it can't be written."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+
+        def probe() -> None:
+            self._draft.touch()
+            self._draft.unlink()
+
+        self._trying(probe, UsageError)
+
+    def write(self, journal: Journal, jobs: tuple[str, str]) -> None:
+        """Write every difference that the journal has. Raises `RefusedError`."""
+
+        def write() -> None:
+            with self._draft.open("w", encoding="utf-8") as file:
+                for failure in journal.failed_of(jobs):
+                    file.write(json.dumps(Difference.of(failure).to_dict()) + "\n")
+            self._draft.replace(self._path)
+
+        self._trying(write, RefusedError)
+
+    def _trying(self, deed: Callable[[], object], kind: type[SlotferryError]) -> None:
+        try:
+            deed()
+        except OSError as error:
+            raise kind(
+                f"the differences can't be written to {self._path}: {error.strerror}",
+                hint="name another file with --differences",
+            ) from None

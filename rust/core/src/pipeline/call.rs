@@ -1,0 +1,87 @@
+//! Questions and answers on a connection of their own: for what is asked seldom, one question at a time.
+//!
+//! Invariant: a caller whose question was not answered is not used again: its replies would be those of the
+//! question before.
+
+use std::time::Duration;
+
+use crate::net::{self, Access, Address, Bytes, Connection, HandshakeError};
+use crate::resp::{Decoded, Tree};
+
+/// An answer that stays away so long is not waited for any more.
+const REPLY_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// The server is not there; another try may help.
+    Lost(String),
+    /// It turns us away, or speaks no RESP.
+    Refused(String),
+    /// It is another process than the one that was meant.
+    Changed(String),
+}
+
+/// A connection to one server.
+pub(super) struct Caller {
+    connection: Connection,
+    run_id: Option<String>,
+}
+
+impl Caller {
+    /// Connect and log in; `run_id` says which process it has to be.
+    pub async fn open(address: &Address, access: &Access, run_id: Option<&str>) -> Result<Self, CallError> {
+        let (connection, found) = net::open(address, access, run_id.is_some())
+            .await
+            .map_err(|error| match error {
+                HandshakeError::Lost(message) => CallError::Lost(message),
+                HandshakeError::Refused(message) => CallError::Refused(message),
+            })?;
+        let caller = Self {
+            connection,
+            run_id: found,
+        };
+        match (run_id, caller.run_id.as_deref().unwrap_or_default()) {
+            (Some(wanted), found) if wanted != found => Err(CallError::Changed(format!(
+                "is another process now (run_id {found}, the cursor is from {wanted})"
+            ))),
+            _ => Ok(caller),
+        }
+    }
+
+    /// Send encoded commands and return their `count` replies.
+    pub async fn ask(&mut self, commands: Vec<u8>, count: usize) -> Result<Vec<Tree>, CallError> {
+        tokio::time::timeout(REPLY_PATIENCE, self.exchange(commands, count))
+            .await
+            .unwrap_or_else(|_| {
+                Err(CallError::Lost(format!(
+                    "no reply for {} s",
+                    REPLY_PATIENCE.as_secs()
+                )))
+            })
+    }
+
+    /// [`Self::ask`] for one reply.
+    pub async fn ask_one(&mut self, command: Vec<u8>) -> Result<Tree, CallError> {
+        Ok(self.ask(command, 1).await?.pop().unwrap_or(Tree::Nil))
+    }
+
+    async fn exchange(&mut self, mut commands: Vec<u8>, count: usize) -> Result<Vec<Tree>, CallError> {
+        let mut out = Bytes::default();
+        std::mem::swap(out.tail(), &mut commands);
+        let mut replies = Vec::with_capacity(count);
+        while replies.len() < count {
+            let progress = match Tree::decode(self.connection.received()) {
+                Ok(Decoded::Whole(reply, used)) => {
+                    self.connection.consume(used);
+                    replies.push(reply);
+                    continue;
+                }
+                Ok(Decoded::Partial(_)) => self.connection.exchange(&mut out, true).await,
+                Err(error) => return Err(CallError::Refused(error.to_string())),
+            };
+            progress.map_err(|error| CallError::Lost(net::plain(&error)))?;
+        }
+        Ok(replies)
+    }
+}

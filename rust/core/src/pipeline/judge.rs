@@ -1,0 +1,226 @@
+//! One key on both sides: the same, or what differs and how.
+//!
+//! Invariant: nothing is called the same unless value and expiry were compared; what differs comes with both
+//! sides in short, as `source <> target`.
+
+use super::Verify;
+use super::batch::Restore;
+use super::quick;
+use crate::checkpoint::FailureKind;
+use crate::payload::{Comparison, PayloadError, compare_values, describe, same_bytes};
+use crate::progress::Outcome;
+
+/// What a key turned out to be; `Same` is not among it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// Nothing to find: neither side has it (any more).
+    Gone(Outcome),
+    Differs(FailureKind, String),
+    /// Too large to be decoded within the budget: to be compared in parts.
+    Large,
+}
+
+/// What the target holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held<'a> {
+    pub payload: &'a [u8],
+    /// Milliseconds since the epoch; 0: does not expire.
+    pub expires_at: u64,
+}
+
+/// The rules by which keys are compared.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    pub verify: Verify,
+    /// Bytes that a payload may have, and four times of which its value may take, to be compared as a whole.
+    pub large: usize,
+}
+
+/// Compare what the source has (an empty payload: nothing) with what the target has; `None`: the same.
+#[inline]
+pub(crate) fn judge(wanted: &Restore<'_>, held: Option<Held<'_>>, rules: Rules, now: u64) -> Option<Finding> {
+    let is_wanted = !wanted.payload.is_empty();
+    match held {
+        Some(held) if is_wanted => {
+            let equal = if rules.verify.quick {
+                wanted.payload == held.payload
+            } else {
+                same_bytes(wanted.payload, held.payload).unwrap_or(false)
+            };
+            if equal && same_expiry(wanted.expires_at, held.expires_at, rules.verify.ttl_tolerance) {
+                return None;
+            }
+            look_closer(wanted, held, equal, rules)
+        }
+        None if !is_wanted => Some(Finding::Gone(Outcome::Vanished)),
+        // It went just now, or does so within what the clocks may differ by.
+        None if wanted.expires_at > 0 && wanted.expires_at <= now + rules.verify.ttl_tolerance => {
+            Some(Finding::Gone(Outcome::Expired))
+        }
+        None => Some(Finding::Differs(
+            FailureKind::Missing,
+            format!("{} <> absent", in_short(wanted.payload, rules)),
+        )),
+        Some(held) if held.expires_at > 0 && held.expires_at <= now + rules.verify.ttl_tolerance => {
+            Some(Finding::Gone(Outcome::Expired))
+        }
+        Some(held) => Some(Finding::Differs(
+            FailureKind::Extra,
+            format!("absent <> {}", in_short(held.payload, rules)),
+        )),
+    }
+}
+
+/// The payloads or the expiries are not equal as they stand.
+#[cold]
+fn look_closer(wanted: &Restore<'_>, held: Held<'_>, equal: bool, rules: Rules) -> Option<Finding> {
+    let comparison = if equal {
+        Ok(Comparison::Same)
+    } else if rules.verify.quick {
+        Ok(quick::compare(wanted.payload, held.payload))
+    } else {
+        compare_values(wanted.payload, held.payload, rules.large.saturating_mul(4))
+    };
+    let differs = |kind, source, target| Some(Finding::Differs(kind, format!("{source} <> {target}")));
+    match comparison {
+        Ok(Comparison::Different(source, target)) => differs(FailureKind::Different, source, target),
+        Ok(Comparison::OtherType(source, target)) => differs(FailureKind::Type, source, target),
+        Ok(Comparison::Same) => {
+            let [ours, theirs] = [wanted.expires_at, held.expires_at];
+            if same_expiry(ours, theirs, rules.verify.ttl_tolerance) {
+                return None;
+            }
+            differs(FailureKind::Ttl, show_expiry(ours), show_expiry(theirs))
+        }
+        Err(PayloadError::TooLarge { .. }) => Some(Finding::Large),
+        Err(error) => {
+            let [source, target] = [wanted.payload, held.payload].map(|payload| in_short(payload, rules));
+            let text = format!("{source} <> {target}: the values can't be compared, {error}");
+            Some(Finding::Differs(FailureKind::Payload, text))
+        }
+    }
+}
+
+/// Whether two expiries (0: none) are the same within `tolerance` ms.
+pub(crate) fn same_expiry(ours: u64, theirs: u64, tolerance: u64) -> bool {
+    (ours == 0) == (theirs == 0) && ours.abs_diff(theirs) <= tolerance
+}
+
+/// An expiry in short.
+pub(crate) fn show_expiry(expires_at: u64) -> String {
+    if expires_at == 0 {
+        "no TTL".to_owned()
+    } else {
+        format!("expires at {expires_at} ms")
+    }
+}
+
+fn in_short(payload: &[u8], rules: Rules) -> String {
+    if rules.verify.quick {
+        return quick::describe(payload);
+    }
+    describe(payload, rules.large.saturating_mul(4)).unwrap_or_else(|_| {
+        let kind = payload
+            .first()
+            .map_or("nothing", |&byte| crate::payload::kind_name(byte));
+        format!("{kind}, a payload of {} bytes", payload.len())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::Footer;
+
+    const RULES: Rules = Rules {
+        verify: Verify {
+            ttl_tolerance: 100,
+            quick: false,
+        },
+        large: 1 << 20,
+    };
+    const NOW: u64 = 1_000_000;
+
+    fn sealed(body: &[u8]) -> Vec<u8> {
+        [body, &Footer::new(body, 11).to_bytes()].concat()
+    }
+
+    fn judged(ours: Option<(&[u8], u64)>, theirs: Option<(&[u8], u64)>) -> Option<Finding> {
+        let ours = ours.map(|(body, at)| (sealed(body), at));
+        let theirs = theirs.map(|(body, at)| (sealed(body), at));
+        let wanted = Restore {
+            number: 0,
+            rdb_version: None,
+            key: b"k",
+            expires_at: ours.as_ref().map_or(0, |ours| ours.1),
+            payload: ours.as_ref().map_or(b"".as_slice(), |ours| &ours.0),
+        };
+        let held = theirs.as_ref().map(|(payload, expires_at)| Held {
+            payload,
+            expires_at: *expires_at,
+        });
+        judge(&wanted, held, RULES, NOW)
+    }
+
+    fn kind(finding: Option<Finding>) -> FailureKind {
+        match finding {
+            Some(Finding::Differs(kind, text)) => {
+                assert_eq!(text.matches(" <> ").count(), 1, "{text}");
+                kind
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const A: &[u8] = b"\x00\x01a";
+    const B: &[u8] = b"\x00\x01b";
+
+    #[test]
+    fn every_kind_of_difference() {
+        assert_eq!(judged(Some((A, 0)), Some((A, 0))), None);
+        assert_eq!(judged(Some((A, 5000)), Some((A, 5100))), None);
+        assert_eq!(kind(judged(Some((A, 5000)), Some((A, 5101)))), FailureKind::Ttl);
+        assert_eq!(kind(judged(Some((A, 5000)), Some((A, 0)))), FailureKind::Ttl);
+        assert_eq!(kind(judged(Some((A, 0)), Some((B, 0)))), FailureKind::Different);
+        let list = b"\x01\x01\x01a".as_slice();
+        assert_eq!(kind(judged(Some((A, 0)), Some((list, 0)))), FailureKind::Type);
+        assert_eq!(kind(judged(Some((A, 0)), None)), FailureKind::Missing);
+        assert_eq!(kind(judged(None, Some((A, 0)))), FailureKind::Extra);
+        let unknown = b"\x1fwhat".as_slice();
+        assert_eq!(
+            kind(judged(Some((A, 0)), Some((unknown, 0)))),
+            FailureKind::Payload
+        );
+    }
+
+    #[test]
+    fn what_expires_at_this_moment_is_no_difference() {
+        let expired = Some(Finding::Gone(Outcome::Expired));
+        assert_eq!(judged(Some((A, NOW + 100)), None), expired);
+        assert_eq!(judged(None, Some((A, NOW + 100))), expired);
+        assert_eq!(kind(judged(Some((A, NOW + 101)), None)), FailureKind::Missing);
+        assert_eq!(judged(None, None), Some(Finding::Gone(Outcome::Vanished)));
+    }
+
+    #[test]
+    fn a_value_beyond_the_limit_is_left_to_be_compared_in_parts() {
+        let rules = Rules { large: 10, ..RULES };
+        let [ours, theirs] = [b'a', b'b'].map(|last| {
+            let mut body = b"\x00\x40\x64".to_vec();
+            body.extend([last; 100]);
+            sealed(&body)
+        });
+        let wanted = Restore {
+            number: 0,
+            rdb_version: None,
+            key: b"k",
+            expires_at: 0,
+            payload: &ours,
+        };
+        let held = Held {
+            payload: &theirs,
+            expires_at: 0,
+        };
+        assert_eq!(judge(&wanted, Some(held), rules, NOW), Some(Finding::Large));
+    }
+}

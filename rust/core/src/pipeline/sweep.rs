@@ -1,0 +1,262 @@
+//! The other direction of a verification: the keys of a primary of the target, looked for at the source.
+//!
+//! Invariant: what is reported here is a candidate: the key was in the target's SCAN and then not at the source.
+//! Whether it is extra is said by a comparison of both sides by name. A cursor is used only on the process that
+//! it came from.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::call::{CallError, Caller};
+use super::scan::Keys;
+use super::{Backoff, Engine, Sweep};
+use crate::checkpoint::{Failure, FailureKind, PageId};
+use crate::control::Event;
+use crate::error::ErrorKind;
+use crate::progress::Outcome;
+use crate::resp::{Tree, encode};
+
+/// So many pages' worth of keys are asked for at once, since a primary has one SCAN alone.
+const PAGES: u32 = 4;
+
+/// How long a sweep that is held back waits before it looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// Why a sweep stopped for now.
+enum Stopped {
+    Source(CallError),
+    Target(CallError),
+}
+
+/// A page of a primary's keys.
+struct Page {
+    cursor: u64,
+    keys: Keys,
+}
+
+/// Sweep one primary, the `place`-th of the job's marks, to its end.
+pub(crate) async fn sweep(engine: Rc<Engine>, place: usize, mut task: Sweep) {
+    let mut backoff = Backoff::new();
+    let mut lost: Option<Instant> = None;
+    loop {
+        let before = task.cursor;
+        let stopped = match walk(&engine, place, &mut task).await {
+            Ok(()) => break,
+            Err(stopped) => stopped,
+        };
+        if task.cursor != before {
+            backoff = Backoff::new();
+            lost = None;
+        }
+        let (name, error, lost_kind, refused) = match stopped {
+            Stopped::Source(error) => (
+                format!("source {}", engine.spec.source),
+                error,
+                ErrorKind::SourceLost,
+                (ErrorKind::SourceChanged, ErrorKind::SourceRefused),
+            ),
+            Stopped::Target(error) => (
+                format!("the target's node {}", task.node),
+                error,
+                ErrorKind::TargetLost,
+                (ErrorKind::TargetChanged, ErrorKind::TargetRefused),
+            ),
+        };
+        let reason = match error {
+            CallError::Changed(what) => return engine.stop(refused.0, format!("{name} {what}")),
+            CallError::Refused(what) => return engine.stop(refused.1, format!("{name}: {what}")),
+            CallError::Lost(what) => format!("{name}: {what}"),
+        };
+        let now = Instant::now();
+        let since = *lost.get_or_insert_with(|| {
+            engine.shared.tell(Event {
+                kind: if lost_kind == ErrorKind::SourceLost {
+                    "source_lost"
+                } else {
+                    "node_lost"
+                },
+                message: reason.clone(),
+                node: (lost_kind == ErrorKind::TargetLost).then(|| task.node.to_string()),
+                slot: None,
+            });
+            now
+        });
+        if now - since >= engine.spec.retry_for {
+            return engine.stop(lost_kind, format!("{reason}, for {} s", (now - since).as_secs()));
+        }
+        engine.health.borrow_mut().source(Some(reason), now);
+        let wait = backoff.step();
+        tokio::time::sleep(wait.min(Duration::from_secs(1))).await;
+    }
+    engine.lanes_running.set(engine.lanes_running.get() - 1);
+    engine.changed.notify_one();
+}
+
+/// One pair of connections' life; `Ok` at the end or when the job drains.
+async fn walk(engine: &Rc<Engine>, place: usize, task: &mut Sweep) -> Result<(), Stopped> {
+    let spec = &engine.spec;
+    let mut target = Caller::open(&task.node, &spec.target_access, Some(&task.run_id))
+        .await
+        .map_err(Stopped::Target)?;
+    let mut source = Caller::open(&spec.source, &spec.source_access, Some(&spec.source_run_id))
+        .await
+        .map_err(Stopped::Source)?;
+    engine.health.borrow_mut().source(None, Instant::now());
+    let mut page = read_page(engine, &mut target, task.cursor)
+        .await
+        .map_err(Stopped::Target)?;
+    loop {
+        let look = async { look_up(&mut source, &page.keys).await.map_err(Stopped::Source) };
+        let is_last = page.cursor == 0;
+        let next = async {
+            // A pause, or a rate that is used up, holds this direction back as well.
+            while engine.restraint.allowance(1) == 0 && !engine.draining.get() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            if is_last || engine.draining.get() {
+                return Ok(None);
+            }
+            let next = read_page(engine, &mut target, page.cursor).await;
+            next.map(Some).map_err(Stopped::Target)
+        };
+        // The next page is read while this one is looked up.
+        let (absent, next) = tokio::join!(look, next);
+        record(engine, place, task, &page, absent?);
+        let Some(next) = next? else {
+            if !is_last {
+                engine.cut_short.set(true);
+            }
+            return Ok(());
+        };
+        page = next;
+    }
+}
+
+async fn read_page(engine: &Engine, target: &mut Caller, cursor: u64) -> Result<Page, CallError> {
+    let spec = &engine.spec;
+    let mut command = Vec::new();
+    encode::scan(
+        &mut command,
+        cursor,
+        spec.page_keys.saturating_mul(PAGES),
+        spec.pattern.as_deref(),
+        spec.type_name.as_deref().map(str::as_bytes),
+    );
+    let reply = target.ask_one(command).await?;
+    if let Tree::Error(text) = &reply {
+        return Err(refusal("SCAN", text));
+    }
+    let [cursor, keys] = reply.elements() else {
+        return Err(CallError::Refused("its reply to SCAN is none".to_owned()));
+    };
+    let cursor = cursor
+        .text()
+        .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
+        .ok_or_else(|| CallError::Refused("its reply to SCAN has no cursor".to_owned()))?;
+    let taken = keys
+        .elements()
+        .iter()
+        .filter_map(Tree::text)
+        .filter(|key| spec.sample.is_none_or(|sample| sample.takes(key)));
+    // A filter of names narrows this direction too; rules that rename keys have no way back.
+    let keys = engine.with_naming(|naming| match naming {
+        None => Keys::collect(taken),
+        Some(naming) => Keys::select(taken, naming),
+    });
+    Ok(Page { cursor, keys })
+}
+
+/// The places of those keys that the source lacks, or that it does not let us ask for (with what it says).
+async fn look_up(source: &mut Caller, keys: &Keys) -> Result<Vec<(usize, Option<Vec<u8>>)>, CallError> {
+    if keys.len() == 0 {
+        return Ok(Vec::new());
+    }
+    // A count for all of them is nearly always enough, and costs the source the least.
+    let mut all = Vec::new();
+    encode::exists(&mut all, (0..keys.len()).map(|place| keys.get(place).0));
+    match source.ask_one(all).await? {
+        Tree::Integer(count) if usize::try_from(count) == Ok(keys.len()) => return Ok(Vec::new()),
+        Tree::Integer(_) => {}
+        Tree::Error(text) if text.starts_with(b"NOPERM") => {}
+        Tree::Error(text) => return Err(refusal("EXISTS", &text)),
+        _ => return Err(CallError::Refused("its reply to EXISTS is none".to_owned())),
+    }
+    let mut each = Vec::new();
+    for (key, _) in keys.iter() {
+        encode::exists(&mut each, std::iter::once(key));
+    }
+    let mut absent = Vec::new();
+    for (place, reply) in source.ask(each, keys.len()).await?.into_iter().enumerate() {
+        match reply {
+            Tree::Integer(0) => absent.push((place, None)),
+            Tree::Integer(_) => {}
+            Tree::Error(text) if text.starts_with(b"NOPERM") && !is_refusal(&text) => {
+                absent.push((place, Some(text)));
+            }
+            Tree::Error(text) => return Err(refusal("EXISTS", &text)),
+            _ => return Err(CallError::Refused("its reply to EXISTS is none".to_owned())),
+        }
+    }
+    Ok(absent)
+}
+
+/// Whether a NOPERM is about the command and not about the key.
+fn is_refusal(text: &[u8]) -> bool {
+    String::from_utf8_lossy(text).contains("to run the")
+}
+
+fn refusal(command: &str, text: &[u8]) -> CallError {
+    let text = String::from_utf8_lossy(text);
+    match text.split(' ').next().unwrap_or_default() {
+        "LOADING" | "BUSY" | "MASTERDOWN" | "UNBLOCKED" => CallError::Lost(text.into_owned()),
+        _ => CallError::Refused(format!("answered {text} to {command}")),
+    }
+}
+
+/// Enter a page into the books: what the source has too is settled, the rest are candidates.
+fn record(
+    engine: &Engine,
+    place: usize,
+    task: &mut Sweep,
+    page: &Page,
+    absent: Vec<(usize, Option<Vec<u8>>)>,
+) {
+    let keys = page.keys.len();
+    engine.shared.progress.scan(keys as u64);
+    let number: PageId =
+        engine
+            .shared
+            .ledger()
+            .open_page(place, page.cursor, page.cursor == 0, keys as u32, keys as u64);
+    task.cursor = page.cursor;
+    let present = keys - absent.len();
+    for (place, error) in absent {
+        let (key, slot) = page.keys.get(place);
+        let (kind, message, node) = match error {
+            None => (
+                FailureKind::Extra,
+                "absent <> there".to_owned(),
+                task.node.to_string(),
+            ),
+            Some(text) => (
+                FailureKind::Denied,
+                format!("the source answered {} to EXISTS", String::from_utf8_lossy(&text)),
+                engine.spec.source.to_string(),
+            ),
+        };
+        engine.fail(
+            number,
+            Failure {
+                key: key.to_vec(),
+                slot,
+                kind,
+                message,
+                node,
+            },
+        );
+    }
+    if present > 0 {
+        engine.settle(number, Outcome::Unchanged, present as u32, 0);
+    }
+    engine.health.borrow_mut().succeeded(Instant::now());
+}

@@ -1,0 +1,109 @@
+"""Verification while slots move and processes die: nothing wrong is reported, nothing is missed."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import ExitStack
+
+import pytest
+from redis.crc import key_slot
+
+from slotferry import Verification, VerifyOptions
+from slotferry.events import PhaseStarted, Progress
+from slotferry.local import LocalCluster, LocalServer
+from tests.command import Running, run
+from tests.faults.test_slots_moving import Reshard, _owner
+from tests.integration.migrating import migrate
+from tests.servers.dataset import fill_strings
+from tests.servers.kinds import ServerKind
+from tests.servers.raw import connect
+
+_KEYS = 100_000
+
+
+@pytest.fixture
+def filled(source: LocalServer) -> LocalServer:
+    with connect(source) as connection:
+        fill_strings(connection, _KEYS)
+    return source
+
+
+@pytest.fixture
+def own_cluster(kind: ServerKind, stack: ExitStack) -> LocalCluster:
+    """Return a cluster of this test alone, whose slots may be moved and whose nodes may die."""
+    return stack.enter_context(LocalCluster(kind.binary))
+
+
+def test_slots_that_move_meanwhile(filled: LocalServer, own_cluster: LocalCluster) -> None:
+    assert migrate(filled, own_cluster).ok
+    first, second, _ = own_cluster.primaries
+    with own_cluster.client() as new:
+        new.set("extra", "x")
+        new.set("key:7", "other")
+    verification = Verification(filled.url, own_cluster.url, VerifyOptions(recheck=1))
+    moved = 0
+    for event in verification.events():
+        if isinstance(event, Progress) and event.keys.scanned and moved < 60:
+            for slot in range(moved, moved + 20):
+                Reshard(own_cluster, slot, first, second).do()
+            moved += 20
+
+    report = verification.result()
+    assert report.differences == {"different": 1, "extra": 1}
+    assert report.target_keys.scanned >= _KEYS + 1
+
+
+def test_slots_that_move_while_the_target_is_swept(filled: LocalServer, own_cluster: LocalCluster) -> None:
+    assert migrate(filled, own_cluster).ok
+    first, second, _ = own_cluster.primaries
+    with own_cluster.client() as new:
+        new.set("extra", "x")
+    verification = Verification(filled.url, own_cluster.url, VerifyOptions())
+    for event in verification.events():
+        if isinstance(event, PhaseStarted) and event.phase == "target":
+            Reshard(own_cluster, 5, first, second).do()
+
+    assert verification.result().differences == {"extra": 1}
+
+
+def test_keys_behind_an_ask(source: LocalServer, own_cluster: LocalCluster) -> None:
+    slot = key_slot(b"{tag}")
+    with source.client() as client:
+        client.mset({f"{{tag}}{i}": i for i in range(500)})
+        client.rpush("{tag}large", *(["x" * 1_000] * 300))
+    assert migrate(source, own_cluster).ok
+    old = _owner(own_cluster, slot)
+    new = next(node for node in own_cluster.primaries if node is not old)
+    reshard = Reshard(own_cluster, slot, old, new)
+    reshard.open()
+    with connect(old) as connection:
+        keys = connection.execute("CLUSTER", "GETKEYSINSLOT", slot, 300)
+        connection.execute("MIGRATE", new.host, new.port, "", 0, 10_000, "KEYS", *keys)
+
+    report = Verification(source.url, own_cluster.url).run()
+
+    assert report.ok, report.examples
+    assert report.totals.ask > 0
+    reshard.move_keys()
+    reshard.close()
+    assert Verification(source.url, own_cluster.url, VerifyOptions(memory_limit=1 << 20)).run().ok
+
+
+def test_a_killed_verification_goes_on(filled: LocalServer, cluster: LocalCluster) -> None:
+    assert migrate(filled, cluster).ok
+    with cluster.client() as new:
+        new.delete("key:1")
+    command = ("verify", filled.url, cluster.url, "--json", "--max-keys-per-second", "50000")
+    with Running(*command) as running:
+        while not running.ended and not any(
+            job["keys"]["unchanged"] for job in run("jobs", "list", "--json").lines
+        ):
+            pass
+        running.send(signal.SIGKILL)
+
+    done = run("verify", filled.url, cluster.url, "--json")
+
+    assert done.code == 3, done.stderr
+    assert done.summary["resumed"]
+    assert done.keys["missing"] == 1
+    assert done.keys["source"] >= _KEYS

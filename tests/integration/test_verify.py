@@ -1,0 +1,282 @@
+"""`Verification`: everything that differs is found and nothing else, across versions; and repair."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slotferry import Migration, Options, Verification, VerifyOptions, VerifyReport
+from slotferry.errors import JobMismatchError, TargetUnfitError
+from slotferry.events import PhaseStarted, Progress
+from slotferry.local import LocalCluster, LocalServer
+from tests.integration.migrating import migrate
+from tests.servers.dataset import fill, fill_strings
+from tests.servers.planting import plant, plant_large, sow, sow_large
+from tests.servers.raw import connect
+
+_VALKEY = [("redis-6.2", "valkey-9.1"), ("redis-7.0", "valkey-9.1"), ("valkey-9.1", "valkey-9.1")]
+
+
+def verify(source: LocalServer, cluster: LocalCluster, **options: Any) -> VerifyReport:
+    """Compare two sides; a busy machine may have shortened a TTL by more than the default tolerance."""
+    defaults = {"ttl_tolerance": 2.0, "recheck": 1}
+    return Verification(source.url, cluster.url, VerifyOptions(**{**defaults, **options})).run()
+
+
+def differences(path: Path) -> dict[bytes, str]:
+    """Return what `differences` wrote: key → kind."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    found = {line["key"].encode(): line["kind"] for line in lines}
+    assert len(found) == len(lines)
+    return found
+
+
+@pytest.mark.parametrize(("source", "cluster"), _VALKEY, indirect=True)
+def test_equal_data_is_equal_across_versions(
+    request: pytest.FixtureRequest, source: LocalServer, cluster: LocalCluster
+) -> None:
+    valkey = request.node.callspec.params["source"] == "valkey-9.1"
+    with connect(source) as connection:
+        keys = fill(connection, 5_000, field_ttls=valkey)
+    assert migrate(source, cluster).ok
+
+    for options in ({}, {"quick": True}, {"memory_limit": 1 << 20}):
+        report = verify(source, cluster, **options)
+        assert report.ok, (options, report.examples)
+        assert report.keys.scanned == report.keys.unchanged == report.target_keys.scanned == keys
+
+
+@pytest.mark.parametrize(("source", "cluster"), _VALKEY, indirect=True)
+def test_everything_planted_is_found_and_nothing_else(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    _find_and_repair(source, cluster, tmp_path / "differences", keys=3_000, each=3)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("source", "cluster"), _VALKEY[:2], indirect=True)
+def test_a_thousand_differences_among_a_million_keys(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    _find_and_repair(source, cluster, tmp_path / "differences", keys=1_000_000, each=53)
+
+
+def _find_and_repair(source: LocalServer, cluster: LocalCluster, path: Path, *, keys: int, each: int) -> None:
+    with connect(source) as connection:
+        fill(connection, keys)
+    with source.client() as old, cluster.client() as new:
+        sow(old, each)
+        assert migrate(source, cluster).ok
+        expected = plant(new, each)
+
+    report = verify(source, cluster, differences=path)
+
+    assert differences(path) == expected
+    assert report.differences == Counter(expected.values())
+    assert report.status == "completed_with_differences"
+    assert not report.ok
+
+    repaired = verify(source, cluster, repair=True)
+    assert repaired.differences == {"extra": each}
+    assert repaired.repaired == len(expected) - each
+
+    cleaned = verify(source, cluster, repair=True, delete_extra=True, differences=path)
+    assert (cleaned.ok, cleaned.deleted, cleaned.repaired) == (True, each, 0)
+    assert differences(path) == {}
+    assert verify(source, cluster).ok
+
+
+def test_values_beyond_the_limit_are_compared_in_parts(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    path = tmp_path / "differences"
+    with source.client() as old, cluster.client() as new:
+        sow_large(old)
+        assert migrate(source, cluster).ok
+        assert verify(source, cluster, memory_limit=1 << 20).ok
+        expected = plant_large(new)
+
+        report = verify(source, cluster, memory_limit=1 << 20, differences=path)
+
+        assert differences(path) == expected
+        string = next(one for one in report.examples if one.key == b"large:string")
+        assert "byte 2999999" in string.source
+        assert '"y"' in string.target
+    assert verify(source, cluster, memory_limit=1 << 20, repair=True).ok
+
+
+def test_quick_sees_type_ttl_and_length(source: LocalServer, cluster: LocalCluster, tmp_path: Path) -> None:
+    path = tmp_path / "differences"
+    with source.client() as old, cluster.client() as new:
+        sow(old, 1)
+        assert migrate(source, cluster).ok
+        plant(new, 1)
+
+    report = verify(source, cluster, quick=True, differences=path)
+
+    kinds = {key.decode().split(":")[1]: kind for key, kind in differences(path).items()}
+    assert kinds == {
+        "missing": "missing",
+        "extra": "extra",
+        "value with a TTL": "different",
+        "longer TTL": "ttl",
+        "TTL lost": "ttl",
+        "TTL gained": "ttl",
+        "type": "type",
+        "stream entry": "different",
+    }
+    example = next(one for one in report.examples if one.kind == "type")
+    assert (example.source, example.target) == ("string of 1 bytes", "list")
+
+
+def test_a_sample_is_the_same_part_on_both_sides(source: LocalServer, cluster: LocalCluster) -> None:
+    with connect(source) as connection:
+        fill_strings(connection, 20_000)
+    assert migrate(source, cluster).ok
+
+    report = verify(source, cluster, sample=0.05)
+
+    assert report.ok
+    assert report.keys.scanned == report.target_keys.scanned
+    assert 800 < report.keys.scanned < 1_200
+
+
+def test_match_and_type_narrow_both_directions(source: LocalServer, cluster: LocalCluster) -> None:
+    with source.client() as old, cluster.client() as new:
+        for i in range(50):
+            old.set(f"user:{i}", i)
+            old.rpush(f"list:{i}", i)
+        assert migrate(source, cluster).ok
+        new.set("user:extra", "x")
+        new.set("other:extra", "x")
+
+    found = verify(source, cluster, match="user:*")
+    assert (found.keys.scanned, found.differences) == (50, {"extra": 1})
+    assert verify(source, cluster, type="list").ok
+
+
+def test_what_is_in_motion_is_no_difference(source: LocalServer, cluster: LocalCluster) -> None:
+    """Keys that differ when they are first read, and not when they are read again."""
+    with source.client() as old, cluster.client() as new:
+        for i in range(100):
+            old.set(f"key:{i}", i)
+        assert migrate(source, cluster).ok
+        new.set("key:5", "late")
+        new.set("extra", "late")
+        new.delete("key:6")
+        verification = Verification(source.url, cluster.url, VerifyOptions())
+        for event in verification.events():
+            if isinstance(event, PhaseStarted) and event.phase == "recheck":
+                new.set("key:5", 5)
+                new.set("key:6", 6)
+                new.delete("extra")
+
+    report = verification.result()
+    assert report.ok, report.examples
+    assert report.keys.unchanged == 100
+
+
+def test_expiring_keys_are_no_difference(source: LocalServer, cluster: LocalCluster) -> None:
+    with source.client() as old, cluster.client() as new:
+        old.set("stays", 1)
+        assert migrate(source, cluster).ok
+        # They expire at the target alone, which is what a clock that is a little ahead looks like.
+        for i in range(20):
+            old.set(f"goes:{i}", i, px=60_000)
+            new.set(f"goes:{i}", i, px=60_000)
+            new.delete(f"goes:{i}")
+        report = verify(source, cluster, ttl_tolerance=100.0)
+    assert report.ok
+    assert report.keys.expired == 20
+
+
+def test_an_interrupted_verification_goes_on(source: LocalServer, cluster: LocalCluster) -> None:
+    with connect(source) as connection:
+        fill_strings(connection, 200_000)
+    assert migrate(source, cluster).ok
+    with cluster.client() as new:
+        new.set("key:7", "other")
+    first = Verification(source.url, cluster.url, VerifyOptions(recheck=0))
+    for event in first.events():
+        if isinstance(event, Progress) and event.keys.unchanged:
+            first.cancel()
+    stopped = first.result()
+    assert stopped.status == "interrupted"
+
+    with pytest.raises(JobMismatchError, match="purpose"):
+        verify(source, cluster, quick=True)
+    second = verify(source, cluster, recheck=0, ttl_tolerance=0.1)
+
+    assert second.resumed
+    assert second.runs == 2
+    # After a resume the partitions' last pages may bring keys once more.
+    assert second.keys.scanned >= second.target_keys.scanned == 200_000
+    assert second.differences == {"different": 1}
+    third = verify(source, cluster)
+    assert not third.resumed  # a complete pass is followed by a fresh one
+    assert third.keys.scanned == 200_000
+
+
+def test_a_migrations_job_is_not_taken_for_a_verification(source: LocalServer, cluster: LocalCluster) -> None:
+    migrate(source, cluster, job="nightly")
+
+    with pytest.raises(JobMismatchError, match="purpose"):
+        verify(source, cluster, job="nightly")
+
+
+def test_migrate_and_verify_in_one_go(source: LocalServer, cluster: LocalCluster) -> None:
+    with source.client() as old, cluster.client() as new:
+        for i in range(500):
+            old.set(f"key:{i}", i)
+        new.set("extra", "x")
+
+    report = Migration(source.url, cluster.url, Options(verify=True)).run()
+
+    assert report.verification is not None
+    assert report.keys.migrated == report.verification.keys.unchanged == 500
+    assert report.verification.differences == {"extra": 1}
+    assert not report.ok
+    assert report.to_dict()["verification"]["keys"]["extra"] == 1
+    with cluster.client() as new:
+        new.delete("extra")
+    assert Migration(source.url, cluster.url, Options(verify=True)).run().ok
+
+
+def test_rights_that_are_missing_are_named(source: LocalServer, cluster: LocalCluster) -> None:
+    for node in cluster.primaries:
+        with node.client() as client:
+            client.execute_command(
+                "ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@all", "-scan", "-restore"
+            )
+    try:
+        url = cluster.url.replace("://", "://reader:pw@")
+        with pytest.raises(TargetUnfitError, match="SCAN"):
+            Verification(source.url, url).run()
+        with pytest.raises(TargetUnfitError, match="RESTORE"):
+            Verification(source.url, url, VerifyOptions(repair=True)).run()
+    finally:
+        for node in cluster.primaries:
+            with node.client() as client:
+                client.execute_command("ACL", "DELUSER", "reader")
+
+
+def test_a_user_that_may_only_read_can_verify(source: LocalServer, cluster: LocalCluster) -> None:
+    with source.client() as old:
+        old.set("key", "value")
+    assert migrate(source, cluster).ok
+    commands = ("scan", "dump", "pttl", "pexpiretime", "time", "info", "cluster", "ping", "asking")
+    for node in cluster.primaries:
+        with node.client() as client:
+            rights = [f"+{name}" for name in commands]
+            client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", *rights)
+    try:
+        assert Verification(source.url, cluster.url.replace("://", "://reader:pw@")).run().ok
+    finally:
+        for node in cluster.primaries:
+            with node.client() as client:
+                client.execute_command("ACL", "DELUSER", "reader")
