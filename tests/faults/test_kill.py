@@ -102,6 +102,9 @@ def _restores(node: LocalServer) -> int:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    ("source", "cluster"), [(kind, kind) for kind in ("redis-7.0", "valkey-9.1")], indirect=True
+)
 def test_a_million_keys_killed_three_times(source: LocalServer, cluster: LocalCluster) -> None:
     with connect(source) as connection:
         keys = fill(connection, 1_000_000)
