@@ -7,17 +7,24 @@ last), stderr for what takes long and what it costs.
 from __future__ import annotations
 
 import json
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.sides import network_options, side_settings, tls_options
+from slotferry.cli.sides import File, network_options, side_settings, tls_options
+from slotferry.cli.types import duration
+
+if TYPE_CHECKING:
+    from slotferry.preflight.report import CheckReport
 
 _EPILOG = """\
 \b
 Examples:
   slotferry check redis://old:6379 redis+cluster://new1:7000,new2:7000
   slotferry check redis://old:6379 redis://new1:7000 --full --scan-rate 20000
+  slotferry check redis://old:6379 redis://new1:7000 --watch 60s --save-rules tags.toml
+  slotferry check redis://old:6379 redis://new1:7000 --commands monitor.log
   slotferry check redis://old:6379 redis://new1:7000 --sample 5% --strict --json
 
 \b
@@ -46,6 +53,21 @@ Exit codes:
     show_default=True,
     help="Look at no more keys a second than this.",
 )
+@click.option(
+    "--watch",
+    type=duration,
+    metavar="DURATION",
+    help="Follow the source's MONITOR this long to see the application's commands; costs the source some.",
+)
+@click.option(
+    "--commands", type=File, metavar="FILE", help="Read them from a recorded 'redis-cli monitor' instead."
+)
+@click.option(
+    "--save-rules",
+    type=File,
+    metavar="FILE",
+    help="Write the hash-tag advice as rewrite rules (TOML) for 'slotferry migrate'.",
+)
 @click.option("--strict", is_flag=True, help="Exit with 3 where there are warnings.")
 @click.option(
     "--skip-check",
@@ -63,7 +85,7 @@ Exit codes:
 @network_options
 @tls_options("source")
 @tls_options("target")
-def check(source: str, target: str, as_json: bool, **parameters: Any) -> int:
+def check(source: str, target: str, as_json: bool, save_rules: Path | None, **parameters: Any) -> int:
     """Look at both sides before a migration: will it work, and what will break afterwards.
 
     One table: each row is ok, a warning or an error, with what to do. Nothing is written to either side.
@@ -84,4 +106,25 @@ def check(source: str, target: str, as_json: bool, **parameters: Any) -> int:
         from slotferry.display.check_tables import check_table
 
         click.echo(check_table(report))
+    if save_rules is not None:
+        _save_rules(save_rules, report)
     return report.exit_code
+
+
+def _save_rules(path: Path, report: CheckReport) -> None:
+    """Write the hash-tag advice. Raises `UsageError` where the file can't be written."""
+    from slotferry.errors import UsageError
+    from slotferry.rewrite import rules_to_toml
+
+    rules = () if report.application is None else report.application.rules()
+    heading = (
+        f"Hash tags that bring keys which are used together into one slot, by 'slotferry check' of\n"
+        f"{report.source}. The application has to use the new names as well."
+    )
+    try:
+        path.write_text(rules_to_toml(rules, heading), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"the rules {path} can't be written: {error.strerror}", hint="name another file with --save-rules"
+        ) from None
+    click.echo(f"slotferry: {len(rules)} rewrite rules written to {path}", err=True)

@@ -6,12 +6,15 @@ Invariant: figures and words are the report's; a line more is only layout.
 from __future__ import annotations
 
 from slotferry.display.tables import align
+from slotferry.preflight.application import Application
+from slotferry.preflight.crossslot import CommandUse
 from slotferry.preflight.keyspace import Keyspace, PlacedShare, Share
 from slotferry.preflight.report import CheckReport
 from slotferry.preflight.rows import CHECKS, Row
 from slotferry.text import format_bytes, format_duration, shorten_key
 
 _PATTERNS_SHOWN = 15
+_USES_SHOWN = 25
 _NAME_WIDTH = max(len(name) for checks in CHECKS.values() for name in checks)
 
 
@@ -24,7 +27,30 @@ def check_table(report: CheckReport) -> str:
             lines += ["", group, *(line for row in rows for line in _row_lines(row))]
     if report.keyspace is not None and report.keyspace.sampled:
         lines += _data_tables(report.keyspace)
+    if report.application is not None and report.application.uses:
+        lines += _command_tables(report.application)
     return "\n".join([*lines, "", _verdict(report)])
+
+
+def _command_tables(application: Application) -> list[str]:
+    """Return the commands with several keys, and below each that breaks what mends it."""
+    heads = ("COMMAND", "CALLS", "CROSSING", "KEYS")
+    shown = application.uses[:_USES_SHOWN]
+    rows = [(shorten(u.command, 40), f"{u.calls:,}", f"{u.crossing:,}", _keys(u)) for u in shown]
+    head, *table = align([heads, *rows], numbers=(1, 2), indent="  ")
+    lines = ["", f"the application's commands, from {', '.join(application.sources)}", "", head]
+    for use, line in zip(shown, table, strict=True):
+        lines.append(line)
+        if use in application.advice:
+            lines.append(f"    > {application.advice[use]}")
+    if len(application.uses) > _USES_SHOWN:
+        lines.append(f"  and {len(application.uses) - _USES_SHOWN:,} more")
+    return lines
+
+
+def _keys(use: CommandUse) -> str:
+    undeclared = f" (undeclared: {' '.join(use.undeclared)})" if use.undeclared else ""
+    return shorten(" ".join(use.patterns), 100) + undeclared
 
 
 def _data_tables(keyspace: Keyspace) -> list[str]:

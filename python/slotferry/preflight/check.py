@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from redis.exceptions import ResponseError
 
@@ -21,7 +22,8 @@ from slotferry.discovery import SourceFacts, TargetFacts, discover_source, disco
 from slotferry.endpoints import Endpoint, Side, Tls
 from slotferry.errors import SlotferryError, UsageError
 from slotferry.preflight import apply_skips, check_skips, judge_servers, judge_survey, source_is_cluster
-from slotferry.preflight.data import judge_data, judge_placement
+from slotferry.preflight.application import Application, ApplicationStudy
+from slotferry.preflight.data import describe_place, judge_data, judge_placement
 from slotferry.preflight.fitness import slot_owners
 from slotferry.preflight.keyspace import Keyspace
 from slotferry.preflight.reach import judge_announced
@@ -37,6 +39,7 @@ Notify = Callable[[str], None]
 # Takes 4 s, and of the source's CPU some 3 % meanwhile.
 DEFAULT_SAMPLE = 20_000
 DEFAULT_SCAN_RATE = 5_000.0
+MAX_WATCH = 86_400.0
 _TELL_SECONDS = 2.0
 _KEYS_PROBED = 16
 
@@ -47,6 +50,8 @@ class CheckOptions:
 
     sample: about how many keys of the source to look at, as a number or a percentage (`"5%"`); 0: none.
     full: look at all of them. scan_rate: how many keys a second at most.
+    watch: follow the source's MONITOR for so many seconds, to see which of the application's commands a
+        cluster would refuse; this costs the source something. commands: a recorded MONITOR, for the same.
     strict: whether warnings count in the report's exit code.
     skip_check: names of checks whose errors are only told.
     source_password, target_password: instead of the URL's. source_tls, target_tls: TLS files and settings.
@@ -56,6 +61,8 @@ class CheckOptions:
     sample: int | str = DEFAULT_SAMPLE
     full: bool = False
     scan_rate: float = DEFAULT_SCAN_RATE
+    watch: float | None = None
+    commands: Path | None = None
     strict: bool = False
     skip_check: tuple[str, ...] = ()
     source_password: str | None = field(default=None, repr=False)
@@ -72,6 +79,10 @@ class CheckOptions:
         self.wanted(0)
         if not 0 < self.scan_rate < float("inf"):
             raise UsageError(f"scan_rate is {self.scan_rate}", hint="give it in keys a second, more than 0")
+        if self.watch is not None and not 0 < self.watch <= MAX_WATCH:
+            raise UsageError(f"watch is {self.watch}", hint="give it in seconds, up to a day")
+        if self.commands is not None and not self.commands.is_file():
+            raise UsageError(f"there is no file {self.commands}", hint="name a recorded MONITOR")
 
     def wanted(self, keys: int) -> int:
         """Return how many of `keys` keys to look at. Raises `UsageError` where `sample` makes no sense."""
@@ -126,6 +137,7 @@ class _Check:
         self._notify = notify
         self._rows: list[Row] = []
         self._keyspace: Keyspace | None = None
+        self._application: Application | None = None
 
     def perform(self) -> CheckReport:
         begun = time.monotonic()
@@ -135,6 +147,7 @@ class _Check:
             survey = self._compare(source, target)
         if source is not None and not source.server.cluster:
             self._sample(source, survey)
+            self._study(survey)
         if survey is not None:
             shares = None if self._keyspace is None else self._keyspace.shares()
             self._rows += judge_survey(survey, shares)
@@ -142,6 +155,7 @@ class _Check:
             source=self._source.endpoint.identity,
             target=self._target.endpoint.target_identity,
             keyspace=self._keyspace,
+            application=self._application,
             rows=tuple(apply_skips(self._rows, self._options.skip_check)),
             elapsed_seconds=time.monotonic() - begun,
             strict=self._options.strict,
@@ -219,6 +233,17 @@ class _Check:
         if survey is not None:
             self._rows += judge_placement(self._keyspace, survey, sampler.rdb_types)
             self._rows += self._key_rights(survey, sampler.sums.examples(_KEYS_PROBED))
+
+    def _study(self, survey: Survey | None) -> None:
+        study = ApplicationStudy(self._source, self._notify)
+        options = self._options
+        self._application = study.study(
+            options.watch,
+            options.commands,
+            self._keyspace,
+            lambda tag, share: "" if survey is None else describe_place(tag, share, survey),
+        )
+        self._rows += study.rows
 
     def _key_rights(self, survey: Survey, keys: Sequence[bytes]) -> list[Row]:
         """Probe with a RESTORE that no server takes, whether keys such as the source's may be written."""

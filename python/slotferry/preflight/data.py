@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from slotferry._core import key_slot
+from slotferry.preflight.fitness import slot_owners
 from slotferry.preflight.keyspace import Keyspace, PlacedShare
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
 from slotferry.preflight.survey import Survey
@@ -35,6 +37,18 @@ def judge_placement(keyspace: Keyspace, survey: Survey, rdb_types: Mapping[int, 
         _hot("hot-slots", keyspace, keyspace.hot_slots),
         _hot("hash-tags", keyspace, keyspace.hot_tags),
     ]
+
+
+def describe_place(tag: bytes, share: float, survey: Survey) -> str:
+    """Return where a share of the data would be with one hash tag, and whether that is too much there."""
+    owner = slot_owners(survey.topology).get(key_slot(tag))
+    view = next((view for view in survey.primaries if view.node == owner), None)
+    if owner is None or view is None:
+        return ""
+    fair, limit = 1 / len(survey.primaries), view.number("maxmemory")
+    if limit and share * survey.source.data_bytes > limit - view.number("used_memory"):
+        return f" at {owner}, which would overflow"
+    return f" at {owner}" + (f", beyond its fair share of {fair:.0%}" if share > fair else "")
 
 
 def _sample(keyspace: Keyspace) -> Row:

@@ -10,18 +10,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slotferry.errors import ExitCode
+from slotferry.preflight.application import Application
 from slotferry.preflight.keyspace import Keyspace
 from slotferry.preflight.rows import Row
 
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The rows of a check. `source` and `target` are URLs without secrets; `keyspace` is the sampled data."""
+    """The rows of a check, and what they were judged from.
+
+    source, target: URLs without secrets. keyspace: the sampled data. application: what was seen of the
+    commands. Both are None where they could not be looked at.
+    """
 
     source: str
     target: str
     rows: tuple[Row, ...]
     keyspace: Keyspace | None = None
+    application: Application | None = None
     elapsed_seconds: float = 0.0
     strict: bool = field(default=False, repr=False)
 
@@ -64,5 +70,6 @@ class CheckReport:
             "counts": {status: counts[status] for status in ("ok", "warning", "error")},
             "elapsed_seconds": round(self.elapsed_seconds, 3),
             "data": None if self.keyspace is None else self.keyspace.to_dict(),
+            "commands": None if self.application is None else self.application.to_dict(),
             "checks": [row.to_dict() for row in self.rows],
         }
