@@ -93,6 +93,10 @@ class Running:
         self._process.kill()
         self._process.communicate()
 
+    def wait(self, timeout: float) -> None:
+        """Wait for its end; raise `subprocess.TimeoutExpired` where it does not come within `timeout`."""
+        self._process.wait(timeout)
+
     def finish(self, *, timeout: float = _TIMEOUT) -> Outcome:
         """Wait for its end."""
         stdout, stderr = self._process.communicate(timeout=timeout)

@@ -19,6 +19,7 @@ from tests.servers.kinds import ServerKind, available, on_path_or_embedded
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the tests that take minutes as well")
+    parser.addoption("--fault-seed", type=int, help="the seed of a fault that is to be run again")
 
 
 def pytest_configure(config: pytest.Config) -> None:

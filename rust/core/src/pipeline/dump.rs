@@ -5,12 +5,13 @@
 //! replies that wait there count as its memory.
 
 use std::rc::Rc;
+use std::time::Instant;
 
 use super::batch::Restore;
 use super::lane::{Ask, Ended, Fetch, Lane};
 use super::quick::Shape;
 use super::scan::{Keys, ScanState};
-use super::{our_clock, shown};
+use super::shown;
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::error::{Error, ErrorKind};
 use crate::net::Connection;
@@ -245,7 +246,7 @@ impl Lane {
             Decoded::Partial(need) => Ok((0, Some(Ask::Time), need)),
             Decoded::Whole(now, used) => {
                 self.clock = now;
-                self.clock_ahead = now.cast_signed() - our_clock().cast_signed();
+                self.engine.source_clock.set(Some((now, Instant::now())));
                 Ok((used, None, 0))
             }
         }
@@ -294,9 +295,7 @@ impl Lane {
         promised: usize,
         data: &[u8],
     ) -> Result<(usize, Option<Ask>, usize), Ended> {
-        let source_now = (our_clock().cast_signed() + self.clock_ahead)
-            .max(0)
-            .cast_unsigned();
+        let source_now = self.engine.source_now();
         let mut at = 0;
         let mut need = 0;
         let before = left;

@@ -92,8 +92,7 @@ pub(crate) struct Lane {
     /// What a key weighs, from those that came; a guess as long as none has.
     pub(super) estimate: usize,
     pub(super) is_guess: bool,
-    /// The source's clock minus ours, in ms, and its time when it was last asked.
-    pub(super) clock_ahead: i64,
+    /// The source's time when it was last asked.
     pub(super) clock: u64,
     /// Expiry of the key whose DUMP comes next; an error in place of it.
     pub(super) expiry: Option<Result<i64, Vec<u8>>>,
@@ -131,7 +130,6 @@ impl Lane {
             on_the_way: 0,
             estimate: (window / FIRST_KEYS).max(1),
             is_guess: true,
-            clock_ahead: 0,
             clock: 0,
             expiry: None,
             skip: 0,

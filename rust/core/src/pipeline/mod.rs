@@ -27,7 +27,7 @@ mod translate;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 
@@ -173,6 +173,8 @@ pub(crate) struct Engine {
     pub restraint: Restraint,
     pub names: RefCell<Names>,
     pub large: RefCell<LargeKeys>,
+    /// The source's time in ms since the epoch, and when it came: see [`Self::source_now`].
+    pub source_clock: Cell<Option<(u64, Instant)>>,
     /// No new page is to be begun.
     pub draining: Cell<bool>,
     /// A lane stopped before its partitions were at their ends.
@@ -203,6 +205,7 @@ impl Engine {
             ),
             names: RefCell::new(Names::default()),
             large: RefCell::new(LargeKeys::default()),
+            source_clock: Cell::new(None),
             draining: Cell::new(false),
             cut_short: Cell::new(false),
             lanes_running: Cell::new(0),
@@ -212,6 +215,14 @@ impl Engine {
             spec,
             shared,
         }))
+    }
+
+    /// The source's time in ms since the epoch; rather too early than too late, and 0 before it told it. What has
+    /// expired is judged by this alone: this machine's clock may be wrong, and may be stepped.
+    pub fn source_now(&self) -> u64 {
+        self.source_clock
+            .get()
+            .map_or(0, |(then, came)| then + came.elapsed().as_millis() as u64)
     }
 
     /// Whether nothing is left to read or to write.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::batch::{Batch, Entry, Restore};
 use super::link::Session;
-use super::{Engine, OnConflict, our_clock, shown};
+use super::{Engine, OnConflict, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::payload::{Target, TranslateError, Translated};
 use crate::progress::Outcome;
@@ -58,8 +58,7 @@ impl Engine {
     }
 
     fn translated(&self, target: &Target, restore: &Restore<'_>) -> Result<Translated, TranslateError> {
-        let now = our_clock();
-        target.translate(restore.payload, self.spec.field_ttl, now)
+        target.translate(restore.payload, self.spec.field_ttl, self.source_now())
     }
 }
 
