@@ -240,6 +240,7 @@ class KeyMap:
         cls,
         *,
         rules: Sequence[tuple[Literal["rewrite", "add_prefix", "strip_prefix"], str, bytes, bool]] = ...,
+        prefix: bytes = ...,
         globs: Sequence[bytes] = ...,
         patterns: Sequence[str] = ...,
         excluded_globs: Sequence[bytes] = ...,
@@ -249,7 +250,8 @@ class KeyMap:
         """Compile rules and filter.
 
         A rule is `(kind, pattern, text, last)`: a rewrite has a pattern, a template and whether a key that
-        it matches takes no further rule; the others have a prefix as their text. A key is taken if any of
+        it matches takes no further rule; the others have a prefix as their text. `prefix` is put before every
+        name in the end. A key is taken if any of
         `globs` or `patterns` matches (or there are none), none of the excluded ones does, and the target's
         key is in one of the ranges `slots` (both ends included; none: all). Patterns are those of Rust's
         regex crate, on bytes; globs are SCAN's. Raises `EngineError("usage", …)` that names the wrong rule.

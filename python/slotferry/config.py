@@ -22,10 +22,11 @@ else:
 TABLE = "migrate"
 
 
-def load_config(path: Path, known: Collection[str]) -> dict[str, Any]:
+def load_config(path: Path, known: Collection[str], lists: Collection[str] = ()) -> dict[str, Any]:
     """Return the `[migrate]` table of the file at `path`, by parameter name (underscores).
 
-    `known` are the names that may occur, written with `-` or `_`. Raises `UsageError` for a file that can't
+    `known` are the names that may occur, written with `-` or `_`; `lists` are those that may hold several
+    values, and come out as lists. Raises `UsageError` for a file that can't
     be read, is no TOML or holds anything else.
     """
     try:
@@ -48,10 +49,12 @@ def load_config(path: Path, known: Collection[str]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for key, value in table.items():
         name = key.replace("-", "_")
-        _check_entry(path, key, name, value, known)
+        several = value if name in lists and isinstance(value, list) else [value]
+        for one in several:
+            _check_entry(path, key, name, one, known)
         if name in options:
             raise UsageError(f"the config file {path} has {key!r} twice", hint="leave one of them out")
-        options[name] = value
+        options[name] = several if name in lists else value
     return options
 
 

@@ -6,9 +6,10 @@ CLUSTER INFO and CLUSTER SLOTS (Redis Cluster specification; protocol.md, Topolo
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,8 @@ class SourceFacts:
     keys: int
     round_trip: float
     found: Found | None = None
+    databases: Mapping[int, int] = field(default_factory=dict)
+    """How many keys each database holds; those that hold none are left out."""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -135,7 +138,8 @@ def discover_source(connector: Connector, preferred: str = "") -> SourceFacts:
         database = connector.endpoint.database
         if database and not server.cluster:
             node.need("SELECT", database)
-        return SourceFacts(server, int(node.need("DBSIZE")), node.round_trip(), found)
+        keys = int(node.need("DBSIZE"))
+        return SourceFacts(server, keys, node.round_trip(), found, _keyspace(node))
 
 
 def discover_target(connector: Connector) -> TargetFacts:
@@ -256,6 +260,12 @@ def _server_facts(node: Node) -> ServerFacts:
         product=f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}",
         cluster=info.get("cluster_enabled") == "1" or info.get("redis_mode") == "cluster",
     )
+
+
+def _keyspace(node: Node) -> dict[int, int]:
+    """Return how many keys each database holds."""
+    lines = (re.fullmatch(r"db([0-9]+)=keys=([0-9]+),.*", f"{k}={v}") for k, v in node.info().items())
+    return {int(line[1]): int(line[2]) for line in lines if line}
 
 
 def _cluster_state(node: Node) -> str:

@@ -54,6 +54,12 @@ class Setup:
     field_ttl: str = "error"
     wait_replicas: int = 0
     purpose: str = "migrate"
+    filters: str | None = None
+    rules: str | None = None
+    databases: str | None = None
+    map_db: str | None = None
+    keys_from: str | None = None
+    eviction_metadata: str | None = None
 
     def differences(self, command: Setup) -> list[str]:
         """Return one text for each field where `command` differs from what the journal has."""
@@ -103,6 +109,7 @@ class Mark:
     index: int
     cursor: int
     done: bool
+    database: int = 0
 
 
 @dataclass(frozen=True)
@@ -112,11 +119,15 @@ class PendingKey:
     key: bytes
     slot: int
     reason: str
+    database: int = 0
 
 
 @dataclass(frozen=True)
 class Advance:
-    """What a checkpoint adds to the one before: `totals` are increments, their pending and failed unused."""
+    """What a checkpoint adds to the one before: `totals` are increments, their pending and failed unused.
+
+    All of it belongs to one `database` of the source.
+    """
 
     totals: Totals = field(default_factory=Totals)
     marks: Sequence[Mark] = ()
@@ -124,6 +135,7 @@ class Advance:
     failures: Sequence[FailedKey] = ()
     pending: Sequence[PendingKey] = ()
     notes: Sequence[FailedKey] = ()
+    database: int = 0
 
 
 class Journal:
@@ -207,14 +219,21 @@ class Journal:
         ]
 
     def marks(self, name: str) -> list[Mark]:
-        """Return the marks of the job's partitions, by index."""
-        rows = self._select("SELECT idx, cursor, done FROM partitions WHERE job = ? ORDER BY idx", name)
-        return [Mark(index, int(cursor), bool(done)) for index, cursor, done in rows]
+        """Return the marks of the job's partitions, by database and index."""
+        rows = self._select(
+            "SELECT idx, cursor, done, db FROM partitions WHERE job = ? ORDER BY db, idx", name
+        )
+        return [Mark(index, int(cursor), bool(done), database) for index, cursor, done, database in rows]
+
+    def databases(self, name: str) -> list[int]:
+        """Return the databases of the source that the job copies."""
+        rows = self._select("SELECT DISTINCT db FROM partitions WHERE job = ? ORDER BY db", name)
+        return [database for (database,) in rows]
 
     def failures(self, name: str, limit: int) -> list[FailedKey]:
         """Return the first `limit` failed keys."""
         rows = self._select(
-            "SELECT key, slot, kind, message, node FROM unsettled "
+            "SELECT key, slot, kind, message, node, db FROM unsettled "
             "WHERE job = ? AND outcome = 'failed' ORDER BY id LIMIT ?",
             name,
             limit,
@@ -224,7 +243,9 @@ class Journal:
     def notes(self, name: str, limit: int) -> list[FailedKey]:
         """Return the first `limit` keys that are copied, but without something that a policy gave up."""
         rows = self._select(
-            "SELECT key, slot, kind, message, node FROM notes WHERE job = ? ORDER BY id LIMIT ?", name, limit
+            "SELECT key, slot, kind, message, node, db FROM notes WHERE job = ? ORDER BY id LIMIT ?",
+            name,
+            limit,
         )
         return [FailedKey(*row) for row in rows]
 
@@ -236,15 +257,15 @@ class Journal:
     def pending(self, name: str, limit: int) -> list[PendingKey]:
         """Return the first `limit` pending keys."""
         rows = self._select(
-            "SELECT key, slot, message FROM unsettled "
+            "SELECT key, slot, message, db FROM unsettled "
             "WHERE job = ? AND outcome = 'pending' ORDER BY id LIMIT ?",
             name,
             limit,
         )
         return [PendingKey(*row) for row in rows]
 
-    def unsettled_keys(self, name: str, *, with_failed: bool) -> Iterator[list[bytes]]:
-        """Yield the names of the pending (and failed) keys there are now, at most 50,000 at a time.
+    def unsettled_keys(self, name: str, *, with_failed: bool, database: int = 0) -> Iterator[list[bytes]]:
+        """Yield the names of a database's pending (and failed) keys there are now, at most 50,000 at a time.
 
         Keys that become unsettled during the iteration, anew or for the first time, are not among them:
         ids only grow.
@@ -254,9 +275,9 @@ class Journal:
         ((last,),) = self._select("SELECT coalesce(max(id), 0) FROM unsettled WHERE job = ?", name)
         while after < last:
             rows = self._select(
-                "SELECT id, key FROM unsettled WHERE id > ? AND id <= ? AND job = ? AND outcome IN (?, ?) "
-                "ORDER BY id LIMIT ?",
-                *(after, last, name, *outcomes, _CHUNK_KEYS),
+                "SELECT id, key FROM unsettled WHERE id > ? AND id <= ? AND job = ? AND db = ? "
+                "AND outcome IN (?, ?) ORDER BY id LIMIT ?",
+                *(after, last, name, database, *outcomes, _CHUNK_KEYS),
             )
             if not rows:
                 return
@@ -300,9 +321,19 @@ class Journal:
     # Writing
 
     def create(
-        self, name: str, setup: Setup, partition_count: int, run_id: str, *, nodes: bool = False
+        self,
+        name: str,
+        setup: Setup,
+        partition_count: int,
+        run_id: str,
+        databases: Sequence[int] = (0,),
+        *,
+        nodes: bool = False,
     ) -> None:
-        """Add a job that has done nothing yet; with `nodes` its partitions are nodes, each from 0 on."""
+        """Add a job that has done nothing yet: so many partitions of each database.
+
+        With `nodes` its partitions are nodes, each from 0 on.
+        """
         now = time.time()
         with self._transaction() as execute:
             execute(
@@ -310,10 +341,17 @@ class Journal:
                 "VALUES (?, ?, ?, ?, 'running', ?, ?)",
                 (name, json.dumps(asdict(setup)), partition_count, run_id, now, now),
             )
-            self._start_partitions(name, partition_count, nodes)
+            self._start_partitions(name, partition_count, databases, nodes)
 
     def reset(
-        self, name: str, setup: Setup, partition_count: int, run_id: str, *, nodes: bool = False
+        self,
+        name: str,
+        setup: Setup,
+        partition_count: int,
+        run_id: str,
+        databases: Sequence[int] = (0,),
+        *,
+        nodes: bool = False,
     ) -> None:
         """Let the job start over: no counts, no unsettled keys, every partition at its start; runs stay."""
         with self._transaction() as execute:
@@ -321,7 +359,7 @@ class Journal:
             execute("DELETE FROM unsettled WHERE job = ?", (name,))
             execute("DELETE FROM notes WHERE job = ?", (name,))
             execute("DELETE FROM partitions WHERE job = ?", (name,))
-            self._start_partitions(name, partition_count, nodes)
+            self._start_partitions(name, partition_count, databases, nodes)
 
     def begin_run(self, name: str, *, resumed: bool) -> int:
         """Add a run of this process and return its number. An earlier one without an end was killed."""
@@ -353,17 +391,23 @@ class Journal:
         figures = (advance.totals.bytes, advance.totals.moved, advance.totals.ask, advance.totals.retries)
         with self._transaction() as execute:
             settled = {
-                outcome: self._delete(name, advance.resolved, outcome) for outcome in ("pending", "failed")
+                outcome: self._delete(name, advance.database, advance.resolved, outcome)
+                for outcome in ("pending", "failed")
             }
             pending = self._insert(
-                name, [(k.key, k.slot, "pending", "", k.reason, "") for k in advance.pending]
+                name,
+                advance.database,
+                [(k.key, k.slot, "pending", "", k.reason, "") for k in advance.pending],
             )
             failed = self._insert(
-                name, [(k.key, k.slot, "failed", k.kind, k.message, k.node) for k in advance.failures]
+                name,
+                advance.database,
+                [(k.key, k.slot, "failed", k.kind, k.message, k.node) for k in advance.failures],
             )
             self._connection.executemany(
-                "INSERT OR IGNORE INTO notes (job, key, slot, kind, message, node) VALUES (?, ?, ?, ?, ?, ?)",
-                [(name, n.key, n.slot, n.kind, n.message, n.node) for n in advance.notes],
+                "INSERT OR IGNORE INTO notes (job, db, key, slot, kind, message, node) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [(name, advance.database, n.key, n.slot, n.kind, n.message, n.node) for n in advance.notes],
             )
             twice = len(advance.pending) + len(advance.failures) - pending - failed
             counts = (
@@ -379,8 +423,8 @@ class Journal:
             )
             execute(_RECORD_COUNTS, (*counts, *figures, time.time(), name))
             self._connection.executemany(
-                "UPDATE partitions SET cursor = ?, done = ? WHERE job = ? AND idx = ?",
-                [(str(mark.cursor), mark.done, name, mark.index) for mark in advance.marks],
+                "UPDATE partitions SET cursor = ?, done = ? WHERE job = ? AND db = ? AND idx = ?",
+                [(str(mark.cursor), mark.done, name, advance.database, mark.index) for mark in advance.marks],
             )
         return self.totals(name)
 
@@ -404,27 +448,31 @@ class Journal:
         with self._transaction() as execute:
             return execute("DELETE FROM jobs WHERE name = ?", (name,)).rowcount > 0
 
-    def _start_partitions(self, name: str, count: int, nodes: bool) -> None:
+    def _start_partitions(self, name: str, count: int, databases: Sequence[int], nodes: bool) -> None:
         self._connection.executemany(
-            "INSERT INTO partitions (job, idx, cursor, done) VALUES (?, ?, ?, 0)",
-            [(name, index, "0" if nodes else str(index)) for index in range(count)],
+            "INSERT INTO partitions (job, db, idx, cursor, done) VALUES (?, ?, ?, ?, 0)",
+            [
+                (name, database, index, "0" if nodes else str(index))
+                for database in databases
+                for index in range(count)
+            ],
         )
 
-    def _delete(self, name: str, keys: Sequence[bytes], outcome: str) -> int:
+    def _delete(self, name: str, database: int, keys: Sequence[bytes], outcome: str) -> int:
         if not keys:
             return 0
         return self._connection.executemany(
-            "DELETE FROM unsettled WHERE job = ? AND key = ? AND outcome = ?",
-            [(name, key, outcome) for key in keys],
+            "DELETE FROM unsettled WHERE job = ? AND db = ? AND key = ? AND outcome = ?",
+            [(name, database, key, outcome) for key in keys],
         ).rowcount
 
-    def _insert(self, name: str, rows: Sequence[tuple[bytes, int, str, str, str, str]]) -> int:
+    def _insert(self, name: str, database: int, rows: Sequence[tuple[bytes, int, str, str, str, str]]) -> int:
         if not rows:
             return 0
         return self._connection.executemany(
-            "INSERT OR IGNORE INTO unsettled (job, key, slot, outcome, kind, message, node) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(name, *row) for row in rows],
+            "INSERT OR IGNORE INTO unsettled (job, db, key, slot, outcome, kind, message, node) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [(name, database, *row) for row in rows],
         ).rowcount
 
     def _select(self, statement: str, *values: object) -> list[tuple[Any, ...]]:

@@ -6,7 +6,9 @@ one is for its owner alone.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +17,7 @@ from pathlib import Path
 from slotferry.errors import JournalError
 
 APPLICATION_ID = 0x534C4F54  # "SLOT": tells our files from other programs' SQLite files
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _BUSY_SECONDS = 10.0
 
 _SCHEMA = """
@@ -42,10 +44,11 @@ CREATE TABLE jobs (
 );
 CREATE TABLE partitions (
     job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    db INTEGER NOT NULL,
     idx INTEGER NOT NULL,
     cursor TEXT NOT NULL,
     done INTEGER NOT NULL,
-    PRIMARY KEY (job, idx)
+    PRIMARY KEY (job, db, idx)
 ) WITHOUT ROWID;
 CREATE TABLE unsettled (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -56,7 +59,8 @@ CREATE TABLE unsettled (
     kind TEXT NOT NULL,
     message TEXT NOT NULL,
     node TEXT NOT NULL,
-    UNIQUE (job, key)
+    db INTEGER NOT NULL,
+    UNIQUE (job, db, key)
 );
 CREATE TABLE runs (
     job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
@@ -85,7 +89,8 @@ CREATE TABLE IF NOT EXISTS notes (
     kind TEXT NOT NULL,
     message TEXT NOT NULL,
     node TEXT NOT NULL,
-    UNIQUE (job, key)
+    db INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (job, db, key)
 );
 """
 
@@ -152,6 +157,8 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise JournalError(
             f"{path} is a SQLite file of another program", hint="name another file with --journal"
         )
+    if _pragma(connection, "user_version") == 1:
+        _bring_to_version_2(connection)
     version = _pragma(connection, "user_version")
     if version != SCHEMA_VERSION:
         raise JournalError(
@@ -162,6 +169,33 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise _damaged(path, str(check).splitlines()[-1])
     for statement in _ADDED.split(";"):
         connection.execute(statement)
+
+
+def _bring_to_version_2(connection: sqlite3.Connection) -> None:
+    """Give partitions and unsettled keys their database: until then a job had the one of its source's URL."""
+    connection.execute("BEGIN IMMEDIATE")
+    if _pragma(connection, "user_version") == 1:  # else another process was faster
+        connection.create_function("database_of", 1, _database_of, deterministic=True)
+        statements = {s.split()[2]: s for s in _SCHEMA.split(";") if s.strip()}
+        for table, columns in (
+            ("partitions", "job, idx, cursor, done"),
+            ("unsettled", "id, job, key, slot, outcome, kind, message, node"),
+        ):
+            connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+            connection.execute(statements[table])
+            connection.execute(
+                f"INSERT INTO {table} ({columns}, db) "  # noqa: S608
+                f"SELECT {columns}, (SELECT database_of(setup) FROM jobs WHERE name = job) FROM old_{table}"
+            )
+            connection.execute(f"DROP TABLE old_{table}")
+        connection.execute("PRAGMA user_version = 2")
+    connection.execute("COMMIT")
+
+
+def _database_of(setup: str) -> int:
+    """Return the database that a setup's source has, as `Endpoint.identity` writes it."""
+    found = re.search(r"[/=]([0-9]+)$", json.loads(setup)["source"])
+    return int(found[1]) if found else 0
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:

@@ -13,17 +13,18 @@ from slotferry.partitions import scanned_fraction
 from slotferry.report import FailedKey, Keys, Totals
 
 if TYPE_CHECKING:
-    from slotferry._core import Job, Snapshot
+    from slotferry._core import Failure, Job, Snapshot
 
 
 class Recorder:
     """Knows the figures of job `name`: as recorded, and up to an instant of the engine's `job`."""
 
-    def __init__(self, journal: Journal, name: str, job: Job) -> None:
+    def __init__(self, journal: Journal, name: str, job: Job, database: int = 0) -> None:
         self._journal = journal
         self._name = name
         self._job = job
-        self._marks = {mark.index: mark for mark in journal.marks(name)}
+        self._database = database
+        self._marks = {(mark.database, mark.index): mark for mark in journal.marks(name)}
         self._committed = journal.totals(name)  # the journal's figures, over all engine jobs
         self._reached = Totals()  # this engine job's share of them
         self._unwritten: tuple[Advance, Totals] | None = None
@@ -46,9 +47,9 @@ class Recorder:
     @property
     def scanned_fraction(self) -> float:
         """Which part of the source is scanned and recorded, from 0.0 to 1.0."""
-        count = len(self._marks)
+        count = sum(database == self._database for database, _ in self._marks)
         parts = (1.0 if m.done else scanned_fraction(m.index, m.cursor, count) for m in self._marks.values())
-        return sum(parts) / count
+        return sum(parts) / len(self._marks)
 
     def live(self, snapshot: Snapshot) -> Totals:
         """Return the job's figures at the instant of `snapshot`, recorded or not."""
@@ -62,7 +63,7 @@ class Recorder:
             self._unwritten = self._take()
         advance, reached = self._unwritten
         self._committed = self._journal.record(self._name, advance)
-        self._marks.update((mark.index, mark) for mark in advance.marks)
+        self._marks.update(((mark.database, mark.index), mark) for mark in advance.marks)
         self._reached = reached
         self._unwritten = None
 
@@ -74,17 +75,23 @@ class Recorder:
 
     def _take(self) -> tuple[Advance, Totals]:
         snapshot, checkpoint = self._job.snapshot(), self._job.checkpoint()
+        database = self._database
         reached = _figures(Keys.of(checkpoint.counts), checkpoint.counts.bytes, snapshot)
         advance = Advance(
             totals=reached - self._reached,
-            marks=[Mark(mark.index, mark.cursor, mark.done) for mark in checkpoint.partitions],
+            marks=[Mark(m.index, m.cursor, m.done, database) for m in checkpoint.partitions],
             resolved=checkpoint.resolved,
-            failures=[FailedKey(f.key, f.slot, f.kind, f.message, f.node) for f in checkpoint.failures],
-            pending=[PendingKey(p.key, p.slot, p.reason) for p in checkpoint.pending],
-            notes=[FailedKey(n.key, n.slot, n.kind, n.message, n.node) for n in checkpoint.notes],
+            failures=[_failed(failure, database) for failure in checkpoint.failures],
+            pending=[PendingKey(p.key, p.slot, p.reason, database) for p in checkpoint.pending],
+            notes=[_failed(note, database) for note in checkpoint.notes],
+            database=database,
         )
         return advance, reached
 
 
 def _figures(keys: Keys, size: int, snapshot: Snapshot) -> Totals:
     return Totals(keys, size, snapshot.moved, snapshot.ask, snapshot.retries)
+
+
+def _failed(failure: Failure, database: int) -> FailedKey:
+    return FailedKey(failure.key, failure.slot, failure.kind, failure.message, failure.node, database)

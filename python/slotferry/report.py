@@ -106,6 +106,7 @@ class FailedKey:
     kind: str
     message: str
     node: str
+    database: int = 0
 
 
 @dataclass(frozen=True)

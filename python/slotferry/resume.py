@@ -8,29 +8,40 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from slotferry.databases import Databases, Route
 from slotferry.discovery import SourceFacts
 from slotferry.endpoints import Endpoint
 from slotferry.errors import JobMismatchError
 from slotferry.journal import JobRecord, Journal, Setup
 from slotferry.options import Options
 from slotferry.partitions import plan_partitions
-from slotferry.text import escape_key
 
 
 def make_setup(source: Endpoint, target: Endpoint, options: Options) -> Setup:
     """Return what every run of this job has to share."""
-    match = options.match_bytes
+    selection = options.selection
     return Setup(
         source=source.identity,
         target=target.target_identity,
-        match=None if match is None else escape_key(match),
-        type=options.type,
+        match=selection.describe_names(),
+        type=selection.describe_types(),
         on_conflict=options.on_conflict,
         field_ttl=options.field_ttl,
         wait_replicas=options.wait_replicas,
+        filters=selection.describe_others(),
+        rules=selection.describe_rules(),
+        databases=describe_databases(options.db),
+        map_db="; ".join(options.map_db) or None,
     )
+
+
+def describe_databases(databases: Databases) -> str | None:
+    """Return `--db` or `--all-dbs` as text; None for the database that the source's URL names."""
+    if databases is None or databases == "all":
+        return databases
+    return ",".join(map(str, sorted(databases)))
 
 
 def default_job_name(source: Endpoint, target: Endpoint) -> str:
@@ -64,6 +75,7 @@ def prepare_job(
     facts: SourceFacts,
     options: Options,
     notify: Callable[[str], None],
+    routes: Sequence[Route] = (Route(),),
 ) -> bool:
     """Bring the journal's job to where this run starts; return whether it resumes earlier work.
 
@@ -71,14 +83,15 @@ def prepare_job(
     which `notify` is told. Otherwise its marks and unsettled keys stand.
     """
     record, run_id = journal.job(name), facts.server.run_id
+    databases = [route.source for route in routes]
     if record is None:
-        journal.create(name, setup, planned_partitions(options, facts), run_id)
+        journal.create(name, setup, planned_partitions(options, facts), run_id, databases)
         return False
     if options.restart or record.status == "completed":
-        journal.reset(name, setup, planned_partitions(options, facts), run_id)
+        journal.reset(name, setup, planned_partitions(options, facts), run_id, databases)
         return False
     if record.run_id != run_id:
-        journal.reset(name, setup, record.partition_count, run_id)
+        journal.reset(name, setup, record.partition_count, run_id, databases)
         notify(
             f"the source is another process than the one that job {name} began with (a restart or failover "
             "changed its run_id), so its cursors are void: every partition is scanned again from the start"

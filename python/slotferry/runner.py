@@ -17,6 +17,7 @@ from slotferry._core import EngineError
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.controls import Controls, Steering
+from slotferry.databases import Route, at_database, total_keys
 from slotferry.discovery import (
     SourceFacts,
     TargetFacts,
@@ -64,11 +65,20 @@ class Sides:
     target: Connector
     source_facts: SourceFacts
     target_facts: TargetFacts
+    routes: tuple[Route, ...] = ()
+
+    @property
+    def ways(self) -> tuple[Route, ...]:
+        """The way of each database: unless said otherwise, of the one that the source's URL names."""
+        return self.routes or (Route(self.source.endpoint.database, self.target.endpoint.database),)
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one core job is given: (index, cursor) of partitions, names of keys, when to park a slot."""
+    """What one core job is given: (index, cursor) of partitions, names of keys, when to park a slot.
+
+    All of it is of one database; `route` is None where it is the only one.
+    """
 
     partitions: Sequence[tuple[int, int]] = ()
     keys: Sequence[bytes] = ()
@@ -76,6 +86,7 @@ class Work:
     scan_only: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     """More of the engine's settings, which go before the options'."""
+    route: Route | None = None
 
 
 class EngineDriver:
@@ -105,20 +116,22 @@ class EngineDriver:
         from slotferry._core import Job
 
         source, facts = self.sides.source.endpoint, self.sides.source_facts
+        route, selection = work.route or self.sides.ways[0], self.options.selection
         address = facts.address(source)
         settings: dict[str, Any] = {
             "source": source.path if address is None else (address.host, address.port),
-            "source_access": source.access(),
+            "source_access": at_database(source, route.source).access(),
             "source_run_id": facts.server.run_id,
             "source_has_pexpiretime": facts.server.has_pexpiretime,
-            "target_access": self.sides.target.endpoint.access(),
+            "target_access": at_database(self.sides.target.endpoint, route.target).access(),
             "target_has_pexpiretime": self.sides.target_facts.has_pexpiretime,
             "target_rdb_versions": self.sides.target_facts.rdb_versions,
             "field_ttl": self.options.field_ttl,
             "topology": self._topology.ranges,
             "on_conflict": self.options.on_conflict,
-            "match": self.options.match_bytes,
-            "type": self.options.type,
+            "key_map": selection.key_map(route.prefix),
+            "match": selection.scan_match,
+            "type": selection.scan_type,
             "page_keys": PAGE_KEYS,
             "memory_limit": self.options.memory_limit,
             "retry_for": self.options.retry_for,
@@ -324,28 +337,43 @@ class Runner:
                 return
 
     def _works(self) -> Iterator[Work]:
-        """Yield the core jobs of this run: scan and left-over keys, then pending keys until they stay so."""
-        todo = [(mark.index, mark.cursor) for mark in self._journal.marks(self._name) if not mark.done]
+        """Yield the core jobs of this run: scan and left-over keys, then pending keys until they stay so.
+
+        One database after the other: a connection is in one at a time.
+        """
+        todo = [mark for mark in self._journal.marks(self._name) if not mark.done]
         # Failed keys are tried again once the scan is complete: until then, resuming means going on.
-        left = self._journal.unsettled_keys(self._name, with_failed=not todo)
-        first = next(left, [])
-        if todo or first:
-            yield Work(partitions=todo, keys=first)
-        for keys in left:
-            yield Work(keys=keys)
+        with_failed = not todo
+        for database, route in self._routes():
+            cursors = [(mark.index, mark.cursor) for mark in todo if mark.database == database]
+            left = self._journal.unsettled_keys(self._name, with_failed=with_failed, database=database)
+            first = next(left, [])
+            if cursors or first:
+                yield Work(partitions=cursors, keys=first, route=route)
+            for keys in left:
+                yield Work(keys=keys, route=route)
         while pending := self._journal.totals(self._name).keys.pending:
             deadline = time.monotonic() + self._driver.options.retry_for
-            for keys in self._journal.unsettled_keys(self._name, with_failed=False):
-                # The patience is for the pass: its later jobs need not wait for the same slots once more.
-                patience = max(_LAST_PARK_SECONDS, deadline - time.monotonic())
-                yield Work(keys=keys, park_after=patience)
+            for database, route in self._routes():
+                for keys in self._journal.unsettled_keys(self._name, with_failed=False, database=database):
+                    # The patience is for the pass: its later jobs need not wait for the same slots once more.
+                    patience = max(_LAST_PARK_SECONDS, deadline - time.monotonic())
+                    yield Work(keys=keys, park_after=patience, route=route)
             if self._journal.totals(self._name).keys.pending >= pending:
                 return
 
+    def _routes(self) -> list[tuple[int, Route | None]]:
+        """Return the job's databases with their routes."""
+        ways = self._driver.sides.ways
+        if len(ways) == 1:
+            return [(ways[0].source, None)]
+        return [(route.source, route) for route in ways]
+
     def _do(self, work: Work) -> None:
-        count = len(self._journal.marks(self._name))
+        database = (work.route or self._driver.sides.ways[0]).source
+        count = sum(mark.database == database for mark in self._journal.marks(self._name))
         job = self._driver.new_job(work, count)
-        recorder = Recorder(self._journal, self._name, job)
+        recorder = Recorder(self._journal, self._name, job, database)
         try:
             self._driver.drive(job, lambda: self._tick(job, recorder))
         finally:
@@ -378,7 +406,8 @@ class Runner:
     def _expected_keys(self, scanned: int, recorder: Recorder) -> int | None:
         """Return how many keys there will have been; with a filter, judged by how far the cursors are."""
         if not self._driver.options.filtered:
-            return max(scanned, self._driver.sides.source_facts.keys)
+            sides = self._driver.sides
+            return max(scanned, total_keys(sides.ways, sides.source_facts))
         fraction = recorder.scanned_fraction
         return round(recorder.keys.scanned / fraction) if fraction > 0.01 else None
 
@@ -395,7 +424,8 @@ class Runner:
                 Notice(f"the source {facts.server.node} is fit to be read again: going on there")
             )
             return
-        self._journal.reset(self._name, record.setup, record.partition_count, facts.server.run_id)
+        databases = [route.source for route in self._driver.sides.ways]
+        self._journal.reset(self._name, record.setup, record.partition_count, facts.server.run_id, databases)
         self.started_over = True
         at = f" of {facts.server.node}" if facts.found else ""
         self._driver.emit(

@@ -17,6 +17,7 @@ from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.control_socket import ControlSocket
 from slotferry.controls import Controls
+from slotferry.databases import Route, check_routes, plan_routes, total_keys
 from slotferry.discovery import discover_source, discover_target
 from slotferry.endpoints import Endpoint
 from slotferry.errors import MigrationInterrupted, SlotferryError, unexpected
@@ -129,7 +130,9 @@ class Session:
                 figures.totals, figures.runs = record.totals, record.runs
                 check_setup(record, self._setup)
             # Of several replicas the one that the cursors come from is worth the most.
-            sides = self._look("" if record is None or options.restart else record.run_id)
+            preferred = "" if record is None or options.restart else record.run_id
+            resumes = record is not None and not options.restart and record.status != "completed"
+            sides = self._look(preferred, journal.databases(self.job) if resumes else ())
             figures.resumed = prepare_job(
                 journal,
                 self.job,
@@ -137,6 +140,7 @@ class Session:
                 sides.source_facts,
                 options,
                 lambda text: self._emit(Notice(text)),
+                sides.ways,
             )
             figures.runs = journal.begin_run(self.job, resumed=figures.resumed)
             figures.settled_before = journal.totals(self.job).keys.settled
@@ -156,7 +160,7 @@ class Session:
 
     def _migrate(self, journal: Journal, sides: Sides) -> None:
         self._driver = EngineDriver(sides, self._options, self._emit, self._cancel, self.controls)
-        self._announce(sides, len(journal.marks(self.job)))
+        self._announce(sides, len(journal.marks(self.job)) // len(sides.ways))
         runner = Runner(journal, self.job, self._driver)
         try:
             runner.run()
@@ -169,19 +173,9 @@ class Session:
         count = planned_partitions(self._options, sides.source_facts)
         driver = self._driver = EngineDriver(sides, self._options, self._emit, self._cancel, self.controls)
         self._announce(sides, count)
-        job = driver.new_job(Work([(index, index) for index in range(count)], scan_only=True), count)
         teller = ProgressTeller(self._emit)
-        expected, filtered = sides.source_facts.keys, self._options.filtered
-
-        def tick() -> None:
-            snapshot = job.snapshot()
-            found = Totals(Keys(scanned=snapshot.counts.scanned))
-            teller.tell(snapshot, found, None if filtered else max(expected, found.keys.scanned))
-
-        try:
-            driver.drive(job, tick)
-        finally:
-            self._figures.totals = Totals(Keys(scanned=job.snapshot().counts.scanned))
+        for route in sides.ways:
+            self._count_keys(driver, route, count, teller)
         self._emit(
             DryRunResult(
                 self._figures.totals.keys.scanned,
@@ -191,8 +185,31 @@ class Session:
             )
         )
 
-    def _look(self, preferred: str = "") -> Sides:
-        """Look at both sides and check that they are fit. Raises the gravest problem, tells of the others."""
+    def _count_keys(self, driver: EngineDriver, route: Route, count: int, teller: ProgressTeller) -> None:
+        """Add the keys of one database to the figures, without reading any."""
+        partitions = [(index, index) for index in range(count)]
+        job = driver.new_job(Work(partitions, scan_only=True, route=route), count)
+        before = self._figures.totals
+        expected = total_keys(driver.sides.ways, driver.sides.source_facts)
+
+        def found() -> Totals:
+            return before + Totals(Keys(scanned=job.snapshot().counts.scanned))
+
+        def tick() -> None:
+            totals = found()
+            filtered = self._options.filtered
+            teller.tell(job.snapshot(), totals, None if filtered else max(expected, totals.keys.scanned))
+
+        try:
+            driver.drive(job, tick)
+        finally:
+            self._figures.totals = found()
+
+    def _look(self, preferred: str = "", databases: Sequence[int] = ()) -> Sides:
+        """Look at both sides and check that they are fit. Raises the gravest problem, tells of the others.
+
+        `preferred` is the run_id of a replica to read, `databases` are those that the job to resume has.
+        """
         if self._source.is_cluster_url:
             raise preflight.source_is_cluster(str(self._source.addresses[0]))
         address_map = self._options.address_map_rules
@@ -214,7 +231,12 @@ class Session:
         if problems:
             raise problems[0]
         self._cancel.check()
-        return sides
+        options = self._options
+        chosen = databases if databases and options.db == "all" else options.db
+        routes = plan_routes(self._source, self._target, chosen, options.map_db, source_facts)
+        for notice in check_routes(routes, source, target, target_facts):
+            self._emit(Notice(notice))
+        return replace(sides, routes=routes)
 
     def _judge(self, sides: Sides) -> Sequence[preflight.Row]:
         """Return what stands for and against the run."""
@@ -230,10 +252,10 @@ class Session:
         for row in rows:
             if row.skipped:
                 self._emit(Notice(f"check {row.name} is skipped: {row.message}"))
-        # A target that holds keys is what every resume finds: not worth a word here.
-        names = [
-            r.name for r in rows if r.status == "warning" and not r.skipped and r.name != "existing-keys"
-        ]
+        # A target that holds keys is what every resume finds: not worth a word here. Nor are keys in other
+        # databases, where it was said which to copy.
+        quiet = {"existing-keys", *([] if self._options.db is None else ["databases"])}
+        names = [r.name for r in rows if r.status == "warning" and not r.skipped and r.name not in quiet]
         if names:
             self._emit(
                 Notice(f"warnings of the preflight: {', '.join(names)}; 'slotferry check' explains them")
@@ -252,7 +274,7 @@ class Session:
                 source_product=sides.source_facts.server.product,
                 target_primaries=tuple(map(str, sides.target_facts.topology.primaries)),
                 partitions=partitions,
-                expected_keys=sides.source_facts.keys,
+                expected_keys=total_keys(sides.ways, sides.source_facts),
                 dry_run=self._options.dry_run,
             )
         )

@@ -32,7 +32,7 @@ def test_the_config_file_goes_before_the_defaults(config: str) -> None:
     values = parse("--config", config)
     assert (values["source"], values["target"]) == ("redis://config", "redis://config")
     assert (values["on_conflict"], values["memory_limit"], values["retry_for"]) == ("skip", 9_000_000, 120.0)
-    assert (values["as_json"], values["type_"], values["source_insecure"]) == (True, "hash", True)
+    assert (values["as_json"], values["type_"], values["source_insecure"]) == (True, ("hash",), True)
     assert values["progress"] == "auto"
 
 
@@ -44,7 +44,7 @@ def test_the_environment_goes_before_the_config_file(config: str, monkeypatch: p
     monkeypatch.setenv("SLOTFERRY_CONFIG", config)
     values = parse()
     assert (values["source"], values["target"]) == ("redis://environment", "redis://config")
-    assert (values["on_conflict"], values["type_"], values["as_json"]) == ("replace", "list", False)
+    assert (values["on_conflict"], values["type_"], values["as_json"]) == ("replace", ("list",), False)
     assert values["memory_limit"] == 9_000_000
 
 
@@ -60,7 +60,9 @@ def test_the_command_line_goes_before_all(config: str, monkeypatch: pytest.Monke
 
 
 def test_every_option_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = {"size": "5MB", "duration": "3s", "partition_count": "8"}
+    samples = {"size": "5MB", "duration": "3s", "partition_count": "8", "byte_count": "4KB"}
+    samples |= {"key_rate": "9", "byte_rate": "9MB", "milliseconds": "9"}
+    samples |= {"databases": "0,2", "slot_ranges": "0-5460", "type_names": "hash"}
     for parameter in migrate.params:
         if not isinstance(parameter, click.Option) or parameter.name in ("config", "help"):
             continue

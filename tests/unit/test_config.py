@@ -7,13 +7,13 @@ import pytest
 from slotferry.config import load_config
 from slotferry.errors import UsageError
 
-KNOWN = {"source", "target", "on_conflict", "memory_limit", "dry_run"}
+KNOWN = {"source", "target", "on_conflict", "memory_limit", "dry_run", "rewrite"}
 
 
 def load(tmp_path: Path, content: str | bytes) -> dict[str, object]:
     file = tmp_path / "config.toml"
     file.write_bytes(content.encode() if isinstance(content, str) else content)
-    return load_config(file, KNOWN)
+    return load_config(file, KNOWN, {"rewrite"})
 
 
 def test_keys_are_option_names_with_dashes_or_underscores(tmp_path: Path) -> None:
@@ -26,6 +26,11 @@ def test_keys_are_option_names_with_dashes_or_underscores(tmp_path: Path) -> Non
         "memory_limit": 9_000_000,
         "dry_run": True,
     }
+
+
+def test_an_option_that_may_be_repeated_holds_one_value_or_several(tmp_path: Path) -> None:
+    assert load(tmp_path, "[migrate]\nrewrite = 'a => b'") == {"rewrite": ["a => b"]}
+    assert load(tmp_path, "[migrate]\nrewrite = ['a => b', 'c => d']") == {"rewrite": ["a => b", "c => d"]}
 
 
 def test_an_empty_file_says_nothing(tmp_path: Path) -> None:

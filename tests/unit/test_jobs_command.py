@@ -99,8 +99,15 @@ def test_show_as_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "kind": "conflict",
         "message": "differs",
         "node": "new:7000",
+        "database": 0,
     }
-    assert shown[5] == {"type": "pending", "key": "late", "slot": 9, "reason": "slot 9 is not served"}
+    assert shown[5] == {
+        "type": "pending",
+        "key": "late",
+        "slot": 9,
+        "reason": "slot 9 is not served",
+        "database": 0,
+    }
 
 
 def test_a_killed_run_is_shown_as_interrupted(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

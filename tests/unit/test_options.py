@@ -48,10 +48,11 @@ def test_passwords_do_not_show() -> None:
 
 
 def test_match_is_bytes_whatever_it_was_given_as() -> None:
-    assert Options(match="ä*").match_bytes == "ä*".encode()
-    assert Options(match=b"\xff*").match_bytes == b"\xff*"
-    assert Options(match="\udcff*").match_bytes == b"\xff*"  # as Python decodes such an argument
-    assert Options().match_bytes is None
+    assert Options(match="ä*").selection.scan_match == "ä*".encode()
+    assert Options(match=b"\xff*").selection.scan_match == b"\xff*"
+    assert Options(match="\udcff*").selection.scan_match == b"\xff*"  # as Python decodes such an argument
+    assert Options().selection.scan_match is None
+    assert Options(match=["a*", "b*"]).selection.scan_match is None  # SCAN takes one
 
 
 def test_the_journal_lives_in_the_state_folder(monkeypatch: pytest.MonkeyPatch) -> None:

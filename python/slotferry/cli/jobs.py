@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.errors import UsageError
-from slotferry.text import escape_key, shorten_key
+from slotferry.text import escape_key
 
 if TYPE_CHECKING:
     from slotferry.journal import JobRecord, Journal, RunRecord
@@ -216,11 +216,12 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
 
 def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
     from slotferry.control_socket import live_status
-    from slotferry.display.tables import align, failure_lines
+    from slotferry.display.tables import align, failure_lines, key_place
 
     setup, keys = record.setup, record.totals.keys
     live = live_status(path, record.name)
-    done = sum(mark.done for mark in journal.marks(record.name))
+    marks = journal.marks(record.name)
+    done = sum(mark.done for mark in marks)
     head = [
         ("job", record.name),
         ("status", _status(path, record.name, record.status)),
@@ -234,10 +235,14 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
                 ("match", setup.match),
                 ("type", setup.type),
                 ("wait-replicas", str(setup.wait_replicas) if setup.wait_replicas else None),
+                ("filters", setup.filters),
+                ("rules", setup.rules),
+                ("databases", setup.databases),
+                ("map-db", setup.map_db),
             )
             if value is not None
         ),
-        ("partitions", f"{done} of {record.partition_count} scanned"),
+        ("partitions", f"{done} of {len(marks)} scanned"),
         ("keys", ", ".join(f"{count:,} {name}" for name, count in asdict(keys).items() if count) or "none"),
     ]
     click.echo("\n".join(align(head)))
@@ -251,7 +256,7 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
         click.echo("\n".join(failure_lines(failures)))
     if pending:
         click.echo(f"\npending keys ({len(pending):,} of {keys.pending:,}):")
-        shown = [(shorten_key(key.key), f"slot {key.slot}", key.reason) for key in pending]
+        shown = [(key_place(key), f"slot {key.slot}", key.reason) for key in pending]
         click.echo("\n".join(align(shown, indent="  ")))
     if notes := journal.notes(record.name, limit):
         click.echo(f"\ncopied in part ({len(notes):,} of {journal.count_notes(record.name):,}):")

@@ -17,6 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.selection import (
+    OrderedCommand,
+    database_options,
+    database_settings,
+    selection_options,
+    selection_settings,
+)
 from slotferry.cli.sides import File, network_options, side_settings, tls_options
 from slotferry.cli.types import byte_rate, duration, key_rate, milliseconds, partition_count, size
 from slotferry.display import Display, choose_display
@@ -34,11 +41,13 @@ def _load_config(context: click.Context, _: click.Parameter, path: Path | None) 
 
     # By the name that is written on the command line, which is not always the parameter's.
     names = {p.opts[0].lstrip("-").replace("-", "_"): str(p.name) for p in context.command.params}
-    loaded = load_config(path, names.keys() - {"config", "help"})
-    repeatable = {p.name for p in context.command.params if p.multiple}
-    context.default_map = {
-        names[name]: [str(value)] if names[name] in repeatable else value for name, value in loaded.items()
-    }
+    several = [p.opts[0].lstrip("-").replace("-", "_") for p in context.command.params if _is_list(p)]
+    loaded = load_config(path, names.keys() - {"config", "help"}, several)
+    context.default_map = {names[name]: value for name, value in loaded.items()}
+
+
+def _is_list(parameter: click.Parameter) -> bool:
+    return isinstance(parameter, click.Option) and parameter.multiple
 
 
 _EPILOG = """\
@@ -46,6 +55,8 @@ _EPILOG = """\
 Examples:
   slotferry migrate redis://old:6379 redis+cluster://new1:7000,new2:7000
   slotferry migrate redis://old:6379/2 redis://new1:7000 --match 'user:*' --on-conflict replace
+  slotferry migrate redis://old:6379 redis://new1:7000 --rewrite '^user:(\\d+):(.*)$ => user:{$1}:$2'
+  slotferry migrate redis://old:6379 redis://new1:7000 --all-dbs --map-db 2=prefix:db2:
   slotferry migrate rediss://old:6380 rediss+cluster://new1:7000 --source-ca ca.pem --target-ca ca.pem
   slotferry migrate 'redis+sentinel://s1,s2,s3/mymaster?role=prefer-replica' redis+cluster://new1:7000
   slotferry migrate redis://old:6379 redis://nat:17000 --address-map 10.0.0.7:7000=nat:17000
@@ -65,7 +76,7 @@ Exit codes:
 """
 
 
-@click.command(context_settings={"auto_envvar_prefix": "SLOTFERRY"}, epilog=_EPILOG)
+@click.command(cls=OrderedCommand, context_settings={"auto_envvar_prefix": "SLOTFERRY"}, epilog=_EPILOG)
 @click.argument("source", envvar="SLOTFERRY_SOURCE")
 @click.argument("target", envvar="SLOTFERRY_TARGET")
 @click.option(
@@ -82,14 +93,8 @@ Exit codes:
     show_default=True,
     help="Hashes with TTLs on fields, where the target has none: a failed key, or copy them without.",
 )
-@click.option("--match", metavar="GLOB", help="Only keys that match this glob.")
-@click.option(
-    "--type",
-    "type_",
-    metavar="TYPE",
-    envvar="SLOTFERRY_TYPE",
-    help="Only keys of this type: string, hash, list, set, zset, stream.",
-)
+@selection_options
+@database_options
 @click.option(
     "--memory-limit",
     type=size,
@@ -214,11 +219,12 @@ def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any
     return result.exit_code
 
 
-def _migration(source: str, target: str, type_: str | None, **parameters: Any) -> Migration:
+def _migration(source: str, target: str, **parameters: Any) -> Migration:
     from slotferry.migration import Migration, Options
 
     settings = side_settings(parameters)
-    return Migration(source, target, Options(type=type_, **settings, **parameters))
+    settings |= selection_settings(parameters) | database_settings(parameters)
+    return Migration(source, target, Options(**settings, **parameters))
 
 
 def follow(migration: Migration, as_json: bool, progress: Any) -> Report:

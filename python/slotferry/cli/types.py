@@ -75,6 +75,37 @@ def duration(value: str | float) -> float:
     return sum(float(number) * _TIME_UNITS[unit] for number, unit in parts)
 
 
+def byte_count(value: str | int) -> int:
+    """Return the bytes, 0 or more, that `64MB`, `64KiB` or `4096` means."""
+    return _bytes(value)
+
+
+def databases(value: str | int) -> tuple[int, ...]:
+    """Return the numbers of `0,2,5`."""
+    if not re.fullmatch(r"[0-9]{1,9}(,[0-9]{1,9})*", str(value)):
+        raise click.BadParameter(f"{value!r} names no databases; write it like 0,2,5")
+    return tuple(int(number) for number in str(value).split(","))
+
+
+def slot_ranges(value: str | int) -> tuple[tuple[int, int], ...]:
+    """Return the ranges, both ends included, of `0-5460,12000`."""
+    if not re.fullmatch(r"[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*", str(value)):
+        raise click.BadParameter(f"{value!r} names no slots; write it like 0-5460,12000")
+    ends = [part.split("-") for part in str(value).split(",")]
+    return tuple((int(pair[0]), int(pair[-1])) for pair in ends)
+
+
+def type_names(value: str) -> tuple[str, ...]:
+    """Return the names of `hash,set`."""
+    return tuple(name.strip() for name in value.split(","))
+
+
+class Lines(click.types.StringParamType):
+    """Text, of which the environment holds several values one a line: they may have blanks in them."""
+
+    envvar_list_splitter = "\n"
+
+
 def partition_count(value: str | int) -> int:
     """Return the power of two from 1 to 1024 that `value` is."""
     if not re.fullmatch(r"[0-9]{1,4}", str(value)) or not is_partition_count(int(value)):

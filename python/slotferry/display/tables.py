@@ -11,6 +11,7 @@ from typing import TextIO
 
 from slotferry.display.base import Display
 from slotferry.events import DryRunResult, Event, RunEnded, RunStarted
+from slotferry.journal import PendingKey
 from slotferry.report import FailedKey, Report
 from slotferry.text import format_bytes, format_duration, shorten_key
 
@@ -95,8 +96,14 @@ def dry_run_table(result: DryRunResult) -> str:
 
 def failure_lines(failures: Sequence[FailedKey]) -> list[str]:
     """Return a line for each failed key."""
-    rows = [(shorten_key(f.key), f"slot {f.slot}", f.kind, f.node, f.message) for f in failures]
+    rows = [(key_place(f), f"slot {f.slot}", f.kind, f.node, f.message) for f in failures]
     return align(rows, indent="  ")
+
+
+def key_place(key: FailedKey | PendingKey) -> str:
+    """Return a key's name, with its database where that is not 0."""
+    name = shorten_key(key.key)
+    return f"db {key.database}: {name}" if key.database else name
 
 
 def align(rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), indent: str = "") -> list[str]:

@@ -36,6 +36,7 @@ impl KeyMap {
     #[pyo3(signature = (
         *,
         rules = Vec::new(),
+        prefix = b"".as_slice(),
         globs = Vec::new(),
         patterns = Vec::new(),
         excluded_globs = Vec::new(),
@@ -44,6 +45,7 @@ impl KeyMap {
     ))]
     fn new(
         rules: Vec<PyRule>,
+        prefix: &[u8],
         globs: Vec<Vec<u8>>,
         patterns: Vec<String>,
         excluded_globs: Vec<Vec<u8>>,
@@ -58,7 +60,7 @@ impl KeyMap {
             excluded_patterns,
             slots,
         };
-        let map = keymap::KeyMap::new(&rules, &filter).map_err(|error| raise(&error))?;
+        let map = keymap::KeyMap::new(&rules, prefix, &filter).map_err(|error| raise(&error))?;
         Ok(Self(Arc::new(map), Mutex::default()))
     }
 

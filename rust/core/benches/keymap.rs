@@ -58,7 +58,7 @@ fn benches(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("name");
     group.throughput(Throughput::Elements(KEYS as u64));
     for (name, rules, filter) in cases {
-        let map = KeyMap::new(&rules, &filter).expect("the rules compile");
+        let map = KeyMap::new(&rules, b"", &filter).expect("the rules compile");
         let mut scratch = Scratch::default();
         group.bench_function(name, |bencher| {
             bencher.iter(|| {

@@ -49,6 +49,7 @@ pub struct KeyMap {
     excluded: Option<Regex>,
     slots: Option<Box<[bool]>>,
     steps: Vec<Step>,
+    prefix: Vec<u8>,
 }
 
 /// Room for names on their way through the rules of one [`KeyMap`]; kept from key to key.
@@ -80,8 +81,9 @@ enum Part {
 const LARGEST_PATTERN: usize = 10 << 20;
 
 impl KeyMap {
-    /// Compile rules and filter. Fails with `Usage` that names the rule.
-    pub fn new(rules: &[Rule], filter: &NameFilter) -> Result<Self> {
+    /// Compile rules and filter. `prefix` is put before every name, also of keys that a last rule matched.
+    /// Fails with `Usage` that names the rule.
+    pub fn new(rules: &[Rule], prefix: &[u8], filter: &NameFilter) -> Result<Self> {
         let steps = rules.iter().map(Step::new).collect::<Result<_>>()?;
         let slots = if filter.slots.is_empty() {
             None
@@ -103,12 +105,13 @@ impl KeyMap {
             excluded: any_of(&filter.excluded_globs, &filter.excluded_patterns)?,
             slots,
             steps,
+            prefix: prefix.to_vec(),
         })
     }
 
     /// Whether names may change; else every key that is taken keeps its own.
     pub fn renames(&self) -> bool {
-        !self.steps.is_empty()
+        !self.steps.is_empty() || !self.prefix.is_empty()
     }
 
     /// The target's name and slot for a key of the source; `None` if the key is not taken.
@@ -136,7 +139,7 @@ impl KeyMap {
 
     /// The target's name of a key, whether the filter takes it or not.
     pub fn rename<'k>(&self, key: &'k [u8], scratch: &'k mut Scratch) -> &'k [u8] {
-        if self.steps.is_empty() {
+        if !self.renames() {
             return key;
         }
         let Scratch { name, next, groups } = scratch;
@@ -189,6 +192,7 @@ impl KeyMap {
                 }
             }
         }
+        name.splice(..0, self.prefix.iter().copied());
         name
     }
 }
@@ -398,7 +402,7 @@ mod tests {
     }
 
     fn renamed(rules: &[Rule], key: &[u8]) -> Vec<u8> {
-        let map = KeyMap::new(rules, &NameFilter::default()).expect("the rules compile");
+        let map = KeyMap::new(rules, b"", &NameFilter::default()).expect("the rules compile");
         let mut scratch = Scratch::default();
         let (name, slot) = map.place(key, &mut scratch).expect("nothing is filtered");
         assert_eq!(slot, key_slot(name));
@@ -406,7 +410,7 @@ mod tests {
     }
 
     fn refused(rule: Rule) -> String {
-        KeyMap::new(&[rule], &NameFilter::default())
+        KeyMap::new(&[rule], b"", &NameFilter::default())
             .expect_err("the rule is wrong")
             .message
     }
@@ -441,6 +445,8 @@ mod tests {
         let rules = [last, Rule::AddPrefix(b"p:".to_vec())];
         assert_eq!(renamed(&rules, b"a"), b"b");
         assert_eq!(renamed(&rules, b"x"), b"p:x");
+        let map = KeyMap::new(&rules, b"db2:", &NameFilter::default()).expect("the rules compile");
+        assert_eq!(map.rename(b"a", &mut Scratch::default()), b"db2:b");
     }
 
     #[test]
@@ -476,7 +482,7 @@ mod tests {
             excluded_patterns: vec!["secret|hidden".to_owned()],
             slots: Vec::new(),
         };
-        let map = KeyMap::new(&[], &filter).expect("the filter compiles");
+        let map = KeyMap::new(&[], b"", &filter).expect("the filter compiles");
         let taken = |key: &[u8]| map.place(key, &mut Scratch::default()).is_some();
         assert!(taken(b"user:1") && taken(b"order:1"));
         assert!(!taken(b"order:x") && !taken(b"user:tmp") && !taken(b"user:hidden:2") && !taken(b"other"));
@@ -486,7 +492,7 @@ mod tests {
             slots: vec![(slot, slot)],
             ..NameFilter::default()
         };
-        let map = KeyMap::new(&[rewrite("^a$", "b")], &filter).expect("the filter compiles");
+        let map = KeyMap::new(&[rewrite("^a$", "b")], b"", &filter).expect("the filter compiles");
         // The slot is the target's.
         assert!(map.place(b"a", &mut Scratch::default()).is_some());
         assert!(map.place(b"c", &mut Scratch::default()).is_none());
@@ -498,7 +504,7 @@ mod tests {
             patterns: vec!["a)|(b".to_owned()],
             ..NameFilter::default()
         };
-        assert!(KeyMap::new(&[], &filter).is_err());
+        assert!(KeyMap::new(&[], b"", &filter).is_err());
     }
 
     #[test]
@@ -524,7 +530,7 @@ mod tests {
                 globs: vec![glob.to_vec()],
                 ..NameFilter::default()
             };
-            let map = KeyMap::new(&[], &filter).expect("a glob always compiles");
+            let map = KeyMap::new(&[], b"", &filter).expect("a glob always compiles");
             for key in yes {
                 assert!(
                     map.place(key, &mut Scratch::default()).is_some(),

@@ -289,7 +289,8 @@ mod tests {
             template: b"long:{$1}".to_vec(),
             last: false,
         };
-        let map = KeyMap::new(&[rule], &crate::keymap::NameFilter::default()).expect("the rule compiles");
+        let map =
+            KeyMap::new(&[rule], b"", &crate::keymap::NameFilter::default()).expect("the rule compiles");
         let mut scratch = Scratch::default();
         let names: [&[u8]; 4] = [b"ax", b"", b"b", b"cx"];
         let mut keys = Keys::select(names.into_iter(), (&map, &mut scratch));
