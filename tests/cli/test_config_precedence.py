@@ -60,7 +60,13 @@ def test_the_command_line_goes_before_all(config: str, monkeypatch: pytest.Monke
 
 
 def test_every_option_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    samples = {"size": "5MB", "duration": "3s", "partition_count": "8", "byte_count": "4KB"}
+    samples = {
+        "integer range": "5",
+        "size": "5MB",
+        "duration": "3s",
+        "partition_count": "8",
+        "byte_count": "4KB",
+    }
     samples |= {"key_rate": "9", "byte_rate": "9MB", "milliseconds": "9"}
     samples |= {"databases": "0,2", "slot_ranges": "0-5460", "type_names": "hash"}
     for parameter in migrate.params:
