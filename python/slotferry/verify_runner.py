@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from slotferry.databases import Route
 from slotferry.discovery import TargetFacts, discover_target
 from slotferry.errors import InternalError, SlotferryError, TargetLostError
 from slotferry.events import Notice, PhaseStarted
@@ -39,14 +40,14 @@ class _Comparing(Runner):
         """Read these keys on both sides and record what they are now."""
         self._do(self._by_name(keys, park_after))
 
-    def _by_name(self, keys: Sequence[bytes], park_after: float | None = None) -> Work:
-        work = Work(keys=keys, settings=comparison_settings(self._options))
+    def _by_name(
+        self, keys: Sequence[bytes], park_after: float | None = None, route: Route | None = None
+    ) -> Work:
+        work = Work(keys=keys, settings=comparison_settings(self._options), route=route)
         return work if park_after is None else replace(work, park_after=park_after)
 
     def _works(self) -> Iterator[Work]:
-        scan = self._scan()
-        if scan is not None:
-            yield scan
+        yield from self._scans()
         number = 0
         while (keys := self._journal.totals(self._name).keys).failed or keys.pending:
             # Keys whose slots were unavailable have not been compared at all yet.
@@ -59,11 +60,13 @@ class _Comparing(Runner):
                 PhaseStarted("recheck", f"{keys.failed + keys.pending:,} keys are read again ({number})")
             )
             deadline = time.monotonic() + self._driver.options.retry_for
-            for names in self._journal.unsettled_keys(self._name, with_failed=True):
-                yield self._by_name(names, max(1.0, deadline - time.monotonic()))
+            for database, route in self._routes():
+                left = self._journal.unsettled_keys(self._name, with_failed=True, database=database)
+                for names in left:
+                    yield self._by_name(names, max(1.0, deadline - time.monotonic()), route)
 
-    def _scan(self) -> Work | None:
-        """Return what is left to be scanned."""
+    def _scans(self) -> Iterator[Work]:
+        """Yield what is left to be scanned."""
         raise NotImplementedError
 
     def _pause(self) -> None:
@@ -77,10 +80,13 @@ class _Comparing(Runner):
 class SourceRunner(_Comparing):
     """Compares every key of the source with the target's."""
 
-    def _scan(self) -> Work | None:
-        todo = [(mark.index, mark.cursor) for mark in self._journal.marks(self._name) if not mark.done]
+    def _scans(self) -> Iterator[Work]:
         settings = {**comparison_settings(self._options), "sample": self._options.partial}
-        return Work(partitions=todo, settings=settings) if todo else None
+        marks = [mark for mark in self._journal.marks(self._name) if not mark.done]
+        for database, route in self._routes():
+            todo = [(mark.index, mark.cursor) for mark in marks if mark.database == database]
+            if todo:
+                yield Work(partitions=todo, settings=settings, route=route)
 
 
 class TargetRunner(_Comparing):
@@ -112,7 +118,10 @@ class TargetRunner(_Comparing):
                 Notice("the target's slots keep moving: some extra keys may not have been seen")
             )
 
-    def _scan(self) -> Work | None:
+    def _routes(self) -> list[tuple[int, Route | None]]:
+        return [(0, None)]  # the marks are primaries' and not databases'
+
+    def _scans(self) -> Iterator[Work]:
         todo = []
         primaries = self._driver.sides.target_facts.primaries
         addresses = self._driver.sides.target_facts.topology.primaries
@@ -120,11 +129,9 @@ class TargetRunner(_Comparing):
             if not mark.done:
                 run_id = primary.server.run_id
                 todo.append((mark.index, mark.cursor, address.host, address.port, run_id))
-        if not todo:
-            return None
-        return Work(
-            settings={"sweeps": todo, "sample": self._options.partial, **comparison_settings(self._options)}
-        )
+        if todo:
+            settings = {"sweeps": todo, "sample": self._options.partial}
+            yield Work(settings={**settings, **comparison_settings(self._options)})
 
     def _do(self, work: Work) -> None:
         job = self._driver.new_job(work, 1)  # the engine has no partitions here, only primaries

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +77,13 @@ class VerifySession(Session):
             if record is not None and (self._resumes(record) or not _is_verification(record)):
                 check_setup(record, self._setup)
             resumes = record is not None and self._resumes(record)
-            sides = self._look(record.run_id if record is not None and resumes else "")
+            known = journal.databases(self.job) if resumes else ()
+            sides = self._look(record.run_id if record is not None and resumes else "", known)
+            if self._verify.repair and len(sides.ways) > 1:
+                raise UsageError(
+                    "several databases are compared, and repair is asked for",
+                    hint="repair each by itself: --db 2 --repair",
+                )
             self._prepare(journal, sides)
             with self._recorded(journal, begun):
                 self._compare(journal, sides)
@@ -91,18 +97,26 @@ class VerifySession(Session):
         partitions = planned_partitions(self._options, sides.source_facts)
         primaries = len(sides.target_facts.topology.primaries)
         run_id = sides.source_facts.server.run_id
-        self._figures.resumed = self._prepare_one(journal, self.job, partitions, run_id)
+        databases = [route.source for route in sides.ways]
+        self._figures.resumed = self._prepare_one(journal, self.job, partitions, run_id, databases)
         sweep_id = both_run_ids(run_id, sides.target_facts)
         if not self._figures.resumed:
             journal.discard(self._extra_job)
         self._prepare_one(journal, self._extra_job, primaries, sweep_id, nodes=True)
 
     def _prepare_one(
-        self, journal: Journal, name: str, partitions: int, run_id: str, *, nodes: bool = False
+        self,
+        journal: Journal,
+        name: str,
+        partitions: int,
+        run_id: str,
+        databases: Sequence[int] = (0,),
+        *,
+        nodes: bool = False,
     ) -> bool:
         record = journal.job(name)
         if record is None:
-            journal.create(name, self._setup, partitions, run_id, nodes=nodes)
+            journal.create(name, self._setup, partitions, run_id, databases, nodes=nodes)
             return False
         if self._resumes(record) and record.setup == self._setup:
             if record.run_id == run_id:
@@ -113,7 +127,7 @@ class VerifySession(Session):
                     "its cursors are void, and this direction is scanned again from the start"
                 )
             )
-        journal.reset(name, self._setup, partitions, run_id, nodes=nodes)
+        journal.reset(name, self._setup, partitions, run_id, databases, nodes=nodes)
         return False
 
     @contextmanager
@@ -141,16 +155,22 @@ class VerifySession(Session):
     def _compare(self, journal: Journal, sides: Sides) -> None:
         options = self._verify
         driver = self._driver = EngineDriver(sides, options, self._emit, self._cancel, self.controls)
-        self._announce(sides, len(journal.marks(self.job)))
+        self._announce(sides, len(journal.marks(self.job)) // len(sides.ways))
         source = SourceRunner(journal, self.job, driver, options)
         try:
             source.run()
         finally:
             if source.started_over:
                 self._figures.settled_before, self._figures.resumed = 0, False
-        self._emit(PhaseStarted("target", "every key of the source is compared; now the target's are"))
         target = TargetRunner(journal, self._extra_job, driver, options)
-        target.run()
+        # A sweep looks at the source for the target's names, in one database.
+        if options.selection.renames or any(route.prefix for route in sides.ways) or len(sides.ways) > 1:
+            self._emit(
+                Notice("keys have other names or come from several databases: extra keys are not looked for")
+            )
+        else:
+            self._emit(PhaseStarted("target", "every key of the source is compared; now the target's are"))
+            target.run()
         if options.repair:
             repair = self._repair = Repair(journal, driver, options)
             if journal.difference_counts((self.job, self._extra_job)):

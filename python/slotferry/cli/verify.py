@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.migrate import follow
+from slotferry.cli.selection import (
+    OrderedCommand,
+    database_options,
+    database_settings,
+    selection_options,
+    selection_settings,
+)
 from slotferry.cli.sides import File, network_options, side_settings, tls_options
 from slotferry.cli.types import byte_rate, duration, key_rate, milliseconds, partition_count, share, size
 
@@ -25,6 +32,7 @@ Examples:
   slotferry verify redis://old:6379 redis://new1:7000 --sample 5% --quick
   slotferry verify redis://old:6379 redis://new1:7000 --differences differences.jsonl
   slotferry verify redis://old:6379 redis://new1:7000 --repair
+  slotferry verify redis://old:6379 redis://new1:7000 --rewrite '^user:(\\d+):(.*)$ => user:{$1}:$2'
   slotferry verify redis://old:6379 redis://new1:7000 --json | tail -1 | jq .keys
 
 \b
@@ -37,17 +45,11 @@ Exit codes:
 """
 
 
-@click.command(context_settings={"auto_envvar_prefix": "SLOTFERRY"}, epilog=_EPILOG)
+@click.command(cls=OrderedCommand, context_settings={"auto_envvar_prefix": "SLOTFERRY"}, epilog=_EPILOG)
 @click.argument("source", envvar="SLOTFERRY_SOURCE")
 @click.argument("target", envvar="SLOTFERRY_TARGET")
-@click.option("--match", metavar="GLOB", help="Only keys that match this glob.")
-@click.option(
-    "--type",
-    "type_",
-    metavar="TYPE",
-    envvar="SLOTFERRY_TYPE",
-    help="Only keys of this type: string, hash, list, set, zset, stream.",
-)
+@selection_options
+@database_options
 @click.option("--sample", type=share, metavar="SHARE", help="Only this part of the keys, such as 5%.")
 @click.option("--quick", is_flag=True, help="Compare existence, type, TTL and length, not the values.")
 @click.option(
@@ -151,8 +153,8 @@ def verify(as_json: bool, progress: Any, report: Path | None, **parameters: Any)
     return result.exit_code
 
 
-def _verification(source: str, target: str, type_: str | None, **parameters: Any) -> Verification:
+def _verification(source: str, target: str, **parameters: Any) -> Verification:
     from slotferry.verification import Verification, VerifyOptions
 
-    settings = side_settings(parameters)
-    return Verification(source, target, VerifyOptions(type=type_, **parameters, **settings))
+    settings = side_settings(parameters) | selection_settings(parameters) | database_settings(parameters)
+    return Verification(source, target, VerifyOptions(**parameters, **settings))

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::Engine;
-use super::batch::Batch;
+use super::batch::{Batch, Restore};
 use super::scan::{Keys, Naming};
 use crate::checkpoint::PageId;
 use crate::keymap::Scratch;
@@ -54,10 +54,14 @@ impl Engine {
 
     /// What the source calls entry `index` of a batch.
     pub fn source_name(&self, batch: &Batch, index: usize) -> Vec<u8> {
-        let entry = batch.entries()[index];
-        match self.names.borrow().pages.get(&entry.page) {
-            Some(keys) => keys.get(entry.number as usize).0.to_vec(),
-            None => batch.restore(index).key.to_vec(),
+        self.named(batch.entries()[index].page, &batch.restore(index))
+    }
+
+    /// What the source calls a key of `page`.
+    pub fn named(&self, page: PageId, restore: &Restore<'_>) -> Vec<u8> {
+        match self.names.borrow().pages.get(&page) {
+            Some(keys) => keys.get(restore.number as usize).0.to_vec(),
+            None => restore.key.to_vec(),
         }
     }
 }

@@ -24,13 +24,13 @@ impl Engine {
             Ok(translated) => {
                 let payload = &translated.payload;
                 self.route_as_is(page, slot, &Restore { payload, ..*restore });
-                self.note_dropped(slot, restore.key, &translated);
+                self.note_dropped(self.named(page, restore), slot, &translated);
             }
             Err(TranslateError::Gone) => self.settle(page, Outcome::Expired, 1, 0),
             Err(error) => self.fail(
                 page,
                 Failure {
-                    key: restore.key.to_vec(),
+                    key: self.named(page, restore),
                     slot,
                     kind: FailureKind::Payload,
                     message: format!("the target can't hold {}: {error}", shown(restore.key)),
@@ -41,17 +41,17 @@ impl Engine {
     }
 
     /// Write down that fields of a key lost their TTLs.
-    fn note_dropped(&self, slot: u16, key: &[u8], translated: &Translated) {
+    fn note_dropped(&self, key: Vec<u8>, slot: u16, translated: &Translated) {
         if translated.dropped_ttls > 0 {
             self.shared.ledger().note(Failure {
-                key: key.to_vec(),
                 slot,
                 kind: FailureKind::FieldTtlDropped,
                 message: format!(
                     "{} fields of {} lost their TTL",
                     translated.dropped_ttls,
-                    shown(key)
+                    shown(&key)
                 ),
+                key,
                 node: self.spec.source.to_string(),
             });
         }
@@ -101,7 +101,8 @@ impl Session<'_> {
         };
         again.push_again(entry, &command);
         self.engine.budget.hold(again.weight(0));
-        self.engine.note_dropped(entry.slot, restore.key, &translated);
+        let name = self.engine.named(entry.page, &restore);
+        self.engine.note_dropped(name, entry.slot, &translated);
         self.engine.send_batch(self.link.node, again);
     }
 }
