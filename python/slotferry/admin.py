@@ -39,6 +39,7 @@ from slotferry.errors import (
 )
 
 CONNECT_TIMEOUT = 5.0
+_WRITTEN = ("target", "cluster")  # the sides that are written to; a cluster is a reshard's
 REPLY_TIMEOUT = 10.0
 RETRY_HINT = "check that it runs, then try again"
 _FEED_SECONDS = 0.5
@@ -258,12 +259,12 @@ def _tls_context(tls: Tls) -> ssl.SSLContext:
 
 def unfit(side: Side, what: str, hint: str) -> SlotferryError:
     """Return the error for a side that needs a person: `the <side> <what>`."""
-    return (TargetUnfitError if side == "target" else SourceUnfitError)(f"the {side} {what}", hint=hint)
+    return (TargetUnfitError if side in _WRITTEN else SourceUnfitError)(f"the {side} {what}", hint=hint)
 
 
 def lost(side: Side, what: str, hint: str) -> SlotferryError:
     """Return the error for a side that may be reached later: `the <side> <what>`."""
-    return (TargetLostError if side == "target" else SourceLostError)(f"the {side} {what}", hint=hint)
+    return (TargetLostError if side in _WRITTEN else SourceLostError)(f"the {side} {what}", hint=hint)
 
 
 def raise_for(error: RedisError, node: Node, command: str = "") -> NoReturn:

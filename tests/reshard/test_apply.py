@@ -14,49 +14,12 @@ from slotferry.local import LocalCluster
 from slotferry.reshard.apply import Options, apply_plan, cluster_lock
 from slotferry.reshard.care import Care
 from slotferry.reshard.members import read_cluster
-from slotferry.reshard.plan import Plan, connect
+from slotferry.reshard.plan import connect
 from tests.command import run
-from tests.reshard.client import LoadClient, fill_keys, keys_in, open_slots, slots_owned
+from tests.reshard.client import LoadClient, fill_keys, keys_in, slots_owned
+from tests.reshard.moving import MOVING, assert_clean, plan_away
 from tests.servers.kinds import available
 from tests.servers.raw import connect as raw
-
-MOVING = list(range(5_061, 5_461))
-
-
-@pytest.fixture
-def own(request: pytest.FixtureRequest, stack: ExitStack) -> LocalCluster:
-    """Return a cluster of this test alone, with keys in `MOVING`, the last slots of its first primary."""
-    name = getattr(request, "param", "redis-7.0")
-    if name not in available():
-        pytest.skip(f"this machine has no {name}")
-    cluster = stack.enter_context(LocalCluster(available()[name].binary))
-    fill_keys(cluster.primaries[0], keys_in(MOVING, 10))
-    return cluster
-
-
-def plan_away(cluster: LocalCluster, slots: int = 400) -> Plan:
-    """Plan to move so many of `MOVING` from the first primary to the two others."""
-    counts = [5_461 - slots, 5_461 + slots // 2, 5_462 + slots // 2]
-    weights = {node.address: n for node, n in zip(cluster.primaries, counts, strict=True)}
-    plan = plan_reshard(cluster.url, weights=weights, threshold=0.0001)
-    assert plan.slots == slots
-    return plan
-
-
-def assert_clean(cluster: LocalCluster, keys: int = len(MOVING) * 10) -> None:
-    """Check that nothing is open, every slot served, and every key on the node that owns its slot."""
-    cluster.wait_until_healthy()
-    assert open_slots(cluster) == []
-    owned = slots_owned(cluster)
-    assert len(owned) == 16_384
-    held = 0
-    for node in cluster.primaries:
-        with raw(node) as connection:
-            own = [slot for slot, owner in owned.items() if owner is node]
-            at_home = sum(connection.execute("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in own)
-            assert connection.execute("DBSIZE") == at_home
-            held += at_home
-    assert held == keys
 
 
 @pytest.mark.parametrize("own", ["redis-6.2", "redis-7.0", "valkey-8.1", "valkey-9.1"], indirect=True)

@@ -171,17 +171,14 @@ class _Applier:
             self.conflicts = ConflictFile(self._conflict_path(journal.path))
             if self.plan.balanced:
                 return self._end(None, begun, journal, "balanced")
-            if (closed := self.gate.closed()) is not None and not self.cancel.level:
-                report = self._report("work_left", begun, closed.reason, closed.until)
-                self.emit(ReshardEnded(report))
-                return report
             self._check_rights(cluster)
             self.run_number, self.resumed = journal.begin(self.job, self.plan)
             record = journal.job(self.job)
             self.before = (record.keys, record.bytes) if record else (0, 0)
             error: SlotferryError | None = None
             try:
-                self._work(journal, cluster)
+                if self.gate.closed() is None:
+                    self._work(journal, cluster)
             except SlotferryError as failure:
                 error = failure
             except KeyboardInterrupt as failure:

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from slotferry.admin import Connector
 from slotferry.errors import RefusedError
@@ -21,6 +21,8 @@ from slotferry.text import escape_key
 
 if TYPE_CHECKING:
     from slotferry.reshard.methods import Pair
+
+Keep = Literal["ask", "source", "target"]
 
 _TIMEOUT = 30.0
 _SAME_TTL = 1_000  # ms by which two copies of one TTL may differ
@@ -43,7 +45,7 @@ class ConflictFile:
         keys: Sequence[bytes],
         migrate: Callable[..., bytes],
         *,
-        keep: str = "ask",
+        keep: Keep = "ask",
     ) -> bool:
         """Go through the encoded keys of a MIGRATE that met BUSYKEY; return whether none is in conflict.
 
@@ -67,7 +69,7 @@ class ConflictFile:
         slot: int,
         key: bytes,
         migrate: Callable[..., bytes],
-        keep: str,
+        keep: Keep,
     ) -> bool:
         name = decode_key(key)
         mine = _read(source, name)
@@ -79,12 +81,9 @@ class ConflictFile:
             if keep == "ask":
                 return False
             if keep == "target":
-                target_value = theirs
-                # The target's value goes to the source first, so that the MIGRATE below moves that one.
-                source.send(encode("ASKING") + _restore(name, target_value))
-                replies = source.lines(2)
-                if is_error(replies[1]):
-                    return False
+                # Written down above, so nothing is lost; what the target has is what remains.
+                source.send(encode("ASKING") + encode("DEL", name))
+                return not is_error(source.lines(2)[1])
         source.send(migrate([key], _TIMEOUT, replace=True))
         (reply,) = source.lines(1)
         return not is_error(reply)
@@ -127,11 +126,6 @@ def _read(wire: Wire, key: bytes) -> tuple[bytes, int] | None:
     if payload is None or is_error(payload) or not isinstance(ttl, int) or ttl == -2:
         return None
     return payload, ttl
-
-
-def _restore(key: bytes, value: tuple[bytes, int]) -> bytes:
-    payload, ttl = value
-    return encode("RESTORE", key, max(0, ttl), payload, "REPLACE")
 
 
 def _same(mine: tuple[bytes, int], theirs: tuple[bytes, int]) -> bool:

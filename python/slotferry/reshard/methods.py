@@ -17,7 +17,7 @@ from slotferry.admin import Connector, lost
 from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError
 from slotferry.reshard.care import Gate
-from slotferry.reshard.conflicts import ConflictFile
+from slotferry.reshard.conflicts import ConflictFile, Keep
 from slotferry.reshard.measure import memory_usage
 from slotferry.reshard.members import Member, parse_nodes
 from slotferry.reshard.wire import (
@@ -118,6 +118,7 @@ class SetslotMigrate:
     name = "setslot"
     most_slots = 64
     most_bytes = 32_000_000
+    keep: Keep = "ask"  # what becomes of a key that differs between the two nodes
 
     def __init__(
         self,
@@ -154,8 +155,22 @@ class SetslotMigrate:
             return outcome
         listed = self._list(wanted, outcome)
         wanted = self._open([slot for slot in wanted if slot not in outcome.left], outcome)
+        stubborn = self._empty(wanted, listed, outcome, told)
+        for slot in stubborn:
+            outcome.left[slot] = "open: a key differs between its two nodes; see 'slotferry reshard fix'"
+        self._finish([slot for slot in wanted if slot not in stubborn], outcome)
+        return outcome
+
+    def _empty(
+        self,
+        slots: Sequence[int],
+        listed: Mapping[int, Listed],
+        outcome: Moved,
+        told: Callable[[int, int], None],
+    ) -> set[int]:
+        """Move keys until none is left. Return the slots where keys stay because they differ."""
         stubborn: set[int] = set()
-        remaining = wanted
+        remaining = list(slots)
         while remaining:
             before = outcome.keys
             self._move_keys([(slot, listed[slot]) for slot in remaining], outcome, told, stubborn)
@@ -163,9 +178,29 @@ class SetslotMigrate:
             if remaining and outcome.keys == before:
                 self._gate.nap(0.05, "some keys do not move yet")
             listed = self._list(remaining, outcome, opened=True)
+        return stubborn
+
+    def bring_home(self, slots: Sequence[int]) -> Moved:
+        """Give keys that lie on the source, though the target owns their slots, to the target."""
+        self._depth = _DEPTH
+        outcome = Moved()
+        target = self._pair.target.id
+        # Without it the source would not let MIGRATE have keys of a slot that is not its own.
+        commands = [encode("CLUSTER", "SETSLOT", slot, "IMPORTING", target) for slot in slots]
+        ready = []
+        for slot, reply in zip(slots, self._source.each(commands), strict=True):
+            if is_error(reply):
+                outcome.left[slot] = self._why_not_open(self._pair.source, reply)
+            else:
+                ready.append(slot)
+        stubborn = self._empty(
+            ready, self._list(ready, outcome, opened=True), outcome, lambda _keys, _size: None
+        )
         for slot in stubborn:
-            outcome.left[slot] = "open: a key differs between its two nodes; see 'slotferry reshard fix'"
-        self._finish([slot for slot in wanted if slot not in stubborn], outcome)
+            outcome.left[slot] = "open: a key differs between its two nodes"
+        done = [slot for slot in ready if slot not in stubborn]
+        self._source.each([encode("CLUSTER", "SETSLOT", slot, "STABLE") for slot in done])
+        outcome.moved += done
         return outcome
 
     # Before
@@ -322,7 +357,9 @@ class SetslotMigrate:
             return
         text = text_of(reply)
         if "BUSYKEY" in text:
-            if not self._conflicts.settle(self._connector, self._pair, slot, batch, self._migrate):
+            if not self._conflicts.settle(
+                self._connector, self._pair, slot, batch, self._migrate, keep=self.keep
+            ):
                 stubborn.add(slot)
             return
         if reply.startswith((b"-NOPERM", b"-NOAUTH")) or "NOPERM" in text or "NOAUTH" in text:
@@ -495,7 +532,7 @@ class ValkeyAtomic:
             busy = [
                 job
                 for job in self._jobs()
-                if not _ended(job)
+                if not move_ended(job)
                 and wanted & set(_slots_of(job["slot_ranges"]))
                 and job["operation"] == "EXPORT"
             ]
@@ -513,7 +550,7 @@ class ValkeyAtomic:
             ]
             if not jobs:
                 raise lost("cluster", f"forgot a slot migration at {self._pair.source}", "it is tried again")
-            if _ended(jobs[0]):
+            if move_ended(jobs[0]):
                 if jobs[0]["state"] == "success":
                     return
                 why = jobs[0].get("message") or jobs[0]["state"]
@@ -586,7 +623,7 @@ class RedisAtomic:
     def _await_others(self) -> None:
         for wait in _waits():
             tasks = [*migration_tasks(self._source), *migration_tasks(self._target)]
-            busy = [task for task in tasks if not _ended(task)]
+            busy = [task for task in tasks if not move_ended(task)]
             if not busy:
                 return
             self._gate.nap(wait, f"the servers still move slots {busy[0].get('slots', '')}")
@@ -598,7 +635,7 @@ class RedisAtomic:
             ]
             if task["state"] == "completed":
                 return
-            if _ended(task):
+            if move_ended(task):
                 raise lost(
                     "cluster",
                     f"could not move slots {format_ranges(slots)} to {self._pair.target}: "
@@ -632,7 +669,8 @@ def _fields(reply: object) -> list[dict[str, str]]:
     ]
 
 
-def _ended(job: Mapping[str, str]) -> bool:
+def move_ended(job: Mapping[str, str]) -> bool:
+    """Whether a slot migration of the servers has come to its end, good or bad."""
     return job.get("state", "").lower() in ("success", "failed", "cancelled", "canceled", "completed")
 
 

@@ -257,6 +257,8 @@ def _digest(content: Mapping[str, Any]) -> str:
 def connect(cluster: str | Endpoint, *, password: str | None = None, tls: Tls | None = None) -> Connector:
     """Return what opens connections to a cluster's nodes. Raises `UsageError` for a URL of another kind."""
     endpoint = Endpoint.parse(cluster, "cluster") if isinstance(cluster, str) else cluster
+    if endpoint.service is not None:
+        raise UsageError("the cluster URL names Sentinels", hint="a cluster has none: name one of its nodes")
     if endpoint.path is not None:
         raise UsageError("the cluster URL is a Unix socket", hint="name one of its nodes by host and port")
     if endpoint.database:

@@ -5,9 +5,14 @@ Invariant: figures are the plan's or the report's own; an estimate is called one
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from slotferry.display.tables import align
+from slotferry.reshard.health import Finding
+from slotferry.reshard.members import Cluster
 from slotferry.reshard.plan import Holding, Plan, PlannedNode, count_ranges
 from slotferry.reshard.report import Report
+from slotferry.reshard.wire import format_ranges
 from slotferry.text import format_bytes, format_duration
 
 
@@ -71,7 +76,7 @@ def _cut(text: str, limit: int = 60) -> str:
 def report_table(report: Report) -> str:
     """Return how a run ended."""
     if report.status == "balanced":
-        return "balanced: nothing to move"
+        return report.reason or "balanced: nothing to move"
     lines = [f"job {report.job}: {report.status.replace('_', ' ')}"]
     if report.reason:
         lines[0] += f": {report.reason}"
@@ -91,3 +96,28 @@ def report_table(report: Report) -> str:
     if report.status == "work_left":
         lines.append("work is left: the same command again goes on")
     return "\n".join(lines)
+
+
+def primary_lines(cluster: Cluster, holders: Mapping[int, Mapping[str, int]]) -> list[str]:
+    """Return a line for each primary: its slots, its keys, its replicas."""
+    keys: dict[str, int] = {}
+    for held in holders.values():
+        for node, count in held.items():
+            keys[node] = keys.get(node, 0) + count
+    heads = ("NODE", "SLOTS", "KEYS", "REPLICAS")
+    rows = [
+        (str(m), f"{len(m.slots):,}", f"{keys.get(m.id, 0):,}", f"{len(cluster.replicas_of(m.id))}")
+        for m in cluster.primaries
+    ]
+    return align([heads, *rows], numbers=(1, 2, 3))
+
+
+def finding_lines(findings: Sequence[Finding], *, with_action: bool = False) -> list[str]:
+    """Return a line for each finding, or that there is none."""
+    if not findings:
+        return ["nothing is wrong: every slot has an owner, is closed, and has its keys at home"]
+    lines = []
+    for finding in findings:
+        action = f"; would {finding.action}" if with_action and finding.action else ""
+        lines.append(f"slots {_cut(format_ranges(finding.slots))}: {finding.what}{action}")
+    return lines

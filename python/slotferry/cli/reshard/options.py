@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.sides import tls_options
 from slotferry.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,23 +27,7 @@ json_option = click.option(
 cluster_argument = click.argument("cluster", envvar="SLOTFERRY_CLUSTER")
 
 
-def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what opens a cluster: password file and TLS."""
-    options = [
-        click.option(
-            "--cluster-password-file", type=FILE, help="The cluster's password is this file's first line."
-        ),
-        click.option(
-            "--cluster-ca", type=FILE, help="CA certificates (PEM) to trust instead of the system's."
-        ),
-        click.option("--cluster-cert", type=FILE, help="Client certificate (PEM)."),
-        click.option("--cluster-key", type=FILE, help="Its private key (PEM)."),
-        click.option("--cluster-sni", metavar="NAME", help="Server name to ask for and to check."),
-        click.option("--cluster-insecure", is_flag=True, help="Do not check the server's certificate."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+login_options = tls_options("cluster")
 
 
 def take_connector(cluster: str, parameters: dict[str, Any]) -> Connector:

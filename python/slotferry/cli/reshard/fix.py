@@ -1,0 +1,116 @@
+"""`slotferry reshard fix`: says what it would do, and does it with `--apply`.
+
+Invariant: without `--apply` nothing is changed. A key that differs between two nodes is decided by a person.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from slotferry.cli.reshard.options import (
+    FILE,
+    SETTINGS,
+    cluster_argument,
+    json_option,
+    login_options,
+    take_connector,
+)
+from slotferry.errors import ExitCode
+
+_EXAMPLES = """\
+\b
+Examples:
+  slotferry reshard fix redis+cluster://node1:7000
+  slotferry reshard fix redis+cluster://node1:7000 --apply
+  slotferry reshard fix redis+cluster://node1:7000 --apply --keep owner
+"""
+
+
+@click.command("fix", context_settings=SETTINGS, epilog=_EXAMPLES)
+@cluster_argument
+@click.option("--apply", "really", is_flag=True, help="Do it; without it, only say what would be done.")
+@click.option(
+    "--keep",
+    type=click.Choice(["ask", "owner", "other"]),
+    default="ask",
+    show_default=True,
+    help="Of a key that two nodes hold with different values: keep both and ask, or the slot owner's, or the "
+    "other node's. Both versions are written to a file in any case.",
+)
+@click.option(
+    "--cancel-moves", is_flag=True, help="Cancel slot migrations that the servers do by themselves."
+)
+@click.option("--conflicts", type=FILE, help="That file.  [default: fix-conflicts.jsonl beside the journal]")
+@click.option(
+    "--journal",
+    type=FILE,
+    help="The journal's file.  [default: journal.db in slotferry in the XDG state folder]",
+)
+@json_option
+@login_options
+def fix(
+    cluster: str,
+    really: bool,
+    keep: Any,
+    cancel_moves: bool,
+    conflicts: Path | None,
+    journal: Path | None,
+    as_json: bool,
+    **parameters: Any,
+) -> int:
+    """Mend the slots of CLUSTER: close open ones, bring strayed keys home, give ownerless slots an owner.
+
+    Whoever left them so: our jobs or others', interrupted or failed over. Nothing else may be moving slots
+    meanwhile. No key is lost: where two nodes hold one with different values, both are kept and written down.
+    """
+    from slotferry.cancel import CancelRequest
+    from slotferry.cli.reshard.apply import signals
+    from slotferry.reshard import fix as mending
+    from slotferry.reshard.health import look
+    from slotferry.reshard.tables import finding_lines
+
+    connector = take_connector(cluster, parameters)
+    if not really:
+        health = look(connector)
+        for line in health.findings if as_json else []:
+            click.echo(json.dumps(line.to_dict()))
+        if not as_json:
+            click.echo("\n".join(finding_lines(health.findings, with_action=True)))
+            if health.steps:
+                click.echo("nothing was changed; do it with --apply")
+        return ExitCode.OK if health.ok else ExitCode.INCOMPLETE
+
+    def say(line: str) -> None:
+        click.echo(
+            json.dumps({"type": "notice", "message": line}) if as_json else f"slotferry: {line}",
+            err=not as_json,
+        )
+
+    cancel = CancelRequest()
+    with signals(cancel):
+        report = mending.fix(
+            connector,
+            journal=journal,
+            keep=keep,
+            conflicts=conflicts,
+            cancel_moves=cancel_moves,
+            say=say,
+            cancel=cancel,
+        )
+    if as_json:
+        click.echo(json.dumps(report.to_dict()))
+        return report.exit_code
+    click.echo(f"{report.mended:,} slots mended")
+    for slot, reason in sorted(report.left.items()):
+        click.echo(f"  slot {slot}: {reason}")
+    if report.conflicts:
+        click.echo(
+            f"{report.conflicts:,} keys differ between two nodes; both versions are in {report.file}; "
+            "decide with --keep owner or --keep other"
+        )
+    click.echo("\n".join(finding_lines(report.remaining)))
+    return report.exit_code

@@ -1,0 +1,103 @@
+"""`slotferry reshard run`: named jobs from a file, for schedulers.
+
+Invariant: a job that finds the cluster balanced does nothing; one that was stopped goes on with its own plan
+first, or with a new one where the cluster has changed. Every job of the file is checked before one begins.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from slotferry.cli.reshard.apply import show, signals
+from slotferry.cli.reshard.jobs_file import JobSettings, load_jobs
+from slotferry.cli.reshard.options import FILE, SETTINGS, json_option
+from slotferry.errors import ExitCode, SlotferryError, UsageError
+
+_EXAMPLES = """\
+\b
+Examples:
+  slotferry reshard run --config jobs.toml
+  slotferry reshard run --config jobs.toml nightly --json
+
+\b
+jobs.toml:
+  [defaults]
+  cluster = "redis+cluster://node1:7000,node2:7000"
+  tz = "Europe/Berlin"
+
+\b
+  [jobs.nightly]
+  by = "bytes"
+  threshold = "5%"
+  window = "01:00-05:00"
+  pause-above-latency = "10ms"
+
+\b
+Exit codes: as of 'reshard apply'; of several jobs the first that is not 0.
+"""
+
+
+@click.command("run", context_settings=SETTINGS, epilog=_EXAMPLES)
+@click.option("--config", type=FILE, required=True, help="TOML file with a table [jobs.NAME] for each job.")
+@click.argument("names", nargs=-1, metavar="[JOB]...")
+@click.option(
+    "--journal",
+    type=FILE,
+    help="The journal's file.  [default: journal.db in slotferry in the XDG state folder]",
+)
+@click.option(
+    "--progress",
+    type=click.Choice(["auto", "bar", "lines", "none"]),
+    default="auto",
+    show_default=True,
+    help="On stderr: a bar, a line every 5 seconds, or only notices.",
+)
+@json_option
+def run(config: Path, names: tuple[str, ...], journal: Path | None, progress: Any, as_json: bool) -> int:
+    """Run the JOBs of a file, all of them by default: plan where that is due, and move in the window.
+
+    The names of the settings are those of the options of 'reshard plan' and 'reshard apply'.
+    """
+    from slotferry.cancel import CancelRequest
+
+    jobs = load_jobs(config)
+    if unknown := [name for name in names if name not in jobs]:
+        raise UsageError(f"{config} has no job {unknown[0]!r}", hint=f"its jobs are {', '.join(jobs)}")
+    cancel = CancelRequest()
+    codes: list[int] = []
+    with signals(cancel):
+        for name in names or jobs:
+            with show(as_json, progress) as tell:
+                codes.append(_run_one(name, jobs[name], journal, tell, cancel, last=len(jobs) == 1))
+            if cancel.level:
+                break
+    return next((code for code in codes if code), ExitCode.OK)
+
+
+def _run_one(name: str, job: JobSettings, journal: Path | None, tell: Any, cancel: Any, *, last: bool) -> int:
+    from slotferry.reshard.jobs import run_job
+
+    try:
+        report = run_job(
+            job.connector(),
+            name,
+            job.policy,
+            job.care,
+            job.options(name, journal),
+            on_event=tell,
+            cancel=cancel,
+        )
+        if report.error is not None:
+            raise report.error
+    except SlotferryError as error:
+        if last:
+            raise
+        # The other jobs have their own clusters: one that fails is no reason not to run them.
+        click.echo(f"slotferry: job {name}: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"  hint: {error.hint}", err=True)
+        return error.exit_code
+    return report.exit_code

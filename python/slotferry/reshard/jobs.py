@@ -1,0 +1,57 @@
+"""A job that a scheduler runs again and again: it keeps one cluster balanced by one policy.
+
+Invariant: an unfinished plan is finished before a new one is made. Outside of its windows a job does nothing;
+its result says whether work is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from slotferry.admin import Connector
+from slotferry.cancel import CancelRequest
+from slotferry.events import Event
+from slotferry.reshard.apply import Options, apply_plan
+from slotferry.reshard.care import Care, Gate
+from slotferry.reshard.events import ReshardEnded
+from slotferry.reshard.journal import ReshardJournal
+from slotferry.reshard.plan import Plan, Policy, make_plan
+from slotferry.reshard.report import Report
+
+_DONE = ("completed", "balanced", "slots_left")
+
+
+def run_job(
+    connector: Connector,
+    name: str,
+    policy: Policy,
+    care: Care,
+    options: Options,
+    *,
+    on_event: Callable[[Event], None] | None = None,
+    cancel: CancelRequest | None = None,
+) -> Report:
+    """Run the job once and return how it ended: `balanced` where there was nothing to do.
+
+    Raises `SlotferryError` where the run was refused.
+    """
+    unfinished = _unfinished(name, policy, options)
+    closed = Gate(care, cancel or CancelRequest()).closed()
+    if closed is not None and unfinished is None:
+        report = Report(name, "balanced", reason=closed.reason, opens_at=closed.until)
+        if on_event is not None:
+            on_event(ReshardEnded(report))
+        return report
+    plan = unfinished or make_plan(connector, policy)
+    return apply_plan(connector, plan, options, care=care, on_event=on_event, cancel=cancel)
+
+
+def _unfinished(name: str, policy: Policy, options: Options) -> Plan | None:
+    """Return the plan that the last run left undone, if it was made by the same policy."""
+    if not options.journal_path.exists():
+        return None
+    with ReshardJournal(options.journal_path) as journal:
+        record = journal.job(name)
+    if record is None or record.status in _DONE or record.plan.policy != policy:
+        return None
+    return record.plan

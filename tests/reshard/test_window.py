@@ -1,0 +1,82 @@
+"""Windows: over midnight, in other time zones, and over changes of the clock."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from slotferry.cancel import CancelRequest
+from slotferry.errors import UsageError
+from slotferry.reshard.care import Care, Gate
+from slotferry.reshard.window import Window, find_zone
+
+BERLIN = find_zone("Europe/Berlin")
+
+
+def utc(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("text", "now", "opens", "closes"),
+    [
+        ("01:00-05:00", "2026-01-10 12:00", "2026-01-11 00:00", "2026-01-11 04:00"),
+        ("01:00-05:00", "2026-01-10 02:00", "2026-01-10 00:00", "2026-01-10 04:00"),
+        ("22:00-04:00", "2026-01-10 01:00", "2026-01-09 21:00", "2026-01-10 03:00"),
+        ("22:00-24:00", "2026-01-10 01:00", "2026-01-10 21:00", "2026-01-10 23:00"),
+        # 2026-03-29: the clock jumps from 02:00 to 03:00.
+        ("02:30-05:00", "2026-03-28 23:30", "2026-03-29 01:00", "2026-03-29 03:00"),
+        ("01:00-02:30", "2026-03-28 23:30", "2026-03-29 00:00", "2026-03-29 01:00"),
+        ("02:10-02:50", "2026-03-28 23:30", "2026-03-30 00:10", "2026-03-30 00:50"),
+        # 2026-10-25: 02:00 to 03:00 comes twice.
+        ("02:00-03:00", "2026-10-24 23:30", "2026-10-25 00:00", "2026-10-25 02:00"),
+        ("02:30-02:45", "2026-10-24 23:30", "2026-10-25 00:30", "2026-10-25 01:45"),
+    ],
+)
+def test_when_it_opens_and_closes(text: str, now: str, opens: str, closes: str) -> None:
+    assert Window.parse(text, BERLIN).opening(utc(now)) == (utc(opens), utc(closes))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1-5", "01:00", "25:00-26:00", "01:00-01:00", "01:60-02:00", "24:30-01:00"]
+)
+def test_what_is_no_window(text: str) -> None:
+    with pytest.raises(UsageError, match="the window"):
+        Care(windows=(text,))
+
+
+def test_what_is_no_zone() -> None:
+    with pytest.raises(UsageError, match="no time zone 'Europe/Atlantis'"):
+        Care(windows=("01:00-02:00",), tz="Europe/Atlantis")
+
+
+def test_the_gate_opens_and_closes_with_the_window() -> None:
+    now = [utc("2026-01-10 00:30").timestamp()]
+    gate = Gate(Care(windows=("01:00-02:00", "03:00-04:00"), tz="UTC"), CancelRequest(), lambda: now[0])
+    closed = gate.closed()
+    assert closed is not None
+    assert closed.until == utc("2026-01-10 01:00").timestamp()
+    assert "opens at 2026-01-10 01:00:00 UTC" in closed.reason
+    now[0] += timedelta(minutes=45).total_seconds()
+    assert gate.closed() is None
+    now[0] += timedelta(minutes=46).total_seconds()
+    again = gate.closed()
+    assert again is not None
+    assert again.until == utc("2026-01-10 03:00").timestamp()
+
+
+def test_a_reason_to_stop_ends_a_pause(tmp_path: Path) -> None:
+    pause = tmp_path / "pause"
+    pause.touch()
+    cancel = CancelRequest()
+    gate = Gate(Care(pause_file=pause), cancel)
+    cancel.ask()
+    gate.wait_turn(1)  # would wait for ever
+
+
+@pytest.mark.parametrize("name", ["max_duration", "pause_above_latency", "max_bytes_per_second"])
+def test_limits_are_above_zero(name: str) -> None:
+    with pytest.raises(UsageError, match="is not above 0"):
+        Care(**{name: 0})  # type: ignore[arg-type]
