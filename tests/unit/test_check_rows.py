@@ -42,7 +42,7 @@ SURVEY = Survey(
 )
 
 
-def _with_info(view: ServerView, **fields: object) -> ServerView:
+def with_info(view: ServerView, **fields: object) -> ServerView:
     return replace(view, info={**view.info, **{name: str(value) for name, value in fields.items()}})
 
 
@@ -105,13 +105,13 @@ def test_a_fit_pair_has_nothing_but_ok_rows() -> None:
             "1 of 3 primaries have no live replica: new:3",
         ),
         (
-            replace(SURVEY, primaries=(ONE, _with_info(TWO, db0="keys=1200,expires=0"))),
+            replace(SURVEY, primaries=(ONE, with_info(TWO, db0="keys=1200,expires=0"))),
             "existing-keys",
             "warning",
             "1,200 at new:2",
         ),
         (
-            replace(SURVEY, primaries=(ONE, _with_info(TWO, maxmemory=5_000_000, used_memory=1_000_000,
+            replace(SURVEY, primaries=(ONE, with_info(TWO, maxmemory=5_000_000, used_memory=1_000_000,
                                                        used_memory_startup=1_000_000))),
             "memory",
             "error",
@@ -119,38 +119,38 @@ def test_a_fit_pair_has_nothing_but_ok_rows() -> None:
         ),
         (
             # Of the 7 MB, 5 are data that may be the very keys: a resume is not refused.
-            replace(SURVEY, primaries=(ONE, _with_info(TWO, maxmemory=10_000_000, used_memory=7_000_000,
+            replace(SURVEY, primaries=(ONE, with_info(TWO, maxmemory=10_000_000, used_memory=7_000_000,
                                                        used_memory_startup=2_000_000, db0="keys=9"))),
             "memory",
             "warning",
             "new:2 expects 6.0 MB and has room for 3.0 MB",
         ),
         (
-            replace(SURVEY, primaries=(ONE, _with_info(TWO, total_system_memory=4_000_000))),
+            replace(SURVEY, primaries=(ONE, with_info(TWO, total_system_memory=4_000_000))),
             "memory",
             "ok",  # new:1 is on the same host and does not say
             "there is room",
         ),
         (
-            replace(SURVEY, primaries=(_with_info(ONE, total_system_memory=4_000_000), TWO)),
+            replace(SURVEY, primaries=(with_info(ONE, total_system_memory=4_000_000), TWO)),
             "memory",
             "warning",
             "new has 4.0 MB of memory for primaries that will need about 8.0 MB",
         ),
         (
-            replace(SURVEY, primaries=(ONE, _with_info(TWO, maxmemory=GB, maxmemory_policy="volatile-ttl"))),
+            replace(SURVEY, primaries=(ONE, with_info(TWO, maxmemory=GB, maxmemory_policy="volatile-ttl"))),
             "eviction",
             "warning",
             "volatile-ttl at new:2",
         ),
         (
-            replace(SURVEY, source=_with_info(SURVEY.source, rdb_bgsave_in_progress=1)),
+            replace(SURVEY, source=with_info(SURVEY.source, rdb_bgsave_in_progress=1)),
             "persistence",
             "warning",
             "under way at old:6379",
         ),
         (
-            replace(SURVEY, primaries=(ONE, _with_info(TWO, rdb_last_bgsave_status="err"))),
+            replace(SURVEY, primaries=(ONE, with_info(TWO, rdb_last_bgsave_status="err"))),
             "persistence",
             "warning",
             "failed at new:2",
@@ -164,8 +164,8 @@ def test_a_fit_pair_has_nothing_but_ok_rows() -> None:
         (
             replace(SURVEY, source=replace(SURVEY.source, product="Redis 8.0.2")),
             "versions",
-            "warning",
-            "writes RDB version 12",
+            "ok",
+            "writes RDB version 12, which Redis 7.0.15 does not take: payloads are translated",
         ),
         (
             replace(SURVEY, source=replace(SURVEY.source, modules=frozenset({"bf"}))),
@@ -174,7 +174,7 @@ def test_a_fit_pair_has_nothing_but_ok_rows() -> None:
             "new:1, new:2 lacks: bf",
         ),
         (
-            replace(SURVEY, source=_with_info(SURVEY.source, number_of_libraries=2)),
+            replace(SURVEY, source=with_info(SURVEY.source, number_of_libraries=2)),
             "functions",
             "warning",
             "2 function libraries",
@@ -209,6 +209,7 @@ def test_expected_memory_follows_the_slots_and_the_database() -> None:
         ("Valkey 9.1.2", "Redis 8.0.2", False),
         ("Redis 7.2.4", "Valkey 7.2.5", True),
         ("Valkey 8.1.0", "Valkey 9.1.2", True),
+        ("Redis 8.8.0", "Redis 8.6.0", False),
     ],
 )
 def test_rdb_versions(source: str, target: str, taken: bool) -> None:

@@ -16,6 +16,7 @@ from redis.exceptions import ResponseError
 
 from slotferry._core import key_slot
 from slotferry.admin import Connector, Node
+from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError
 from slotferry.preflight.commands import (
     OTHERWISE,
@@ -97,10 +98,11 @@ class Application:
 
 
 class ApplicationStudy:
-    """Gathers what is known of the commands of the source behind `connector`."""
+    """Gathers what is known of the commands of the source at `address` (None: its Unix socket)."""
 
-    def __init__(self, connector: Connector, notify: Notify) -> None:
+    def __init__(self, connector: Connector, address: Address | None, notify: Notify) -> None:
         self._connector = connector
+        self._address = address
         self._notify = notify
         self.rows: list[Row] = []
         self._sources: list[str] = []
@@ -119,7 +121,7 @@ class ApplicationStudy:
         Returns None where the source can't be reached at all; `rows` says so.
         """
         try:
-            with self._connector.open() as node:
+            with self._connector.open(self._address) as node:
                 return self._study(node, watch, log, keyspace, place)
         except SlotferryError as failure:
             self.rows.append(not_checked("observed", failure.message, failure.hint))
@@ -230,7 +232,7 @@ class ApplicationStudy:
             f"{rate} a second now; this can cost it up to half of its throughput (Ctrl-C ends it early)"
         )
         try:
-            with self._connector.open() as feed:
+            with self._connector.open(self._address) as feed:
                 watch = Watch(feed, seconds)
                 before = sum(follower.commands.values())
                 with contextlib.suppress(KeyboardInterrupt):

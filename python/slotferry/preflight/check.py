@@ -147,7 +147,7 @@ class _Check:
             survey = self._compare(source, target)
         if source is not None and not source.server.cluster:
             self._sample(source, survey)
-            self._study(survey)
+            self._study(source, survey)
         if survey is not None:
             shares = None if self._keyspace is None else self._keyspace.shares()
             self._rows += judge_survey(survey, shares)
@@ -234,8 +234,8 @@ class _Check:
             self._rows += judge_placement(self._keyspace, survey, sampler.rdb_types)
             self._rows += self._key_rights(survey, sampler.sums.examples(_KEYS_PROBED))
 
-    def _study(self, survey: Survey | None) -> None:
-        study = ApplicationStudy(self._source, self._notify)
+    def _study(self, source: SourceFacts, survey: Survey | None) -> None:
+        study = ApplicationStudy(self._source, source.address(self._source.endpoint), self._notify)
         options = self._options
         self._application = study.study(
             options.watch,

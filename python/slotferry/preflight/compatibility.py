@@ -1,7 +1,7 @@
 """Whether the target can load what the source has: versions, modules, functions, databases.
 
-Invariant: the table of RDB versions is protocol.md's (DUMP and RESTORE); an unknown, newer server is taken to
-write the newest known version, and said to be unknown nowhere: RESTORE itself is the judge.
+Invariant: what a primary takes is what it said when it was asked (rdb_versions.py); the table here, from the
+protocol's description of DUMP and RESTORE, is for the source, and for a primary that does not tell.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ def rdb_version(view: ServerView) -> int:
 
 def takes_rdb(view: ServerView, version: int) -> bool:
     """Whether the server's RESTORE takes a footer of this version."""
+    if view.rdb_versions is not None:
+        return version in view.rdb_versions
     own = rdb_version(view)
     return version == own or version <= (_NEUTRAL_RDB if view.family == "Valkey" else own)
 
@@ -42,12 +44,10 @@ def _versions(survey: Survey) -> Row:
             "bring them to one version first: a key that one of them loads may be refused by another",
         )
     if refusing:
-        takes = rdb_version(refusing[0])
-        return warning(
+        return ok(
             "versions",
-            f"{source.product} writes RDB version {written}, {products[0]} takes "
-            f"{'80 and ' if takes == 80 else ''}up to {min(takes, _NEUTRAL_RDB)}: payloads are translated",
-            "nothing for plain values; what can't be translated is recorded as failed",
+            f"{source.product} writes RDB version {written}, which {products[0]} does not take: payloads are "
+            "translated on the way",
         )
     return ok("versions", f"{source.product} (RDB {written}) to {', '.join(products)}, which takes it")
 

@@ -12,7 +12,7 @@ from slotferry._core import key_slot
 from slotferry.preflight.fitness import slot_owners
 from slotferry.preflight.keyspace import Keyspace, PlacedShare
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
-from slotferry.preflight.survey import Survey
+from slotferry.preflight.survey import ServerView, Survey
 from slotferry.text import format_bytes, shorten_key
 
 _BULK_LIMIT = 512 << 20
@@ -20,6 +20,7 @@ _BIG_KEY = 64 << 20
 _UNEVEN = 1.5
 _PLAIN_TYPES = frozenset({"string", "hash", "list", "set", "zset", "stream"})
 _MODULE_RDB = frozenset({6, 7})
+_LATE_STREAMS = {26: (8, 6), 27: (8, 8)}  # of Redis alone
 _FIELD_TTL_RDB = frozenset({22, 23, 24, 25})
 
 
@@ -114,12 +115,24 @@ def _types(keyspace: Keyspace, survey: Survey, rdb_types: Mapping[int, bytes]) -
             f"types that are not everywhere the same: {parts}",
             "try one of them first: what the target can't load is recorded as failed",
         )
+    late = sorted(rdb_types.keys() & _LATE_STREAMS.keys())
+    unable = [view.node for kind in late for view in survey.primaries if not _knows(view, kind)]
+    if unable:
+        return warning(
+            "types",
+            f"{', '.join(unable)} can't load streams encoded as {shorten_key(rdb_types[late[-1]])} is",
+            "use a newer target, or such keys are recorded as failed",
+        )
     ttl_fields = [rdb_types[kind] for kind in sorted(_FIELD_TTL_RDB & rdb_types.keys())]
     if ttl_fields:
         return _field_ttls(survey, ttl_fields[0])
     if not rdb_types and keyspace.sampled:
         return not_checked("types", "no value could be looked at (DUMP)", "grant +dump and +memory|usage")
     return ok("types", f"{len(keyspace.by_type)} types of value, all of them known to the target")
+
+
+def _knows(view: ServerView, kind: int) -> bool:
+    return view.family == "Redis" and view.version >= _LATE_STREAMS[kind]
 
 
 def _field_ttls(survey: Survey, example: bytes) -> Row:
@@ -133,7 +146,7 @@ def _field_ttls(survey: Survey, example: bytes) -> Row:
         return warning(
             "types",
             f"{where}, which {', '.join(unable)} can't store",
-            "use a target of Redis 7.4 or Valkey 9.0 on; otherwise such keys are recorded as failed",
+            "use a target of Redis 7.4 or Valkey 9.0 on, or --field-ttl drop, which copies them without",
         )
     return ok("types", f"{where}; the target can store them")
 

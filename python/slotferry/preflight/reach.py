@@ -6,6 +6,8 @@ a warning, since it may be a primary before the end.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 from redis.exceptions import ResponseError
 
 from slotferry.addressmap import AddressMap
@@ -13,6 +15,8 @@ from slotferry.admin import Connector
 from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
+
+_AT_ONCE = 16
 
 
 def judge_announced(target: Connector) -> list[Row]:
@@ -23,7 +27,11 @@ def judge_announced(target: Connector) -> list[Row]:
         return [not_checked("announced-addresses", failure.message, failure.hint)]
     except ResponseError as refusal:
         return [not_checked("announced-addresses", str(refusal), "grant +cluster|slots")]
-    lost = {address: reason for address in (*primaries, *replicas) if (reason := _failure(target, address))}
+    # Side by side: one that swallows what it is sent takes seconds to give up on.
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        announced = (*primaries, *replicas)
+        reasons = pool.map(lambda address: _failure(target, address), announced)
+        lost = {address: reason for address, reason in zip(announced, reasons, strict=True) if reason}
     lost_primaries = [address for address in primaries if address in lost]
     advice = "open the way from this host, let the nodes announce reachable addresses, or give --address-map"
     if lost_primaries:

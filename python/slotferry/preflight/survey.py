@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from redis.exceptions import ResponseError
@@ -48,7 +48,11 @@ class ClusterNode:
 
 @dataclass(frozen=True)
 class ServerView:
-    """One server: INFO, the modules that it has loaded, the commands that it denies us, and its clock."""
+    """One server: what it says of itself (INFO, modules, clock), and what it denies us.
+
+    max_value: its proto-max-bulk-len. rdb_versions: those of the payloads that it takes, as far as it tells.
+    nodes: the cluster as it sees it.
+    """
 
     node: str
     product: str
@@ -57,6 +61,7 @@ class ServerView:
     denied: tuple[str, ...] = ()
     clock: Clock | None = None
     max_value: int | None = None
+    rdb_versions: frozenset[int] | None = None
     nodes: tuple[ClusterNode, ...] = ()
 
     @property
@@ -118,10 +123,12 @@ def take_survey(
         source_view = _look(node, server.product, source_probes(server))
     primaries = []
     probes = target_probes(has_pexpiretime=target_facts.has_pexpiretime)
-    products = {primary.server.node: primary.server.product for primary in target_facts.primaries}
+    known = {primary.server.node: primary for primary in target_facts.primaries}
     for address in target_facts.topology.primaries:
         with target.open(address) as node:
-            primaries.append(_look(node, products[node.name], probes, cluster=True))
+            facts = known[node.name]
+            view = _look(node, facts.server.product, probes, cluster=True)
+            primaries.append(replace(view, rdb_versions=facts.rdb_versions))
     return Survey(
         source_view,
         tuple(primaries),
