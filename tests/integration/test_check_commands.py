@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,15 +14,15 @@ import slotferry
 from slotferry import CheckOptions, CheckReport
 from slotferry.admin import Connector
 from slotferry.endpoints import Endpoint
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.local import LocalCluster, LocalServer, wait_until
 from slotferry.preflight.commands import CommandTable, local_keys
 from slotferry.preflight.crossslot import CommandUse
 from slotferry.preflight.monitor import MonitorRefusedError, Observed, Watch, parse_line
 from slotferry.rewrite import load_rules
-from tests.command import run
+from tests.command import Running, run
 from tests.servers.kinds import ServerKind
-from tests.servers.raw import ServerError, connect, encode
-from tests.servers.shop import fill_shop, one_round, open_shop
+from tests.servers.raw import RawConnection, ServerError, connect, encode
+from tests.servers.shop import CHECKOUT, fill_shop, one_round, open_shop
 
 _SECRET = "hunter2-very-secret"
 _KINDS = ["redis-6.2", "redis-7.0", "redis-8.0", "valkey-8.1", "valkey-9.1"]
@@ -126,9 +127,9 @@ def test_monitor_gives_back_what_was_sent(source: LocalServer) -> None:
     assert in_script.arguments[1:] == (b"of a script",)
 
 
-def _echo_until(connection: object, started: threading.Event) -> None:
+def _echo_until(connection: RawConnection, started: threading.Event) -> None:
     while not started.wait(0.01):
-        connection.execute("ECHO", "are you there")  # type: ignore[attr-defined]
+        connection.execute("ECHO", "are you there")
 
 
 def test_a_refused_monitor_is_told_as_such(source: LocalServer) -> None:
@@ -216,6 +217,50 @@ def test_the_shop_is_read_from_a_recorded_log_and_the_tags_saved_as_rules(
     assert rules["^user:([0-9]+):cart$"] == "user:{$1}:cart"
     assert rules["^stock:([0-9]+)$"] == "stock:{$1}"
     assert "^user:([0-9]+)$" not in rules
+
+
+def test_the_saved_rules_mend_what_was_found(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    fill_shop(source, users=50)
+    log, rules = tmp_path / "monitor.log", tmp_path / "tags.toml"
+    log.write_bytes(b"".join(_recorded(source, rounds=20)))
+
+    run("check", source.url, cluster.url, "--commands", str(log), "--save-rules", str(rules))
+    moved = run("migrate", source.url, cluster.url, "--rules", str(rules), "--json")
+
+    assert moved.code == 0, moved.stderr
+    with cluster.client() as client:
+        # redis-py's cluster client refuses both with keys of several slots, and so would the server.
+        assert client.eval(CHECKOUT, 2, "user:{7}:cart", "user:{7}:profile") == 3
+        with client.pipeline(transaction=True) as transaction:
+            transaction.hset("order:{7}", "state", "paid")
+            transaction.decr("stock:{7}")
+            assert transaction.execute() == [0, 98]
+        assert client.get("user:7") == b"name 7 " + b"x" * 400
+
+
+def test_ctrl_c_ends_the_watch_and_what_was_seen_counts(source: LocalServer, cluster: LocalCluster) -> None:
+    fill_shop(source, users=20)
+    with (
+        open_shop(source, users=20),
+        Running("check", source.url, cluster.url, "--json", "--watch", "1h") as watching,
+        connect(source) as client,
+    ):
+        wait_until(lambda: b"flags=O" in client.execute("CLIENT", "LIST"), "MONITOR to be on", timeout=120)
+        seen = _calls(client, "mget")
+        wait_until(lambda: _calls(client, "mget") > seen + 20, "the shop to serve some", timeout=120)
+        watching.send(signal.SIGINT)
+        done = watching.finish()
+
+    assert done.code == 0, done.stderr
+    found = {use["command"] for use in done.summary["commands"]["uses"]}
+    assert {"MGET", "MULTI HSET DECR"} <= found
+
+
+def _calls(client: RawConnection, command: str) -> int:
+    found = re.search(rb"cmdstat_%b:calls=(\d+)" % command.encode(), client.execute("INFO", "commandstats"))
+    return int(found[1]) if found else 0
 
 
 def _recorded(server: LocalServer, rounds: int) -> list[bytes]:

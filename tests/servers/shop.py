@@ -51,7 +51,7 @@ def one_round(number: int, users: int = 300) -> list[bytes]:
 
 
 @contextmanager
-def open_shop(server: LocalServer) -> Iterator[None]:
+def open_shop(server: LocalServer, users: int = 300) -> Iterator[None]:
     """Let the application serve visitors, one after the other, until the end of the context."""
     closing = threading.Event()
 
@@ -59,7 +59,7 @@ def open_shop(server: LocalServer) -> Iterator[None]:
         number = 0
         with connect(server) as connection:
             while not closing.wait(0.002):
-                connection.pipeline_checked(one_round(number))
+                connection.pipeline_checked(one_round(number, users))
                 number += 1
 
     thread = threading.Thread(target=serve, name="shop", daemon=True)

@@ -7,6 +7,8 @@ last), stderr for what takes long and what it costs.
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +107,8 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
     else:
         from slotferry.display.check_tables import check_table
 
-        click.echo(check_table(report))
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+        click.echo(check_table(report, width))
     if save_rules is not None:
         _save_rules(save_rules, report)
     return report.exit_code

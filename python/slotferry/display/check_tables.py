@@ -5,6 +5,8 @@ Invariant: figures and words are the report's; a line more is only layout.
 
 from __future__ import annotations
 
+import textwrap
+
 from slotferry.display.tables import align
 from slotferry.preflight.application import Application
 from slotferry.preflight.crossslot import CommandUse
@@ -15,24 +17,25 @@ from slotferry.text import format_bytes, format_duration, shorten_key
 
 _PATTERNS_SHOWN = 15
 _USES_SHOWN = 25
+_LEAST_TEXT = 30
 _NAME_WIDTH = max(len(name) for checks in CHECKS.values() for name in checks)
 
 
-def check_table(report: CheckReport) -> str:
-    """Return the whole report."""
+def check_table(report: CheckReport, width: int | None = None) -> str:
+    """Return the whole report; sentences are broken where they are longer than `width`."""
     lines = [f"{report.source} to {report.target}"]
     for group in CHECKS:
         rows = [row for row in report.rows if row.group == group]
         if rows:
-            lines += ["", group, *(line for row in rows for line in _row_lines(row))]
+            lines += ["", group, *(line for row in rows for line in _row_lines(row, width))]
     if report.keyspace is not None and report.keyspace.sampled:
         lines += _data_tables(report.keyspace)
     if report.application is not None and report.application.uses:
-        lines += _command_tables(report.application)
+        lines += _command_tables(report.application, width)
     return "\n".join([*lines, "", _verdict(report)])
 
 
-def _command_tables(application: Application) -> list[str]:
+def _command_tables(application: Application, width: int | None) -> list[str]:
     """Return the commands with several keys, and below each that breaks what mends it."""
     heads = ("COMMAND", "CALLS", "CROSSING", "KEYS")
     shown = application.uses[:_USES_SHOWN]
@@ -42,7 +45,7 @@ def _command_tables(application: Application) -> list[str]:
     for use, line in zip(shown, table, strict=True):
         lines.append(line)
         if use in application.advice:
-            lines.append(f"    > {application.advice[use]}")
+            lines += _broken("    > ", application.advice[use], width)
     if len(application.uses) > _USES_SHOWN:
         lines.append(f"  and {len(application.uses) - _USES_SHOWN:,} more")
     return lines
@@ -102,12 +105,26 @@ def shorten(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def _row_lines(row: Row) -> list[str]:
+def _row_lines(row: Row, width: int | None) -> list[str]:
     status = "skipped" if row.skipped else row.status
-    lines = [f"  {status:<8} {row.name:<{_NAME_WIDTH}}  {row.message}"]
+    lines = _broken(f"  {status:<8} {row.name:<{_NAME_WIDTH}}  ", row.message, width)
     if row.advice and row.status != "ok":
-        lines.append(f"  {'':<8} {'':<{_NAME_WIDTH}}  > {row.advice}")
+        lines += _broken(f"  {'':<8} {'':<{_NAME_WIDTH}}  > ", row.advice, width)
     return lines
+
+
+def _broken(head: str, text: str, width: int | None) -> list[str]:
+    """Return `text` behind `head`, its further lines below its first."""
+    if width is None or width - len(head) < _LEAST_TEXT:
+        return [head + text]
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=head,
+        subsequent_indent=" " * len(head),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _verdict(report: CheckReport) -> str:

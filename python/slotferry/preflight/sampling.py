@@ -6,6 +6,7 @@ read; the rate holds over the whole sample, so that the source serves its applic
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +19,7 @@ from slotferry.preflight.keyspace import KeyFacts, KeyspaceSums
 _PAGE = 200
 _DUMPED_PER_TYPE = 20
 _DUMPED_BYTES = 32_768
-_SEEN_LIMIT = 1 << 21
+_SEEN_LIMIT = 1 << 18
 
 
 class Sampler:
@@ -41,6 +42,8 @@ class Sampler:
 
         Raises `SourceLostError`, and `ResponseError` where SCAN is refused.
         """
+        with contextlib.suppress(ResponseError):  # 7.2 on: leaves LRU and LFU alone, which DUMP does not
+            self._node.call("CLIENT", "NO-TOUCH", "ON")
         pages = self._every_page() if wanted >= keys else self._some_pages(wanted)
         for page in pages:
             facts = self._look(page)
@@ -49,7 +52,7 @@ class Sampler:
             self._pace(len(page))
 
     def _every_page(self) -> Iterator[list[bytes]]:
-        # SCAN may return a key twice. Beyond some millions of keys that is not worth remembering them all.
+        # SCAN may return a key twice, seldom. Among many keys that is not worth remembering them all.
         seen: set[int] = set()
         cursor = 0
         while True:
