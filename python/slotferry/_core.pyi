@@ -1,8 +1,8 @@
 """The border between the planes: everything that Python may ask of the Rust engine.
 
 Invariant: pull-only. Rust never calls Python; Python polls (`wait`, `snapshot`, `drain_events`,
-`checkpoint`) and pushes (`set_topology`, `cancel`). Keys and values stay on the Rust side, except the names
-of keys that failed or are pending.
+`checkpoint`) and pushes (`set_topology`, `set_access`, `cancel`). Keys and values stay on the Rust side,
+except the names of keys that failed or are pending.
 """
 
 from collections.abc import Iterable, Sequence
@@ -63,6 +63,7 @@ class Access:
         username: str | None = None,
         password: str | None = None,
         database: int = 0,
+        renewable: bool = False,
         tls: bool = False,
         tls_ca: bytes | None = None,
         tls_cert: bytes | None = None,
@@ -71,6 +72,9 @@ class Access:
         tls_insecure: bool = False,
     ) -> Access:
         """Take credentials and TLS settings; `tls_ca`, `tls_cert` and `tls_key` are PEM texts.
+
+        `renewable` says that another login may be had where this one is refused: the job then asks for one
+        (`access_wanted` events) and goes on trying, where it would end otherwise.
 
         Without `tls_ca` the system's roots are trusted. `tls_insecure` turns off every check of the server's
         certificate. Raises `EngineError("usage", …)` for a PEM that can't be read.
@@ -272,7 +276,14 @@ class Event:
     def kind(
         self,
     ) -> Literal[
-        "topology_wanted", "node_lost", "node_back", "source_lost", "source_back", "slot_parked"
+        "topology_wanted",
+        "source_access_wanted",
+        "target_access_wanted",
+        "node_lost",
+        "node_back",
+        "source_lost",
+        "source_back",
+        "slot_parked",
     ]: ...
     @property
     def message(self) -> str: ...
@@ -301,6 +312,7 @@ class Job:
         target_rdb_versions: Sequence[int] = ...,
         field_ttl: Literal["error", "drop"] = "error",
         topology: Sequence[tuple[int, int, str, int]],
+        address_map: Sequence[tuple[str, int | None, str, int | None]] = ...,
         partition_count: int,
         partitions: Sequence[tuple[int, int]],
         keys: Sequence[bytes] = ...,
@@ -372,6 +384,12 @@ class Job:
 
     def checkpoint(self) -> Checkpoint:
         """Return what may be recorded as done now. The lists of the checkpoint are handed over once."""
+
+    def set_access(self, side: Literal["source", "target"], access: Access, /) -> None:
+        """Open the connections of that side with `access` from now on; open ones keep theirs.
+
+        The database stays the one that the job was started with.
+        """
 
     def set_topology(self, topology: Sequence[tuple[int, int, str, int]], /) -> None:
         """Replace the map of slots whole; ranges as in the constructor."""

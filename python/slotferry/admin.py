@@ -11,8 +11,9 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, Connection, UnixDomainSocketConnection
@@ -27,6 +28,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from slotferry.addressmap import AddressMap
+from slotferry.credentials import Login, PasswordFile, stamp_files
 from slotferry.endpoints import Address, Endpoint, Side, Tls
 from slotferry.errors import (
     RESUME_HINT,
@@ -37,6 +39,11 @@ from slotferry.errors import (
     TargetUnfitError,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from slotferry._core import Access
 
 CONNECT_TIMEOUT = 5.0
 _WRITTEN = ("target", "cluster")  # the sides that are written to; a cluster is a reshard's
@@ -79,6 +86,7 @@ class Node:
         self.side = side
         self.name = name
         self.tls = tls
+        self.login_refused = False
 
     def __enter__(self) -> Node:
         return self
@@ -99,6 +107,7 @@ class Node:
         try:
             self._connection.connect()
         except RedisError as error:
+            self.login_refused = isinstance(error, AuthenticationError)
             raise_for(error, self)
 
     def call(self, *command: str | bytes | int) -> Any:
@@ -202,21 +211,69 @@ class Connector:
         self.endpoint = endpoint
         self.side = side
         self.address_map = address_map or AddressMap()
+        self.server: Address | None = None
+        """The server that was found behind Sentinels, which `open` opens where it is given no address."""
+        self.login = Login(side, endpoint.username, endpoint.password)
         self._context = _tls_context(endpoint.tls) if endpoint.uses_tls else None
+        self._stamp = stamp_files(self.files)
 
     def sentinels(self) -> Connector:
         """Return what opens connections to the Sentinels of a source that is behind them."""
         return Connector(self.endpoint.sentinels, "Sentinel", self.address_map)
 
     def open(self, address: Address | None = None) -> Node:
-        """Return a connected `Node`: of `address`, or else of the endpoint's socket or first address.
+        """Return a connected `Node`: of `address`, or else of the endpoint's socket, server or first address.
 
         `address` is where the node is reached, not what it announces. Database 0 is selected, whatever the
-        endpoint says.
+        endpoint says. A login that is refused is tried once more where there is another one by now.
         """
+        node = self._node(address)
+        try:
+            node.connect()
+        except SlotferryError:
+            if not node.login_refused or not self.renew():
+                raise
+            node = self._node(address)
+            node.connect()
+        return node
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that connections are opened with; where one changes, `renew` has something new."""
+        tls, password = self.endpoint.tls, self.endpoint.password
+        secret = password.path if isinstance(password, PasswordFile) else None
+        return tuple(path for path in (secret, tls.ca, tls.cert, tls.key) if path is not None)
+
+    @property
+    def generation(self) -> object:
+        """What is another one after each change of the credentials or files."""
+        return self.login.generation, self._stamp
+
+    def access(self, database: int | None = None) -> Access:
+        """Return what the engine opens its connections with now, to the endpoint's database or another one.
+
+        Raises `SlotferryError`.
+        """
+        number = self.endpoint.database if database is None else database
+        return replace(self.endpoint, database=number).access(self.login.current())
+
+    def renew(self) -> bool:
+        """Ask for the credentials and read the files anew; return whether anything changed.
+
+        Raises `SlotferryError`; what was there before holds then.
+        """
+        before, stamp = self.generation, stamp_files(self.files)
+        self.login.renew()
+        if stamp != self._stamp and self._context is not None:
+            self._context = _tls_context(self.endpoint.tls)
+        self._stamp = stamp
+        return self.generation != before
+
+    def _node(self, address: Address | None) -> Node:
+        username, password = self.login.current()
         common: dict[str, Any] = {
-            "username": self.endpoint.username,
-            "password": self.endpoint.password,
+            "username": username,
+            "password": password,
             "protocol": 2,
             "socket_connect_timeout": CONNECT_TIMEOUT,
             "socket_timeout": REPLY_TIMEOUT,
@@ -228,16 +285,14 @@ class Connector:
             make, name = UnixDomainSocketConnection, self.endpoint.path
             common["path"] = name
         else:
-            where = address or self.endpoint.addresses[0]
+            where = address or self.server or self.endpoint.addresses[0]
             make, name = Connection, str(where)
             common.update(host=where.host, port=where.port)
             if self._context is not None:
                 make = _TlsConnection
                 common.update(context=self._context, server_name=self.endpoint.tls.server_name)
         connection = make(**common)
-        node = Node(connection, self.side, name, tls=self._context is not None)
-        node.connect()
-        return node
+        return Node(connection, self.side, name, tls=self._context is not None)
 
 
 def _tls_context(tls: Tls) -> ssl.SSLContext:

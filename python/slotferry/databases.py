@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from redis.exceptions import ResponseError
@@ -157,11 +157,6 @@ def may_collide(routes: Sequence[Route], renames: bool) -> bool:
         for number in {route.target for route in routes}
     }
     return any(len(sharing) > 1 for sharing in by_target.values())
-
-
-def at_database(endpoint: Endpoint, number: int) -> Endpoint:
-    """Return the endpoint with another database."""
-    return replace(endpoint, database=number)
 
 
 def _refusal(connector: Connector, number: int) -> str:

@@ -133,7 +133,8 @@ def discover_source(connector: Connector, preferred: str = "") -> SourceFacts:
     Behind Sentinel its server is found first; of several, the one with the `run_id` `preferred`.
     """
     found = None if connector.endpoint.service is None else ServiceFinder(connector).find(preferred)
-    with connector.open(None if found is None else found.address) as node:
+    connector.server = None if found is None else found.address
+    with connector.open() as node:
         server = _server_facts(node)
         database = connector.endpoint.database
         if database and not server.cluster:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Side = Literal["source", "target", "cluster", "Sentinel"]
 """Whom a connection is to, as messages name it; a Sentinel belongs to the source."""
 Role = Literal["primary", "replica", "prefer-replica"]
+Password = str | Callable[[], str | tuple[str, str]]
+"""A password, or what is asked for one, or for (user, password), whenever it may have changed."""
 
 DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
@@ -67,7 +69,7 @@ class Service:
     name: str
     role: Role = "primary"
     username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    password: Password | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Endpoint:
     addresses: tuple[Address, ...] = ()
     path: str | None = None
     username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    password: Password | None = field(default=None, repr=False)
     database: int = 0
     tls: Tls = Tls()
     service: Service | None = None
@@ -121,7 +123,7 @@ class Endpoint:
         login = f"{user}{':***' if self.password else ''}"
         return self.identity.replace("://", f"://{login}@", 1) if login else self.identity
 
-    def with_credentials(self, password: str | None, tls: Tls) -> Endpoint:
+    def with_credentials(self, password: Password | None, tls: Tls) -> Endpoint:
         """Return this endpoint with `password` (where not None) instead of the URL's, and with `tls`."""
         if tls != Tls() and not self.uses_tls:
             raise UsageError(
@@ -130,7 +132,7 @@ class Endpoint:
             )
         return replace(self, password=self.password if password is None else password, tls=tls)
 
-    def with_sentinel_login(self, username: str | None, password: str | None) -> Endpoint:
+    def with_sentinel_login(self, username: str | None, password: Password | None) -> Endpoint:
         """Return this endpoint with the login at its Sentinels where it is given outside of the URL.
 
         Raises `UsageError` where there are no Sentinels but a login for them.
@@ -157,17 +159,30 @@ class Endpoint:
         username, password = self.service.username, self.service.password
         return replace(self, username=username, password=password, database=0, service=None)
 
-    def access(self) -> Access:
-        """Return what the engine opens its connections with. Raises `UsageError` for an unusable PEM."""
-        from slotferry._core import Access, EngineError
+    def check_files(self) -> None:
+        """Read the TLS files. Raises `UsageError` where they make no sense."""
+        self.access((None, None))
 
-        # A user without a password logs in with an empty one, as redis-py does it.
-        password = "" if self.username and self.password is None else self.password
+    def access(self, login: tuple[str | None, str | None] | None = None) -> Access:
+        """Return what the engine opens its connections with: `login`, or else the endpoint's own.
+
+        Raises `UsageError` for an unusable PEM.
+        """
+        from slotferry._core import Access, EngineError
+        from slotferry.credentials import Login
+
+        if login is None:
+            login = Login(
+                "target" if self.is_cluster_url else "source", self.username, self.password
+            ).current()
+        username, password = login
         try:
             return Access(
-                username=self.username,
-                password=password,
+                username=username,
+                # A user without a password logs in with an empty one, as redis-py does it.
+                password="" if username and password is None else password,
                 database=self.database,
+                renewable=callable(self.password),
                 tls=self.uses_tls,
                 tls_ca=_read_pem(self.tls.ca),
                 tls_cert=_read_pem(self.tls.cert),
@@ -201,6 +216,11 @@ def find_password(party: Side, file: Path | None, environ: Mapping[str, str] = o
     """
     if file is None:
         return environ.get(f"SLOTFERRY_{party.upper()}_PASSWORD")
+    return read_password_file(party, file)
+
+
+def read_password_file(party: Side, file: Path) -> str:
+    """Return the first line of `file`. Raises `UsageError`."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:

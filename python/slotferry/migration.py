@@ -54,7 +54,7 @@ class Migration:
             self.options.target_password, self.options.target_tls
         )
         for end in (source_end, target_end):
-            end.access()  # reads the TLS files: now is the time to complain
+            end.check_files()  # reads the TLS files: now is the time to complain
         self._cancel = CancelRequest(saves=not self.options.dry_run)
         self._listeners: list[Callable[[Event], None]] = []
         self._session = self._make_session(source_end, target_end, self._cancel)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from slotferry.addressmap import AddressMap
 from slotferry.controls import Rates
-from slotferry.endpoints import Tls
+from slotferry.endpoints import Password, Tls
 from slotferry.errors import UsageError
 from slotferry.partitions import MAX_PARTITIONS, is_partition_count
 from slotferry.rewrite import Rule, as_bytes
@@ -66,7 +66,9 @@ class Options:
     skip_check: names of checks of the preflight whose errors are only told (see `slotferry check`).
     verify: compare both sides afterwards, as a `Verification` does.
     dry_run: look and count; write nothing, neither to the target nor to the journal.
-    source_password, target_password: instead of the URL's. source_tls, target_tls: TLS files and settings.
+    source_password, target_password: instead of the URL's. A callable without arguments is asked when the run
+        begins and whenever the login may have changed; it returns the password, or (user, password).
+    source_tls, target_tls: TLS files and settings; files that change are read again.
     sentinel_username, sentinel_password: the login at the source's Sentinels, instead of the URL's.
     address_map: `announced=reachable` entries, for addresses that the nodes of the target or the Sentinels
         announce and that are reached at others from here (NAT).
@@ -102,12 +104,12 @@ class Options:
     skip_check: Sequence[str] = ()
     verify: bool = False
     dry_run: bool = False
-    source_password: str | None = field(default=None, repr=False)
-    target_password: str | None = field(default=None, repr=False)
+    source_password: Password | None = field(default=None, repr=False)
+    target_password: Password | None = field(default=None, repr=False)
     source_tls: Tls = field(default_factory=Tls)
     target_tls: Tls = field(default_factory=Tls)
     sentinel_username: str | None = None
-    sentinel_password: str | None = field(default=None, repr=False)
+    sentinel_password: Password | None = field(default=None, repr=False)
     address_map: Sequence[str] = ()
 
     def __post_init__(self) -> None:

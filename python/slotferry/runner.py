@@ -17,7 +17,8 @@ from slotferry._core import EngineError
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.controls import Controls, Steering
-from slotferry.databases import Route, at_database, total_keys
+from slotferry.credentials import AccessKeeper
+from slotferry.databases import Route, total_keys
 from slotferry.discovery import (
     SourceFacts,
     TargetFacts,
@@ -109,6 +110,7 @@ class EngineDriver:
         self.keys_by_primary: Counter[str] = Counter()
         self._told_change = ""
         self._topology = sides.target_facts.topology
+        self._access = AccessKeeper({"source": sides.source, "target": sides.target})
         self._refresher = TopologyRefresher(lambda: refresh_topology(sides.target, self._topology.primaries))
 
     def new_job(self, work: Work, partition_count: int) -> Job:
@@ -120,14 +122,15 @@ class EngineDriver:
         address = facts.address(source)
         settings: dict[str, Any] = {
             "source": source.path if address is None else (address.host, address.port),
-            "source_access": at_database(source, route.source).access(),
+            "source_access": self.sides.source.access(route.source),
             "source_run_id": facts.server.run_id,
             "source_has_pexpiretime": facts.server.has_pexpiretime,
-            "target_access": at_database(self.sides.target.endpoint, route.target).access(),
+            "target_access": self.sides.target.access(route.target),
             "target_has_pexpiretime": self.sides.target_facts.has_pexpiretime,
             "target_rdb_versions": self.sides.target_facts.rdb_versions,
             "field_ttl": self.options.field_ttl,
             "topology": self._topology.ranges,
+            "address_map": self.sides.target.address_map.rules,
             "on_conflict": self.options.on_conflict,
             "key_map": selection.key_map(route.prefix),
             "match": selection.scan_match,
@@ -214,8 +217,17 @@ class EngineDriver:
         for event in job.drain_events():
             if event.kind == "topology_wanted":
                 self._refresher.want()
-            else:
-                self.emit(EngineNews(event.kind, event.message, event.node, event.slot))
+                continue
+            if event.kind in ("source_access_wanted", "source_lost"):
+                self._access.want("source")
+            elif event.kind in ("target_access_wanted", "node_lost"):
+                self._access.want("target")
+            self.emit(EngineNews(event.kind, event.message, event.node, event.slot))
+        for side, access in self._access.poll():
+            job.set_access(side, access)
+            self.emit(
+                Notice(f"the {side}'s credentials or certificates changed: used from the next connection on")
+            )
         topology = self._refresher.poll()
         if topology is not None:
             job.set_topology(topology.ranges)

@@ -18,12 +18,12 @@ from tests.servers.proxy import Proxy
 class Paused:
     """A migration under way, its source stalled; `resume` lets it go on to its end."""
 
-    def __init__(self, proxy: Proxy, url: str, cluster: LocalCluster, options: Options) -> None:
+    def __init__(self, proxy: Proxy, source: str, target: str, options: Options) -> None:
         self.proxy = proxy
-        self._source = url
-        self._target = cluster.url
+        self._source = source
+        self._target = target
         self._address_map = options.address_map
-        self.migration = Migration(url, self._target, options)
+        self.migration = Migration(source, target, options)
 
     def resume(self, timeout: float = 120) -> Report:
         """Let the source answer again and return the report of the end."""
@@ -42,12 +42,13 @@ def paused_migration(
     *,
     service: LocalSentinelService | None = None,
     role: str = "primary",
+    target: str | None = None,
     **options: Any,
 ) -> Iterator[Paused]:
     """Migrate until a tenth of the keys has arrived, then stall the source; end the run with the context.
 
     With a `service`, `source` is the server of it that is found for `role`; the address map leads through
-    the proxy.
+    the proxy. `target` is the cluster's URL where it is not its own.
     """
     with source.client() as client:
         keys = int(client.dbsize())
@@ -56,7 +57,7 @@ def paused_migration(
         if service is not None:
             url = f"{service.url}?role={role}"
             options["address_map"] = [f"{source.address}={proxy.address}"]
-        paused = Paused(proxy, url, cluster, Options(**options))
+        paused = Paused(proxy, url, target or cluster.url, Options(**options))
         with paused.migration:
             paused.migration.start()
             wait_until(lambda: count_keys(cluster) >= keys // 10, "a tenth of the keys to arrive")

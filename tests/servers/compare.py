@@ -93,7 +93,7 @@ class _Nodes:
         with connect(seed) as connection:
             rows = connection.execute("CLUSTER", "SLOTS")
         for first, last, primary, *_ in rows:
-            node = self._open(primary[0].decode() or seed.host, primary[1])
+            node = self._open((primary[0] or b"").decode() or seed.host, primary[1])
             self._by_slot.update(dict.fromkeys(range(first, last + 1), node))
 
     def __enter__(self) -> _Nodes:

@@ -68,16 +68,24 @@ def side_settings(parameters: dict[str, Any]) -> dict[str, Any]:
 
     Raises `UsageError` for a password file that can't be used.
     """
-    from slotferry.endpoints import Side, Tls, find_password
+    from slotferry.endpoints import Tls
 
-    sides: tuple[Side, Side] = ("source", "target")
     settings: dict[str, Any] = {}
-    for side in sides:
+    for side in ("source", "target"):
         tls = (parameters.pop(f"{side}_{name}") for name in ("ca", "cert", "key", "sni", "insecure"))
         settings[f"{side}_tls"] = Tls(*tls)
-        settings[f"{side}_password"] = find_password(side, parameters.pop(f"{side}_password_file"))
+        settings[f"{side}_password"] = _password(side, parameters.pop(f"{side}_password_file"))
     if "address_map" in parameters:
-        settings["sentinel_password"] = find_password("Sentinel", parameters.pop("sentinel_password_file"))
+        settings["sentinel_password"] = _password("Sentinel", parameters.pop("sentinel_password_file"))
         settings["sentinel_username"] = parameters.pop("sentinel_username")
         settings["address_map"] = parameters.pop("address_map")
     return settings
+
+
+def _password(party: Any, path: Path | None) -> Any:
+    """Return the password of the environment, or a file that is read now and when it changes."""
+    from slotferry.credentials import PasswordFile
+    from slotferry.endpoints import find_password
+
+    found = find_password(party, path)  # the file is read here as well: now is the time to complain
+    return found if path is None else PasswordFile(party, path)

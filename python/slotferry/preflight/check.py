@@ -19,7 +19,7 @@ from slotferry._core import key_slots
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
 from slotferry.discovery import SourceFacts, TargetFacts, discover_source, discover_target
-from slotferry.endpoints import Endpoint, Side, Tls
+from slotferry.endpoints import Endpoint, Password, Side, Tls
 from slotferry.errors import SlotferryError, UsageError
 from slotferry.preflight import apply_skips, check_skips, judge_servers, judge_survey, source_is_cluster
 from slotferry.preflight.application import Application, ApplicationStudy
@@ -65,12 +65,12 @@ class CheckOptions:
     commands: Path | None = None
     strict: bool = False
     skip_check: tuple[str, ...] = ()
-    source_password: str | None = field(default=None, repr=False)
-    target_password: str | None = field(default=None, repr=False)
+    source_password: Password | None = field(default=None, repr=False)
+    target_password: Password | None = field(default=None, repr=False)
     source_tls: Tls = field(default_factory=Tls)
     target_tls: Tls = field(default_factory=Tls)
     sentinel_username: str | None = None
-    sentinel_password: str | None = field(default=None, repr=False)
+    sentinel_password: Password | None = field(default=None, repr=False)
     address_map: Sequence[str] = ()
 
     def __post_init__(self) -> None:
@@ -118,11 +118,11 @@ def check(
     return _Check(source_end, ends[1], options, notify).perform()
 
 
-def _endpoint(given: str | Endpoint, side: Side, password: str | None, tls: Tls) -> Endpoint:
+def _endpoint(given: str | Endpoint, side: Side, password: Password | None, tls: Tls) -> Endpoint:
     from slotferry.migration import parse_endpoint
 
     endpoint = parse_endpoint(given, side).with_credentials(password, tls)
-    endpoint.access()  # reads the TLS files: now is the time to complain
+    endpoint.check_files()  # reads the TLS files: now is the time to complain
     return endpoint
 
 

@@ -383,12 +383,10 @@ class SetslotMigrate:
 
     def _migrate_head(self) -> Callable[..., bytes]:
         """Return what encodes a MIGRATE of encoded keys."""
-        peer, endpoint = self._pair.target.peer, self._connector.endpoint
+        peer, (username, password) = self._pair.target.peer, self._connector.login.current()
         auth: list[str] = []
-        if endpoint.password is not None:
-            auth = ["AUTH", endpoint.password]
-            if endpoint.username:
-                auth = ["AUTH2", endpoint.username, endpoint.password]
+        if password is not None:
+            auth = ["AUTH2", username, password] if username else ["AUTH", password]
 
         def command(keys: Sequence[bytes], timeout: float, *, replace: bool = False) -> bytes:
             options = [*(["REPLACE"] if replace else []), *auth, "KEYS"]

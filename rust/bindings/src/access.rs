@@ -17,6 +17,7 @@ impl Access {
         username = None,
         password = None,
         database = 0,
+        renewable = false,
         tls = false,
         tls_ca = None,
         tls_cert = None,
@@ -24,11 +25,16 @@ impl Access {
         tls_server_name = None,
         tls_insecure = false,
     ))]
-    #[allow(clippy::too_many_arguments, reason = "keyword-only, as the stub lists them")]
+    #[allow(
+        clippy::too_many_arguments,
+        clippy::fn_params_excessive_bools,
+        reason = "keyword-only, as the stub lists them"
+    )]
     fn new(
         username: Option<String>,
         password: Option<String>,
         database: u32,
+        renewable: bool,
         tls: bool,
         tls_ca: Option<Vec<u8>>,
         tls_cert: Option<Vec<u8>>,
@@ -36,7 +42,7 @@ impl Access {
         tls_server_name: Option<String>,
         tls_insecure: bool,
     ) -> PyResult<Self> {
-        let access = net::Access::new(username, password, database);
+        let access = net::Access::new(username, password, database).renewable(renewable);
         if !tls {
             return Ok(Self(access));
         }

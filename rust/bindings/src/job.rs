@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
-use slotferry_core::net::Address;
+use slotferry_core::net::{Address, AddressMap, AddressRule};
 use slotferry_core::payload::{FieldTtl, Target};
 use slotferry_core::resp::encode::ExpiryCommand;
 use slotferry_core::topology::SlotRange;
-use slotferry_core::{JobSpec, OnConflict, Sample, Sweep, Verify};
+use slotferry_core::{JobSpec, OnConflict, Sample, Side, Sweep, Verify};
 
 use crate::access::Access;
 use crate::checkpoint::Checkpoint;
@@ -91,6 +91,7 @@ impl Job {
         target_rdb_versions = Vec::new(),
         field_ttl = "error",
         topology,
+        address_map = Vec::new(),
         partition_count,
         partitions,
         keys = Vec::new(),
@@ -130,6 +131,7 @@ impl Job {
         target_rdb_versions: Vec<u16>,
         field_ttl: &str,
         topology: Vec<PyRange>,
+        address_map: Vec<AddressRule>,
         partition_count: u32,
         partitions: Vec<(u32, u64)>,
         keys: Vec<Vec<u8>>,
@@ -170,6 +172,7 @@ impl Job {
                 other => return Err(usage(format!("field_ttl is error or drop, not {other}"))),
             },
             topology: ranges(topology),
+            address_map: AddressMap::new(address_map),
             partition_count,
             partitions,
             names: keys,
@@ -259,6 +262,17 @@ impl Job {
         self.inner()?
             .set_topology(ranges(topology))
             .map_err(|error| raise(&error))
+    }
+
+    #[pyo3(signature = (side, access, /))]
+    fn set_access(&self, side: &str, access: &Bound<'_, Access>) -> PyResult<()> {
+        let side = match side {
+            "source" => Side::Source,
+            "target" => Side::Target,
+            other => return Err(usage(format!("side is source or target, not {other}"))),
+        };
+        self.inner()?.set_access(side, access.get().0.clone());
+        Ok(())
     }
 
     fn pause(&self) -> PyResult<()> {

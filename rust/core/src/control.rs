@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::checkpoint::{Ledger, Mark};
 use crate::error::Result;
+use crate::net::Access;
 use crate::progress::Progress;
 use crate::topology::SlotRange;
 
@@ -37,6 +38,25 @@ impl Event {
             message,
             node: None,
             slot: None,
+        }
+    }
+}
+
+/// The two sides of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Where keys are read.
+    Source,
+    /// Where they are written.
+    Target,
+}
+
+impl Side {
+    /// The side's name as the control plane knows it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Source => "source",
+            Self::Target => "target",
         }
     }
 }
@@ -84,6 +104,7 @@ pub(crate) struct Status {
 #[derive(Debug)]
 pub(crate) enum Command {
     SetTopology(Vec<SlotRange>),
+    SetAccess(Side, Access),
     Pause(bool),
     SetRate { keys: Option<u64>, bytes: Option<u64> },
     Drain,

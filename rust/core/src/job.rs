@@ -10,8 +10,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::{Checkpoint, Mark};
-use crate::control::{Command, Event, Shared, State, lock};
+use crate::control::{Command, Event, Shared, Side, State, lock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::net::Access;
 use crate::pipeline::{Engine, JobSpec, Lane, sweep};
 use crate::progress::Counts;
 use crate::topology::{self, SlotRange};
@@ -135,6 +136,11 @@ impl Job {
         Ok(())
     }
 
+    /// Open the connections of one side with `access` from now on.
+    pub fn set_access(&self, side: Side, access: Access) {
+        self.shared.command(Command::SetAccess(side, access));
+    }
+
     /// Stop reading from the source, or go on with it; what is under way is finished.
     pub fn pause(&self, paused: bool) {
         self.shared.command(Command::Pause(paused));
@@ -219,7 +225,7 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
     engine.probe(
         format!("source {}", engine.spec.source),
         engine.spec.source.clone(),
-        engine.spec.source_access.clone(),
+        Side::Source,
         || true,
     );
     let sweeps = engine.spec.sweeps.iter().cloned().enumerate();
@@ -244,6 +250,7 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
         for command in commands {
             match command {
                 Command::SetTopology(ranges) => engine.set_topology(&ranges),
+                Command::SetAccess(side, access) => engine.set_access(side, access),
                 Command::Pause(paused) => engine.restraint.pause(paused, Instant::now()),
                 Command::SetRate { keys, bytes } => engine.restraint.set_rate(keys, bytes, Instant::now()),
                 Command::Stop => return Err(interrupted()),

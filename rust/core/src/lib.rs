@@ -18,7 +18,7 @@ pub mod resp;
 pub mod slot;
 pub mod topology;
 
-pub use control::{Event, State};
+pub use control::{Event, Side, State};
 pub use error::{Error, ErrorKind, Result};
 pub use job::{Job, Snapshot};
 pub use pipeline::{JobSpec, OnConflict, Sample, Sweep, Verify};

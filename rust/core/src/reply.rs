@@ -3,7 +3,7 @@
 //! Invariant: every reply leads to exactly one verdict; what is not known is a recorded failure, never a
 //! silent success and never an endless retry.
 
-use crate::net::Address;
+use crate::net::{Address, AddressMap};
 
 /// What to do about one key after one reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,15 +41,9 @@ pub struct Redirect {
 }
 
 impl Redirect {
-    /// The address, given the node that sent the redirect.
-    pub fn address(&self, asked: &Address) -> Address {
-        match asked {
-            // "?": the server has no hostname to announce.
-            Address::Tcp { host, .. } if self.host.is_empty() || self.host == "?" => {
-                Address::tcp(host.clone(), self.port)
-            }
-            _ => Address::tcp(self.host.clone(), self.port),
-        }
+    /// Where it is reached, given the node that sent the redirect. "?": the server has no hostname to announce.
+    pub fn address(&self, asked: &Address, map: &AddressMap) -> Address {
+        map.named(&self.host, self.port, asked)
     }
 }
 
@@ -95,25 +89,26 @@ mod tests {
     #[test]
     fn redirects() {
         let asked = Address::tcp("10.0.0.1".to_owned(), 6379);
+        let map = AddressMap::default();
         let Verdict::Moved { slot, to } = judge(b"MOVED 3999 127.0.0.1:6381") else {
             panic!("is a MOVED");
         };
         assert_eq!(
-            (slot, to.address(&asked).to_string()),
+            (slot, to.address(&asked, &map).to_string()),
             (3999, "127.0.0.1:6381".to_owned())
         );
         let Verdict::Ask(to) = judge(b"ASK 3999 :6381") else {
             panic!("is an ASK");
         };
-        assert_eq!(to.address(&asked).to_string(), "10.0.0.1:6381");
+        assert_eq!(to.address(&asked, &map).to_string(), "10.0.0.1:6381");
         let Verdict::Ask(to) = judge(b"ASK 3999 ?:6381") else {
             panic!("is an ASK");
         };
-        assert_eq!(to.address(&asked).to_string(), "10.0.0.1:6381");
+        assert_eq!(to.address(&asked, &map).to_string(), "10.0.0.1:6381");
         let Verdict::Ask(to) = judge(b"ASK 3999 fe80::1:6381") else {
             panic!("is an ASK");
         };
-        assert_eq!(to.address(&asked).to_string(), "[fe80::1]:6381");
+        assert_eq!(to.address(&asked, &map).to_string(), "[fe80::1]:6381");
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct Access {
     pub password: Option<String>,
     /// Database to select.
     pub database: u32,
+    /// Whether there may be another login when this one is refused.
+    pub renewable: bool,
     /// TLS, if the connection is encrypted.
     pub(super) tls: Option<Tls>,
 }
@@ -52,8 +54,16 @@ impl Access {
             username,
             password,
             database,
+            renewable: false,
             tls: None,
         }
+    }
+
+    /// Say whether there may be another login when this one is refused.
+    #[must_use]
+    pub fn renewable(mut self, renewable: bool) -> Self {
+        self.renewable = renewable;
+        self
     }
 
     /// Encrypt connections. Fails with `Usage` on a PEM that can't be read.
@@ -72,6 +82,7 @@ impl fmt::Debug for Access {
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "***"))
             .field("database", &self.database)
+            .field("renewable", &self.renewable)
             .field("tls", &self.tls.is_some())
             .finish()
     }

@@ -18,6 +18,9 @@ pub enum HandshakeError {
     /// Not reachable now; another try may help.
     #[error("{0}")]
     Lost(String),
+    /// The login is refused; another one may help.
+    #[error("{0}")]
+    Denied(String),
     /// The server turns us away; another try won't help.
     #[error("{0}")]
     Refused(String),
@@ -60,7 +63,13 @@ async fn shake(
     }
     // Courtesies: a name in CLIENT LIST, and reads that leave LRU and LFU alone (7.2 on). An ACL or an older
     // server may refuse them; the copy is the same without.
-    let _ = call(&mut connection, &[b"CLIENT", b"SETNAME", b"slotferry"]).await?;
+    if let Err(error) = call(&mut connection, &[b"CLIENT", b"SETNAME", b"slotferry"]).await?
+        && error.starts_with(b"NOAUTH")
+    {
+        return Err(HandshakeError::Denied(
+            String::from_utf8_lossy(&error).into_owned(),
+        ));
+    }
     let _ = call(&mut connection, &[b"CLIENT", b"NO-TOUCH", b"on"]).await?;
     let run_id = if info {
         let text = demand(&mut connection, "INFO", &[b"INFO", b"server"]).await?;
@@ -108,6 +117,12 @@ async fn demand(
         let code = text.split(' ').next().unwrap_or_default();
         match code {
             "LOADING" | "BUSY" | "MASTERDOWN" => HandshakeError::Lost(format!("{name}: {text}")),
+            _ if name == "AUTH" || code == "NOAUTH" => {
+                // What is not known here may quote the arguments, and these are a password.
+                let known =
+                    matches!(code, "WRONGPASS" | "NOAUTH") || text.contains("any password configured");
+                HandshakeError::Denied(format!("{name}: {}", if known { &text } else { "refused" }))
+            }
             // Such an error quotes the arguments, and these may be a password.
             _ if text.contains("unknown command") => {
                 HandshakeError::Refused(format!("{name}: the server does not know this command"))

@@ -3,6 +3,7 @@
 //! Invariant: no secret is printed, not even by `Debug`.
 
 mod access;
+mod address_map;
 mod connection;
 mod handshake;
 mod tls;
@@ -11,6 +12,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 pub use access::{Access, TlsSettings};
+pub use address_map::{AddressMap, AddressRule};
 pub use connection::{Bytes, Connection, Outgoing};
 pub(crate) use handshake::plain;
 pub use handshake::{HandshakeError, open};

@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use crate::net::{self, Access, Address, Bytes, Connection, HandshakeError};
+use super::Engine;
+use crate::control::Side;
+use crate::net::{self, Address, Bytes, Connection, HandshakeError};
 use crate::resp::{Decoded, Tree};
 
 /// An answer that stays away so long is not waited for any more.
@@ -30,12 +32,23 @@ pub(super) struct Caller {
 
 impl Caller {
     /// Connect and log in; `run_id` says which process it has to be.
-    pub async fn open(address: &Address, access: &Access, run_id: Option<&str>) -> Result<Self, CallError> {
-        let (connection, found) = net::open(address, access, run_id.is_some())
+    pub async fn open(
+        engine: &Engine,
+        side: Side,
+        address: &Address,
+        run_id: Option<&str>,
+    ) -> Result<Self, CallError> {
+        let access = engine.entrance(side).current();
+        let (connection, found) = net::open(address, &access, run_id.is_some())
             .await
             .map_err(|error| match error {
                 HandshakeError::Lost(message) => CallError::Lost(message),
-                HandshakeError::Refused(message) => CallError::Refused(message),
+                HandshakeError::Denied(message) if engine.want_access(side, address, &message) => {
+                    CallError::Lost(message)
+                }
+                HandshakeError::Denied(message) | HandshakeError::Refused(message) => {
+                    CallError::Refused(message)
+                }
             })?;
         let caller = Self {
             connection,

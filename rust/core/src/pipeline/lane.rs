@@ -13,7 +13,7 @@ use super::quick::Shape;
 use super::scan::{Keys, ScanState, Scanner};
 use super::{Backoff, Engine};
 use crate::checkpoint::PageId;
-use crate::control::Event;
+use crate::control::{Event, Side};
 use crate::error::{Error, ErrorKind};
 use crate::net::{self, Bytes, Connection, HandshakeError};
 use crate::resp::ProtocolError;
@@ -63,6 +63,8 @@ pub(super) enum Ask {
 pub(super) enum Ended {
     /// The source is not there; another try may help.
     Lost(String),
+    /// The source refuses the login; another one is asked for.
+    Denied(String),
     /// The job can't go on.
     Fatal(Error),
 }
@@ -142,11 +144,13 @@ impl Lane {
         let mut backoff = Backoff::new();
         let mut lost: Option<Instant> = None;
         while !self.is_done() {
-            let reason = match self.serve(&mut lost, &mut backoff).await {
+            let (kind, reason) = match self.serve(&mut lost, &mut backoff).await {
                 Ok(()) => break,
                 Err(Ended::Fatal(error)) => return self.engine.stop(error.kind, error.message),
-                Err(Ended::Lost(reason)) => format!("source {}: {reason}", self.engine.spec.source),
+                Err(Ended::Lost(reason)) => (ErrorKind::SourceLost, reason),
+                Err(Ended::Denied(reason)) => (ErrorKind::SourceRefused, reason),
             };
+            let reason = format!("source {}: {reason}", self.engine.spec.source);
             let now = Instant::now();
             let since = *lost.get_or_insert_with(|| {
                 self.engine
@@ -156,9 +160,7 @@ impl Lane {
             });
             if now - since >= self.engine.spec.retry_for {
                 let waited = (now - since).as_secs();
-                return self
-                    .engine
-                    .stop(ErrorKind::SourceLost, format!("{reason}, for {waited} s"));
+                return self.engine.stop(kind, format!("{reason}, for {waited} s"));
             }
             self.engine.health.borrow_mut().source(Some(reason), now);
             tokio::time::sleep(backoff.step()).await;
@@ -235,15 +237,9 @@ impl Lane {
     async fn connect(&mut self) -> Result<Connection, Ended> {
         let spec = &self.engine.spec;
         let (connection, run_id) =
-            net::open(&spec.source, &spec.source_access, true)
+            net::open(&spec.source, &self.engine.entrance(Side::Source).current(), true)
                 .await
-                .map_err(|error| match error {
-                    HandshakeError::Lost(message) => Ended::Lost(message),
-                    HandshakeError::Refused(message) => Ended::Fatal(Error::new(
-                        ErrorKind::SourceRefused,
-                        format!("the source {} turns us away: {message}", spec.source),
-                    )),
-                })?;
+                .map_err(|error| self.turned_away(error))?;
         let run_id = run_id.unwrap_or_default();
         if run_id != spec.source_run_id {
             return Err(Ended::Fatal(Error::new(
@@ -257,6 +253,20 @@ impl Lane {
         self.engine.health.borrow_mut().source(None, Instant::now());
         self.begin_anew();
         Ok(connection)
+    }
+
+    fn turned_away(&self, error: HandshakeError) -> Ended {
+        let source = &self.engine.spec.source;
+        match error {
+            HandshakeError::Lost(message) => Ended::Lost(message),
+            HandshakeError::Denied(message) if self.engine.want_access(Side::Source, source, &message) => {
+                Ended::Denied(message)
+            }
+            HandshakeError::Denied(message) | HandshakeError::Refused(message) => Ended::Fatal(Error::new(
+                ErrorKind::SourceRefused,
+                format!("the source {source} turns us away: {message}"),
+            )),
+        }
     }
 
     /// What was asked for on the last connection and did not come is asked for again.

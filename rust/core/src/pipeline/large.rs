@@ -11,6 +11,7 @@ use super::call::{CallError, Caller};
 use super::judge::{same_expiry, show_expiry};
 use super::{Backoff, Engine, our_clock};
 use crate::checkpoint::{Failure, FailureKind, PageId, Pending};
+use crate::control::Side;
 use crate::error::ErrorKind;
 use crate::net::Address;
 use crate::payload::Quoted;
@@ -210,12 +211,12 @@ impl Sides {
     ) -> Result<Compared, Broken> {
         let spec = &engine.spec;
         if self.source.is_none() {
-            let opened = Caller::open(&spec.source, &spec.source_access, Some(&spec.source_run_id)).await;
+            let opened = Caller::open(engine, Side::Source, &spec.source, Some(&spec.source_run_id)).await;
             self.source = Some(opened.map_err(Broken::Source)?);
         }
         if self.target.as_ref().is_none_or(|(address, _)| address != node) {
             self.target = None;
-            let opened = Caller::open(node, &spec.target_access, None).await;
+            let opened = Caller::open(engine, Side::Target, node, None).await;
             self.target = Some((node.clone(), opened.map_err(Broken::Target)?));
         }
         let (Some(source), Some((_, target))) = (&mut self.source, &mut self.target) else {
@@ -338,7 +339,8 @@ impl Pair<'_> {
         let shown = String::from_utf8_lossy(&text);
         Err(match judge(&text) {
             Verdict::Moved { slot, to } => {
-                self.engine.moved(slot, &to.address(self.node));
+                self.engine
+                    .moved(slot, &to.address(self.node, &self.engine.spec.address_map));
                 Broken::Again(format!("slot {slot} moved"))
             }
             // The slot is on its way: when it has arrived, all of the key can be read at one place.

@@ -15,7 +15,7 @@ use super::batch::{Batch, Entry, Restore};
 use super::compare::Comparison;
 use super::{Backoff, Engine};
 use crate::checkpoint::PageId;
-use crate::control::Event;
+use crate::control::{Event, Side};
 use crate::error::ErrorKind;
 use crate::net::{self, Address, Connection, HandshakeError, Outgoing};
 use crate::resp::{Decoded, Reply, decode};
@@ -140,7 +140,8 @@ pub(super) async fn run(engine: Rc<Engine>, link: Rc<Link>) {
         while !link.has_work() {
             link.wake.notified().await;
         }
-        let reason = match net::open(&link.address, &engine.spec.target_access, false).await {
+        let access = engine.entrance(Side::Target).current();
+        let reason = match net::open(&link.address, &access, false).await {
             Ok((connection, _)) => {
                 if std::mem::take(&mut lost) {
                     engine.tell_node("node_back", &link, "reachable again");
@@ -156,7 +157,13 @@ pub(super) async fn run(engine: Rc<Engine>, link: Rc<Link>) {
                 }
                 reason
             }
-            Err(HandshakeError::Refused(message)) => {
+            Err(HandshakeError::Denied(message))
+                if engine.want_access(Side::Target, &link.address, &message) =>
+            {
+                Session::give_back_queue(&engine, &link, &message);
+                message
+            }
+            Err(HandshakeError::Denied(message) | HandshakeError::Refused(message)) => {
                 engine.stop(
                     ErrorKind::TargetRefused,
                     format!("the target's node {} turns us away: {message}", link.address),

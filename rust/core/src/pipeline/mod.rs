@@ -3,6 +3,7 @@
 //! Invariant: one thread owns all of this; it shares the [`Ledger`] and the counters with the control plane,
 //! nothing else. Two writes of one key are never in flight at once for one scan of it.
 
+mod access;
 mod barrier;
 mod batch;
 mod call;
@@ -36,12 +37,13 @@ use crate::control::Shared;
 use crate::error::{Error, ErrorKind};
 use crate::flow::{Budget, Throttle};
 use crate::keymap::KeyMap;
-use crate::net::{Access, Address};
+use crate::net::{Access, Address, AddressMap};
 use crate::payload::{FieldTtl, Target};
 use crate::progress::Outcome;
 use crate::resp::encode::ExpiryCommand;
 use crate::topology::SlotRange;
 
+use access::Entrance;
 use batch::Spares;
 use health::Health;
 use judge::Rules;
@@ -106,6 +108,8 @@ pub struct JobSpec {
     pub target_rdb: Target,
     /// What happens to the TTLs of hash fields where the target has none.
     pub field_ttl: FieldTtl,
+    /// Where addresses are reached that redirects announce.
+    pub address_map: AddressMap,
     /// Who owns which slots at the start.
     pub topology: Vec<SlotRange>,
     /// Into how many partitions the scan is cut; a power of two.
@@ -171,6 +175,8 @@ pub(crate) struct Engine {
     pub spares: RefCell<Spares>,
     pub overlap: RefCell<Overlap>,
     pub restraint: Restraint,
+    pub source_entrance: Entrance,
+    pub target_entrance: Entrance,
     pub names: RefCell<Names>,
     pub large: RefCell<LargeKeys>,
     /// The source's time in ms since the epoch, and when it came: see [`Self::source_now`].
@@ -203,6 +209,8 @@ impl Engine {
                 Throttle::new(spec.max_keys_per_second, spec.max_bytes_per_second),
                 spec.pause_above,
             ),
+            source_entrance: Entrance::new(spec.source_access.clone()),
+            target_entrance: Entrance::new(spec.target_access.clone()),
             names: RefCell::new(Names::default()),
             large: RefCell::new(LargeKeys::default()),
             source_clock: Cell::new(None),

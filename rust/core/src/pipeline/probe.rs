@@ -7,7 +7,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Engine;
-use crate::net::{self, Access, Address, Bytes, Connection};
+use crate::control::Side;
+use crate::net::{self, Address, Bytes, Connection};
 use crate::resp::{Decoded, decode, encode};
 
 /// A server is pinged this often.
@@ -25,7 +26,7 @@ impl Engine {
         self: &Rc<Self>,
         name: String,
         address: Address,
-        access: Access,
+        side: Side,
         is_wanted: impl Fn() -> bool + 'static,
     ) {
         if self.restraint.threshold().is_none() || self.spec.scan_only {
@@ -36,6 +37,7 @@ impl Engine {
             loop {
                 if is_wanted() {
                     // A server that lets a new client wait is slow as well.
+                    let access = engine.entrance(side).current();
                     let opened = engine.timed(&name, net::open(&address, &access, false)).await;
                     if let Some(Ok((mut connection, _))) = opened {
                         while is_wanted()

@@ -142,13 +142,19 @@ impl Session<'_> {
                 Verdict::Moved { .. } | Verdict::Ask(_) if entry.hops > MOST_HOPS => wait(entry, false),
                 Verdict::Moved { slot, to } => {
                     self.engine.shared.progress.add_moved();
-                    if let Some(node) = self.engine.moved(slot, &to.address(&self.link.address)) {
+                    if let Some(node) = self.engine.moved(
+                        slot,
+                        &to.address(&self.link.address, &self.engine.spec.address_map),
+                    ) {
                         self.engine.send_on(node, entry, batch.command(index));
                     }
                 }
                 Verdict::Ask(to) => {
                     self.engine.shared.progress.add_ask();
-                    if let Some(node) = self.engine.asked(&to.address(&self.link.address)) {
+                    if let Some(node) = self
+                        .engine
+                        .asked(&to.address(&self.link.address, &self.engine.spec.address_map))
+                    {
                         let mut asking = Batch::asking();
                         asking.push_again(entry, batch.command(index));
                         self.engine.send_batch(node, asking);

@@ -11,7 +11,7 @@ use super::health::Patience;
 use super::link::{Flight, Link};
 use super::{Engine, OnConflict, jitter};
 use crate::checkpoint::{PageId, Pending};
-use crate::control::Event;
+use crate::control::{Event, Side};
 use crate::error::{ErrorKind, Result};
 use crate::net::Address;
 use crate::payload::Passage;
@@ -129,7 +129,7 @@ impl Engine {
             self.probe(
                 format!("target {}", link.address),
                 link.address.clone(),
-                self.spec.target_access.clone(),
+                Side::Target,
                 move || probed.owns_slots.get(),
             );
         }

@@ -11,7 +11,7 @@ use super::call::{CallError, Caller};
 use super::scan::Keys;
 use super::{Backoff, Engine, Sweep};
 use crate::checkpoint::{Failure, FailureKind, PageId};
-use crate::control::Event;
+use crate::control::{Event, Side};
 use crate::error::ErrorKind;
 use crate::progress::Outcome;
 use crate::resp::{Tree, encode};
@@ -95,10 +95,10 @@ pub(crate) async fn sweep(engine: Rc<Engine>, place: usize, mut task: Sweep) {
 /// One pair of connections' life; `Ok` at the end or when the job drains.
 async fn walk(engine: &Rc<Engine>, place: usize, task: &mut Sweep) -> Result<(), Stopped> {
     let spec = &engine.spec;
-    let mut target = Caller::open(&task.node, &spec.target_access, Some(&task.run_id))
+    let mut target = Caller::open(engine, Side::Target, &task.node, Some(&task.run_id))
         .await
         .map_err(Stopped::Target)?;
-    let mut source = Caller::open(&spec.source, &spec.source_access, Some(&spec.source_run_id))
+    let mut source = Caller::open(engine, Side::Source, &spec.source, Some(&spec.source_run_id))
         .await
         .map_err(Stopped::Source)?;
     engine.health.borrow_mut().source(None, Instant::now());
