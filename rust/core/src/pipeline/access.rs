@@ -44,10 +44,10 @@ impl Engine {
     }
 
     /// Connections of that side are opened with `access` from now on; the database stays the job's.
-    pub fn set_access(&self, side: Side, access: Access) {
-        let current = &self.entrance(side).access;
-        let database = current.borrow().database;
-        current.replace(Access { database, ..access });
+    pub fn set_access(&self, side: Side, mut access: Access) {
+        let mut current = self.entrance(side).access.borrow_mut();
+        access.database = current.database;
+        *current = access;
     }
 
     /// The server at `address` refused the login: ask for another one. Returns whether there may be one.
