@@ -74,9 +74,9 @@ class Bed:
         shown = ("--report", str(self._report), "--progress", "none", "--retry-for", "60s")
         return ("migrate", self.source_url, self.cluster.url, *fixed, *shown, *self.arguments)
 
-    def start(self, share: float = 0.0) -> Running:
-        """Start the run, slowed down, and wait until a `share` of the keys is settled."""
-        rate = ("--max-keys-per-second", str(max(1000, self.keys // _SECONDS)))
+    def start(self, share: float = 0.0, *, seconds: float = _SECONDS) -> Running:
+        """Start the run, slowed down to take `seconds`, and wait until a `share` of the keys is settled."""
+        rate = ("--max-keys-per-second", str(round(self.keys / seconds)))
         self.running = self.stack.enter_context(Running(*self.command, *rate, env=self.env))
         if share:
             self.wait_for(share)

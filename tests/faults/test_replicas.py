@@ -7,7 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from slotferry.errors import JobMismatchError, TargetLostError
+from slotferry import Migration, Options
+from slotferry.errors import JobMismatchError, TargetLostError, TargetUnfitError
 from slotferry.events import Event, Notice, Progress
 from slotferry.local import LocalCluster, LocalServer, wait_until
 from tests.faults.paused import paused_migration
@@ -54,6 +55,20 @@ def test_without_replicas_enough_the_checkpoint_stays_back(
     assert count_keys(cluster) == _KEYS
     with pytest.raises(JobMismatchError, match="wait-replicas: the journal has 1, the command says 0"):
         migrate(filled, cluster, job="nightly")
+
+
+def test_a_user_who_may_not_wait_is_refused(filled: LocalServer, cluster: LocalCluster) -> None:
+    for node in cluster.primaries:
+        with node.client() as client:
+            client.execute_command("ACL", "SETUSER", "ferry", "on", ">pass", "~*", "+@all", "-wait")
+    target = cluster.url.replace("redis+cluster://", "redis+cluster://ferry:pass@")
+    try:
+        with pytest.raises(TargetUnfitError, match="refuses the barrier before a checkpoint: NOPERM"):
+            Migration(filled.url, target, Options(wait_replicas=1)).run()
+    finally:
+        for node in cluster.primaries:
+            with node.client() as client:
+                client.execute_command("ACL", "DELUSER", "ferry")
 
 
 def test_what_a_dead_primary_had_acknowledged_alone_is_sent_again(

@@ -22,7 +22,7 @@ import pytest
 from redis.crc import key_slot
 
 from slotferry.local import LocalSentinelService, LocalServer, wait_until
-from tests.faults.bed import DURABLE, Bed
+from tests.faults.bed import DURABLE, QUICK, Bed
 from tests.faults.clock import SteppedClock
 from tests.faults.ending import check_ending
 from tests.servers.kinds import ServerKind, available, on_path_or_embedded
@@ -132,7 +132,7 @@ def all_primaries_restarted(bed: Bed) -> None:
 
 
 def slots_to_and_fro_by_redis_cli(bed: Bed) -> None:
-    bed.start(0.05)
+    bed.start(0.05, seconds=15)
     here, there = bed.rng.sample(bed.cluster.primaries, 2)
     moved = 0
     while not _is_over(bed) and moved < 2_000:
@@ -146,7 +146,7 @@ def slots_to_and_fro_by_redis_cli(bed: Bed) -> None:
 
 
 def slots_to_and_fro_by_atomic_migration(bed: Bed) -> None:
-    bed.start(0.05)
+    bed.start(0.05, seconds=15)
     here, there = bed.cluster.primaries[:2]
     moves = 0
     while not _is_over(bed) and moves < 20:
@@ -186,6 +186,33 @@ def a_slot_without_an_importer_stays_so_until_the_next_run(bed: Bed) -> None:
     assert len(bed.codes) == 1
     for slot in slots:
         _cluster(here, "SETSLOT", slot, "STABLE")
+
+
+def primary_added_and_given_slots(bed: Bed) -> None:
+    config = {"cluster-enabled": "yes", **QUICK}
+    added = bed.stack.enter_context(LocalServer(bed.kind.binary, config=config))
+    bed.start(0.1, seconds=60)
+    first = bed.cluster.primaries[0]
+    _redis_cli("--cluster", "add-node", added.address, first.address)
+    bed.cluster.primaries.append(added)
+    bed.cluster.wait_until_healthy()
+    _redis_cli(
+        *("--cluster", "reshard", first.address, "--cluster-from", "all", "--cluster-to", _id(added)),
+        *("--cluster-slots", "1500", "--cluster-yes"),
+    )
+
+
+def primary_emptied_and_removed(bed: Bed) -> None:
+    first, _, last = bed.cluster.primaries
+    bed.start(0.1, seconds=60)
+    _redis_cli(
+        *("--cluster", "reshard", first.address, "--cluster-from", _id(last), "--cluster-to", _id(first)),
+        *("--cluster-slots", "5462", "--cluster-yes"),
+    )
+    bed.cluster.wait_until_healthy()
+    _redis_cli("--cluster", "del-node", first.address, _id(last))
+    bed.cluster.primaries.remove(last)
+    last.stop()
 
 
 def connections_cut_at_random(bed: Bed) -> None:
@@ -289,6 +316,8 @@ FAULTS = [
     Fault(slots_to_and_fro_by_atomic_migration, valkey=True),
     Fault(slots_left_half_open_and_fixed_later, codes=(0, 3)),
     Fault(a_slot_without_an_importer_stays_so_until_the_next_run, codes=(3,)),
+    Fault(primary_added_and_given_slots),
+    Fault(primary_emptied_and_removed),
     Fault(connections_cut_at_random, short=True),
     Fault(connections_slow),
     Fault(connections_half_open),
@@ -325,24 +354,58 @@ def test_fault(fault: Fault, request: pytest.FixtureRequest, stack: ExitStack, t
 def test_source_failover_by_sentinel(
     request: pytest.FixtureRequest, stack: ExitStack, tmp_path: Path
 ) -> None:
-    kind, seed = on_path_or_embedded(), _seed(request)
+    def source_failover_by_sentinel(bed: Bed) -> None:
+        bed.start(bed.rng.uniform(0.1, 0.6))
+        _fail_over_source(bed, service)
+
+    seed = _seed(request)
+    bed, service = _bed_behind_sentinel(request, stack, tmp_path, seed)
+    _run(bed, Fault(source_failover_by_sentinel, reloads=True), seed)
+
+
+@pytest.mark.long
+def test_the_whole_story(request: pytest.FixtureRequest, stack: ExitStack, tmp_path: Path) -> None:
+    """From a Sentinel pair into a cluster with replicas, with all that an operator can meet on one day."""
+
+    def the_whole_story(bed: Bed) -> None:
+        running = bed.start(0.1, seconds=90)
+        _fail_over_source(bed, service)
+        bed.wait_for(0.1)
+        _fail_over(bed, 1)
+        here, there = bed.cluster.primaries[0], bed.cluster.primaries[2]
+        _redis_cli(
+            *("--cluster", "reshard", here.address, "--cluster-from", _id(here), "--cluster-to", _id(there)),
+            *("--cluster-slots", "300", "--cluster-yes"),
+        )
+        running.kill()
+        bed.running = None
+        bed.codes.append(-9)
+
+    seed = _seed(request)
+    bed, service = _bed_behind_sentinel(request, stack, tmp_path, seed, replicas=1)
+    bed.arguments += ["--wait-replicas", "1"]
+    _run(bed, Fault(the_whole_story, reloads=True, codes=(-9,)), seed)
+
+
+def _bed_behind_sentinel(
+    request: pytest.FixtureRequest, stack: ExitStack, folder: Path, seed: int, replicas: int = 0
+) -> tuple[Bed, LocalSentinelService]:
+    kind = on_path_or_embedded()
     keys = _LONG_KEYS if request.config.getoption("--long") else _SHORT_KEYS
     service = stack.enter_context(LocalSentinelService(kind.binary, replicas=1))
-    bed = Bed(stack, tmp_path, kind, seed, keys=keys, source=service.primary)
+    bed = Bed(stack, folder, kind, seed, keys=keys, replicas=replicas, source=service.primary)
     bed.source_url = service.url
-
-    def act(bed: Bed) -> None:
-        bed.start(bed.rng.uniform(0.1, 0.6))
-        wait_until(
-            lambda: service.primary.client().wait(1, 1_000) >= 1, "the replica to have what was written"
-        )
-        # What the writer does in this instant is lost with the primary; it is not compared.
-        bed.source = service.fail_over()
-
-    _run(bed, Fault(act, reloads=True), seed, "source_failover_by_sentinel")
+    return bed, service
 
 
-def _run(bed: Bed, fault: Fault, seed: int, name: str = "") -> None:
+def _fail_over_source(bed: Bed, service: LocalSentinelService) -> None:
+    """Kill the source when its replica has what was written; the writer's own last words are not compared."""
+    with bed.source.client() as client:
+        wait_until(lambda: client.wait(1, 1_000) >= 1, "the replica to have what was written")
+    bed.source = service.fail_over()
+
+
+def _run(bed: Bed, fault: Fault, seed: int) -> None:
     with bed.writer:
         fault.act(bed)
         summary = bed.complete()
@@ -360,7 +423,7 @@ def _run(bed: Bed, fault: Fault, seed: int, name: str = "") -> None:
         "touched": len(bed.writer.touched),
     }
     counts = " ".join(f"{figure}={count}" for figure, count in figures.items())
-    print(f"fault={name or fault.name} seed={seed} server={bed.kind.name} {counts} lost=0")
+    print(f"fault={fault.name} seed={seed} server={bed.kind.name} {counts} lost=0")
 
 
 def _kind(fault: Fault) -> ServerKind:
