@@ -23,6 +23,7 @@ from typing import Any
 from slotferry.errors import SlotferryError
 from slotferry.journal_file import explained, open_database
 from slotferry.report import FailedKey, Keys, Totals
+from slotferry.story import Happening
 
 _CHUNK_KEYS = 50_000
 
@@ -318,6 +319,22 @@ class Journal:
         )
         return dict(rows)
 
+    def story(self, name: str) -> list[Happening]:
+        """Return what happened in the job's runs since it was completed last, in order."""
+        runs = self.runs(name)
+        ended = [run.number for run in runs[:-1] if run.status.startswith("completed")]
+        since = max(ended, default=0)
+        rows = self._select(
+            "SELECT run, at, last, kind, message, count FROM story WHERE job = ? AND run > ? ORDER BY at, id",
+            *(name, since),
+        )
+        told = [Happening(*row) for row in rows]
+        for run in runs:
+            if run.number > since:
+                last = max((entry.last for entry in told if entry.run == run.number), default=run.started)
+                told += _begin_and_end(run, last)
+        return sorted(told, key=lambda happening: (happening.run, happening.at))
+
     # Writing
 
     def create(
@@ -443,6 +460,16 @@ class Journal:
             )
             execute("UPDATE jobs SET status = ?, updated = ? WHERE name = ?", (status, now, name))
 
+    def tell(self, name: str, happenings: Sequence[Happening]) -> None:
+        """Add to the story; what is there already is counted on. Raises `JournalError`."""
+        with self._transaction():
+            self._connection.executemany(
+                "INSERT INTO story (job, run, at, last, kind, message, count) VALUES (?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (job, run, kind, message) "
+                "DO UPDATE SET count = count + excluded.count, last = excluded.last",
+                [(name, h.run, h.at, h.last, h.kind, h.message, h.count) for h in happenings],
+            )
+
     def discard(self, name: str) -> bool:
         """Forget a job and all that belongs to it; return whether there was one."""
         with self._transaction() as execute:
@@ -491,6 +518,18 @@ class Journal:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+
+def _begin_and_end(run: RunRecord, last: float) -> list[Happening]:
+    """Return a run's begin and end; of one that was killed, the end is when it told something `last`."""
+    begun = f"run {run.number} {'resumed' if run.resumed else 'began'} on {run.host}"
+    told = [Happening(run.number, run.started, run.started, "run", begun)]
+    if run.status != "running":
+        at = last if run.ended is None else run.ended
+        why = f": {run.error_message}" if run.error_message else ""
+        message = f"run {run.number} {run.status.replace('_', ' ')}{why}"
+        told.append(Happening(run.number, at, at, "run", message))
+    return told
 
 
 def _shown(value: object) -> str:

@@ -92,6 +92,17 @@ CREATE TABLE IF NOT EXISTS notes (
     db INTEGER NOT NULL DEFAULT 0,
     UNIQUE (job, db, key)
 );
+CREATE TABLE IF NOT EXISTS story (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    run INTEGER NOT NULL,
+    at REAL NOT NULL,
+    last REAL NOT NULL,
+    kind TEXT NOT NULL,
+    message TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    UNIQUE (job, run, kind, message)
+);
 """
 
 

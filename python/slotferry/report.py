@@ -12,6 +12,7 @@ from slotferry.errors import ExitCode, SlotferryError
 
 if TYPE_CHECKING:
     from slotferry._core import Counts
+    from slotferry.story import Happening
     from slotferry.verify_report import VerifyReport
 
 Status = Literal[
@@ -115,8 +116,9 @@ class Report:
 
     `failures` are the first few failed keys; all of them are in the journal. `notes` counts the keys that
     are copied without something that a policy gave up (`field_ttl`); the journal names them.
-    `keys_by_primary` is this run's. `error` says why the status is `interrupted` or `failed`. `verification`
-    is set where one followed.
+    `keys_by_primary` is this run's. `story` is what happened since the job was last completed, over all its
+    runs: failovers, lost nodes, decisions. `error` says why the status is `interrupted` or `failed`.
+    `verification` is set where one followed.
     """
 
     job: str
@@ -132,6 +134,7 @@ class Report:
     engine_cpu_seconds: float = 0.0
     notes: int = 0
     verification: VerifyReport | None = None
+    story: tuple[Happening, ...] = ()
 
     @property
     def keys(self) -> Keys:
@@ -168,6 +171,7 @@ class Report:
             "notes": self.notes,
             "runs": self.runs,
             "resumed": self.resumed,
+            "story": [happening.to_dict() for happening in self.story],
             "error": None if self.error is None else self.error.to_dict(),
             **verified,
         }

@@ -28,6 +28,7 @@ from slotferry.options import Options
 from slotferry.report import FailedKey, Keys, Report, Status, Totals
 from slotferry.resume import check_setup, default_job_name, make_setup, planned_partitions, prepare_job
 from slotferry.runner import Emit, EngineDriver, ProgressTeller, Runner, Sides, Work
+from slotferry.story import Happening, Storyteller
 
 if TYPE_CHECKING:
     from slotferry.verify_report import VerifyReport
@@ -59,6 +60,7 @@ class _Figures:
     failures: tuple[FailedKey, ...] = ()
     notes: int = 0
     verification: VerifyReport | None = None
+    story: tuple[Happening, ...] = ()
 
 
 class Session:
@@ -77,6 +79,7 @@ class Session:
         self._setup = make_setup(source, target, options)
         self._figures = _Figures()
         self._driver: EngineDriver | None = None
+        self._story: Storyteller | None = None
         self.job = options.job or default_job_name(source, target)
 
     def perform(self) -> Report:
@@ -108,6 +111,8 @@ class Session:
     def _emit(self, event: Event) -> None:
         if isinstance(event, Progress):
             self._progress = event
+        if self._story is not None:
+            self._story.hear(event)
         self._listener(event)
 
     def _status(self) -> dict[str, Any]:
@@ -123,6 +128,7 @@ class Session:
             JobLock(path, self.job),
             ControlSocket(path, self.job, self.controls, self._status) as socket,
         ):
+            self._story = Storyteller(lambda told: journal.tell(self.job, told))
             if socket.complaint:
                 self._emit(Notice(socket.complaint))
             record = journal.job(self.job)
@@ -142,7 +148,7 @@ class Session:
                 lambda text: self._emit(Notice(text)),
                 sides.ways,
             )
-            figures.runs = journal.begin_run(self.job, resumed=figures.resumed)
+            figures.runs = self._story.run = journal.begin_run(self.job, resumed=figures.resumed)
             figures.settled_before = journal.totals(self.job).keys.settled
             error: BaseException | None = None
             try:
@@ -157,6 +163,9 @@ class Session:
                 ours = None if error is None else as_our_error(error, self._cancel)
                 status = status_of(figures.totals.keys, ours)
                 journal.end_run(self.job, figures.runs, status, time.monotonic() - begun, ours)
+                self._story.write()
+                self._story = None
+                figures.story = tuple(journal.story(self.job))
 
     def _migrate(self, journal: Journal, sides: Sides) -> None:
         self._driver = EngineDriver(sides, self._options, self._emit, self._cancel, self.controls)
@@ -297,6 +306,7 @@ class Session:
             engine_cpu_seconds=driver.engine_cpu_seconds if driver else 0.0,
             notes=figures.notes,
             verification=figures.verification,
+            story=figures.story,
         )
         if error is not None:
             error.report = report

@@ -44,6 +44,7 @@ def test_the_summary_has_exactly_these_fields() -> None:
         "notes": 0,
         "runs": 2,
         "resumed": True,
+        "story": [],
         "error": None,
     }
 

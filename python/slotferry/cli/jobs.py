@@ -198,6 +198,11 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
             for run in journal.runs(record.name)
         ),
         (
+            {"type": "happening", **happening.to_dict()}
+            for happening in journal.story(record.name)
+            if happening.kind != "run"
+        ),
+        (
             {"type": "failure", **asdict(failure), "key": escape_key(failure.key)}
             for failure in journal.failures(record.name, limit)
         ),
@@ -216,7 +221,7 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
 
 def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
     from slotferry.control_socket import live_status
-    from slotferry.display.tables import align, failure_lines, key_place
+    from slotferry.display.tables import align, failure_lines, key_place, story_lines
 
     setup, keys = record.setup, record.totals.keys
     live = live_status(path, record.name)
@@ -250,6 +255,10 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
     heads = ("NUMBER", "STARTED", "ENDED", "STATUS", "HOST", "PID", "WHY")
     rows = [_run_row(run, _status(path, record.name, run.status)) for run in journal.runs(record.name)]
     click.echo("\n".join(align([heads, *rows], numbers=(0, 5), indent="  ")))
+    story = journal.story(record.name)
+    if any(happening.kind != "run" for happening in story):
+        click.echo("\nwhat happened:")
+        click.echo("\n".join(story_lines(story, len(story))))
     failures, pending = journal.failures(record.name, limit), journal.pending(record.name, limit)
     if failures:
         click.echo(f"\nfailed keys ({len(failures):,} of {keys.failed:,}):")

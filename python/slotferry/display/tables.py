@@ -13,6 +13,7 @@ from slotferry.display.base import Display
 from slotferry.events import DryRunResult, Event, RunEnded, RunStarted
 from slotferry.journal import PendingKey
 from slotferry.report import FailedKey, Report
+from slotferry.story import Happening
 from slotferry.text import format_bytes, format_duration, shorten_key
 
 _OUTCOMES = {
@@ -24,6 +25,9 @@ _OUTCOMES = {
     "pending": "their slots stayed unavailable",
     "failed": "given up",
 }
+
+
+_MOST_HAPPENINGS = 25
 
 
 class ResultTables(Display):
@@ -69,6 +73,8 @@ def summary_table(report: Report) -> str:
         f"{format_duration(report.elapsed_seconds)}, {report.keys_per_second:,.0f} keys/s; redirects: "
         f"{report.totals.moved:,} MOVED, {report.totals.ask:,} ASK; retries: {report.totals.retries:,}"
     )
+    if len(report.story) > 2:  # more than the begin and end of this run
+        lines += ["what happened:", *story_lines(report.story, _MOST_HAPPENINGS)]
     if report.failures:
         lines += ["failed keys:", *failure_lines(report.failures)]
         if keys.failed > len(report.failures):
@@ -78,6 +84,20 @@ def summary_table(report: Report) -> str:
     if keys.failed or keys.pending:
         lines.append(f"see them with 'slotferry jobs show {report.job}'; the same command tries them again")
     return "\n".join(lines)
+
+
+def story_lines(story: Sequence[Happening], limit: int) -> list[str]:
+    """Return a line for each of the last `limit` happenings."""
+    left_out = len(story) - limit
+    rows = [
+        (
+            format_time(h.at),
+            h.message + (f" ({h.count:,} times)" if h.count > 1 else ""),
+        )
+        for h in story[-limit:]
+    ]
+    head = [f"  {left_out} more before, see 'slotferry jobs show'"] if left_out > 0 else []
+    return [*head, *align(rows, indent="  ")]
 
 
 def dry_run_table(result: DryRunResult) -> str:
