@@ -263,7 +263,7 @@ class _Applier:
         )
         ticker = _Ticker(self)
         addresses = sorted({m.address for m in shards.values()})
-        last_move = time.monotonic()
+        last_move, told = time.monotonic(), ""
         workers = max(1, len(shards) - 1)
         with (
             LatencyWatch(self.connector, self.gate, addresses),
@@ -273,11 +273,13 @@ class _Applier:
                 done_before = len(self.moved) + self.keys
                 trouble = self._round(journal, pool, cluster, shards, todo, ticker)
                 if len(self.moved) + self.keys > done_before:
-                    last_move = time.monotonic()
+                    last_move, told = time.monotonic(), ""
                 if trouble is not None:
                     if time.monotonic() - last_move > self.options.retry_for:
                         raise trouble
-                    self.emit(Notice(f"{trouble.message}; trying again"))
+                    if trouble.message != told:
+                        told = trouble.message
+                        self.emit(Notice(f"{told}; trying again"))
                     self._nap(ticker)
                     cluster = self._look_again(cluster)
                     shards = plan_shards(self.plan, cluster, strict=False)

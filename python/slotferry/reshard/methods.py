@@ -185,6 +185,7 @@ class SetslotMigrate:
         self._depth = _DEPTH
         outcome = Moved()
         target = self._pair.target.id
+        self._correct_owner(self._source, slots, target)
         # Without it the source would not let MIGRATE have keys of a slot that is not its own.
         commands = [encode("CLUSTER", "SETSLOT", slot, "IMPORTING", target) for slot in slots]
         ready = []
@@ -273,6 +274,7 @@ class SetslotMigrate:
     def _open(self, slots: Sequence[int], outcome: Moved) -> list[int]:
         """Open the slots, on the target first. Return those that are open on both ends."""
         source, target = self._pair.source.id, self._pair.target.id
+        self._correct_owner(self._target, slots, source)
         replies = self._target.each([encode("CLUSTER", "SETSLOT", s, "IMPORTING", source) for s in slots])
         opened = []
         for slot, reply in zip(slots, replies, strict=True):
@@ -289,6 +291,17 @@ class SetslotMigrate:
             else:
                 ready.append(slot)
         return ready
+
+    def _correct_owner(self, wire: Wire, slots: Sequence[int], owner: str) -> None:
+        """Tell a node who owns the slots, where it does not know.
+
+        A node that imports a slot takes no word about it from the gossip. After a failover of the source it
+        goes on to believe in the dead one, and so takes the whole cluster for down.
+        """
+        nodes = _nodes(wire).values()
+        owners = {slot: member for member in nodes for slot in member.slots.intersection(slots)}
+        known = {slot for slot, m in owners.items() if m.id == owner or "myself" in m.flags}
+        wire.each([encode("CLUSTER", "SETSLOT", s, "NODE", owner) for s in slots if s not in known])
 
     def _why_not_open(self, node: Member, reply: bytes) -> str:
         if reply.startswith((b"-NOPERM", b"-NOAUTH")):
