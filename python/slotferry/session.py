@@ -249,12 +249,16 @@ class Session:
 
     def _judge(self, sides: Sides) -> Sequence[preflight.Row]:
         """Return what stands for and against the run."""
+        facts, chosen = sides.source_facts, self._options.db
+        several = facts.databases if chosen == "all" else chosen
         return preflight.find_rows(
             sides.source,
-            sides.source_facts,
+            facts,
             sides.target,
             sides.target_facts,
             self._options.skip_check,
+            keys=None if several is None else sum(facts.databases.get(number, 0) for number in several),
+            filtered=self._options.filtered,
         )
 
     def _tell_warnings(self, rows: Sequence[preflight.Row]) -> None:

@@ -67,6 +67,7 @@ def test_sides_that_cannot_be_reached_are_rows(filled: LocalServer, cluster: Loc
 
     assert (no_source.code, no_target.code) == (4, 4)
     assert nowhere in _rows(no_source)["source-reach"]["message"]
+    assert _rows(no_source)["majority"]["status"] == _rows(no_source)["target-rights"]["status"] == "ok"
     assert _rows(no_source)["target-reach"]["status"] == "ok"
     assert nowhere in _rows(no_target)["target-reach"]["message"]
     assert _rows(no_target)["source-reach"]["status"] == "ok"
@@ -116,6 +117,29 @@ def test_migrate_goes_on_past_a_named_check(kind: ServerKind, filled: LocalServe
     assert done.code == 0, done.stderr
     assert "check slots is skipped" in done.stderr
     assert count_keys(small) == 100
+
+
+def test_a_filter_may_leave_enough_out(kind: ServerKind, filled: LocalServer, stack: ExitStack) -> None:
+    small = stack.enter_context(LocalCluster(kind.binary, primaries=1, config={"maxmemory": "6mb"}))
+    with filled.client() as client:
+        client.mset({f"big:{i}": b"x" * 100_000 for i in range(200)})
+
+    done = run("migrate", filled.url, small.url, "--match", "key:*")
+
+    assert done.code == 0, done.stderr
+    assert "warnings of the preflight: memory" in done.stderr
+    assert count_keys(small) == 100
+
+
+def test_a_command_that_the_provider_took_away(
+    kind: ServerKind, cluster: LocalCluster, stack: ExitStack
+) -> None:
+    source = stack.enter_context(LocalServer(kind.binary, config={"rename-command": 'DUMP ""'}))
+
+    done = run("check", source.url, cluster.url, "--json")
+
+    assert done.code == 4
+    assert "DUMP" in _rows(done)["source-rights"]["message"]
 
 
 def test_missing_rights_are_named_and_no_secret_is_told(

@@ -298,6 +298,7 @@ def test_without_a_watch_the_statistics_tell_what_is_not_known(
     assert "--watch" in row.advice
 
 
+@pytest.mark.parametrize("source", ["redis-6.2", "redis-7.0", "valkey-9.1"], indirect=True)
 def test_the_slow_log_is_evidence_too(source: LocalServer, cluster: LocalCluster) -> None:
     with connect(source) as client:
         before = client.execute("CONFIG", "GET", "slowlog-log-slower-than")[1]
@@ -309,6 +310,8 @@ def test_the_slow_log_is_evidence_too(source: LocalServer, cluster: LocalCluster
     report = slotferry.check(source.url, cluster.url)
 
     assert _use(report, "multi-key").tagged == ("user:{*}:cart", "user:{*}:wish")
+    assert report.application is not None
+    assert {"SLOWLOG", "COMMANDLOG"} & set(report.application.sources)
 
 
 def test_what_is_refused_is_a_row_and_the_rest_goes_on(source: LocalServer, cluster: LocalCluster) -> None:

@@ -312,6 +312,8 @@ def test_commands_that_a_cluster_treats_otherwise() -> None:
     assert otherwise_name([b"SCRIPT", b"LOAD", b"x"]) == "script|load"
     assert otherwise_name([b"SCRIPT", b"EXISTS", b"x"]) is None
     assert otherwise_name([b"GET", b"keys"]) is None
+    assert otherwise_name([b"SORT", b"list", b"BY", b"weight_*"]) == "sort|by"
+    assert otherwise_name([b"SORT", b"list", b"by", b"nosort", b"GET", b"#"]) is None
 
 
 def test_command_stats() -> None:

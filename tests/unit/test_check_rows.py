@@ -118,6 +118,27 @@ def test_a_fit_pair_has_nothing_but_ok_rows() -> None:
             "new:2 expects 6.0 MB and has room for 4.0 MB",
         ),
         (
+            # 6 MB may take 5.5 MB there: too near to refuse.
+            replace(SURVEY, primaries=(ONE, with_info(TWO, maxmemory=6_500_000, used_memory=1_000_000,
+                                                       used_memory_startup=1_000_000))),
+            "memory",
+            "warning",
+            "may overflow (by slot share), unless the keys they hold are the same, or take less there",
+        ),
+        (
+            replace(SURVEY, filtered=True,
+                    primaries=(ONE, with_info(TWO, maxmemory=2_000_000, used_memory=1_000_000))),
+            "memory",
+            "warning",
+            "unless the filters leave enough out",
+        ),
+        (
+            replace(SURVEY, primaries=(ONE, with_info(TWO, min_slaves_good_slaves=0))),
+            "replicas",
+            "error",
+            "new:2 refuses writes (NOREPLICAS)",
+        ),
+        (
             # Of the 7 MB, 5 are data that may be the very keys: a resume is not refused.
             replace(SURVEY, primaries=(ONE, with_info(TWO, maxmemory=10_000_000, used_memory=7_000_000,
                                                        used_memory_startup=2_000_000, db0="keys=9"))),

@@ -7,6 +7,7 @@ Invariant: everything here only reads. `find_rows` is the part that every migrat
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from slotferry.admin import Connector
 from slotferry.discovery import SourceFacts, TargetFacts
@@ -48,10 +49,14 @@ def find_rows(
     target: Connector,
     target_facts: TargetFacts,
     skips: Collection[str] = (),
+    *,
+    keys: int | None = None,
+    filtered: bool = False,
 ) -> list[Row]:
     """Return the rows of everything but the data and the commands; only the first few where they are grave.
 
-    Errors that `skips` names are told as skipped warnings.
+    Errors that `skips` names are told as skipped warnings. `keys` is how many are to be moved, where that is
+    not what the source's database has; `filtered`: or fewer, by filters.
 
     Raises `SourceLostError` or `TargetLostError` where a server goes away meanwhile.
     """
@@ -59,6 +64,7 @@ def find_rows(
     if any(row.status == "error" for row in rows):
         return rows
     survey = take_survey(source, source_facts, target, target_facts)
+    survey = replace(survey, source_keys=survey.source_keys if keys is None else keys, filtered=filtered)
     return rows + apply_skips(judge_survey(survey), skips)
 
 

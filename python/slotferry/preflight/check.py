@@ -24,14 +24,14 @@ from slotferry.errors import SlotferryError, UsageError
 from slotferry.preflight import apply_skips, check_skips, judge_servers, judge_survey, source_is_cluster
 from slotferry.preflight.application import Application, ApplicationStudy
 from slotferry.preflight.data import describe_place, judge_data, judge_placement
-from slotferry.preflight.fitness import slot_owners
+from slotferry.preflight.fitness import judge_target, slot_owners
 from slotferry.preflight.keyspace import Keyspace
 from slotferry.preflight.reach import judge_announced
 from slotferry.preflight.report import CheckReport
-from slotferry.preflight.rights import denied_key
+from slotferry.preflight.rights import denied_key, judge_rights
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
 from slotferry.preflight.sampling import Sampler
-from slotferry.preflight.survey import Survey, take_survey
+from slotferry.preflight.survey import Survey, survey_target, take_survey
 from slotferry.text import format_duration, shorten_key
 
 Notify = Callable[[str], None]
@@ -145,6 +145,8 @@ class _Check:
         survey = None
         if source is not None and target is not None:
             survey = self._compare(source, target)
+        elif target is not None and target.seed.cluster:
+            self._look_closer(target)
         if source is not None and not source.server.cluster:
             self._sample(source, survey)
             self._study(source, survey)
@@ -191,6 +193,17 @@ class _Check:
         self._rows.append(ok("target-reach", f"answers at {names}: {facts.seed.product}"))
         return facts
 
+    def _look_closer(self, target: TargetFacts) -> None:
+        """Judge the target alone, where there is no source to judge it for."""
+        self._rows += judge_announced(self._target)
+        try:
+            survey = survey_target(self._target, target)
+        except SlotferryError as failure:
+            self._rows.append(_unreached("target", failure))
+            return
+        self._rows += judge_rights("target", {view.node: view.denied for view in survey.primaries})
+        self._rows += judge_target(survey)
+
     def _compare(self, source: SourceFacts, target: TargetFacts) -> Survey | None:
         rows = judge_servers(source, target, self._target.endpoint.database)
         self._rows += rows
@@ -219,7 +232,7 @@ class _Check:
             with self._source.open(source.address(self._source.endpoint)) as node:
                 if self._source.endpoint.database:
                     node.need("SELECT", self._source.endpoint.database)
-                sampler = Sampler(node, self._options.scan_rate)
+                sampler = Sampler(node, self._options.scan_rate, source.round_trip)
                 sampler.run(source.keys, wanted)
         except SlotferryError as failure:
             self._rows.append(not_checked("sample", failure.message, failure.hint))

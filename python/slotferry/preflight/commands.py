@@ -31,6 +31,7 @@ OTHERWISE = {
     "script|load": "SCRIPT LOAD reaches one node: load a script at every primary",
     "script|flush": "SCRIPT FLUSH reaches one node",
     "function|load": "FUNCTION LOAD reaches one node: load a library at every primary",
+    "sort|by": "SORT with BY or GET patterns is refused, unless their keys are in the slot of the list",
     "psubscribe": "keyspace notifications come from the node that has the key alone: subscribe at every one",
 }
 """Commands that answer otherwise in a cluster, each with what to know."""
@@ -265,6 +266,10 @@ def otherwise_name(arguments: Arguments) -> str | None:
         return None
     if name in OTHERWISE:
         return name
+    if name in ("sort", "sort_ro"):
+        options = [argument.upper() for argument in arguments[2:]]
+        looks_up = any(b"*" in option for option in options) and {b"BY", b"GET"} & set(options)
+        return "sort|by" if looks_up else None
     if len(arguments) > 1 and name in ("script", "function"):
         full = f"{name}|{_lower(arguments[1])}"
         return full if full in OTHERWISE else None

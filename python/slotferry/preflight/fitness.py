@@ -16,17 +16,21 @@ from slotferry.preflight.survey import ServerView, Survey
 from slotferry.text import format_bytes, format_duration
 
 _SKEW_SECONDS = 0.5
+_DOUBT = 1.2  # by so much the same data may take more in one server than in another
 
 
 def judge_fitness(survey: Survey, shares: Mapping[str, float] | None = None) -> list[Row]:
     """Return a row for each check of the target; `shares` are the primaries' of the data, where known."""
+    return [_clocks(survey), _memory(survey, shares), *judge_target(survey)]
+
+
+def judge_target(survey: Survey) -> list[Row]:
+    """Return the rows that need no source."""
     return [
-        _clocks(survey),
         _open_slots(survey),
         _majority(survey),
         _replicas(survey),
         _existing_keys(survey),
-        _memory(survey, shares),
         _eviction(survey),
         _persistence(survey),
     ]
@@ -133,6 +137,14 @@ def _replicas(survey: Survey) -> Row:
     bare = [node.address for node in owners if node.id not in followed]
     if not owners:
         return not_checked("replicas", "the target user may not run CLUSTER NODES", "grant +cluster|nodes")
+    stuck = [view.node for view in survey.primaries if view.info.get("min_slaves_good_slaves") == "0"]
+    if stuck:
+        return error(
+            "replicas",
+            "target",
+            f"{', '.join(stuck)} refuses writes (NOREPLICAS): min-replicas-to-write, and no good replica",
+            "give it a replica, or set min-replicas-to-write to 0 for the time",
+        )
     if bare:
         return warning(
             "replicas",
@@ -167,10 +179,10 @@ def _memory(survey: Survey, shares: Mapping[str, float] | None) -> Row:
         text = (
             f"{view.node} expects {format_bytes(need)} and has room for {format_bytes(max(0, rest - held))}"
         )
-        if need > rest:
+        # What it holds may be the very data, from an earlier run: that is not for us to refuse.
+        if need > rest * _DOUBT and not survey.filtered:
             full.append(text)
         elif need > rest - held:
-            # What it holds may be the very data, from an earlier run: that is not for us to refuse.
             tight.append(text)
     if full:
         return error(
@@ -180,9 +192,14 @@ def _memory(survey: Survey, shares: Mapping[str, float] | None) -> Row:
             "raise maxmemory there, move slots away, or add primaries",
         )
     if tight:
+        unless = (
+            "the filters leave enough out"
+            if survey.filtered
+            else "the keys they hold are the same, or take less there"
+        )
         return warning(
             "memory",
-            f"primaries may overflow ({how}), unless the keys they hold are the same: {'; '.join(tight)}",
+            f"primaries may overflow ({how}), unless {unless}: {'; '.join(tight)}",
             "raise maxmemory there, move slots away, or add primaries",
         )
     return _host_memory(survey, expected, how)

@@ -105,7 +105,7 @@ def judge_rights(side: Side, denied: Mapping[str, tuple[str, ...]]) -> list[Row]
             error(
                 name,
                 side,
-                f"the {side} user may not run {', '.join(commands)} at {nodes} (NOPERM)",
+                f"the {side} user may not run {', '.join(commands)} at {nodes} (NOPERM, or not known)",
                 f"grant it there: ACL SETUSER <user> {' '.join('+' + name.lower() for name in commands)}",
             )
         )
@@ -128,8 +128,8 @@ def _is_denied(node: Node, command: Command, user: str | None) -> bool:
         answer = node.call(*command) if user is None else node.call("ACL", "DRYRUN", user, *command)
     except NoPermissionError as refusal:
         return _names_command(str(refusal))
-    except ResponseError:
-        return False
+    except ResponseError as answered:  # some providers take commands away altogether
+        return re.match(r"unknown command|Command '.*' not found", str(answered)) is not None
     return user is not None and isinstance(answer, bytes) and _names_command(answer.decode())
 
 

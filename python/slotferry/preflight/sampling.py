@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from redis.exceptions import NoPermissionError, ResponseError
 
@@ -17,6 +16,8 @@ from slotferry.admin import Node
 from slotferry.preflight.keyspace import KeyFacts, KeyspaceSums
 
 _PAGE = 200
+_NEAR = 0.005
+_MAX_PAGES_AT_ONCE = 16
 _DUMPED_PER_TYPE = 20
 _DUMPED_BYTES = 32_768
 _SEEN_LIMIT = 1 << 18
@@ -25,8 +26,10 @@ _SEEN_LIMIT = 1 << 18
 class Sampler:
     """Looks at keys of the database that `node` has selected."""
 
-    def __init__(self, node: Node, rate: float) -> None:
+    def __init__(self, node: Node, rate: float, round_trip: float = 0.0) -> None:
         self._node = node
+        # Far away several pages go together, so that the rate is what bounds it and not the distance.
+        self._pages_at_once = 1 + min(_MAX_PAGES_AT_ONCE - 1, int(round_trip / _NEAR))
         self._rate = rate
         self._begun = time.monotonic()
         self._asked = 0
@@ -74,19 +77,31 @@ class Sampler:
         """
         partitions = 1 << max(0, (wanted // _PAGE - 1).bit_length())
         count = max(1, wanted // partitions)
-        for start in range(partitions):
-            _, page = self._scan(start, count)
+        for start in range(0, partitions, self._pages_at_once):
+            group = range(start, min(start + self._pages_at_once, partitions))
+            replies = self._node.call_many([("SCAN", cursor, "COUNT", count) for cursor in group])
+            for reply in replies:
+                if isinstance(reply, ResponseError):
+                    raise reply
+            page = dict.fromkeys(key for _, keys in replies for key in keys)
             if page:
-                yield list(dict.fromkeys(page))
+                yield list(page)
 
-    def _scan(self, cursor: int, count: int = _PAGE) -> tuple[int, list[bytes]]:
-        following, page = self._node.call("SCAN", cursor, "COUNT", count)
+    def _scan(self, cursor: int) -> tuple[int, list[bytes]]:
+        following, page = self._node.call("SCAN", cursor, "COUNT", _PAGE * self._pages_at_once)
         return int(following), page
 
     def _look(self, page: list[bytes]) -> list[KeyFacts]:
-        types: list[Any] = self._ask([("TYPE", key) for key in page])
-        ttls = self._ask([("PTTL", key) for key in page]) if self._may_read_ttl else []
-        sizes = self._ask([("MEMORY", "USAGE", key) for key in page]) if self._may_measure else []
+        questions: list[tuple[str | bytes, ...]] = [("TYPE", key) for key in page]
+        if self._may_read_ttl:
+            questions += [("PTTL", key) for key in page]
+        if self._may_measure:
+            questions += [("MEMORY", "USAGE", key) for key in page]
+        answers = self._node.call_many(questions)
+        count = len(page)
+        types, others = answers[:count], answers[count:]
+        ttls, others = (others[:count], others[count:]) if self._may_read_ttl else ([], others)
+        sizes = others
         if sizes and all(isinstance(size, ResponseError) for size in sizes):
             self._may_measure, sizes = False, []
         if ttls and all(isinstance(ttl, ResponseError) for ttl in ttls):
@@ -107,9 +122,6 @@ class Sampler:
                     )
                 )
         return facts
-
-    def _ask(self, commands: list[tuple[str | bytes, ...]]) -> list[Any]:
-        return self._node.call_many(commands)
 
     def _note_types(self, facts: list[KeyFacts]) -> None:
         """DUMP a few small values of each type: the first byte says how they are encoded."""

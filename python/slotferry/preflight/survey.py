@@ -102,7 +102,10 @@ class ServerView:
 
 @dataclass(frozen=True)
 class Survey:
-    """Both sides; `primaries` in the order of the topology."""
+    """Both sides; `primaries` in the order of the topology.
+
+    source_keys: how many keys are to be moved; filtered: or fewer, by filters.
+    """
 
     source: ServerView
     primaries: tuple[ServerView, ...]
@@ -110,6 +113,7 @@ class Survey:
     source_keys: int
     source_database: int = 0
     target_database: int = 0
+    filtered: bool = False
 
 
 def take_survey(
@@ -120,7 +124,15 @@ def take_survey(
         if source.endpoint.database:
             node.need("SELECT", source.endpoint.database)
         server = source_facts.server
-        source_view = _look(node, server.product, source_probes(server))
+        view = _look(node, server.product, source_probes(server))
+    there = survey_target(target, target_facts)
+    return replace(
+        there, source=view, source_keys=source_facts.keys, source_database=source.endpoint.database
+    )
+
+
+def survey_target(target: Connector, target_facts: TargetFacts) -> Survey:
+    """Ask the target alone; its survey has a source that is nothing. Raises `TargetLostError`."""
     primaries = []
     probes = target_probes(has_pexpiretime=target_facts.has_pexpiretime)
     known = {primary.server.node: primary for primary in target_facts.primaries}
@@ -129,13 +141,9 @@ def take_survey(
             facts = known[node.name]
             view = _look(node, facts.server.product, probes, cluster=True)
             primaries.append(replace(view, rdb_versions=facts.rdb_versions))
+    nothing = ServerView("", "")
     return Survey(
-        source_view,
-        tuple(primaries),
-        target_facts.topology,
-        source_facts.keys,
-        source.endpoint.database,
-        target.endpoint.database,
+        nothing, tuple(primaries), target_facts.topology, 0, target_database=target.endpoint.database
     )
 
 
