@@ -52,12 +52,19 @@ class Controls:
 
 
 class Steering:
-    """Hands what was asked on to one engine job, which begins without a pause and with the rates given."""
+    """Hands what was asked on to a run's engine jobs, each of which begins with the run's first rates."""
 
-    def __init__(self, controls: Controls, rates: Rates) -> None:
+    def __init__(self, controls: Controls) -> None:
         self._controls = controls
+        self._first = self._rates = controls.rates
         self._paused = False
-        self._rates = rates
+
+    def begin(self, job: Job) -> None:
+        """Let a job that has just been started be as the one before it was."""
+        if self._paused:
+            job.pause()
+        if self._rates != self._first:
+            self._set_rate(job)
 
     def steer(self, job: Job) -> list[str]:
         """Hand on what has changed since the last call; return a sentence about each change."""
@@ -71,9 +78,12 @@ class Steering:
             changes.append("paused by the operator" if paused else "resumed by the operator")
         if (rates := self._controls.rates) != self._rates:
             self._rates = rates
-            job.set_rate(
-                max_keys_per_second=rates.max_keys_per_second,
-                max_bytes_per_second=rates.max_bytes_per_second,
-            )
+            self._set_rate(job)
             changes.append(f"the operator's rate is {rates} now")
         return changes
+
+    def _set_rate(self, job: Job) -> None:
+        job.set_rate(
+            max_keys_per_second=self._rates.max_keys_per_second,
+            max_bytes_per_second=self._rates.max_bytes_per_second,
+        )

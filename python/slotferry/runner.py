@@ -106,9 +106,9 @@ class EngineDriver:
         self.emit = emit
         self.cancel = cancel
         self.controls = controls or Controls(cancel, options.rates)
+        self._steering = Steering(self.controls)
         self.engine_cpu_seconds = 0.0
         self.keys_by_primary: Counter[str] = Counter()
-        self._told_change = ""
         self._topology = sides.target_facts.topology
         self._access = AccessKeeper({"source": sides.source, "target": sides.target})
         self._refresher = TopologyRefresher(lambda: refresh_topology(sides.target, self._topology.primaries))
@@ -182,14 +182,14 @@ class EngineDriver:
 
     def _loop(self, job: Job, tick: Callable[[], None], watch: SourceWatch | None) -> None:
         asked = 0
-        steering = Steering(self.controls, self.options.rates)
+        self._steering.begin(job)
         while not job.wait(_WAIT_SECONDS):
             if self.cancel.level > asked:
                 asked = self.cancel.level
                 job.cancel(immediately=asked > 1)
             self._serve(job)
-            for change in steering.steer(job):
-                self._tell_change(change)
+            for change in self._steering.steer(job):
+                self.emit(Notice(change))
             if watch is not None:
                 self._heed(watch)
             tick()
@@ -234,12 +234,6 @@ class EngineDriver:
             if topology != self._topology:
                 self._announce(topology)
             self._topology = topology
-
-    def _tell_change(self, change: str) -> None:
-        """Tell what the operator changed, once: a later engine job of the run begins with it."""
-        if change != self._told_change:
-            self._told_change = change
-            self.emit(Notice(change))
 
     def _announce(self, topology: Topology) -> None:
         missing = sum(last - first + 1 for first, last in topology.missing)

@@ -11,9 +11,9 @@ from tests.unit.fakes import FakeJob
 
 
 def test_a_change_is_handed_on_once() -> None:
-    rates = Rates(max_keys_per_second=10)
-    controls, fake = Controls(CancelRequest(), rates), FakeJob([])
-    steering = Steering(controls, rates)
+    controls, fake = Controls(CancelRequest(), Rates(max_keys_per_second=10)), FakeJob([])
+    steering = Steering(controls)
+    steering.begin(fake.as_job())
     assert steering.steer(fake.as_job()) == []
 
     controls.paused = True
@@ -29,10 +29,13 @@ def test_a_change_is_handed_on_once() -> None:
 
 
 def test_the_next_engine_job_of_a_run_begins_with_what_was_asked_before() -> None:
-    controls, fake = Controls(CancelRequest(), Rates()), FakeJob([])
+    controls, first, second = Controls(CancelRequest(), Rates()), FakeJob([]), FakeJob([])
+    steering = Steering(controls)
     controls.paused, controls.rates = True, Rates(7)
-    Steering(controls, Rates()).steer(fake.as_job())
-    assert fake.asked == ["pause", (7, None)]
+    assert len(steering.steer(first.as_job())) == 2
+    steering.begin(second.as_job())
+    assert second.asked == first.asked == ["pause", (7, None)]
+    assert steering.steer(second.as_job()) == []  # and nothing is told twice
 
 
 @pytest.mark.parametrize("field", ["max_keys_per_second", "max_bytes_per_second"])
