@@ -170,6 +170,7 @@ class VerifySession(Session):
             )
         else:
             self._emit(PhaseStarted("target", "every key of the source is compared; now the target's are"))
+            target.expected_keys = journal.totals(self.job).keys.scanned  # if both sides are the same
             target.run()
         if options.repair:
             repair = self._repair = Repair(journal, driver, options)

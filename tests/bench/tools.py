@@ -75,14 +75,14 @@ def run_slotferry(bed: Bed, keys: int, options: Sequence[str]) -> Result:
             journal = os.path.join(folder, "journal.db")
             return [COMMAND, "migrate", *urls, "--journal", journal, "--json", "--progress", "bar", *options]
 
-        start_up = _run(command(1)).cpu
+        start_up = run_measured(command(1)).cpu
         return _measured(bed, "slotferry", keys, command(0), _slotferry_rate, start_up)
 
 
 def run_redis_py(bed: Bed, keys: int) -> Result:
     """Copy with a script of the kind that everybody writes."""
     command = [sys.executable, str(_HERE / "redis_py_copy.py"), bed.source_address, bed.seed_address]
-    start_up = _run([sys.executable, "-c", "import redis"]).cpu
+    start_up = run_measured([sys.executable, "-c", "import redis"]).cpu
     return _measured(bed, "redis-py", keys, command, lambda done: keys / float(done.stdout), start_up)
 
 
@@ -100,7 +100,7 @@ def measure_bound(bed: Bed) -> dict[str, float]:
     """Return the CPU seconds of the servers alone, by stream; see `server_bound.py`."""
     bed.empty_cluster()
     script = str(_HERE / "server_bound.py")
-    done = _run([sys.executable, script, bed.source.address, bed.cluster.primaries[0].address])
+    done = run_measured([sys.executable, script, bed.source.address, bed.cluster.primaries[0].address])
     bound: dict[str, float] = json.loads(done.stdout)
     _check_all_there(bed, int(bound["keys"]), "the server bound's RESTORE stream", done.stdout)
     return bound
@@ -116,7 +116,7 @@ def _measured(
 ) -> Result:
     bed.empty_cluster()
     before = bed.server_cpu()
-    done = _run(command)
+    done = run_measured(command)
     used = bed.server_cpu() - before
     _check_all_there(bed, keys, tool, done.stdout)
     return Result(tool, keys, rate(done), done.cpu, start_up_cpu, used, done.peak_memory)
@@ -127,7 +127,8 @@ def _slotferry_rate(done: Finished) -> float:
     return float(summary["keys_per_second"])
 
 
-def _run(command: Sequence[str]) -> Finished:
+def run_measured(command: Sequence[str]) -> Finished:
+    """Run a command to its end; raises `ToolFailedError` where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "used.json"
         measured = [sys.executable, "-S", "-E", str(_HERE / "measured.py"), str(report), *command]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pytest
 
+from slotferry import Verification, VerifyOptions
 from slotferry.local import LocalCluster, LocalServer
 from tests.integration.migrating import migrate
 from tests.servers.compare import assert_equal
@@ -58,6 +59,11 @@ def test_every_type_arrives_whole(
         source, cluster, byte_equal=source_kind == cluster_kind, field_ttls=not lost_ttls
     )
     assert comparison.keys == keys
+    verified = Verification(
+        source.url, cluster.url, VerifyOptions(field_ttl="drop", ttl_tolerance=2.0, recheck=1)
+    ).run()
+    assert verified.ok, verified.examples
+    assert verified.keys.unchanged == verified.target_keys.unchanged == keys
 
 
 @pytest.mark.parametrize(("source", "cluster"), _FIELD_TTL_PAIRS[:1], indirect=True)

@@ -67,6 +67,13 @@ Exit codes:
     show_default=True,
     help="How often keys that differ are read again before they are reported.",
 )
+@click.option(
+    "--field-ttl",
+    type=click.Choice(["error", "drop"]),
+    default="error",
+    show_default=True,
+    help="As for migrate: with drop, hashes may lack TTLs on fields where the target has none.",
+)
 @click.option("--repair", is_flag=True, help="Send again what is missing or different, and compare it again.")
 @click.option("--delete-extra", is_flag=True, help="With --repair: delete from the target what is extra.")
 @click.option("--differences", type=File, help="Write every difference (JSON lines) to this file.")

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use slotferry_core::reply::judge;
-use slotferry_core::resp::{Decoded, Reply, decode, decode_scan, decode_time};
+use slotferry_core::resp::{Decoded, Reply, Tree, decode, decode_scan, decode_time};
 
 fuzz_target!(|data: &[u8]| {
     match decode(data) {
@@ -22,6 +22,9 @@ fuzz_target!(|data: &[u8]| {
     if let Ok(Decoded::Whole(Ok(page), used)) = decode_scan(data) {
         assert!(used <= data.len());
         assert_eq!(page.keys().count(), page.count);
+    }
+    if let Ok(Decoded::Whole(_, used)) = Tree::decode(data) {
+        assert!(used <= data.len());
     }
     if let Ok(Decoded::Whole(_, used)) = decode_time(data) {
         assert!(used <= data.len());

@@ -14,7 +14,7 @@ use crate::checkpoint::{PageId, Pending};
 use crate::control::{Event, Side};
 use crate::error::{ErrorKind, Result};
 use crate::net::Address;
-use crate::payload::Passage;
+use crate::payload::{FieldTtl, Passage};
 use crate::progress::Outcome;
 use crate::topology::{NodeId, SlotRange, Topology};
 
@@ -58,8 +58,7 @@ impl Engine {
     #[inline]
     pub fn route(self: &Rc<Self>, page: PageId, slot: u16, restore: &Restore<'_>) {
         if self.spec.verify.is_some() {
-            // It is compared, not loaded: whatever it is.
-            return self.route_as_is(page, slot, restore);
+            return self.route_to_compare(page, slot, restore);
         }
         match self.spec.target_rdb.passage(restore.payload) {
             Passage::AsIs => self.route_as_is(page, slot, restore),
@@ -76,6 +75,18 @@ impl Engine {
             }
             Passage::Translate => self.route_translated(page, slot, restore),
         }
+    }
+
+    /// A key is compared as it is, unless the target was to get it without the TTLs of its fields.
+    fn route_to_compare(self: &Rc<Self>, page: PageId, slot: u16, restore: &Restore<'_>) {
+        if self.spec.field_ttl == FieldTtl::Drop
+            && self.spec.target_rdb.passage(restore.payload) == Passage::Translate
+            && let Some(payload) = self.without_field_ttls(restore)
+        {
+            let payload = &payload;
+            return self.route_as_is(page, slot, &Restore { payload, ..*restore });
+        }
+        self.route_as_is(page, slot, restore);
     }
 
     #[inline]

@@ -40,6 +40,13 @@ impl Engine {
         }
     }
 
+    /// The payload that a verification compares where fields lost their TTLs on purpose.
+    #[cold]
+    pub(super) fn without_field_ttls(&self, restore: &Restore<'_>) -> Option<Vec<u8>> {
+        let translated = self.translated(&self.spec.target_rdb, restore).ok()?;
+        (translated.dropped_ttls > 0).then_some(translated.payload)
+    }
+
     /// Write down that fields of a key lost their TTLs.
     fn note_dropped(&self, key: Vec<u8>, slot: u16, translated: &Translated) {
         if translated.dropped_ttls > 0 {
