@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use slotferry_core::payload::{
-    self, DECODE_LIMIT, FOOTER_LEN, Footer, Kind, PayloadError, Value, decode, same_value, verify,
-    with_version,
+    self, Comparison, DECODE_LIMIT, FOOTER_LEN, Footer, Kind, PayloadError, Value, compare_values, decode,
+    same_value, verify, with_version,
 };
 
 struct Captured {
@@ -238,7 +238,19 @@ proptest! {
         if let Ok(value) = decoded(&mutated) {
             prop_assert!(value.same(&value, 0));
         }
-        let _ = same_value(&payload, &mutated);
+        let same = same_value(&payload, &mutated);
+        let compared = compare_values(&payload, &mutated, DECODE_LIMIT);
+        match compared {
+            Ok(Comparison::Same) => prop_assert_eq!(same, Ok(true)),
+            Ok(Comparison::Different(a, b) | Comparison::OtherType(a, b)) => {
+                prop_assert_eq!(same, Ok(false));
+                for text in [a, b] {
+                    prop_assert!(text.is_ascii() && text.len() < 4096, "{}", text);
+                    prop_assert!(!text.contains(['<', '>', '\n']), "{}", text);
+                }
+            }
+            Err(_) => {}
+        }
     }
 
     #[test]

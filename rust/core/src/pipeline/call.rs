@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Engine;
 use crate::control::Side;
 use crate::net::{self, Address, Bytes, Connection, HandshakeError};
-use crate::resp::{Decoded, Tree};
+use crate::resp::{Decoded, ProtocolError, Tree};
 
 /// An answer that stays away so long is not waited for any more.
 const REPLY_PATIENCE: Duration = Duration::from_secs(60);
@@ -64,37 +64,52 @@ impl Caller {
 
     /// Send encoded commands and return their `count` replies.
     pub async fn ask(&mut self, commands: Vec<u8>, count: usize) -> Result<Vec<Tree>, CallError> {
-        tokio::time::timeout(REPLY_PATIENCE, self.exchange(commands, count))
-            .await
-            .unwrap_or_else(|_| {
-                Err(CallError::Lost(format!(
-                    "no reply for {} s",
-                    REPLY_PATIENCE.as_secs()
-                )))
-            })
+        let mut replies = Vec::with_capacity(count);
+        let mut out = Bytes::default();
+        *out.tail() = commands;
+        while replies.len() < count {
+            replies.push(self.read(&mut out, Tree::decode).await?);
+        }
+        Ok(replies)
     }
 
     /// [`Self::ask`] for one reply.
     pub async fn ask_one(&mut self, command: Vec<u8>) -> Result<Tree, CallError> {
-        Ok(self.ask(command, 1).await?.pop().unwrap_or(Tree::Nil))
+        self.ask_for(command, Tree::decode).await
     }
 
-    async fn exchange(&mut self, mut commands: Vec<u8>, count: usize) -> Result<Vec<Tree>, CallError> {
+    /// Send an encoded command and return what `decode` makes of its reply, straight from the read buffer.
+    pub async fn ask_for<T>(
+        &mut self,
+        command: Vec<u8>,
+        decode: impl Fn(&[u8]) -> Result<Decoded<T>, ProtocolError>,
+    ) -> Result<T, CallError> {
         let mut out = Bytes::default();
-        std::mem::swap(out.tail(), &mut commands);
-        let mut replies = Vec::with_capacity(count);
-        while replies.len() < count {
-            let progress = match Tree::decode(self.connection.received()) {
+        *out.tail() = command;
+        self.read(&mut out, decode).await
+    }
+
+    async fn read<T>(
+        &mut self,
+        out: &mut Bytes,
+        decode: impl Fn(&[u8]) -> Result<Decoded<T>, ProtocolError>,
+    ) -> Result<T, CallError> {
+        loop {
+            match decode(self.connection.received()) {
                 Ok(Decoded::Whole(reply, used)) => {
                     self.connection.consume(used);
-                    replies.push(reply);
-                    continue;
+                    return Ok(reply);
                 }
-                Ok(Decoded::Partial(_)) => self.connection.exchange(&mut out, true).await,
+                Ok(Decoded::Partial(need)) => self.connection.expect(need),
                 Err(error) => return Err(CallError::Refused(error.to_string())),
-            };
-            progress.map_err(|error| CallError::Lost(net::plain(&error)))?;
+            }
+            tokio::time::timeout(REPLY_PATIENCE, self.connection.exchange(out, true))
+                .await
+                .map_err(|_| {
+                    let silent = REPLY_PATIENCE.as_secs();
+                    CallError::Lost(format!("no reply for {silent} s"))
+                })?
+                .map_err(|error| CallError::Lost(net::plain(&error)))?;
         }
-        Ok(replies)
     }
 }

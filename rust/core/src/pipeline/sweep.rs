@@ -14,7 +14,7 @@ use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::control::{Event, Side};
 use crate::error::ErrorKind;
 use crate::progress::Outcome;
-use crate::resp::{Tree, encode};
+use crate::resp::{Decoded, ScanPage, Tree, decode_scan, encode};
 
 /// So many pages' worth of keys are asked for at once, since a primary has one SCAN alone.
 const PAGES: u32 = 4;
@@ -142,28 +142,31 @@ async fn read_page(engine: &Engine, target: &mut Caller, cursor: u64) -> Result<
         spec.pattern.as_deref(),
         spec.type_name.as_deref().map(str::as_bytes),
     );
-    let reply = target.ask_one(command).await?;
-    if let Tree::Error(text) = &reply {
-        return Err(refusal("SCAN", text));
-    }
-    let [cursor, keys] = reply.elements() else {
-        return Err(CallError::Refused("its reply to SCAN is none".to_owned()));
+    let decode = |data: &[u8]| {
+        Ok(match decode_scan(data)? {
+            Decoded::Partial(need) => Decoded::Partial(need),
+            Decoded::Whole(Err(text), used) => Decoded::Whole(Err(refusal("SCAN", text)), used),
+            Decoded::Whole(Ok(page), used) => Decoded::Whole(Ok(take(engine, &page)), used),
+        })
     };
-    let cursor = cursor
-        .text()
-        .and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok())
-        .ok_or_else(|| CallError::Refused("its reply to SCAN has no cursor".to_owned()))?;
-    let taken = keys
-        .elements()
-        .iter()
-        .filter_map(Tree::text)
-        .filter(|key| spec.sample.is_none_or(|sample| sample.takes(key)));
+    target.ask_for(command, decode).await?
+}
+
+/// The keys of a page that belong to what is verified.
+fn take(engine: &Engine, page: &ScanPage<'_>) -> Page {
+    let sample = engine.spec.sample;
+    let taken = page
+        .keys()
+        .filter(|key| sample.is_none_or(|sample| sample.takes(key)));
     // A filter of names narrows this direction too; rules that rename keys have no way back.
     let keys = engine.with_naming(|naming| match naming {
         None => Keys::collect(taken),
         Some(naming) => Keys::select(taken, naming),
     });
-    Ok(Page { cursor, keys })
+    Page {
+        cursor: page.cursor,
+        keys,
+    }
 }
 
 /// The places of those keys that the source lacks, or that it does not let us ask for (with what it says).
