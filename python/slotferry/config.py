@@ -19,11 +19,13 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
-TABLE = "migrate"
+TABLES = ("migrate", "verify")
 
 
-def load_config(path: Path, known: Collection[str], lists: Collection[str] = ()) -> dict[str, Any]:
-    """Return the `[migrate]` table of the file at `path`, by parameter name (underscores).
+def load_config(
+    path: Path, known: Collection[str], lists: Collection[str] = (), table: str = "migrate"
+) -> dict[str, Any]:
+    """Return the table `[migrate]` (or another one) of the file at `path`, by parameter name (underscores).
 
     `known` are the names that may occur, written with `-` or `_`; `lists` are those that may hold several
     values, and come out as lists. Raises `UsageError` for a file that can't
@@ -38,16 +40,16 @@ def load_config(path: Path, known: Collection[str], lists: Collection[str] = ())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"the config file {path} is no TOML: {error}", hint="put right that place") from None
     for name in content:
-        if name != TABLE:
+        if name not in TABLES:
             raise UsageError(
-                f"the config file {path} has {name!r} outside of [{TABLE}]",
-                hint=f"put the options into a table [{TABLE}]",
+                f"the config file {path} has {name!r} outside of [{table}]",
+                hint=f"put the options into a table [{table}]",
             )
-    table = content.get(TABLE, {})
-    if not isinstance(table, dict):
-        raise UsageError(f"{TABLE!r} in the config file {path} is no table", hint=f"write [{TABLE}]")
+    content = content.get(table, {})
+    if not isinstance(content, dict):
+        raise UsageError(f"{table!r} in the config file {path} is no table", hint=f"write [{table}]")
     options: dict[str, Any] = {}
-    for key, value in table.items():
+    for key, value in content.items():
         name = key.replace("-", "_")
         several = value if name in lists and isinstance(value, list) else [value]
         for one in several:

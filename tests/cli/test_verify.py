@@ -53,7 +53,7 @@ def test_a_difference_made_by_hand_is_shown_and_repaired(
     found = run(*command, "--differences", str(file))
 
     assert found.code == 3
-    assert "1 keys differ" in found.stdout
+    assert "1 key differs" in found.stdout
     assert r'"by \x3chand\x3e\n"' in found.stdout
     (line,) = map(json.loads, file.read_text().splitlines())
     assert (line["key"], line["kind"]) == ("key:7", "different")
@@ -102,6 +102,19 @@ def test_options_that_make_no_sense(invoke: Invoke, arguments: tuple[str, ...], 
     assert done.code == 2
     assert says in done.err
     assert done.out == ""
+
+
+def test_options_from_a_file_that_has_those_of_migrate_too(
+    copied: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    config = tmp_path / "slotferry.toml"
+    config.write_text('[migrate]\non-conflict = "skip"\n[verify]\nsample = "50%"\nquick = true\n')
+
+    done = run("verify", copied.url, cluster.url, "--config", str(config), "--json")
+
+    assert done.code == 0, done.stderr
+    assert (done.summary["sample"], done.summary["quick"]) == (0.5, True)
+    assert 300 < done.keys["source"] == done.keys["target"] < 700
 
 
 def test_help_has_examples_and_exit_codes(invoke: Invoke) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -108,6 +111,30 @@ def test_values_beyond_the_limit_are_compared_in_parts(
         assert "byte 2999999" in string.source
         assert '"y"' in string.target
     assert verify(source, cluster, memory_limit=1 << 20, repair=True).ok
+
+
+_PEAK = """
+import resource, sys
+from slotferry import Verification, VerifyOptions
+report = Verification(*sys.argv[1:], VerifyOptions(memory_limit=4 << 20)).run()
+print(report.ok, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
+def test_a_value_far_beyond_the_budget_is_never_held(source: LocalServer, cluster: LocalCluster) -> None:
+    with connect(source) as connection:
+        connection.execute("SET", "huge", random.Random(3).randbytes(80_000_000))
+        connection.execute("SET", "small", "x")
+    assert migrate(source, cluster).ok
+
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, source.url, cluster.url], capture_output=True, text=True, check=True
+    )
+
+    ok, peak = done.stdout.split()
+    assert ok == "True"
+    assert int(peak) < 80  # MB, of which an interpreter with its libraries takes some 45
 
 
 def test_quick_sees_type_ttl_and_length(source: LocalServer, cluster: LocalCluster, tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from slotferry.migration import Migration, Report
 
 
-def _load_config(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+def load_config_file(context: click.Context, _: click.Parameter, path: Path | None) -> None:
+    """Make what the table of the command in a file of `--config` says the defaults."""
     if path is None:
         return
     from slotferry.config import load_config
@@ -42,7 +43,7 @@ def _load_config(context: click.Context, _: click.Parameter, path: Path | None) 
     # By the name that is written on the command line, which is not always the parameter's.
     names = {p.opts[0].lstrip("-").replace("-", "_"): str(p.name) for p in context.command.params}
     several = [p.opts[0].lstrip("-").replace("-", "_") for p in context.command.params if _is_list(p)]
-    loaded = load_config(path, names.keys() - {"config", "help"}, several)
+    loaded = load_config(path, names.keys() - {"config", "help"}, several, str(context.command.name))
     context.default_map = {names[name]: value for name, value in loaded.items()}
 
 
@@ -186,7 +187,7 @@ Exit codes:
     type=File,
     is_eager=True,
     expose_value=False,
-    callback=_load_config,
+    callback=load_config_file,
     help="TOML file with a table [migrate] of these options.",
 )
 def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.migrate import follow
+from slotferry.cli.migrate import follow, load_config_file
 from slotferry.cli.selection import (
     OrderedCommand,
     database_options,
@@ -140,6 +140,14 @@ Exit codes:
 @network_options
 @tls_options("source")
 @tls_options("target")
+@click.option(
+    "--config",
+    type=File,
+    is_eager=True,
+    expose_value=False,
+    callback=load_config_file,
+    help="TOML file with a table [verify] of these options.",
+)
 def verify(as_json: bool, progress: Any, report: Path | None, **parameters: Any) -> int:
     """Compare a cluster with the standalone server that it was copied from.
 

@@ -56,7 +56,7 @@ def _verdict(report: VerifyReport) -> str:
     if report.error is not None:
         return report.status
     if report.differing:
-        return f"{report.differing:,} keys differ"
+        return "1 key differs" if report.differing == 1 else f"{report.differing:,} keys differ"
     return "not all keys could be compared" if report.pending else "no differences"
 
 
