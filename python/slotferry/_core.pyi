@@ -229,6 +229,10 @@ class Checkpoint:
         """
 
     @property
+    def big_positions(self) -> list[tuple[bytes, str]]:
+        """How far keys are copied in parts that are not settled yet; the whole list each time."""
+
+    @property
     def resolved(self) -> list[bytes]:
         """Keys given as `keys` that are settled: they failed or are pending no longer, or are so anew.
 
@@ -284,6 +288,8 @@ class Event:
         "source_lost",
         "source_back",
         "slot_parked",
+        "big_key_again",
+        "big_keys_unseen",
     ]: ...
     @property
     def message(self) -> str: ...
@@ -317,6 +323,8 @@ class Job:
         partitions: Sequence[tuple[int, int]],
         keys: Sequence[bytes] = ...,
         on_conflict: Literal["error", "replace", "skip"] = "error",
+        big_key_bytes: int | None = None,
+        big_positions: Sequence[tuple[bytes, str]] = ...,
         key_map: KeyMap | None = None,
         match: bytes | None = None,
         type: str | None = None,
@@ -347,8 +355,10 @@ class Job:
         the `partition_count` (a power of two) partitions that are to be scanned; a partition that starts
         anew has its index as its cursor. `keys` are copied by name besides (pending or failed keys of
         earlier runs); they do not count as scanned. `key_map` chooses among the keys that are scanned and
-        names all keys at the target; pending keys and failures keep the source's names. `scan_only` counts
-        keys and writes nothing.
+        names all keys at the target; pending keys and failures keep the source's names. Keys that take
+        `big_key_bytes` or more of the source's memory (MEMORY USAGE) are copied in parts, from the
+        `big_positions` of an earlier checkpoint on where nothing has changed since; None: each in one piece.
+        `scan_only` counts keys and writes nothing.
 
         `verify`, `(TTL tolerance in seconds, quick)`, compares every key with the target's instead of copying
         it: equal keys count as unchanged, others as failed, with a `Failure` whose message is

@@ -48,7 +48,8 @@ class ServerFacts:
 class SourceFacts:
     """The source: its server, how many keys its database holds, and how far away it is in seconds.
 
-    `found` says how the server was found, where the source is a service behind Sentinel.
+    `found` says how the server was found, where the source is a service behind Sentinel. `used_memory` is
+    that of the whole server, in bytes; None where it does not tell.
     """
 
     server: ServerFacts
@@ -57,6 +58,7 @@ class SourceFacts:
     found: Found | None = None
     databases: Mapping[int, int] = field(default_factory=dict)
     """How many keys each database holds; those that hold none are left out."""
+    used_memory: int | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -140,7 +142,7 @@ def discover_source(connector: Connector, preferred: str = "") -> SourceFacts:
         if database and not server.cluster:
             node.need("SELECT", database)
         keys = int(node.need("DBSIZE"))
-        return SourceFacts(server, keys, node.round_trip(), found, _keyspace(node))
+        return SourceFacts(server, keys, node.round_trip(), found, _keyspace(node), _used_memory(node))
 
 
 def discover_target(connector: Connector) -> TargetFacts:
@@ -267,6 +269,11 @@ def _keyspace(node: Node) -> dict[int, int]:
     """Return how many keys each database holds."""
     lines = (re.fullmatch(r"db([0-9]+)=keys=([0-9]+),.*", f"{k}={v}") for k, v in node.info().items())
     return {int(line[1]): int(line[2]) for line in lines if line}
+
+
+def _used_memory(node: Node) -> int | None:
+    used = node.info().get("used_memory", "")
+    return int(used) if used.isdecimal() else None
 
 
 def _cluster_state(node: Node) -> str:

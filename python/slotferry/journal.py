@@ -137,6 +137,7 @@ class Advance:
     pending: Sequence[PendingKey] = ()
     notes: Sequence[FailedKey] = ()
     database: int = 0
+    big_positions: Sequence[tuple[bytes, str]] = ()
 
 
 class Journal:
@@ -254,6 +255,10 @@ class Journal:
         """Return how many keys `notes` has."""
         ((count,),) = self._select("SELECT count(*) FROM notes WHERE job = ?", name)
         return int(count)
+
+    def big_positions(self, name: str, database: int) -> list[tuple[bytes, str]]:
+        """Return how far a database's unsettled keys are copied in parts, in the engine's words."""
+        return self._select("SELECT key, position FROM big_keys WHERE job = ? AND db = ?", name, database)
 
     def pending(self, name: str, limit: int) -> list[PendingKey]:
         """Return the first `limit` pending keys."""
@@ -375,6 +380,7 @@ class Journal:
             execute(_RESET_JOB, (json.dumps(asdict(setup)), partition_count, run_id, time.time(), name))
             execute("DELETE FROM unsettled WHERE job = ?", (name,))
             execute("DELETE FROM notes WHERE job = ?", (name,))
+            execute("DELETE FROM big_keys WHERE job = ?", (name,))
             execute("DELETE FROM partitions WHERE job = ?", (name,))
             self._start_partitions(name, partition_count, databases, nodes)
 
@@ -425,6 +431,11 @@ class Journal:
                 "INSERT OR IGNORE INTO notes (job, db, key, slot, kind, message, node) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(name, advance.database, n.key, n.slot, n.kind, n.message, n.node) for n in advance.notes],
+            )
+            execute("DELETE FROM big_keys WHERE job = ? AND db = ?", (name, advance.database))
+            self._connection.executemany(
+                "INSERT INTO big_keys (job, db, key, position) VALUES (?, ?, ?, ?)",
+                [(name, advance.database, key, position) for key, position in advance.big_positions],
             )
             twice = len(advance.pending) + len(advance.failures) - pending - failed
             counts = (

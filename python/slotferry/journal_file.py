@@ -103,6 +103,13 @@ CREATE TABLE IF NOT EXISTS story (
     count INTEGER NOT NULL,
     UNIQUE (job, run, kind, message)
 );
+CREATE TABLE IF NOT EXISTS big_keys (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    db INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    position TEXT NOT NULL,
+    PRIMARY KEY (job, db, key)
+) WITHOUT ROWID;
 """
 
 

@@ -30,6 +30,7 @@ MIN_MEMORY = 1 << 20
 MAX_WAIT_REPLICAS = 100
 MAX_WAIT_TIMEOUT = 20_000
 """Milliseconds: a connection that is silent for 30 s is given up."""
+MIN_BIG_KEY = 64_000
 _JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
@@ -41,6 +42,8 @@ class Options:
         conflict where the values differ; `replace` overwrites; `skip` leaves the target's.
     field_ttl: what to do with a hash whose fields have TTLs where the target has none of those: `error`
         records a failure; `drop` copies the fields without, and notes the key in the journal.
+    big_key_bytes: keys that take so much of the source's memory are copied in parts, so that neither server
+        stalls; 0: every key is copied in one piece.
     match, match_regex: only keys that one of these globs matches (bytes, or str as UTF-8; one or several) or
         one of these patterns. exclude, exclude_regex: and none of these. One glob is pushed down to SCAN.
     type, exclude_type: only keys of this type, or of one of these, and of none of those.
@@ -76,6 +79,7 @@ class Options:
 
     on_conflict: OnConflict = "error"
     field_ttl: FieldTtl = "error"
+    big_key_bytes: int = 8_000_000
     match: bytes | str | Sequence[bytes | str] | None = None
     match_regex: Sequence[str] = ()
     exclude: Sequence[bytes | str] = ()
@@ -117,6 +121,10 @@ class Options:
             raise UsageError(f"on_conflict is {self.on_conflict!r}", hint="use error, replace or skip")
         if self.field_ttl not in get_args(FieldTtl):
             raise UsageError(f"field_ttl is {self.field_ttl!r}", hint="use error or drop")
+        if self.big_key_bytes != 0 and self.big_key_bytes < MIN_BIG_KEY:
+            raise UsageError(
+                f"big_key_bytes is {self.big_key_bytes}", hint="give it 64 kB or more, or 0 to turn it off"
+            )
         if self.memory_limit < MIN_MEMORY:
             raise UsageError(f"memory_limit is {self.memory_limit} bytes", hint="give it 1 MB or more")
         if not 0 <= self.retry_for < float("inf"):

@@ -85,6 +85,7 @@ class Recorder:
             pending=[PendingKey(p.key, p.slot, p.reason, database) for p in checkpoint.pending],
             notes=[_failed(note, database) for note in checkpoint.notes],
             database=database,
+            big_positions=checkpoint.big_positions,
         )
         return advance, reached
 

@@ -83,6 +83,7 @@ class Work:
 
     partitions: Sequence[tuple[int, int]] = ()
     keys: Sequence[bytes] = ()
+    big_positions: Sequence[tuple[bytes, str]] = ()
     park_after: float = _PARK_SECONDS
     scan_only: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -129,6 +130,7 @@ class EngineDriver:
             "target_has_pexpiretime": self.sides.target_facts.has_pexpiretime,
             "target_rdb_versions": self.sides.target_facts.rdb_versions,
             "field_ttl": self.options.field_ttl,
+            "big_key_bytes": self._big_key_bytes(),
             "topology": self._topology.ranges,
             "address_map": self.sides.target.address_map.rules,
             "on_conflict": self.options.on_conflict,
@@ -149,10 +151,16 @@ class EngineDriver:
                 partition_count=partition_count,
                 partitions=work.partitions,
                 keys=work.keys,
+                big_positions=work.big_positions,
                 park_after=min(work.park_after, self.options.retry_for),
                 scan_only=work.scan_only,
                 **{**settings, **work.settings},
             )
+
+    def _big_key_bytes(self) -> int | None:
+        """Return from which size on keys are copied in parts; None where no key can be so large."""
+        limit, used = self.options.big_key_bytes, self.sides.source_facts.used_memory
+        return None if not limit or (used is not None and used < limit) else limit
 
     def drive(self, job: Job, tick: Callable[[], None]) -> None:
         """Run `job` to its end, calling `tick` about ten times a second. Raises what ended it."""
@@ -378,6 +386,7 @@ class Runner:
     def _do(self, work: Work) -> None:
         database = (work.route or self._driver.sides.ways[0]).source
         count = sum(mark.database == database for mark in self._journal.marks(self._name))
+        work = replace(work, big_positions=tuple(self._journal.big_positions(self._name, database)))
         job = self._driver.new_job(work, count)
         recorder = Recorder(self._journal, self._name, job, database)
         try:

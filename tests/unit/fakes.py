@@ -47,6 +47,7 @@ class FakeCheckpoint:
     failures: Sequence[FailedKey] = ()
     pending: Sequence[PendingKey] = ()
     notes: Sequence[FailedKey] = ()
+    big_positions: Sequence[tuple[bytes, str]] = ()
     resolved: Sequence[bytes] = ()
 
 

@@ -25,7 +25,15 @@ from slotferry.cli.selection import (
     selection_settings,
 )
 from slotferry.cli.sides import File, network_options, side_settings, tls_options
-from slotferry.cli.types import byte_rate, duration, key_rate, milliseconds, partition_count, size
+from slotferry.cli.types import (
+    big_key_size,
+    byte_rate,
+    duration,
+    key_rate,
+    milliseconds,
+    partition_count,
+    size,
+)
 from slotferry.display import Display, choose_display
 from slotferry.errors import InternalError
 from slotferry.options import MAX_WAIT_REPLICAS
@@ -93,6 +101,14 @@ Exit codes:
     default="error",
     show_default=True,
     help="Hashes with TTLs on fields, where the target has none: a failed key, or copy them without.",
+)
+@click.option(
+    "--big-key-bytes",
+    type=big_key_size,
+    metavar="SIZE",
+    default="8MB",
+    show_default=True,
+    help="Keys of this size and more are copied in parts, so that no server stalls; 0: in one piece.",
 )
 @selection_options
 @database_options

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import click
 
-from slotferry.options import MIN_MEMORY
+from slotferry.options import MIN_BIG_KEY, MIN_MEMORY
 from slotferry.partitions import MAX_PARTITIONS, is_partition_count
 
 _SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
@@ -23,6 +23,14 @@ def size(value: str | int) -> int:
     number = _bytes(value)
     if number < MIN_MEMORY:
         raise click.BadParameter(f"{value!r} is too small; give it 1MiB or more")
+    return number
+
+
+def big_key_size(value: str | int) -> int:
+    """Return the bytes that `8MB`, `64kB` or `1000000` means; 0 turns it off."""
+    number = 0 if str(value) == "0" else _bytes(value)
+    if number != 0 and number < MIN_BIG_KEY:
+        raise click.BadParameter(f"{value!r} is too small; give it 64kB or more, or 0")
     return number
 
 

@@ -92,6 +92,7 @@ pub(crate) struct Checkpoint {
     failures: Py<PyAny>,
     pending: Py<PyAny>,
     notes: Py<PyAny>,
+    big_positions: Py<PyAny>,
     resolved: Py<PyAny>,
 }
 
@@ -109,6 +110,11 @@ impl Checkpoint {
                 .collect::<PyResult<Vec<_>>>()?;
             Ok(objects.into_pyobject(py)?.unbind())
         }
+        let big_positions: Vec<_> = checkpoint
+            .big_positions
+            .into_iter()
+            .map(|(key, position)| (PyBytes::new(py, &key), position))
+            .collect();
         let resolved: Vec<_> = checkpoint
             .resolved
             .iter()
@@ -120,6 +126,7 @@ impl Checkpoint {
             failures: list(py, checkpoint.failures, Failure)?,
             pending: list(py, checkpoint.pending, Pending)?,
             notes: list(py, checkpoint.notes, Failure)?,
+            big_positions: big_positions.into_pyobject(py)?.unbind(),
             resolved: resolved.into_pyobject(py)?.unbind(),
         })
     }

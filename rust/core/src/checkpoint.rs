@@ -4,7 +4,7 @@
 //! hands over (counts, failures, pending keys, marks) belongs to pages below the marks. Every scanned key
 //! ends in exactly one outcome. With a barrier, a checkpoint hands over only what one has confirmed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use slab::Slab;
 
@@ -115,6 +115,8 @@ pub struct Checkpoint {
     pub pending: Vec<Pending>,
     /// What was given up of keys that are written, since the last checkpoint; of no page, and so perhaps twice.
     pub notes: Vec<Failure>,
+    /// How far keys are copied in parts that are not settled: the whole list each time.
+    pub big_positions: Vec<(Vec<u8>, String)>,
     /// Keys that were handed over by name and are settled since the last checkpoint.
     pub resolved: Vec<Vec<u8>>,
 }
@@ -183,6 +185,7 @@ pub struct Ledger {
     partitions: Vec<Partition>,
     pages: Slab<Page>,
     open_pages: usize,
+    big_positions: BTreeMap<Vec<u8>, String>,
     settled: Checkpoint,
     held: Option<Held>,
 }
@@ -200,6 +203,7 @@ impl Ledger {
                 .collect(),
             pages: Slab::new(),
             open_pages: 0,
+            big_positions: BTreeMap::new(),
             settled: Checkpoint::default(),
             held: None,
         }
@@ -299,6 +303,19 @@ impl Ledger {
         self.settled.notes.push(note);
     }
 
+    /// How far a key is copied in parts.
+    pub fn big_position(&self, key: &[u8]) -> Option<String> {
+        self.big_positions.get(key).cloned()
+    }
+
+    /// A key is copied in parts up to here; `None` when that is over.
+    pub fn set_big_position(&mut self, key: &[u8], position: Option<String>) {
+        match position {
+            Some(position) => self.big_positions.insert(key.to_vec(), position),
+            None => self.big_positions.remove(key),
+        };
+    }
+
     /// A key of `page` is pending. Returns whether the page is complete with that.
     pub fn park(&mut self, page: PageId, pending: Pending) -> bool {
         self.pages[page as usize].pending.push(pending);
@@ -392,6 +409,7 @@ impl Ledger {
             failures: std::mem::take(&mut self.settled.failures),
             pending: std::mem::take(&mut self.settled.pending),
             notes: std::mem::take(&mut self.settled.notes),
+            big_positions: self.big_positions.clone().into_iter().collect(),
             resolved: std::mem::take(&mut self.settled.resolved),
         }
     }

@@ -67,6 +67,9 @@ impl Job {
             })
             .collect();
         let shared = Arc::new(Shared::new(&marks, spec.wait_replicas > 0 && !spec.scan_only));
+        for (key, position) in &spec.big_positions {
+            shared.ledger().set_big_position(key, Some(position.clone()));
+        }
         Ok(Self {
             shared,
             spec: Mutex::new(Some(spec)),

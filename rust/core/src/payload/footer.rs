@@ -56,6 +56,11 @@ impl Footer {
     }
 }
 
+/// Returns the CRC64 of any bytes, to tell names apart.
+pub fn fingerprint(bytes: &[u8]) -> u64 {
+    CRC64.checksum(bytes)
+}
+
 /// Splits a payload into its body (type byte and value, never empty) and its footer, unchecked.
 ///
 /// Returns `TooShort` where there is no room for both.

@@ -35,9 +35,11 @@ mod zipmap;
 pub use decode::decode;
 pub(crate) use describe::Quoted;
 pub use error::PayloadError;
-pub use footer::{FOOTER_LEN, Footer, split, verify, with_version};
+pub use footer::{FOOTER_LEN, Footer, fingerprint, split, verify, with_version};
 pub use stream::{Consumer, Delivery, Entry, EntryFields, Group, History, Stream, StreamId};
-pub use translate::{FieldTtl, Passage, Target, TranslateError, Translated, module_name, patch_version};
+pub use translate::{
+    FieldTtl, Passage, Target, TranslateError, Translated, module_name, patch_version, seal_stream,
+};
 pub use type_byte::{Kind, kind_name, min_version, rewritable_version};
 pub use value::{Field, Value};
 

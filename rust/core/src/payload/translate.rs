@@ -9,6 +9,7 @@
 
 use super::error::PayloadError;
 use super::footer::{FOOTER_LEN, Footer, split, verify};
+use super::stream::Stream;
 use super::type_byte::{self, FIRST_VALKEY_VERSION, Kind};
 use super::value::Value;
 use super::{DECODE_LIMIT, decode, write};
@@ -117,6 +118,16 @@ impl Target {
         }
     }
 
+    /// Whether the fields of its hashes can expire.
+    pub fn has_field_ttls(&self) -> bool {
+        self.field_ttl.is_some()
+    }
+
+    /// Whether its streams have a history: Redis ≥ 7.0.
+    pub fn has_stream_history(&self) -> bool {
+        self.common >= HISTORY_VERSION
+    }
+
     /// Returns how this payload gets into the target. Constant time, and nothing is checked.
     #[inline]
     pub fn passage(&self, payload: &[u8]) -> Passage {
@@ -197,6 +208,19 @@ impl Target {
             dropped_ttls,
         })
     }
+}
+
+/// Returns the payload of a stream, with or without a history (Redis ≥ 7.0 has one).
+pub fn seal_stream(stream: &Stream, with_history: bool) -> Vec<u8> {
+    let mut payload = write::stream(stream, with_history);
+    let version = if with_history {
+        HISTORY_VERSION
+    } else {
+        PLAIN_VERSION
+    };
+    let footer = Footer::new(&payload, version);
+    payload.extend_from_slice(&footer.to_bytes());
+    payload
 }
 
 /// Gives a payload another RDB version, in place and without a look at its body.

@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::batch::Restore;
+use super::big::Big;
 use super::lane::{Ask, Ended, Fetch, Lane};
 use super::quick::Shape;
 use super::scan::{Keys, ScanState};
@@ -25,6 +26,9 @@ const CHUNK: usize = 128;
 impl Lane {
     /// Ask for as much as window and budget allow: first the keys of pages that are here, then more pages.
     pub(super) fn ask(&mut self) {
+        while let Some(number) = self.unsized_pages.pop_front() {
+            self.ask_sizes(number);
+        }
         loop {
             if let Some(&number) = self.ready.front() {
                 if !self.ask_keys(number) {
@@ -43,6 +47,76 @@ impl Lane {
                 }
             }
         }
+    }
+
+    /// Ask how large the keys of a page are; the next page is asked for right behind, so that this costs no
+    /// round trip of the scan.
+    fn ask_sizes(&mut self, number: usize) {
+        let fetch = &mut self.fetches[number];
+        let out = self.out.tail();
+        for key in fetch.sized..fetch.keys.len() {
+            encode::memory_usage(out, fetch.keys.get(key).0);
+        }
+        self.asked.push_back(Ask::Sizes { fetch: number });
+        // With pages enough, the next one is asked for behind this one's keys.
+        if self.ready.len() <= self.scanners.len()
+            && let Some(scanner) = fetch.scanner.take()
+        {
+            self.go_on(scanner);
+        }
+    }
+
+    /// Read sizes. Keys that are large go their own way; the page's others are asked for when all are known.
+    fn read_sizes(&mut self, number: usize, data: &[u8]) -> Result<(usize, Option<Ask>, usize), Ended> {
+        let limit = self.engine.spec.big_key_bytes.unwrap_or(u64::MAX);
+        let mut at = 0;
+        while self.fetches[number].sized < self.fetches[number].keys.len() {
+            let size = match decode(&data[at..])? {
+                Decoded::Partial(_) => return Ok((at, Some(Ask::Sizes { fetch: number }), 0)),
+                Decoded::Whole(Reply::Integer(size), used) => {
+                    at += used;
+                    size.max(0).cast_unsigned()
+                }
+                Decoded::Whole(Reply::Bulk(None), used) => {
+                    at += used;
+                    0
+                }
+                // Not allowed or not known there: then its size is not known, and it goes as it always did.
+                Decoded::Whole(Reply::Error(error), used) => {
+                    at += used;
+                    self.engine.sizes_unknown(error);
+                    0
+                }
+                Decoded::Whole(..) => return Err(ProtocolError::at(&data[at..]).into()),
+            };
+            let fetch = &mut self.fetches[number];
+            if size >= limit {
+                fetch.big.push(fetch.sized);
+                let (key, slot) = fetch.keys.get(fetch.sized);
+                self.engine.take_big(Big {
+                    page: fetch.page,
+                    number: fetch.sized as u32,
+                    slot,
+                    source: key.to_vec(),
+                    target: fetch.keys.target(fetch.sized).to_vec(),
+                });
+            }
+            fetch.sized += 1;
+        }
+        let fetch = &mut self.fetches[number];
+        fetch.asked = fetch.small_from(fetch.asked);
+        fetch.read = fetch.small_from(fetch.read);
+        if fetch.read == fetch.keys.len() {
+            self.finish_page(number);
+        } else {
+            self.ready.push_back(number);
+        }
+        Ok((at, None, 0))
+    }
+
+    fn finish_page(&mut self, number: usize) {
+        let fetch = self.fetches.remove(number);
+        self.engine.names_are_read(&fetch.keys);
     }
 
     /// Ask for the next keys of a page; false if they do not fit now.
@@ -75,7 +149,10 @@ impl Lane {
             encode::time(out);
             self.asked.push_back(Ask::Time);
         }
-        for place in fetch.asked..fetch.asked + count {
+        let end = fetch.asked + count;
+        let mut count = 0;
+        while fetch.asked < end {
+            let place = fetch.asked;
             let (key, _) = fetch.keys.get(place);
             // The expiry first, so that the RESTORE is encoded in one go when the payload comes.
             encode::expiry(out, expiry, key);
@@ -84,14 +161,15 @@ impl Lane {
             } else {
                 encode::dump(out, key);
             }
+            fetch.asked = fetch.small_from(place + 1);
+            count += 1;
         }
-        fetch.asked += count;
         self.asked.push_back(Ask::Keys {
             fetch: number,
             left: count,
             promised,
         });
-        if count == left {
+        if fetch.asked == fetch.keys.len() {
             self.ready.pop_front();
             if let Some(scanner) = self.fetches[number].scanner.take() {
                 self.go_on(scanner);
@@ -157,15 +235,23 @@ impl Lane {
     fn begin(&mut self, page: PageId, keys: Keys, scanner: Option<usize>) {
         let keys = Rc::new(keys);
         self.engine.keep_names(page, &keys);
+        let spec = &self.engine.spec;
+        let probes = spec.big_key_bytes.is_some() && spec.verify.is_none();
         let fetch = self.fetches.insert(Fetch {
             page,
+            sized: if probes { 0 } else { keys.len() },
+            big: Vec::new(),
             keys,
             asked: 0,
             read: 0,
             scanner,
             shapes: Vec::new(),
         });
-        self.ready.push_back(fetch);
+        if probes {
+            self.unsized_pages.push_back(fetch);
+        } else {
+            self.ready.push_back(fetch);
+        }
     }
 
     /// Read all whole replies that are here.
@@ -180,6 +266,7 @@ impl Lane {
                 Ask::Scan { scanner } => self.read_page(scanner, data)?,
                 Ask::Time => self.read_time(data)?,
                 Ask::Types { fetch, left } => self.read_types(fetch, left, data)?,
+                Ask::Sizes { fetch } => self.read_sizes(fetch, data)?,
                 Ask::Keys {
                     fetch,
                     left,
@@ -367,7 +454,8 @@ impl Lane {
                 (_, Reply::Error(error)) => self.unreadable(number, read, error)?,
                 _ => return Err(ProtocolError::at(&data[at - used..]).into()),
             }
-            self.fetches[number].read += 1;
+            let fetch = &mut self.fetches[number];
+            fetch.read = fetch.small_from(read + 1);
         }
         self.learn(at - skipped, before - left);
         self.engine.restraint.correct(0, at);
@@ -384,8 +472,7 @@ impl Lane {
         self.engine.restraint.correct(promised, 0);
         let fetch = &self.fetches[number];
         if fetch.read == fetch.keys.len() {
-            let fetch = self.fetches.remove(number);
-            self.engine.names_are_read(&fetch.keys);
+            self.finish_page(number);
         }
         Ok((at, None, 0))
     }

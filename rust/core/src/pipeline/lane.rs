@@ -32,6 +32,9 @@ const NOTICEABLE: Duration = Duration::from_secs(1);
 pub(super) struct Fetch {
     pub(super) page: PageId,
     pub(super) keys: Rc<Keys>,
+    /// Keys whose sizes are known, and those of them that are large: these are left out here.
+    pub(super) sized: usize,
+    pub(super) big: Vec<usize>,
     /// Keys asked for on this connection, and keys read.
     pub(super) asked: usize,
     pub(super) read: usize,
@@ -51,6 +54,10 @@ pub(super) enum Ask {
     Types {
         fetch: usize,
         left: usize,
+    },
+    /// The sizes of a page's keys.
+    Sizes {
+        fetch: usize,
     },
     Keys {
         fetch: usize,
@@ -84,6 +91,8 @@ pub(crate) struct Lane {
     pub(super) scanners: Vec<Scanner>,
     pub(super) names: VecDeque<Vec<u8>>,
     pub(super) fetches: Slab<Fetch>,
+    /// Pages whose keys' sizes are still to be asked for.
+    pub(super) unsized_pages: VecDeque<usize>,
     /// Pages whose keys are still to be asked for, the oldest first.
     pub(super) ready: VecDeque<usize>,
     pub(super) asked: VecDeque<Ask>,
@@ -100,6 +109,17 @@ pub(crate) struct Lane {
     pub(super) expiry: Option<Result<i64, Vec<u8>>>,
     /// Bytes left of a payload that is too large to be kept.
     pub(super) skip: usize,
+}
+
+impl Fetch {
+    /// The first key from `number` on that is read here.
+    #[inline]
+    pub(super) fn small_from(&self, mut number: usize) -> usize {
+        while !self.big.is_empty() && self.big.binary_search(&number).is_ok() {
+            number += 1;
+        }
+        number
+    }
 }
 
 impl Lane {
@@ -125,6 +145,7 @@ impl Lane {
             scanners,
             names,
             fetches: Slab::new(),
+            unsized_pages: VecDeque::new(),
             ready: VecDeque::new(),
             asked: VecDeque::new(),
             out: Bytes::default(),
@@ -279,14 +300,22 @@ impl Lane {
                     self.engine.restraint.correct(promised, 0);
                 }
                 Ask::Types { fetch, .. } => self.fetches[fetch].shapes.clear(),
-                Ask::Time => {}
+                Ask::Time | Ask::Sizes { .. } => {}
             }
         }
         self.on_the_way = 0;
         self.out = Bytes::default();
         self.expiry = None;
         self.skip = 0;
-        self.ready = self.fetches.iter().map(|(fetch, _)| fetch).collect();
+        let whole = |fetch: &Fetch| fetch.sized == fetch.keys.len();
+        let pages = |wanted: bool| {
+            let pages = self
+                .fetches
+                .iter()
+                .filter(move |(_, fetch)| whole(fetch) == wanted);
+            pages.map(|(number, _)| number).collect()
+        };
+        (self.unsized_pages, self.ready) = (pages(false), pages(true));
         for (_, fetch) in &mut self.fetches {
             fetch.asked = fetch.read;
         }

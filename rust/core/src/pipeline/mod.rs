@@ -6,6 +6,7 @@
 mod access;
 mod barrier;
 mod batch;
+mod big;
 mod call;
 mod compare;
 mod dump;
@@ -45,6 +46,7 @@ use crate::topology::SlotRange;
 
 use access::Entrance;
 use batch::Spares;
+use big::BigKeys;
 use health::Health;
 use judge::Rules;
 pub(crate) use lane::Lane;
@@ -122,6 +124,10 @@ pub struct JobSpec {
     pub on_conflict: OnConflict,
     /// Which keys are taken, and how they are named at the target; none: all of them, under their own names.
     pub key_map: Option<Arc<KeyMap>>,
+    /// Keys that take so much memory at the source are copied in parts; none: no key is.
+    pub big_key_bytes: Option<u64>,
+    /// How far keys were copied in parts by an earlier run.
+    pub big_positions: Vec<(Vec<u8>, String)>,
     /// MATCH of the SCAN.
     pub pattern: Option<Vec<u8>>,
     /// TYPE of the SCAN.
@@ -181,6 +187,7 @@ pub(crate) struct Engine {
     pub large: RefCell<LargeKeys>,
     /// The source's time in ms since the epoch, and when it came: see [`Self::source_now`].
     pub source_clock: Cell<Option<(u64, Instant)>>,
+    pub big: BigKeys,
     /// No new page is to be begun.
     pub draining: Cell<bool>,
     /// A lane stopped before its partitions were at their ends.
@@ -214,6 +221,7 @@ impl Engine {
             names: RefCell::new(Names::default()),
             large: RefCell::new(LargeKeys::default()),
             source_clock: Cell::new(None),
+            big: BigKeys::default(),
             draining: Cell::new(false),
             cut_short: Cell::new(false),
             lanes_running: Cell::new(0),

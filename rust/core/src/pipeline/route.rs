@@ -154,6 +154,13 @@ impl Engine {
         links.filter(|link| link.unconfirmed.get()).cloned().collect()
     }
 
+    /// The owner of a slot, and where it is.
+    pub fn owner(&self, slot: u16) -> Option<(NodeId, Address)> {
+        let router = self.router.borrow();
+        let node = router.topology.owner(slot)?;
+        Some((node, router.topology.address(node).clone()))
+    }
+
     /// Let links that wait for nothing send what they have.
     pub fn nudge(&self) {
         for link in self.router.borrow().links.iter().flatten() {

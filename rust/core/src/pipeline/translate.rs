@@ -47,21 +47,21 @@ impl Engine {
         (translated.dropped_ttls > 0).then_some(translated.payload)
     }
 
-    /// Write down that fields of a key lost their TTLs.
     fn note_dropped(&self, key: Vec<u8>, slot: u16, translated: &Translated) {
         if translated.dropped_ttls > 0 {
-            self.shared.ledger().note(Failure {
-                slot,
-                kind: FailureKind::FieldTtlDropped,
-                message: format!(
-                    "{} fields of {} lost their TTL",
-                    translated.dropped_ttls,
-                    shown(&key)
-                ),
-                key,
-                node: self.spec.source.to_string(),
-            });
+            self.note_dropped_ttls(key, slot, translated.dropped_ttls);
         }
+    }
+
+    /// Write down that fields of a key lost their TTLs: `fields` or, of a large key, at least so many.
+    pub(super) fn note_dropped_ttls(&self, key: Vec<u8>, slot: u16, fields: usize) {
+        self.shared.ledger().note(Failure {
+            slot,
+            kind: FailureKind::FieldTtlDropped,
+            message: format!("at least {fields} fields of {} lost their TTL", shown(&key)),
+            key,
+            node: self.spec.source.to_string(),
+        });
     }
 
     fn translated(&self, target: &Target, restore: &Restore<'_>) -> Result<Translated, TranslateError> {

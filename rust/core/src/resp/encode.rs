@@ -93,6 +93,13 @@ pub fn exists<'a>(out: &mut Vec<u8>, keys: impl ExactSizeIterator<Item = &'a [u8
     }
 }
 
+/// Append `MEMORY USAGE key`.
+#[inline]
+pub fn memory_usage(out: &mut Vec<u8>, key: &[u8]) {
+    out.extend_from_slice(b"*3\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n");
+    bulk(out, key);
+}
+
 /// Append `TIME`.
 #[inline]
 pub fn time(out: &mut Vec<u8>) {

@@ -1,0 +1,228 @@
+//! What a stream holds besides its entries: consumer groups, what is pending in them, and its history.
+//!
+//! Invariant: read in chunks and written in chunks, like the entries. No command makes a message pending that is
+//! not there any more: those are restored first, in a stream that holds nothing else, and the rest is added to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::client::{Commands, Value};
+use super::parts::parse_id;
+use crate::payload::{self as stream, StreamId, seal_stream};
+
+/// Pending entries that are read or written in one go.
+pub(super) const PENDING_CHUNK: usize = 500;
+
+/// A consumer group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Group {
+    pub name: Vec<u8>,
+    pub last_id: Vec<u8>,
+    /// Redis ≥ 7.0; `None` for not known.
+    pub entries_read: Option<i64>,
+    pub consumers: Vec<Vec<u8>>,
+}
+
+/// A message that was given to a consumer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Delivery {
+    pub id: Vec<u8>,
+    pub consumer: Vec<u8>,
+    pub delivered_at_ms: i64,
+    pub count: i64,
+}
+
+/// What XINFO STREAM tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct History {
+    pub last_id: Vec<u8>,
+    /// Redis ≥ 7.0.
+    pub entries_added: Option<i64>,
+    pub max_deleted_id: Option<Vec<u8>>,
+}
+
+/// A field of a flat reply of names and values.
+fn field(items: &[Value], name: &str) -> Option<Value> {
+    items
+        .chunks_exact(2)
+        .find(|pair| matches!(&pair[0], Value::Bulk(text) | Value::Simple(text) if text == name.as_bytes()))
+        .map(|pair| pair[1].clone())
+}
+
+pub(super) fn read_history(key: &[u8]) -> Commands {
+    Commands::one(&[b"XINFO", b"STREAM", key])
+}
+
+pub(super) fn history(reply: Value) -> Option<History> {
+    let items = reply.array()?;
+    Some(History {
+        last_id: field(&items, "last-generated-id")?.bytes()?,
+        entries_added: field(&items, "entries-added").and_then(|value| value.integer()),
+        max_deleted_id: field(&items, "max-deleted-entry-id").and_then(Value::bytes),
+    })
+}
+
+pub(super) fn read_groups(key: &[u8]) -> Commands {
+    Commands::one(&[b"XINFO", b"GROUPS", key])
+}
+
+/// The groups, without their consumers.
+pub(super) fn groups(reply: Value) -> Option<Vec<Group>> {
+    let mut groups = Vec::new();
+    for group in reply.array()? {
+        let items = group.array()?;
+        groups.push(Group {
+            name: field(&items, "name")?.bytes()?,
+            last_id: field(&items, "last-delivered-id")?.bytes()?,
+            entries_read: field(&items, "entries-read").and_then(|value| value.integer()),
+            consumers: Vec::new(),
+        });
+    }
+    groups.sort_by(|one, other| one.name.cmp(&other.name));
+    Some(groups)
+}
+
+pub(super) fn read_consumers(key: &[u8], group: &[u8]) -> Commands {
+    Commands::one(&[b"XINFO", b"CONSUMERS", key, group])
+}
+
+pub(super) fn consumers(reply: Value) -> Option<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    for consumer in reply.array()? {
+        names.push(field(&consumer.array()?, "name")?.bytes()?);
+    }
+    names.sort();
+    Some(names)
+}
+
+/// Read the pending entries after `after`; TIME goes first, since deliveries are told by their age.
+pub(super) fn read_pending(key: &[u8], group: &[u8], after: Option<&[u8]>) -> Commands {
+    let first = match after.and_then(parse_id) {
+        None => "-".to_owned(),
+        Some((ms, u64::MAX)) => format!("{}-0", ms.saturating_add(1)),
+        Some((ms, seq)) => format!("{ms}-{}", seq + 1),
+    };
+    let mut commands = Commands::one(&[b"TIME"]);
+    let count = PENDING_CHUNK.to_string();
+    commands.push(&[b"XPENDING", key, group, first.as_bytes(), b"+", count.as_bytes()]);
+    commands
+}
+
+pub(super) fn pending(replies: Vec<Value>) -> Option<Vec<Delivery>> {
+    let [time, entries] = <[Value; 2]>::try_from(replies).ok()?;
+    let now = milliseconds(&time)?;
+    let mut deliveries = Vec::new();
+    for entry in entries.array()? {
+        let [id, consumer, idle, count] = <[Value; 4]>::try_from(entry.array()?).ok()?;
+        deliveries.push(Delivery {
+            id: id.bytes()?,
+            consumer: consumer.bytes()?,
+            delivered_at_ms: now - idle.integer()?,
+            count: count.integer()?,
+        });
+    }
+    Some(deliveries)
+}
+
+/// The reply to TIME in ms since the epoch.
+pub(super) fn milliseconds(time: &Value) -> Option<i64> {
+    match time {
+        Value::Array(parts) => match parts.as_slice() {
+            [seconds, micros] => Some(seconds.integer()? * 1000 + micros.integer()? / 1000),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Append the commands that make a group with its consumers, or bring one up to date that `exists`.
+pub(super) fn write_group(
+    commands: &mut Commands,
+    key: &[u8],
+    group: &Group,
+    exists: bool,
+    with_history: bool,
+) {
+    let read = group.entries_read.map(|read| read.to_string());
+    let how = if exists { b"SETID".as_slice() } else { b"CREATE" };
+    let mut arguments: Vec<&[u8]> = vec![b"XGROUP", how, key, &group.name, &group.last_id];
+    if let Some(read) = read.as_ref().filter(|_| with_history) {
+        arguments.extend([b"ENTRIESREAD".as_slice(), read.as_bytes()]);
+    }
+    commands.push(&arguments);
+    for consumer in &group.consumers {
+        commands.push(&[b"XGROUP", b"CREATECONSUMER", key, &group.name, consumer]);
+    }
+}
+
+/// The payload of a stream without entries in which these messages are pending, by group.
+pub(super) fn skeleton(lost: &BTreeMap<Vec<u8>, Vec<Delivery>>, with_history: bool) -> Vec<u8> {
+    const START: StreamId = StreamId { ms: 0, seq: 0 };
+    let mut groups = BTreeMap::new();
+    for (name, deliveries) in lost {
+        let mut group = stream::Group {
+            last_id: START,
+            entries_read: None,
+            pending: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+        };
+        for delivery in deliveries {
+            let Some((ms, seq)) = parse_id(&delivery.id) else {
+                continue;
+            };
+            let id = StreamId { ms, seq };
+            let at = delivery.delivered_at_ms.max(0).cast_unsigned();
+            let told = stream::Delivery {
+                delivered_at_ms: at,
+                count: delivery.count.max(0).cast_unsigned(),
+            };
+            group.pending.insert(id, told);
+            let consumer = group.consumers.entry(delivery.consumer.clone());
+            let consumer = consumer.or_insert_with(|| stream::Consumer {
+                seen_at_ms: at,
+                active_at_ms: None,
+                pending: BTreeSet::new(),
+            });
+            consumer.pending.insert(id);
+        }
+        groups.insert(name.clone(), group);
+    }
+    let stream = stream::Stream {
+        entries: Vec::new(),
+        last_id: START,
+        history: None,
+        groups,
+    };
+    seal_stream(&stream, with_history)
+}
+
+/// Append the commands that make messages pending, one each; each answers with the ID if it did.
+pub(super) fn write_pending(commands: &mut Commands, key: &[u8], group: &[u8], deliveries: &[Delivery]) {
+    for delivery in deliveries {
+        let at = delivery.delivered_at_ms.to_string();
+        let count = delivery.count.to_string();
+        commands.push(&[
+            b"XCLAIM",
+            key,
+            group,
+            &delivery.consumer,
+            b"0",
+            &delivery.id,
+            b"TIME",
+            at.as_bytes(),
+            b"RETRYCOUNT",
+            count.as_bytes(),
+            b"FORCE",
+            b"JUSTID",
+        ]);
+    }
+}
+
+/// Append the command that sets what the stream remembers.
+pub(super) fn write_history(commands: &mut Commands, key: &[u8], history: &History, with_history: bool) {
+    let mut arguments: Vec<&[u8]> = vec![b"XSETID", key, &history.last_id];
+    let added = history.entries_added.map(|added| added.to_string());
+    if let (true, Some(added), Some(deleted)) = (with_history, &added, &history.max_deleted_id) {
+        arguments.extend([b"ENTRIESADDED", added.as_bytes(), b"MAXDELETEDID", deleted]);
+    }
+    commands.push(&arguments);
+}

@@ -1,0 +1,272 @@
+//! Large keys: never dumped, but read and written in parts, one after another, beside the pipeline.
+//!
+//! Invariant: a large key is in exactly one place, the queue or the worker's hands, until it is settled; its page
+//! stays open until then. At most a few parts are held in memory.
+
+mod client;
+mod copy;
+mod groups;
+mod parts;
+mod temporary;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use client::Client;
+use copy::{Copy, Done, Source, Stop};
+
+use super::batch::Restore;
+use super::health::Patience;
+use super::{Backoff, Engine, shown};
+use crate::checkpoint::{Failure, FailureKind, PageId, Pending};
+use crate::control::Event;
+use crate::error::ErrorKind;
+use crate::progress::Outcome;
+use crate::topology::NodeId;
+
+/// A key that changes so often while it is copied is given up.
+const MOST_CHANGES: u32 = 10;
+
+/// A key that is to be copied in parts.
+#[derive(Debug)]
+pub(super) struct Big {
+    pub page: PageId,
+    /// Its number within the page.
+    pub number: u32,
+    pub slot: u16,
+    pub source: Vec<u8>,
+    pub target: Vec<u8>,
+}
+
+/// The large keys that wait, and whether one is being copied.
+#[derive(Debug, Default)]
+pub(crate) struct BigKeys {
+    queue: RefCell<VecDeque<Big>>,
+    running: Cell<bool>,
+    /// It was told that the source does not say how large keys are.
+    blind: Cell<bool>,
+}
+
+/// How a key's copying ended.
+enum Ended {
+    Settled,
+    /// The job drains or has failed: the key stays open.
+    Left,
+}
+
+impl Engine {
+    /// The source does not say how large keys are: tell it once.
+    #[cold]
+    pub(super) fn sizes_unknown(&self, error: &[u8]) {
+        if !self.big.blind.replace(true) {
+            self.shared.tell(Event::source(
+                "big_keys_unseen",
+                format!(
+                    "large keys are not told from others, since the source answered {} to MEMORY USAGE",
+                    String::from_utf8_lossy(error)
+                ),
+            ));
+        }
+    }
+
+    /// Copy a key in parts, after those that wait already.
+    pub(super) fn take_big(self: &Rc<Self>, big: Big) {
+        self.budget.hold_names(big.weight());
+        self.big.queue.borrow_mut().push_back(big);
+        if !self.big.running.replace(true) {
+            let engine = Rc::clone(self);
+            self.spawn(async move { engine.copy_big_keys().await });
+        }
+    }
+
+    async fn copy_big_keys(self: Rc<Self>) {
+        let mut source = Source::default();
+        let mut target = None;
+        loop {
+            let Some(big) = self.big.queue.borrow_mut().pop_front() else {
+                break;
+            };
+            let ended = self.copy_big(&big, &mut source, &mut target).await;
+            self.budget.free_names(big.weight());
+            if let Ended::Left = ended {
+                self.cut_short.set(true);
+                self.changed.notify_one();
+                return;
+            }
+            self.shared.ledger().set_big_position(&big.source, None);
+        }
+        self.big.running.set(false);
+        self.changed.notify_one();
+    }
+
+    /// Copy one key, whatever it takes.
+    async fn copy_big(
+        self: &Rc<Self>,
+        big: &Big,
+        source: &mut Source,
+        target: &mut Option<(NodeId, Client)>,
+    ) -> Ended {
+        let mut in_doubt = false;
+        let mut changes = 0;
+        let mut backoff = Backoff::new();
+        let mut lost: Option<Instant> = None;
+        source.begin();
+        loop {
+            if self.draining.get() {
+                return Ended::Left;
+            }
+            let mut copy = Copy {
+                engine: self,
+                big,
+                source,
+                target,
+                in_doubt: &mut in_doubt,
+            };
+            let stop = match copy.run().await {
+                Ok(Done::Settled(outcome, bytes)) => {
+                    self.settle_big(big, outcome, bytes);
+                    return Ended::Settled;
+                }
+                Ok(Done::Whole { expires_at, payload }) => {
+                    let restore = Restore {
+                        number: big.number,
+                        key: &big.target,
+                        expires_at,
+                        payload: &payload,
+                        rdb_version: None,
+                    };
+                    self.route(big.page, big.slot, &restore);
+                    self.nudge();
+                    return Ended::Settled;
+                }
+                Err(stop) => stop,
+            };
+            let now = Instant::now();
+            if !matches!(stop, Stop::Source(_)) {
+                lost = None;
+            }
+            match stop {
+                Stop::Drained => return Ended::Left,
+                Stop::Fatal(error) => {
+                    self.stop(error.kind, error.message);
+                    return Ended::Left;
+                }
+                Stop::Moved => {}
+                Stop::Source(reason) => {
+                    let since = *lost.get_or_insert(now);
+                    if now - since >= self.spec.retry_for {
+                        let waited = (now - since).as_secs();
+                        let message = format!("source {}: {reason}, for {waited} s", self.spec.source);
+                        self.stop(ErrorKind::SourceLost, message);
+                        return Ended::Left;
+                    }
+                    self.shared.progress.add_retries(1);
+                    tokio::time::sleep(backoff.step()).await;
+                }
+                Stop::Target { reason, full } => {
+                    if let Some(ended) = self.wait_for_slot(big, &reason, full).await {
+                        if full {
+                            // What can't become whole must not take the memory that others lack.
+                            let _ = copy.sweep().await;
+                        }
+                        return ended;
+                    }
+                }
+                Stop::Changed(what) => {
+                    self.shared.ledger().set_big_position(&big.source, None);
+                    source.begin();
+                    changes += 1;
+                    if changes >= MOST_CHANGES {
+                        let key = shown(&big.source);
+                        let message = format!(
+                            "{key} could not be copied in parts: {what}, {changes} times in a row (run again \
+                             when it is written to less)"
+                        );
+                        self.fail_big(big, FailureKind::Error, message, self.spec.source.to_string());
+                        return Ended::Settled;
+                    }
+                    self.shared.tell(Event {
+                        kind: "big_key_again",
+                        message: format!("{} is copied from its start: {what}", shown(&big.source)),
+                        node: None,
+                        slot: Some(big.slot),
+                    });
+                    tokio::time::sleep(backoff.step()).await;
+                }
+                Stop::Failed(kind, message, node) => {
+                    self.fail_big(big, kind, message, node.to_string());
+                    return Ended::Settled;
+                }
+            }
+        }
+    }
+
+    /// The slot takes no writes now: wait, and say if the key is not to be tried any more.
+    async fn wait_for_slot(self: &Rc<Self>, big: &Big, reason: &str, full: bool) -> Option<Ended> {
+        let now = Instant::now();
+        let attempts = self.health.borrow_mut().delayed(big.slot, full, reason, now);
+        self.want_topology(reason.to_owned(), Some(big.slot));
+        tokio::time::sleep(super::jitter(Duration::from_millis(50 << attempts.min(4)))).await;
+        let patience = self.health.borrow_mut().patience(big.slot, Instant::now());
+        match patience {
+            Patience::Again => {
+                self.health.borrow_mut().attempted(big.slot);
+                self.shared.progress.add_retries(1);
+                None
+            }
+            Patience::Park { reason, .. } => {
+                self.park(
+                    big.page,
+                    Pending {
+                        key: big.source.clone(),
+                        slot: big.slot,
+                        reason,
+                    },
+                );
+                Some(Ended::Settled)
+            }
+            Patience::GiveUp { reason, full } => {
+                let kind = if full {
+                    ErrorKind::TargetFull
+                } else {
+                    ErrorKind::TargetLost
+                };
+                self.stop(kind, format!("slot {} {reason}", big.slot));
+                Some(Ended::Left)
+            }
+        }
+    }
+
+    fn settle_big(self: &Rc<Self>, big: &Big, outcome: Outcome, bytes: u64) {
+        self.health.borrow_mut().answered(big.slot, Instant::now());
+        let bytes = if outcome == Outcome::Migrated { bytes } else { 0 };
+        if outcome == Outcome::Migrated
+            && let Some((owner, _)) = self.owner(big.slot)
+        {
+            let link = self.link(owner);
+            link.keys.set(link.keys.get() + 1);
+        }
+        self.settle(big.page, outcome, 1, bytes);
+    }
+
+    fn fail_big(&self, big: &Big, kind: FailureKind, message: String, node: String) {
+        self.fail(
+            big.page,
+            Failure {
+                key: big.source.clone(),
+                slot: big.slot,
+                kind,
+                message,
+                node,
+            },
+        );
+    }
+}
+
+impl Big {
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.source.len() + self.target.len()
+    }
+}

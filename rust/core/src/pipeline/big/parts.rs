@@ -1,0 +1,312 @@
+//! A value in parts: how each type is measured, read and written a chunk at a time.
+//!
+//! Invariant: no command here touches more than a chunk, whatever the size of the value; and chunks written in
+//! order, each once or (hashes and sets) more often, make up the value.
+
+use super::client::{Commands, Value};
+
+/// What a chunk should weigh: some tenths of a millisecond on either server.
+pub(super) const CHUNK_BYTES: usize = 128 * 1024;
+
+/// Elements of a chunk at most.
+pub(super) const MOST_ELEMENTS: usize = 500;
+
+/// Types that can be read in parts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    String,
+    List,
+    Set,
+    SortedSet,
+    Hash,
+    Stream,
+}
+
+/// How far a value is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Bytes or elements from the front.
+    Offset(u64),
+    /// Where HSCAN or SSCAN goes on.
+    Cursor(u64),
+    /// The last entry of a stream.
+    After(u64, u64),
+}
+
+/// A part of a value: elements as the reply gives them.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    /// Fields and values, members and scores, members, elements or the bytes of a string.
+    pub elements: Vec<Vec<u8>>,
+    /// Entries of a stream: the ID, then names and values.
+    pub entries: Vec<(Vec<u8>, Vec<Vec<u8>>)>,
+    /// Expiries of a hash's fields in ms since the epoch, as many as fields, or none.
+    pub expiries: Vec<i64>,
+    pub next: Place,
+    pub is_last: bool,
+}
+
+impl Chunk {
+    pub fn bytes(&self) -> usize {
+        let plain: usize = self.elements.iter().map(|element| element.len() + 16).sum();
+        let entries: usize = self
+            .entries
+            .iter()
+            .flat_map(|(_, fields)| fields)
+            .map(|field| field.len() + 16)
+            .sum();
+        plain + entries
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.elements.is_empty() && self.entries.is_empty()
+    }
+
+    /// Elements as the server counts them.
+    pub fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::String => self.elements.iter().map(Vec::len).sum(),
+            Kind::Hash | Kind::SortedSet => self.elements.len() / 2,
+            Kind::List | Kind::Set => self.elements.len(),
+            Kind::Stream => self.entries.len(),
+        }
+    }
+}
+
+impl Kind {
+    pub fn of(type_name: &[u8]) -> Option<Self> {
+        Some(match type_name {
+            b"string" => Self::String,
+            b"list" => Self::List,
+            b"set" => Self::Set,
+            b"zset" => Self::SortedSet,
+            b"hash" => Self::Hash,
+            b"stream" => Self::Stream,
+            _ => return None,
+        })
+    }
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::String => "string",
+            Self::List => "list",
+            Self::Set => "set",
+            Self::SortedSet => "zset",
+            Self::Hash => "hash",
+            Self::Stream => "stream",
+        }
+    }
+
+    pub const fn start(self) -> Place {
+        match self {
+            Self::String | Self::List | Self::SortedSet => Place::Offset(0),
+            Self::Set | Self::Hash => Place::Cursor(0),
+            Self::Stream => Place::After(0, 0),
+        }
+    }
+
+    /// The command that tells the length.
+    pub const fn length(self) -> &'static [u8] {
+        match self {
+            Self::String => b"STRLEN",
+            Self::List => b"LLEN",
+            Self::Set => b"SCARD",
+            Self::SortedSet => b"ZCARD",
+            Self::Hash => b"HLEN",
+            Self::Stream => b"XLEN",
+        }
+    }
+
+    /// Read the part that begins at `place`, about `count` elements.
+    pub fn read(self, key: &[u8], place: Place, count: usize) -> Commands {
+        let count_text = count.to_string();
+        let count_text = count_text.as_bytes();
+        match (self, place) {
+            (Self::String, Place::Offset(at)) => {
+                let end = at + CHUNK_BYTES as u64 - 1;
+                Commands::one(&[
+                    b"GETRANGE",
+                    key,
+                    at.to_string().as_bytes(),
+                    end.to_string().as_bytes(),
+                ])
+            }
+            (Self::List, Place::Offset(at)) => {
+                let end = at + count as u64 - 1;
+                Commands::one(&[
+                    b"LRANGE",
+                    key,
+                    at.to_string().as_bytes(),
+                    end.to_string().as_bytes(),
+                ])
+            }
+            (Self::SortedSet, Place::Offset(at)) => {
+                let end = at + count as u64 - 1;
+                Commands::one(&[
+                    b"ZRANGE",
+                    key,
+                    at.to_string().as_bytes(),
+                    end.to_string().as_bytes(),
+                    b"WITHSCORES",
+                ])
+            }
+            (Self::Hash, Place::Cursor(cursor)) => {
+                Commands::one(&[b"HSCAN", key, cursor.to_string().as_bytes(), b"COUNT", count_text])
+            }
+            (Self::Set, Place::Cursor(cursor)) => {
+                Commands::one(&[b"SSCAN", key, cursor.to_string().as_bytes(), b"COUNT", count_text])
+            }
+            (_, place) => {
+                let first = match place {
+                    Place::After(ms, u64::MAX) => format!("{}-0", ms.saturating_add(1)),
+                    Place::After(ms, seq) => format!("{ms}-{}", seq + 1),
+                    _ => "-".to_owned(),
+                };
+                Commands::one(&[b"XRANGE", key, first.as_bytes(), b"+", b"COUNT", count_text])
+            }
+        }
+    }
+
+    /// Make a chunk of the reply to [`Self::read`]; `None` if it is no such reply.
+    pub fn chunk(self, reply: Value, place: Place, count: usize, length: u64) -> Option<Chunk> {
+        let mut chunk = Chunk {
+            elements: Vec::new(),
+            entries: Vec::new(),
+            expiries: Vec::new(),
+            next: place,
+            is_last: false,
+        };
+        match (self, place) {
+            (Self::String, Place::Offset(at)) => {
+                let bytes = reply.bytes()?;
+                let next = at + bytes.len() as u64;
+                chunk.is_last = bytes.is_empty() || next >= length;
+                chunk.next = Place::Offset(next);
+                if !bytes.is_empty() {
+                    chunk.elements.push(bytes);
+                }
+            }
+            (Self::List | Self::SortedSet, Place::Offset(at)) => {
+                chunk.elements = reply.strings()?;
+                let next = at + chunk.count(self) as u64;
+                chunk.is_last = chunk.is_empty() || next >= length;
+                chunk.next = Place::Offset(next);
+            }
+            (Self::Hash | Self::Set, Place::Cursor(_)) => {
+                let [cursor, elements] = <[Value; 2]>::try_from(reply.array()?).ok()?;
+                let digits = cursor.bytes()?;
+                let cursor: u64 = std::str::from_utf8(&digits).ok()?.parse().ok()?;
+                chunk.elements = elements.strings()?;
+                chunk.is_last = cursor == 0;
+                chunk.next = Place::Cursor(cursor);
+            }
+            (Self::Stream, Place::After(..)) => {
+                for entry in reply.array()? {
+                    let [id, fields] = <[Value; 2]>::try_from(entry.array()?).ok()?;
+                    chunk.entries.push((id.bytes()?, fields.strings()?));
+                }
+                chunk.is_last = chunk.entries.len() < count;
+                if let Some((id, _)) = chunk.entries.last() {
+                    let (ms, seq) = parse_id(id)?;
+                    chunk.next = Place::After(ms, seq);
+                }
+            }
+            _ => return None,
+        }
+        Some(chunk)
+    }
+
+    /// Append the commands that write a chunk to `key`; returns how many.
+    pub fn write(self, commands: &mut Commands, key: &[u8], chunk: &Chunk) {
+        let mut arguments: Vec<&[u8]> = match self {
+            Self::String => vec![b"APPEND", key],
+            Self::List => vec![b"RPUSH", key],
+            Self::Set => vec![b"SADD", key],
+            Self::SortedSet => vec![b"ZADD", key],
+            Self::Hash => vec![b"HSET", key],
+            Self::Stream => {
+                for (id, fields) in &chunk.entries {
+                    let mut arguments: Vec<&[u8]> = vec![b"XADD", key, id];
+                    arguments.extend(fields.iter().map(Vec::as_slice));
+                    commands.push(&arguments);
+                }
+                return;
+            }
+        };
+        if self == Self::SortedSet {
+            for pair in chunk.elements.chunks_exact(2) {
+                arguments.extend([pair[1].as_slice(), pair[0].as_slice()]);
+            }
+        } else {
+            arguments.extend(chunk.elements.iter().map(Vec::as_slice));
+        }
+        commands.push(&arguments);
+        for (number, &at) in chunk.expiries.iter().enumerate() {
+            if at > 0 {
+                let at = at.to_string();
+                let field = &chunk.elements[2 * number];
+                commands.push(&[b"HPEXPIREAT", key, at.as_bytes(), b"FIELDS", b"1", field]);
+            }
+        }
+    }
+}
+
+impl Place {
+    /// As text for the journal.
+    pub fn text(self) -> String {
+        match self {
+            Self::Offset(at) => format!("offset:{at}"),
+            Self::Cursor(cursor) => format!("cursor:{cursor}"),
+            Self::After(ms, seq) => format!("after:{ms}-{seq}"),
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Self> {
+        let (what, value) = text.split_once(':')?;
+        Some(match what {
+            "offset" => Self::Offset(value.parse().ok()?),
+            "cursor" => Self::Cursor(value.parse().ok()?),
+            "after" => {
+                let (ms, seq) = parse_id(value.as_bytes())?;
+                Self::After(ms, seq)
+            }
+            _ => return None,
+        })
+    }
+}
+
+/// The two halves of a stream ID.
+pub(super) fn parse_id(id: &[u8]) -> Option<(u64, u64)> {
+    let (ms, seq) = std::str::from_utf8(id).ok()?.split_once('-')?;
+    Some((ms.parse().ok()?, seq.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_survive_the_journal() {
+        for place in [
+            Place::Offset(7),
+            Place::Cursor(u64::MAX),
+            Place::After(5, u64::MAX),
+        ] {
+            assert_eq!(Place::parse(&place.text()), Some(place));
+        }
+        assert_eq!(Place::parse("offset"), None);
+        assert_eq!(Place::parse("else:1"), None);
+    }
+
+    #[test]
+    fn the_last_chunk_is_known() {
+        let bulk = |text: &str| Value::Bulk(text.into());
+        let list = Value::Array(vec![bulk("a"), bulk("b")]);
+        let chunk = Kind::List.chunk(list, Place::Offset(3), 2, 5).expect("a chunk");
+        assert_eq!((chunk.next, chunk.is_last), (Place::Offset(5), true));
+        let page = Value::Array(vec![bulk("9"), Value::Array(vec![bulk("f"), bulk("v")])]);
+        let chunk = Kind::Hash.chunk(page, Place::Cursor(0), 10, 5).expect("a chunk");
+        assert_eq!((chunk.next, chunk.is_last), (Place::Cursor(9), false));
+        assert!(Kind::Hash.chunk(bulk("x"), Place::Cursor(0), 10, 5).is_none());
+    }
+}
