@@ -7,7 +7,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from slotferry import Migration, Options, Report
+import slotferry
+from slotferry import CheckOptions, Migration, Options, Report
 from slotferry.errors import ExitCode, SlotferryError, SourceLostError, SourceUnfitError
 from slotferry.events import Notice, RunStarted
 from slotferry.local import (
@@ -203,3 +204,22 @@ def test_the_login_at_the_sentinels_is_their_own(cluster: LocalCluster, stack: E
     assert "SLOTFERRY_SENTINEL_PASSWORD" in raised.value.hint
     with pytest.raises(SourceUnfitError, match="the source refuses the login"):
         _migrate(service.url, cluster, source_password="two", sentinel_password="two")
+
+
+def test_a_check_looks_at_the_primary_of_the_service(
+    service: LocalSentinelService, cluster: LocalCluster
+) -> None:
+    primary = service.primary
+    with primary.client() as client:
+        client.mget("user:1:cart", "user:1:wish")
+
+    report = slotferry.check(service.url, cluster.url, CheckOptions(watch=1.0))
+    reach, observed = report.row("source-reach"), report.row("observed")
+
+    assert report.ok, report.errors
+    assert reach is not None
+    assert primary.address in reach.message
+    assert report.keyspace is not None
+    assert report.keyspace.keys >= KEYS
+    assert observed is not None
+    assert "MONITOR for" in observed.message

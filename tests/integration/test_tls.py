@@ -155,3 +155,15 @@ def test_a_key_that_does_not_fit_its_certificate(pair: TlsPair) -> None:
     assert outcome.code == 2
     assert "do not fit" in outcome.stderr
     assert "Traceback" not in outcome.stderr
+
+
+def test_a_check_and_its_watch_over_tls(pair: TlsPair) -> None:
+    _, *others = pair.arguments()
+
+    outcome = run("check", *others, "--watch", "1s")
+
+    assert outcome.code == 0, outcome.stderr
+    rows = {row["name"]: row for row in outcome.lines[:-1]}
+    assert rows["source-reach"]["status"] == rows["observed"]["status"] == "ok"
+    assert "MONITOR for" in rows["observed"]["message"]
+    assert outcome.lines[-1]["data"]["keys"] == KEYS

@@ -295,13 +295,13 @@ def _judge_kind(name: str, noun: str, uses: list[CommandUse], found: Application
     if not uses:
         return [ok(name, f"no {noun} were seen")]
     if not broken:
-        return [ok(name, f"{len(uses)} kinds of {noun} were seen, their keys in one slot each")]
+        return [ok(name, f"of {len(uses)} {noun} that were seen, each has its keys in one slot")]
     shown = "; ".join(f"{_call(use)} ({_how_often(use)})" for use in broken[:_NAMED])
     more = f"; and {len(broken) - _NAMED} more" if len(broken) > _NAMED else ""
     return [
         warning(
             name,
-            f"{len(broken)} of {len(uses)} kinds of {noun} break in a cluster: {shown}{more}",
+            f"{len(broken)} of {len(uses)} {noun} break in a cluster: {shown}{more}",
             " / ".join(dict.fromkeys(found.advice[use] for use in broken[:_NAMED])),
         )
     ]
@@ -342,7 +342,8 @@ def _advise(use: CommandUse, keyspace: Keyspace | None, place: Place) -> str:
             "declare it, or take it out of the script where it is in another slot"
         )
     if use.crossing and use.placement and not use.constant:
-        example = f", such as {' '.join(use.tagged_example)}" if use.tagged_example else ""
+        told = use.tagged_example if use.tagged_example != use.tagged else ()
+        example = f", such as {' '.join(told)}" if told else ""
         parts.append(f"name the keys {' '.join(use.tagged)}{example}")
     elif use.crossing and use.constant:
         parts.append(_advise_constant(use, keyspace, place))
@@ -365,7 +366,7 @@ def _advise_constant(use: CommandUse, keyspace: Keyspace | None, place: Place) -
         size = sum(part.bytes for part in parts)
         of_all = size / keyspace.bytes if keyspace.bytes else sum(p.keys for p in parts) / keyspace.sampled
         amount = f", {format_bytes(size * keyspace.scale)}" if keyspace.bytes_known else ""
-        share = f", {of_all:.0%} of the data{amount},"
+        share = f", {of_all:.1%} of the data{amount},"
     return (
         f"only the constant tag {' '.join(use.tagged)} joins them: all{share} in slot {key_slot(tag)}"
         f"{place(tag, of_all)}; better {_split(use)}"

@@ -25,7 +25,7 @@ _ESCAPE = re.compile(rb"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
 _NAMED = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
 
 _MAX_LINE = 16 << 20
-_MAX_BACKLOG = 64 << 20
+_MAX_BACKLOG = 16 << 20
 
 SCRIPT_CLIENTS = frozenset({b"lua", b"script"})
 

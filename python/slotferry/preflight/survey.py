@@ -170,7 +170,8 @@ def _text(node: Node, *command: str) -> str:
 
 def _modules(node: Node) -> frozenset[str]:
     # INFO has a line a module, all of one name: MODULE LIST would need a right of its own.
-    return frozenset(re.findall(r"^module:name=([^,\r\n]+)", _text(node, "INFO", "modules"), re.MULTILINE))
+    names = re.findall(r"^module:name=([^,\r\n]+)", _text(node, "INFO", "modules"), re.MULTILINE)
+    return frozenset(names) - {"lua"}  # Valkey's scripting engine: it has no data
 
 
 def _clock(node: Node) -> Clock | None:

@@ -1,0 +1,129 @@
+"""What the check finds on real servers that are not as they should be."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+
+import slotferry
+from slotferry import CheckOptions, CheckReport
+from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.preflight.rows import Row
+from tests.integration.migrating import count_keys
+from tests.servers.kinds import ServerKind
+from tests.servers.raw import connect
+
+_SECRET = "hunter2-very-secret"
+
+
+def _row(report: CheckReport, name: str) -> Row:
+    row = report.row(name)
+    assert row is not None, report.rows
+    return row
+
+
+def test_slots_on_the_move(source: LocalServer, cluster: LocalCluster) -> None:
+    mover, taker = cluster.primaries[:2]
+    with connect(mover) as old, connect(taker) as new:
+        old_id, new_id = old.execute("CLUSTER", "MYID"), new.execute("CLUSTER", "MYID")
+        new.execute("CLUSTER", "SETSLOT", 0, "IMPORTING", old_id)
+        old.execute("CLUSTER", "SETSLOT", 0, "MIGRATING", new_id)
+        try:
+            report = slotferry.check(source.url, cluster.url)
+        finally:
+            for connection in (old, new):
+                connection.execute("CLUSTER", "SETSLOT", 0, "STABLE")
+
+    row = _row(report, "open-slots")
+    assert row.status == "warning"
+    assert f"0->-{new_id.decode()} at {mover.address}" in row.message
+    assert f"0-<-{old_id.decode()} at {taker.address}" in row.message
+
+
+def test_a_replica_that_is_gone(kind: ServerKind, source: LocalServer, stack: ExitStack) -> None:
+    patient = {"cluster-node-timeout": "600000"}  # so that it stays announced
+    cluster = stack.enter_context(
+        LocalCluster(kind.binary, primaries=1, replicas_per_primary=1, config=patient)
+    )
+    with cluster.client() as client, connect(cluster.primaries[0]) as primary:
+        client.set("a", "key")  # a replica that has replicated nothing is not announced
+        wait_until(
+            lambda: any(len(entry) > 3 for entry in primary.execute("CLUSTER", "SLOTS")), "the announcement"
+        )
+    assert _row(slotferry.check(source.url, cluster.url), "replicas").status == "ok"
+    cluster.replicas[0].kill()
+
+    row = _row(slotferry.check(source.url, cluster.url), "announced-addresses")
+
+    assert row.status == "warning"
+    assert cluster.replicas[0].address in row.message
+
+
+def test_a_primary_that_wants_replicas_before_it_writes(
+    kind: ServerKind, source: LocalServer, stack: ExitStack
+) -> None:
+    strict = {"min-replicas-to-write": "1"}
+    cluster = stack.enter_context(LocalCluster(kind.binary, primaries=1, config=strict))
+
+    row = _row(slotferry.check(source.url, cluster.url), "replicas")
+
+    assert row.status == "error"
+    assert "NOREPLICAS" in row.message
+
+
+@pytest.mark.parametrize("source", ["redis-7.0", "valkey-9.1"], indirect=True)
+def test_functions_scripts_and_other_databases(source: LocalServer, cluster: LocalCluster) -> None:
+    with connect(source) as client:
+        library = "#!lua name=shop\nredis.register_function('total', function() return 1 end)"
+        client.execute("FUNCTION", "LOAD", library)
+        client.execute("SCRIPT", "LOAD", "return 1")
+        client.execute("SELECT", 3)
+        client.execute("SET", "key", "of another database")
+        try:
+            report = slotferry.check(source.url, cluster.url)
+        finally:
+            client.execute("FUNCTION", "FLUSH")
+
+    assert _row(report, "functions").status == "warning"
+    assert "1 function libraries" in _row(report, "functions").message
+    assert "cached scripts" in _row(report, "functions").message
+    assert "3 (1 keys)" in _row(report, "databases").message
+
+
+def test_keys_of_the_target_and_an_eviction_policy(
+    kind: ServerKind, source: LocalServer, stack: ExitStack
+) -> None:
+    evicting = {"maxmemory": "1gb", "maxmemory-policy": "allkeys-lru"}
+    cluster = stack.enter_context(LocalCluster(kind.binary, primaries=1, config=evicting))
+    with cluster.client() as client:
+        client.set("in the way", 1)
+
+    report = slotferry.check(source.url, cluster.url)
+
+    assert "allkeys-lru" in _row(report, "eviction").message
+    assert f"1 at {cluster.primaries[0].address}" in _row(report, "existing-keys").message
+
+
+@pytest.mark.parametrize("asking", ["+acl", "-acl"], ids=["by ACL DRYRUN", "by probes"])
+@pytest.mark.parametrize("source", ["redis-6.2", "redis-7.0", "valkey-9.1"], indirect=True)
+def test_rights_of_both_sides(source: LocalServer, cluster: LocalCluster, asking: str) -> None:
+    with source.client() as client:
+        client.set("key", "value")
+        client.execute_command(
+            "ACL", "SETUSER", "reader", "on", f">{_SECRET}", "~*", "+@all", "-dump", "-scan", asking
+        )
+    try:
+        options = CheckOptions(source_password=_SECRET)
+        report = slotferry.check(source.url.replace("://", "://reader@"), cluster.url, options)
+    finally:
+        with source.client() as client:
+            client.acl_deluser("reader")
+
+    row = _row(report, "source-rights")
+    assert (row.status, row.side) == ("error", "source")
+    assert "SCAN, DUMP" in row.message
+    assert "+scan +dump" in row.advice
+    assert "SCAN is refused" in _row(report, "sample").message
+    assert _row(report, "target-rights").status == "ok"
+    assert count_keys(cluster) == 0
