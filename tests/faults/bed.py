@@ -61,6 +61,8 @@ class Bed:
         self.arguments: list[str] = []
         self.env: dict[str, str] = {}
         self.writer = Writer(lambda: self.source, self.rng)
+        # With a writer a key may differ when it is looked at again; without one, every conflict is ours.
+        self.on_conflict = self.rng.choice(["replace", "error"])
         self.journal = folder / "journal.db"
         self.running: Running | None = None
         self.codes: list[int] = []
@@ -70,7 +72,7 @@ class Bed:
     @property
     def command(self) -> tuple[str, ...]:
         """The command that is run, and run again until it is done."""
-        fixed = ("--job", JOB, "--journal", str(self.journal), "--on-conflict", "replace")
+        fixed = ("--job", JOB, "--journal", str(self.journal), "--on-conflict", self.on_conflict)
         shown = ("--report", str(self._report), "--progress", "none", "--retry-for", "60s")
         return ("migrate", self.source_url, self.cluster.url, *fixed, *shown, *self.arguments)
 

@@ -294,11 +294,12 @@ def killed_thrice(bed: Bed) -> None:
 
 
 def _kill(bed: Bed, times: int) -> None:
-    for _ in range(times):
-        running = bed.start()
-        # Any instant will do, also one before the first key.
+    for number in range(times):
+        # Mostly while keys flow, further on each time; now and then before the first of them.
+        early = bed.rng.random() < 0.2
+        running = bed.start(0.0 if early else 0.9 * (number + bed.rng.random()) / times)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            running.wait(bed.rng.uniform(0.2, 1.5))
+            running.wait(bed.rng.uniform(0.0, 0.3))
         running.kill()
         bed.running = None
         bed.codes.append(-9)
@@ -315,7 +316,9 @@ FAULTS = [
     Fault(slots_to_and_fro_by_redis_cli, short=True),
     Fault(slots_to_and_fro_by_atomic_migration, valkey=True),
     Fault(slots_left_half_open_and_fixed_later, codes=(0, 3)),
-    Fault(a_slot_without_an_importer_stays_so_until_the_next_run, codes=(3,)),
+    Fault(
+        a_slot_without_an_importer_stays_so_until_the_next_run, arguments=("--retry-for", "15s"), codes=(3,)
+    ),
     Fault(primary_added_and_given_slots),
     Fault(primary_emptied_and_removed),
     Fault(connections_cut_at_random, short=True),
@@ -406,7 +409,7 @@ def _fail_over_source(bed: Bed, service: LocalSentinelService) -> None:
 
 
 def _run(bed: Bed, fault: Fault, seed: int) -> None:
-    with bed.writer:
+    with bed.writer if bed.on_conflict == "replace" else contextlib.nullcontext():
         fault.act(bed)
         summary = bed.complete()
     bed.stop_meddling()
@@ -423,7 +426,8 @@ def _run(bed: Bed, fault: Fault, seed: int) -> None:
         "touched": len(bed.writer.touched),
     }
     counts = " ".join(f"{figure}={count}" for figure, count in figures.items())
-    print(f"fault={fault.name} seed={seed} server={bed.kind.name} {counts} lost=0")
+    about = f"fault={fault.name} seed={seed} server={bed.kind.name} on_conflict={bed.on_conflict}"
+    print(f"{about} {counts} lost=0")
 
 
 def _kind(fault: Fault) -> ServerKind:
