@@ -194,3 +194,17 @@ def test_edited_plans_and_wrong_files(own: LocalCluster, tmp_path: Path) -> None
     assert missing.code == 2
     assert "can't be read" in missing.stderr
     assert_clean(own)
+
+
+def test_a_bar_and_lines_when_asked_for(own: LocalCluster, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(plan_away(own).to_json())
+    slow = ("--method", "setslot", "--max-bytes-per-second", "600kB")
+    bar = run("reshard", "apply", str(file), own.url, "--progress", "bar", *slow)
+    assert bar.code == 0, bar.stderr
+    assert "\r" in bar.stderr
+    assert "/400 slots" in bar.stderr
+    assert "limited by max-bytes-per-second" in bar.stderr
+    done = run("reshard", "apply", str(file), own.url)
+    assert "\r" not in done.stderr
+    assert "completed" in done.stdout

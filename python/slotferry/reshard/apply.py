@@ -177,8 +177,10 @@ class _Applier:
             self.before = (record.keys, record.bytes) if record else (0, 0)
             error: SlotferryError | None = None
             try:
-                if self.gate.closed() is None:
-                    self._work(journal, cluster)
+                shards = plan_shards(self.plan, cluster)
+                todo = self._to_do(cluster, shards, journal)
+                if todo and self.gate.closed() is None:
+                    self._work(journal, cluster, shards, todo)
             except SlotferryError as failure:
                 error = failure
             except KeyboardInterrupt as failure:
@@ -247,9 +249,9 @@ class _Applier:
 
     # The work
 
-    def _work(self, journal: ReshardJournal, cluster: Cluster) -> None:
-        shards = plan_shards(self.plan, cluster)
-        todo = self._to_do(cluster, shards)
+    def _work(
+        self, journal: ReshardJournal, cluster: Cluster, shards: Mapping[str, Member], todo: list[Move]
+    ) -> None:
         self._count_keys(cluster, todo)
         names = {self._method_name(shards[m.source], shards[m.target]) for m in todo if _both(m, shards)}
         self.method_names = names
@@ -283,7 +285,7 @@ class _Applier:
                     self._nap(ticker)
                     cluster = self._look_again(cluster)
                     shards = plan_shards(self.plan, cluster, strict=False)
-                todo = self._to_do(cluster, shards, journal=journal)
+                todo = self._to_do(cluster, shards, journal)
         self.gate.check_abandoned()
 
     def _nap(self, ticker: _Ticker) -> None:
@@ -299,9 +301,7 @@ class _Applier:
         except SlotferryError:
             return before
 
-    def _to_do(
-        self, cluster: Cluster, shards: Mapping[str, Member], journal: ReshardJournal | None = None
-    ) -> list[Move]:
+    def _to_do(self, cluster: Cluster, shards: Mapping[str, Member], journal: ReshardJournal) -> list[Move]:
         """Return the moves that are not done, those of open slots first."""
         self.known = [member.address for member in cluster.members.values()]
         open_slots = set(cluster.open_slots)
@@ -315,7 +315,7 @@ class _Applier:
             else:
                 todo.append(move)
         self.moved.update(done)
-        if journal is not None and done:
+        if done:
             journal.settle(self.job, done, {}, 0, 0)
         return sorted(todo, key=lambda move: (move.slot not in open_slots, move.slot))
 
@@ -620,11 +620,11 @@ def _shown(slots: Sequence[int]) -> str:
 
 
 def _both(move: Move, shards: Mapping[str, Member]) -> bool:
-    return move.source in shards and move.target in shards
+    return all(end in shards and shards[end].answered for end in (move.source, move.target))
 
 
 def _alive(queue: _Queue, shards: Mapping[str, Member]) -> bool:
-    return queue.source in shards and queue.target in shards
+    return all(end in shards and shards[end].answered for end in (queue.source, queue.target))
 
 
 def _nobody(queue: _Queue, plan: Plan) -> SlotferryError:

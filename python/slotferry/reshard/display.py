@@ -5,6 +5,7 @@ Invariant: as in slotferry.display: a display whose stream is gone falls silent,
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any, NoReturn, TextIO
 
@@ -18,6 +19,7 @@ from slotferry.reshard.tables import report_table
 from slotferry.text import format_bytes, format_duration
 
 LINE_SECONDS = 5.0
+_DEFAULT_SIZE = (100, 25)
 
 
 def choose_displays(style: str, as_json: bool, errors: TextIO, results: TextIO) -> list[Display]:
@@ -38,7 +40,9 @@ class ReshardLines(Display):
 
     def show(self, event: Event) -> None:
         """Print the event if it is one to print."""
-        if isinstance(event, ReshardStarted):
+        if isinstance(event, ReshardEnded):
+            self.finish()
+        elif isinstance(event, ReshardStarted):
             self._next = time.monotonic() + LINE_SECONDS
             self.say(f"slotferry: {describe_start(event)}")
         elif isinstance(event, SlotsLeft):
@@ -69,10 +73,13 @@ class ReshardBar(ReshardLines):
     def progress(self, event: ReshardProgress) -> None:
         """Move the bar."""
         if self._bar is None:
+            columns, rows = _size(self.stream)
             self._bar = tqdm(
                 total=event.slots,
                 file=self.stream,
-                dynamic_ncols=True,
+                dynamic_ncols=columns is None,
+                ncols=columns,
+                nrows=rows,
                 mininterval=0,
                 miniters=1,
                 bar_format="{percentage:3.0f}%|{bar}| {desc}",
@@ -110,6 +117,15 @@ class ReshardResult(Display):
         """Print the table that a run ends with."""
         if isinstance(event, ReshardEnded) and event.report.error is None:
             self.say(report_table(event.report))
+
+
+def _size(stream: TextIO) -> tuple[int | None, int | None]:
+    """Return a size for a terminal that does not know its own: tqdm would show nothing there."""
+    try:
+        known = os.get_terminal_size(stream.fileno()).columns > 0
+    except (OSError, ValueError):
+        known = False
+    return (None, None) if known else _DEFAULT_SIZE
 
 
 def describe_start(event: ReshardStarted) -> str:

@@ -88,7 +88,7 @@ def report_table(report: Report) -> str:
         lines.append(
             f"  {report.keys:,} keys, {format_bytes(report.bytes)} in run {report.runs}"
             f"{', resumed' if report.resumed else ''}: {format_duration(report.elapsed_seconds)}, "
-            f"{report.keys_per_second:,.0f} keys/s, by {report.method}"
+            f"{report.keys_per_second:,.0f} keys/s{', by ' if report.method else ''}{report.method}"
         )
     lines += [f"  slots {_cut(slots)}: {why}" for why, slots in report.left_by_reason().items()]
     if report.conflicts:

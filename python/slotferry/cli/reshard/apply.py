@@ -123,7 +123,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command("apply", context_settings=SETTINGS, epilog=_EXAMPLES)
+@click.command("apply", context_settings=SETTINGS, epilog=_EXAMPLES, short_help="Carry out a plan.")
 @click.argument("plan", type=FILE)
 @cluster_argument
 @care_options

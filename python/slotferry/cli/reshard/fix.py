@@ -30,7 +30,12 @@ Examples:
 """
 
 
-@click.command("fix", context_settings=SETTINGS, epilog=_EXAMPLES)
+@click.command(
+    "fix",
+    context_settings=SETTINGS,
+    epilog=_EXAMPLES,
+    short_help="Mend open slots, strayed keys, ownerless slots.",
+)
 @cluster_argument
 @click.option("--apply", "really", is_flag=True, help="Do it; without it, only say what would be done.")
 @click.option(

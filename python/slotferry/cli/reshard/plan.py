@@ -33,7 +33,12 @@ Examples:
 """
 
 
-@click.command("plan", context_settings=SETTINGS, epilog=_EXAMPLES)
+@click.command(
+    "plan",
+    context_settings=SETTINGS,
+    epilog=_EXAMPLES,
+    short_help="Show which slot moves would balance a cluster.",
+)
 @cluster_argument
 @policy_options
 @click.option("-o", "--output", type=FILE, help="Write the plan (JSON) to this file, for 'reshard apply'.")

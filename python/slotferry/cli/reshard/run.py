@@ -40,7 +40,9 @@ Exit codes: as of 'reshard apply'; of several jobs the first that is not 0.
 """
 
 
-@click.command("run", context_settings=SETTINGS, epilog=_EXAMPLES)
+@click.command(
+    "run", context_settings=SETTINGS, epilog=_EXAMPLES, short_help="Run named jobs of a file, for schedulers."
+)
 @click.option("--config", type=FILE, required=True, help="TOML file with a table [jobs.NAME] for each job.")
 @click.argument("names", nargs=-1, metavar="[JOB]...")
 @click.option(

@@ -29,7 +29,12 @@ Examples:
 """
 
 
-@click.command("status", context_settings=SETTINGS, epilog=_EXAMPLES)
+@click.command(
+    "status",
+    context_settings=SETTINGS,
+    epilog=_EXAMPLES,
+    short_help="Say what is wrong with a cluster's slots.",
+)
 @cluster_argument
 @click.option(
     "--journal",
