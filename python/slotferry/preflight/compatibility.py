@@ -92,6 +92,6 @@ def _databases(survey: Survey) -> Row:
         return warning(
             "databases",
             f"the source has keys in other databases, which are not part of this: {parts}",
-            "migrate each on its own; a cluster has one database, or with Valkey 9 cluster-databases",
+            "'slotferry migrate --all-dbs' copies them as well; --map-db says how where the target has one",
         )
     return ok("databases", f"all keys are in database {survey.source_database}")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from redis.exceptions import NoPermissionError, ResponseError
 
@@ -81,7 +82,11 @@ def _ttl_probe(has_pexpiretime: bool) -> Command:
 def denied_commands(node: Node, probes: Sequence[Command]) -> tuple[str, ...]:
     """Return the names of those commands that the user may not run at `node`, whatever the key."""
     user = _dryrun_user(node)
-    return tuple(str(command[0]) for command in probes if _is_denied(node, command, user))
+    asked = probes if user is None else [("ACL", "DRYRUN", user, *command) for command in probes]
+    answers = node.call_many(asked)  # in one go: a cluster may have many primaries, and be far away
+    return tuple(
+        str(command[0]) for command, answer in zip(probes, answers, strict=True) if _is_denial(answer)
+    )
 
 
 def denied_key(node: Node, command: Command) -> bool:
@@ -122,16 +127,13 @@ def _dryrun_user(node: Node) -> str | None:
     return user if isinstance(answer, bytes) else None
 
 
-def _is_denied(node: Node, command: Command, user: str | None) -> bool:
-    """Whether the user may not run `command` at all; a key pattern that keeps out the probe key is fine."""
-    try:
-        answer = node.call(*command) if user is None else node.call("ACL", "DRYRUN", user, *command)
-    except NoPermissionError as refusal:
-        return _names_command(str(refusal))
-    except ResponseError as answered:  # some providers take commands away altogether
-        return re.match(r"unknown command|Command '.*' not found", str(answered)) is not None
-    return user is not None and isinstance(answer, bytes) and _names_command(answer.decode())
+def _is_denial(answer: Any) -> bool:
+    """Whether a probe or ACL DRYRUN was answered so because the user may not run that command at all.
 
-
-def _names_command(refusal: str) -> bool:
-    return re.search(r"run the '", refusal) is not None
+    A key pattern that keeps out the probe key is fine. Some providers take commands away altogether.
+    """
+    if isinstance(answer, ResponseError) and not isinstance(answer, NoPermissionError):
+        return re.match(r"unknown command|Command '.*' not found", str(answer)) is not None
+    if isinstance(answer, bytes):  # of ACL DRYRUN; a value can't be, as no probe names a key that exists
+        answer = answer.decode("utf-8", "replace")
+    return re.search(r"run the '", str(answer)) is not None
