@@ -21,6 +21,8 @@ __all__ = [
     "PartitionMark",
     "Pending",
     "Snapshot",
+    "Survey",
+    "ValueFilter",
     "__version__",
     "key_slot",
     "key_slots",
@@ -273,6 +275,72 @@ class KeyMap:
         """Return the target's name for a key of the source and its slot; None for a key that is not taken."""
 
 @final
+class ValueFilter:
+    """Filters of what a scanned key is; the source is asked about each before it is read."""
+
+    def __new__(
+        cls,
+        *,
+        types: Sequence[str] = ...,
+        excluded_types: Sequence[str] = ...,
+        min_size: int | None = None,
+        max_size: int | None = None,
+        without_ttl: bool = False,
+        min_ttl_ms: int | None = None,
+    ) -> ValueFilter:
+        """Take types as TYPE names them, sizes in bytes as MEMORY USAGE counts them, TTLs in milliseconds.
+
+        A key is taken if it is of one of `types` (none: any) and of none of the excluded ones, its size is
+        within both ends, and it has no TTL, or, unless `without_ttl`, at least `min_ttl_ms` left.
+        """
+
+@final
+class Survey:
+    """A look at names alone, in passes: samples, slots, and keys that would get one name.
+
+    Memory stays within `memory` bytes, whatever the number of keys: the more there are, the more passes.
+    """
+
+    def __new__(cls, *, expected_keys: int, memory: int, samples: int = 10) -> Survey:
+        """Prepare for about `expected_keys` keys; `samples` of them are kept to be shown."""
+
+    def next_pass(self) -> bool:
+        """Begin a pass, in which all keys are to be added; return whether one is needed.
+
+        Keys are added by scan-only jobs that are given the survey, or by `add`.
+        """
+
+    def add(
+        self,
+        keys: Sequence[bytes],
+        key_map: KeyMap | None,
+        /,
+        *,
+        source_database: int = 0,
+        target_database: int = 0,
+    ) -> None:
+        """Add keys that are not scanned; those that the map does not take are left out."""
+
+    def findings(
+        self,
+    ) -> tuple[
+        int,
+        int,
+        list[tuple[int, tuple[bytes, int], tuple[bytes, int]]],
+        list[int],
+        list[int],
+        list[tuple[int, bytes, list[tuple[int, bytes]], int]],
+        bool,
+    ]:
+        """Return what was found so far.
+
+        That is: how many keys, how many with another name; samples (database, (key, slot) at the source,
+        (key, slot) at the target), renamed ones first; keys by slot under the old and the new names;
+        collisions (database of the target, name, some of its sources (database, key), how many in all); and
+        whether there were more names that come twice than could be looked at.
+        """
+
+@final
 class Event:
     """Something the control plane should know of or act on."""
 
@@ -326,6 +394,9 @@ class Job:
         big_key_bytes: int | None = None,
         big_positions: Sequence[tuple[bytes, str]] = ...,
         key_map: KeyMap | None = None,
+        value_filter: ValueFilter | None = None,
+        survey: Survey | None = None,
+        eviction: Literal["idle_time", "frequency"] | None = None,
         match: bytes | None = None,
         type: str | None = None,
         scan_only: bool = False,
@@ -358,7 +429,8 @@ class Job:
         names all keys at the target; pending keys and failures keep the source's names. Keys that take
         `big_key_bytes` or more of the source's memory (MEMORY USAGE) are copied in parts, from the
         `big_positions` of an earlier checkpoint on where nothing has changed since; None: each in one piece.
-        `scan_only` counts keys and writes nothing.
+        `value_filter` leaves out scanned keys before they are read. `eviction` is carried over. A scan-only
+        job tells `survey` of the names that it sees. `scan_only` counts keys and writes nothing.
 
         `verify`, `(TTL tolerance in seconds, quick)`, compares every key with the target's instead of copying
         it: equal keys count as unchanged, others as failed, with a `Failure` whose message is

@@ -59,7 +59,6 @@ class Setup:
     rules: str | None = None
     databases: str | None = None
     map_db: str | None = None
-    keys_from: str | None = None
     eviction_metadata: str | None = None
 
     def differences(self, command: Setup) -> list[str]:
@@ -251,9 +250,9 @@ class Journal:
         )
         return [FailedKey(*row) for row in rows]
 
-    def count_notes(self, name: str) -> int:
-        """Return how many keys `notes` has."""
-        ((count,),) = self._select("SELECT count(*) FROM notes WHERE job = ?", name)
+    def count_notes(self, name: str, kind: str = "%") -> int:
+        """Return how many keys `notes` has, of one kind or in all."""
+        ((count,),) = self._select("SELECT count(*) FROM notes WHERE job = ? AND kind LIKE ?", name, kind)
         return int(count)
 
     def big_positions(self, name: str, database: int) -> list[tuple[bytes, str]]:

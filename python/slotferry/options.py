@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from slotferry.selection import Selection
 
 OnConflict = Literal["error", "replace", "skip"]
+OnCollision = Literal["refuse", "record", "unchecked"]
 FieldTtl = Literal["error", "drop"]
 
 MIN_MEMORY = 1 << 20
@@ -53,6 +54,10 @@ class Options:
     rules: how keys are rewritten, in order (see `slotferry.rewrite`).
     db: the databases to copy, or `all` that hold keys; None: the one that the source's URL names.
     map_db: where a database goes: `2=prefix:db2:`, `2={db2}:` or `2=0`; else to the same number.
+    on_collision: what to do where two keys of the source would get one name, which is looked for beforehand
+        wherever it can happen: `refuse`; `record` them and let `on_conflict` decide; `unchecked`: no look.
+    keep_eviction_metadata: carry over idle times or access frequencies, whichever the target evicts by.
+    functions: copy function libraries to every primary; `on_conflict` holds for them as well.
     memory_limit: the byte budget for keys and payloads in flight.
     retry_for: how many seconds an unreachable server or unavailable slot is tried again.
     max_keys_per_second, max_bytes_per_second: what is read from the source in a second at the most; None: no
@@ -94,6 +99,9 @@ class Options:
     rules: Sequence[Rule] = ()
     db: Databases = None
     map_db: Sequence[str] = ()
+    on_collision: OnCollision = "refuse"
+    keep_eviction_metadata: bool = False
+    functions: bool = True
     memory_limit: int = 64 << 20
     retry_for: float = 300.0
     max_keys_per_second: int | None = None
@@ -154,8 +162,9 @@ class Options:
                 f"{self.job!r} can't be the name of a job",
                 hint="use up to 100 letters, digits, dots, dashes and underscores; no dot or dash in front",
             )
-        if self.selection.probes:  # which refuses what makes no sense
-            raise UsageError("filters by size, TTL or several types are not there yet", hint="wait for them")
+        if self.on_collision not in get_args(OnCollision):
+            raise UsageError(f"on_collision is {self.on_collision!r}", hint="use refuse, record or unchecked")
+        _ = self.selection  # which refuses what makes no sense
         if self.db is not None or self.map_db:
             from slotferry.databases import check_databases
 

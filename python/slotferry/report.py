@@ -133,6 +133,7 @@ class Report:
     keys_by_primary: tuple[tuple[str, int], ...] = ()
     engine_cpu_seconds: float = 0.0
     notes: int = 0
+    collisions: int = 0
     verification: VerifyReport | None = None
     story: tuple[Happening, ...] = ()
 
@@ -169,6 +170,7 @@ class Report:
             "redirects": {"moved": self.totals.moved, "ask": self.totals.ask},
             "retries": self.totals.retries,
             "notes": self.notes,
+            "collisions": self.collisions,
             "runs": self.runs,
             "resumed": self.resumed,
             "story": [happening.to_dict() for happening in self.story],

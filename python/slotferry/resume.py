@@ -34,6 +34,7 @@ def make_setup(source: Endpoint, target: Endpoint, options: Options) -> Setup:
         rules=selection.describe_rules(),
         databases=describe_databases(options.db),
         map_db="; ".join(options.map_db) or None,
+        eviction_metadata="kept" if options.keep_eviction_metadata else None,
     )
 
 

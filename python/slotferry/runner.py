@@ -37,6 +37,7 @@ from slotferry.errors import (
     from_engine,
 )
 from slotferry.events import CheckpointSaved, EngineNews, Event, Notice, Progress, TopologyChanged
+from slotferry.eviction import Eviction
 from slotferry.journal import Journal
 from slotferry.options import Options
 from slotferry.partitions import PAGE_KEYS
@@ -67,6 +68,7 @@ class Sides:
     source_facts: SourceFacts
     target_facts: TargetFacts
     routes: tuple[Route, ...] = ()
+    eviction: Eviction | None = None
 
     @property
     def ways(self) -> tuple[Route, ...]:
@@ -135,6 +137,8 @@ class EngineDriver:
             "address_map": self.sides.target.address_map.rules,
             "on_conflict": self.options.on_conflict,
             "key_map": selection.key_map(route.prefix),
+            "value_filter": selection.value_filter(),
+            "eviction": self.sides.eviction,
             "match": selection.scan_match,
             "type": selection.scan_type,
             "page_keys": PAGE_KEYS,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slotferry._core import SLOTS, EngineError, KeyMap
+from slotferry._core import SLOTS, EngineError, KeyMap, ValueFilter
 from slotferry.errors import UsageError
 from slotferry.rewrite import AddPrefix, Rewrite, Rule, as_bytes, describe_rules
 from slotferry.text import escape_key
@@ -123,6 +123,19 @@ class Selection:
             )
         except EngineError as error:
             raise UsageError(str(error.args[1]), hint=_PATTERN_HINT) from None
+
+    def value_filter(self) -> ValueFilter | None:
+        """Return what the source has to be asked about each key; None where that is nothing."""
+        if not self.probes:
+            return None
+        return ValueFilter(
+            types=self.types if self.scan_type is None else (),
+            excluded_types=self.excluded_types,
+            min_size=self.min_size,
+            max_size=self.max_size,
+            without_ttl=self.without_ttl,
+            min_ttl_ms=None if self.min_ttl is None else round(self.min_ttl * 1000),
+        )
 
     def describe_names(self) -> str | None:
         """Return the globs and patterns that take keys, as one line; None without any."""

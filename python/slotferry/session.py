@@ -13,17 +13,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from slotferry import preflight
+from slotferry._core import key_slot
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.control_socket import ControlSocket
 from slotferry.controls import Controls
-from slotferry.databases import Route, check_routes, plan_routes, total_keys
+from slotferry.databases import Route, check_routes, may_collide, plan_routes, total_keys
 from slotferry.discovery import discover_source, discover_target
 from slotferry.endpoints import Endpoint
 from slotferry.errors import MigrationInterrupted, SlotferryError, unexpected
 from slotferry.events import DryRunResult, Event, Notice, Progress, RunStarted
+from slotferry.eviction import choose_eviction
+from slotferry.functions import FunctionPlan, load_functions, plan_functions
 from slotferry.joblock import JobLock
-from slotferry.journal import Journal
+from slotferry.journal import Advance, Journal
 from slotferry.options import Options
 from slotferry.report import FailedKey, Keys, Report, Status, Totals
 from slotferry.resume import check_setup, default_job_name, make_setup, planned_partitions, prepare_job
@@ -31,6 +34,7 @@ from slotferry.runner import Emit, EngineDriver, ProgressTeller, Runner, Sides, 
 from slotferry.story import Happening, Storyteller
 
 if TYPE_CHECKING:
+    from slotferry.collisions import Collision
     from slotferry.verify_report import VerifyReport
 
 _REPORTED_FAILURES = 10
@@ -54,6 +58,7 @@ class _Figures:
     """What the report will say; filled in as the run goes."""
 
     totals: Totals = field(default_factory=Totals)
+    collisions: int = 0
     settled_before: int = 0
     runs: int = 0
     resumed: bool = False
@@ -139,6 +144,10 @@ class Session:
             preferred = "" if record is None or options.restart else record.run_id
             resumes = record is not None and not options.restart and record.status != "completed"
             sides = self._look(preferred, journal.databases(self.job) if resumes else ())
+            sides = self._with_eviction(sides)
+            functions = self._plan_functions(sides)
+            goes_on = resumes and record is not None and record.run_id == sides.source_facts.server.run_id
+            collisions = () if goes_on else self._find_collisions(sides)
             figures.resumed = prepare_job(
                 journal,
                 self.job,
@@ -152,6 +161,8 @@ class Session:
             figures.settled_before = journal.totals(self.job).keys.settled
             error: BaseException | None = None
             try:
+                _record_collisions(journal, self.job, collisions)
+                load_functions(sides.target, functions)
                 self._migrate(journal, sides)
             except BaseException as raised:
                 error = raised
@@ -159,7 +170,8 @@ class Session:
             finally:
                 figures.totals = journal.totals(self.job)
                 figures.failures = tuple(journal.failures(self.job, _REPORTED_FAILURES))
-                figures.notes = journal.count_notes(self.job)
+                figures.collisions = journal.count_notes(self.job, "collision")
+                figures.notes = journal.count_notes(self.job) - figures.collisions
                 ours = None if error is None else as_our_error(error, self._cancel)
                 status = status_of(figures.totals.keys, ours)
                 journal.end_run(self.job, figures.runs, status, time.monotonic() - begun, ours)
@@ -177,8 +189,55 @@ class Session:
             if runner.started_over:
                 self._figures.settled_before, self._figures.resumed = 0, False
 
+    def _with_eviction(self, sides: Sides) -> Sides:
+        if not self._options.keep_eviction_metadata:
+            return sides
+        chosen = choose_eviction(sides.source, sides.source_facts, sides.target, sides.target_facts)
+        return replace(sides, eviction=chosen)
+
+    def _plan_functions(self, sides: Sides) -> FunctionPlan:
+        """Return which function libraries are to be loaded, and tell of it."""
+        if not self._options.functions:
+            return FunctionPlan()
+        plan = plan_functions(
+            sides.source,
+            sides.source_facts,
+            sides.target,
+            sides.target_facts,
+            self._options.on_conflict,
+            lambda text: self._emit(Notice(text)),
+        )
+        if plan.loads or plan.kept:
+            self._emit(Notice(str(plan)))
+        return plan
+
+    def _find_collisions(self, sides: Sides) -> tuple[Collision, ...]:
+        """Look for keys that would share a name, where there can be any. Raises the refusal."""
+        from slotferry.collisions import survey_source
+
+        options = self._options
+        if options.on_collision == "unchecked" or not may_collide(sides.ways, options.selection.renames):
+            return ()
+        self._emit(
+            Notice(
+                f"the names of {total_keys(sides.ways, sides.source_facts):,} keys are scanned first, to see "
+                "whether two of them would share one"
+            )
+        )
+        driver = EngineDriver(sides, options, self._emit, self._cancel, self.controls)
+        found = survey_source(driver, planned_partitions(options, sides.source_facts), samples=0)
+        if not found.collisions:
+            return ()
+        refusal = found.refusal()
+        if options.on_collision == "refuse" and not options.dry_run:
+            raise refusal
+        self._emit(Notice(refusal.message))
+        return found.collisions
+
     def _dry_run(self) -> None:
-        sides = self._look()
+        sides = self._with_eviction(self._look())
+        self._plan_functions(sides)
+        self._find_collisions(sides)
         count = planned_partitions(self._options, sides.source_facts)
         driver = self._driver = EngineDriver(sides, self._options, self._emit, self._cancel, self.controls)
         self._announce(sides, count)
@@ -309,12 +368,21 @@ class Session:
             keys_by_primary=tuple(sorted(driver.keys_by_primary.items())) if driver else (),
             engine_cpu_seconds=driver.engine_cpu_seconds if driver else 0.0,
             notes=figures.notes,
+            collisions=figures.collisions,
             verification=figures.verification,
             story=figures.story,
         )
         if error is not None:
             error.report = report
         return report
+
+
+def _record_collisions(journal: Journal, job: str, collisions: Sequence[Collision]) -> None:
+    """Write down which keys share a name, each under its first source."""
+    for collision in collisions:
+        database, key = collision.sources[0]
+        note = FailedKey(key, key_slot(collision.target), "collision", str(collision), "", database)
+        journal.record(job, Advance(notes=[note], database=database))
 
 
 def status_of(keys: Keys, error: SlotferryError | None) -> Status:

@@ -198,7 +198,7 @@ def both_run_ids(source_run_id: str, target: TargetFacts) -> str:
 
 def comparison_settings(options: VerifyOptions) -> dict[str, Any]:
     """Return what makes an engine job compare instead of copy."""
-    return {"verify": (options.ttl_tolerance, options.quick), "wait_replicas": 0}
+    return {"verify": (options.ttl_tolerance, options.quick), "wait_replicas": 0, "eviction": None}
 
 
 @dataclass

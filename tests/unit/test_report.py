@@ -42,6 +42,7 @@ def test_the_summary_has_exactly_these_fields() -> None:
         "redirects": {"moved": 1, "ask": 2},
         "retries": 3,
         "notes": 0,
+        "collisions": 0,
         "runs": 2,
         "resumed": True,
         "story": [],

@@ -22,6 +22,7 @@ from slotferry.cli.job_control import COMMANDS as JOB_COMMANDS
 from slotferry.cli.jobs import jobs
 from slotferry.cli.migrate import migrate
 from slotferry.cli.reshard import reshard
+from slotferry.cli.rewrite import rewrite
 from slotferry.cli.slot import slot
 from slotferry.cli.verify import verify
 from slotferry.errors import ExitCode, SlotferryError, unexpected
@@ -51,7 +52,7 @@ def cli() -> None:
     """Move Redis and Valkey data into a cluster: fast, resumable, without losing a key."""
 
 
-for _command in (migrate, check, verify, reshard, jobs, slot, demo, completion):
+for _command in (migrate, check, verify, reshard, jobs, rewrite, slot, demo, completion):
     cli.add_command(_command)
 for _command in JOB_COMMANDS:
     jobs.add_command(_command)

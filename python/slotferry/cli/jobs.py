@@ -268,7 +268,9 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
         shown = [(key_place(key), f"slot {key.slot}", key.reason) for key in pending]
         click.echo("\n".join(align(shown, indent="  ")))
     if notes := journal.notes(record.name, limit):
-        click.echo(f"\ncopied in part ({len(notes):,} of {journal.count_notes(record.name):,}):")
+        click.echo(
+            f"\ncopied in part or to a shared name ({len(notes):,} of {journal.count_notes(record.name):,}):"
+        )
         click.echo("\n".join(failure_lines(notes)))
 
 

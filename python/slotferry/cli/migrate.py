@@ -21,6 +21,7 @@ from slotferry.cli.selection import (
     OrderedCommand,
     database_options,
     database_settings,
+    migration_options,
     selection_options,
     selection_settings,
 )
@@ -112,6 +113,7 @@ Exit codes:
 )
 @selection_options
 @database_options
+@migration_options
 @click.option(
     "--memory-limit",
     type=size,

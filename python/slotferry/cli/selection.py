@@ -145,6 +145,28 @@ database_options = _all(
     ),
 )
 
+migration_options = _all(
+    click.option(
+        "--on-collision",
+        type=click.Choice(["refuse", "record", "unchecked"]),
+        default="refuse",
+        show_default=True,
+        help="Two keys that would get one name: refuse before anything is written, record them and let "
+        "--on-conflict decide, or do not look beforehand.",
+    ),
+    click.option(
+        "--keep-eviction-metadata",
+        is_flag=True,
+        help="Carry over idle times or access frequencies, whichever the target evicts by.",
+    ),
+    click.option(
+        "--functions/--no-functions",
+        default=True,
+        show_default=True,
+        help="Copy function libraries to every primary; --on-conflict holds for them as well.",
+    ),
+)
+
 
 def selection_settings(parameters: dict[str, Any]) -> dict[str, Any]:
     """Take what `selection_options` added out of `parameters`; return it as fields of `Options`.

@@ -81,6 +81,11 @@ def summary_table(report: Report) -> str:
             lines.append(f"  and {keys.failed - len(report.failures):,} more")
     if report.notes:
         lines.append(f"{report.notes:,} keys lost the TTLs of their fields, as --field-ttl drop says")
+    if report.collisions:
+        lines.append(
+            f"{report.collisions:,} names are shared by keys of the source: "
+            f"'slotferry jobs show {report.job}' lists them"
+        )
     if keys.failed or keys.pending:
         lines.append(f"see them with 'slotferry jobs show {report.job}'; the same command tries them again")
     return "\n".join(lines)

@@ -8,14 +8,16 @@ use slotferry_core::net::{Address, AddressMap, AddressRule};
 use slotferry_core::payload::{FieldTtl, Target};
 use slotferry_core::resp::encode::ExpiryCommand;
 use slotferry_core::topology::SlotRange;
-use slotferry_core::{JobSpec, OnConflict, Sample, Side, Sweep, Verify};
+use slotferry_core::{Eviction, JobSpec, OnConflict, Sample, Side, Sweep, Verify};
 
 use crate::access::Access;
 use crate::checkpoint::Checkpoint;
 use crate::error::{forked, raise, usage};
 use crate::event::Event;
+use crate::filter::ValueFilter;
 use crate::keymap::KeyMap;
 use crate::snapshot::Snapshot;
+use crate::survey::Survey;
 
 /// One run of the engine: a source's partitions and keys into a cluster.
 #[pyclass(frozen, module = "slotferry._core")]
@@ -99,6 +101,9 @@ impl Job {
         key_map = None,
         big_key_bytes = None,
         big_positions = Vec::new(),
+        value_filter = None,
+        survey = None,
+        eviction = None,
         r#match = None,
         r#type = None,
         scan_only = false,
@@ -141,6 +146,9 @@ impl Job {
         key_map: Option<Bound<'_, KeyMap>>,
         big_key_bytes: Option<u64>,
         big_positions: Vec<(Vec<u8>, String)>,
+        value_filter: Option<Bound<'_, ValueFilter>>,
+        survey: Option<Bound<'_, Survey>>,
+        eviction: Option<&str>,
         r#match: Option<Vec<u8>>,
         r#type: Option<String>,
         scan_only: bool,
@@ -193,6 +201,16 @@ impl Job {
             key_map: key_map.map(|map| Arc::clone(&map.get().0)),
             big_key_bytes,
             big_positions,
+            value_filter: value_filter.map(|filter| filter.get().0.clone()),
+            survey: survey.map(|survey| Arc::clone(&survey.get().0)),
+            eviction: match eviction {
+                None => None,
+                Some("idle_time") => Some(Eviction::IdleTime),
+                Some("frequency") => Some(Eviction::Frequency),
+                Some(other) => {
+                    return Err(usage(format!("eviction is idle_time or frequency, not {other}")));
+                }
+            },
             pattern: r#match,
             type_name: r#type,
             scan_only,

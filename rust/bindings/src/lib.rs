@@ -7,10 +7,12 @@ mod access;
 mod checkpoint;
 mod error;
 mod event;
+mod filter;
 mod job;
 mod keymap;
 mod slot;
 mod snapshot;
+mod survey;
 
 use pyo3::prelude::*;
 
@@ -25,6 +27,8 @@ mod _core {
     #[pymodule_export]
     use super::event::Event;
     #[pymodule_export]
+    use super::filter::ValueFilter;
+    #[pymodule_export]
     use super::job::Job;
     #[pymodule_export]
     use super::keymap::KeyMap;
@@ -32,6 +36,8 @@ mod _core {
     use super::slot::{key_slot, key_slots};
     #[pymodule_export]
     use super::snapshot::{Counts, Snapshot};
+    #[pymodule_export]
+    use super::survey::Survey;
 
     #[pymodule_export]
     const SLOTS: u16 = slotferry_core::slot::SLOTS;

@@ -6,6 +6,7 @@
 pub mod checkpoint;
 mod control;
 pub mod error;
+pub mod filter;
 pub mod flow;
 pub mod job;
 pub mod keymap;
@@ -16,9 +17,10 @@ pub mod progress;
 pub mod reply;
 pub mod resp;
 pub mod slot;
+pub mod survey;
 pub mod topology;
 
 pub use control::{Event, Side, State};
 pub use error::{Error, ErrorKind, Result};
 pub use job::{Job, Snapshot};
-pub use pipeline::{JobSpec, OnConflict, Sample, Sweep, Verify};
+pub use pipeline::{Eviction, JobSpec, OnConflict, Sample, Sweep, Verify};

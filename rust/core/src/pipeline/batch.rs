@@ -2,6 +2,7 @@
 //!
 //! Invariant: an entry's command can be sent again as it stands, to any node.
 
+use super::Eviction;
 use crate::checkpoint::PageId;
 use crate::payload::patch_version;
 use crate::resp::{Decoded, Reply, decode, encode};
@@ -53,6 +54,8 @@ pub(crate) struct Restore<'a> {
     pub payload: &'a [u8],
     /// The RDB version to put into the payload's footer in place of its own.
     pub rdb_version: Option<u16>,
+    /// How cold or hot it is, where that is carried over.
+    pub eviction: Option<(Eviction, u64)>,
 }
 
 impl Batch {
@@ -100,6 +103,9 @@ impl Batch {
         if let Some(version) = restore.rdb_version {
             let payload = payload_end - restore.payload.len()..payload_end;
             patch_version(&mut self.commands[payload], version);
+        }
+        if let Some(measure) = restore.eviction {
+            encode::eviction(&mut self.commands, start, measure);
         }
         let end = self.commands.len();
         self.entries.push(Entry {
@@ -175,15 +181,23 @@ impl Batch {
         let key = argument();
         let expires_at = argument();
         let payload = argument();
+        let mut eviction = None;
+        loop {
+            let kind = match argument() {
+                b"" => break,
+                b"IDLETIME" => Eviction::IdleTime,
+                b"FREQ" => Eviction::Frequency,
+                _ => continue,
+            };
+            eviction = Some((kind, parsed(argument())));
+        }
         Restore {
             number: self.entries[index].number,
             key,
-            expires_at: std::str::from_utf8(expires_at)
-                .ok()
-                .and_then(|digits| digits.parse().ok())
-                .unwrap_or_default(),
+            expires_at: parsed(expires_at),
             payload,
             rdb_version: None,
+            eviction,
         }
     }
 
@@ -201,6 +215,14 @@ impl Batch {
         };
         self.commands.len() - prefixes + self.entries.len() * ENTRY_BYTES
     }
+}
+
+/// The number in our own command; 0 where a deletion lacks it.
+fn parsed(digits: &[u8]) -> u64 {
+    std::str::from_utf8(digits)
+        .ok()
+        .and_then(|digits| digits.parse().ok())
+        .unwrap_or_default()
 }
 
 /// Buffers of batches that are done, for the next ones.
@@ -243,12 +265,15 @@ mod tests {
                 expires_at: slot as u64 * 1000,
                 payload: b"$4\r\n",
                 rdb_version: None,
+                eviction: (slot == 2).then_some((Eviction::Frequency, 7)),
             };
             weight += batch.push(7, slot as u16, &restore, slot == 1);
         }
         assert_eq!(weight, batch.total_weight());
         assert_eq!(batch.restore(1).key, b"\r\n");
         assert_eq!(batch.restore(1).number, 1);
+        assert_eq!(batch.restore(1).eviction, None);
+        assert_eq!(batch.restore(2).eviction, Some((Eviction::Frequency, 7)));
         assert_eq!(batch.restore(2).expires_at, 2000);
         assert_eq!(batch.restore(0).payload, b"$4\r\n");
 

@@ -12,7 +12,7 @@ use super::big::Big;
 use super::lane::{Ask, Ended, Fetch, Lane};
 use super::quick::Shape;
 use super::scan::{Keys, ScanState};
-use super::shown;
+use super::{Eviction, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::error::{Error, ErrorKind};
 use crate::net::Connection;
@@ -149,11 +149,16 @@ impl Lane {
             encode::time(out);
             self.asked.push_back(Ask::Time);
         }
+        let eviction = self.engine.spec.eviction;
         let end = fetch.asked + count;
         let mut count = 0;
         while fetch.asked < end {
             let place = fetch.asked;
             let (key, _) = fetch.keys.get(place);
+            if let Some(eviction) = eviction {
+                // Before DUMP, which touches the key.
+                encode::object(out, eviction, key);
+            }
             // The expiry first, so that the RESTORE is encoded in one go when the payload comes.
             encode::expiry(out, expiry, key);
             if quick {
@@ -267,6 +272,7 @@ impl Lane {
                 Ask::Time => self.read_time(data)?,
                 Ask::Types { fetch, left } => self.read_types(fetch, left, data)?,
                 Ask::Sizes { fetch } => self.read_sizes(fetch, data)?,
+                Ask::Sieve { sieve } => self.read_sieve(sieve, data)?,
                 Ask::Keys {
                     fetch,
                     left,
@@ -296,11 +302,22 @@ impl Lane {
         let mut keys = self
             .engine
             .with_naming(|naming| scanner.take(&page, &mut self.engine.overlap.borrow_mut(), naming));
-        let (cursor, last) = (scanner.cursor, scanner.state == ScanState::Done);
-        let place = scanner.place;
         if let Some(sample) = self.engine.spec.sample {
             keys.retain(|key| sample.takes(key));
         }
+        if self.questions.is_empty() || keys.len() == 0 {
+            self.enter(number, keys, used);
+        } else {
+            self.sift(number, keys);
+        }
+        Ok((used, None, 0))
+    }
+
+    /// Enter a scanner's page into the books, `used` bytes long, and begin to read its keys.
+    pub(super) fn enter(&mut self, number: usize, keys: Keys, used: usize) {
+        let scanner = &self.scanners[number];
+        let (cursor, last) = (scanner.cursor, scanner.state == ScanState::Done);
+        let place = scanner.place;
         self.engine.shared.progress.scan(keys.len() as u64);
         let open = if self.engine.spec.scan_only {
             0
@@ -320,9 +337,16 @@ impl Lane {
             for (_, slot) in keys.iter() {
                 self.engine.count_only(slot);
             }
+            if let Some(survey) = &self.engine.spec.survey {
+                let spec = &self.engine.spec;
+                let names = (0..keys.len()).map(|place| {
+                    let (key, slot) = keys.get(place);
+                    (key, keys.target(place), slot)
+                });
+                survey.add(spec.source_access.database, spec.target_access.database, names);
+            }
             self.go_on(number);
         }
-        Ok((used, None, 0))
     }
 
     fn read_time(&mut self, data: &[u8]) -> Result<(usize, Option<Ask>, usize), Ended> {
@@ -402,6 +426,14 @@ impl Lane {
                 self.pass_on_large(number);
                 continue;
             }
+            if self.wants_measure() {
+                let used = self.read_measure(&data[at..])?;
+                if used == 0 {
+                    partial = true;
+                    break;
+                }
+                at += used;
+            }
             if self.expiry.is_none() {
                 match decode(&data[at..])? {
                     Decoded::Partial(_) => {
@@ -436,10 +468,11 @@ impl Lane {
             at += used;
             left -= 1;
             let expiry = self.expiry.take().unwrap_or(Ok(-2));
+            let measure = self.measure.take();
             let read = self.fetches[number].read;
             match (expiry, reply) {
                 (Ok(expiry), Reply::Bulk(payload)) => {
-                    self.pass_on(number, read, expiry, payload, source_now);
+                    self.pass_on(number, read, expiry, payload, source_now, measure);
                 }
                 (Ok(expiry), Reply::Integer(length)) if self.engine.is_quick() => {
                     self.pass_on_quickly(number, read, expiry, length, source_now);
@@ -470,16 +503,59 @@ impl Lane {
         self.on_the_way = self.on_the_way.saturating_sub(promised);
         self.engine.budget.redeem(promised);
         self.engine.restraint.correct(promised, 0);
+        self.close_if_read(number);
+        Ok((at, None, 0))
+    }
+
+    fn close_if_read(&mut self, number: usize) {
         let fetch = &self.fetches[number];
         if fetch.read == fetch.keys.len() {
             self.finish_page(number);
         }
-        Ok((at, None, 0))
+    }
+
+    /// Whether the next reply says how cold or hot a key is.
+    #[inline]
+    fn wants_measure(&self) -> bool {
+        self.engine.spec.eviction.is_some() && self.measure.is_none() && self.expiry.is_none()
+    }
+
+    /// Read it; returns the bytes used, 0 if the reply is not all there.
+    fn read_measure(&mut self, data: &[u8]) -> Result<usize, Ended> {
+        let (measure, used) = match decode(data)? {
+            Decoded::Partial(_) => return Ok(0),
+            Decoded::Whole(Reply::Integer(measure), used) => (measure, used),
+            Decoded::Whole(Reply::Bulk(None), used) => (-1, used),
+            // The right is missing for this key: the read of its expiry tells of it.
+            Decoded::Whole(Reply::Error(error), used)
+                if error.starts_with(b"NOPERM") && concerns_one_key(error) =>
+            {
+                (-1, used)
+            }
+            // Such as that the policy was changed meanwhile.
+            Decoded::Whole(Reply::Error(error), _) => return Err(self.refusal("OBJECT", error)),
+            Decoded::Whole(..) => return Err(ProtocolError::at(data).into()),
+        };
+        self.measure = Some(measure);
+        Ok(used)
+    }
+
+    #[inline]
+    fn measured(&self, measure: Option<i64>) -> Option<(Eviction, u64)> {
+        self.engine.spec.eviction.zip(u64::try_from(measure?).ok())
     }
 
     /// A key was read: route it, or settle it if there is nothing to write.
     #[inline]
-    fn pass_on(&self, number: usize, read: usize, expiry: i64, payload: Option<&[u8]>, source_now: u64) {
+    fn pass_on(
+        &self,
+        number: usize,
+        read: usize,
+        expiry: i64,
+        payload: Option<&[u8]>,
+        source_now: u64,
+        measure: Option<i64>,
+    ) {
         let fetch = &self.fetches[number];
         let (_, slot) = fetch.keys.get(read);
         let expires_at = match (self.engine.spec.source_expiry, expiry) {
@@ -496,6 +572,7 @@ impl Lane {
                     expires_at,
                     payload,
                     rdb_version: None,
+                    eviction: self.measured(measure),
                 };
                 self.engine.route(fetch.page, slot, &restore);
             }
@@ -510,12 +587,13 @@ impl Lane {
     fn pass_on_quickly(&self, number: usize, read: usize, expiry: i64, length: i64, source_now: u64) {
         let stand_in = self.fetches[number].shapes[read].stand_in(length);
         let payload = stand_in.as_ref().map(<[u8; 9]>::as_slice);
-        self.pass_on(number, read, expiry, payload, source_now);
+        self.pass_on(number, read, expiry, payload, source_now, None);
     }
 
     /// The payload that was just skipped was too large for the budget: its key is compared in parts.
     fn pass_on_large(&mut self, number: usize) {
         self.expiry = None;
+        self.measure = None;
         let fetch = &mut self.fetches[number];
         let (key, slot) = fetch.keys.get(fetch.read);
         self.engine
@@ -532,6 +610,7 @@ impl Lane {
             expires_at: 0,
             payload: b"",
             rdb_version: None,
+            eviction: None,
         };
         if self.engine.spec.verify.is_some() {
             self.engine.route(fetch.page, slot, &nothing);
@@ -566,7 +645,7 @@ impl Lane {
     }
 
     /// An error that concerns the source as a whole.
-    fn refusal(&self, command: &str, error: &[u8]) -> Ended {
+    pub(super) fn refusal(&self, command: &str, error: &[u8]) -> Ended {
         let text = String::from_utf8_lossy(error);
         match text.split(' ').next().unwrap_or_default() {
             "LOADING" | "BUSY" | "MASTERDOWN" | "UNBLOCKED" => Ended::Lost(text.into_owned()),
@@ -594,7 +673,7 @@ impl Lane {
 }
 
 /// Whether an error reply of the source is about one key and not about the source as a whole.
-fn concerns_one_key(error: &[u8]) -> bool {
+pub(super) fn concerns_one_key(error: &[u8]) -> bool {
     let text = String::from_utf8_lossy(error);
     let denied = text.starts_with("NOPERM") && !text.contains("to run the");
     denied || text.starts_with("ERR")

@@ -151,6 +151,7 @@ mod tests {
         let wanted = Restore {
             number: 0,
             rdb_version: None,
+            eviction: None,
             key: b"k",
             expires_at: ours.as_ref().map_or(0, |ours| ours.1),
             payload: ours.as_ref().map_or(b"".as_slice(), |ours| &ours.0),
@@ -213,6 +214,7 @@ mod tests {
         let wanted = Restore {
             number: 0,
             rdb_version: None,
+            eviction: None,
             key: b"k",
             expires_at: 0,
             payload: &ours,

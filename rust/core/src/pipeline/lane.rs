@@ -11,10 +11,12 @@ use slab::Slab;
 
 use super::quick::Shape;
 use super::scan::{Keys, ScanState, Scanner};
+use super::sieve::Sieve;
 use super::{Backoff, Engine};
 use crate::checkpoint::PageId;
 use crate::control::{Event, Side};
 use crate::error::{Error, ErrorKind};
+use crate::filter::{Question, ValueFilter};
 use crate::net::{self, Bytes, Connection, HandshakeError};
 use crate::resp::ProtocolError;
 
@@ -59,6 +61,9 @@ pub(super) enum Ask {
     Sizes {
         fetch: usize,
     },
+    Sieve {
+        sieve: usize,
+    },
     Keys {
         fetch: usize,
         left: usize,
@@ -93,6 +98,9 @@ pub(crate) struct Lane {
     pub(super) fetches: Slab<Fetch>,
     /// Pages whose keys' sizes are still to be asked for.
     pub(super) unsized_pages: VecDeque<usize>,
+    /// Pages whose keys are being asked about, and what is asked about each key.
+    pub(super) sieves: Slab<Sieve>,
+    pub(super) questions: Vec<Question>,
     /// Pages whose keys are still to be asked for, the oldest first.
     pub(super) ready: VecDeque<usize>,
     pub(super) asked: VecDeque<Ask>,
@@ -107,6 +115,8 @@ pub(crate) struct Lane {
     pub(super) clock: u64,
     /// Expiry of the key whose DUMP comes next; an error in place of it.
     pub(super) expiry: Option<Result<i64, Vec<u8>>>,
+    /// How cold or hot the key is whose expiry comes next; below 0 where that can't be told.
+    pub(super) measure: Option<i64>,
     /// Bytes left of a payload that is too large to be kept.
     pub(super) skip: usize,
 }
@@ -146,6 +156,12 @@ impl Lane {
             names,
             fetches: Slab::new(),
             unsized_pages: VecDeque::new(),
+            sieves: Slab::new(),
+            questions: spec
+                .value_filter
+                .as_ref()
+                .map(ValueFilter::questions)
+                .unwrap_or_default(),
             ready: VecDeque::new(),
             asked: VecDeque::new(),
             out: Bytes::default(),
@@ -155,6 +171,7 @@ impl Lane {
             is_guess: true,
             clock: 0,
             expiry: None,
+            measure: None,
             skip: 0,
             engine,
         }
@@ -192,6 +209,7 @@ impl Lane {
             .any(|scanner| scanner.state != ScanState::Done)
             || !self.names.is_empty()
             || !self.fetches.is_empty()
+            || !self.sieves.is_empty()
         {
             self.engine.cut_short.set(true);
         }
@@ -209,7 +227,10 @@ impl Lane {
                     .all(|scanner| scanner.state == ScanState::Done));
         // Of a pause or a rate, a drain does not wait for what is still to be asked for.
         let held_back = self.engine.draining.get() && self.engine.restraint.is_on();
-        nothing_more && self.asked.is_empty() && (self.fetches.is_empty() || held_back)
+        nothing_more
+            && self.asked.is_empty()
+            && self.sieves.is_empty()
+            && (self.fetches.is_empty() || held_back)
     }
 
     /// One connection's life.
@@ -300,12 +321,13 @@ impl Lane {
                     self.engine.restraint.correct(promised, 0);
                 }
                 Ask::Types { fetch, .. } => self.fetches[fetch].shapes.clear(),
-                Ask::Time | Ask::Sizes { .. } => {}
+                Ask::Time | Ask::Sizes { .. } | Ask::Sieve { .. } => {}
             }
         }
         self.on_the_way = 0;
         self.out = Bytes::default();
         self.expiry = None;
+        self.measure = None;
         self.skip = 0;
         let whole = |fetch: &Fetch| fetch.sized == fetch.keys.len();
         let pages = |wanted: bool| {
@@ -319,6 +341,7 @@ impl Lane {
         for (_, fetch) in &mut self.fetches {
             fetch.asked = fetch.read;
         }
+        self.sift_anew();
     }
 
     /// Show that the source is silent, and give the connection up when it is so for too long.

@@ -23,6 +23,7 @@ mod restraint;
 mod route;
 mod sample;
 mod scan;
+mod sieve;
 mod sweep;
 mod translate;
 
@@ -36,12 +37,14 @@ use tokio::sync::Notify;
 use crate::checkpoint::{Failure, PageId, Pending};
 use crate::control::Shared;
 use crate::error::{Error, ErrorKind};
+use crate::filter::ValueFilter;
 use crate::flow::{Budget, Throttle};
 use crate::keymap::KeyMap;
 use crate::net::{Access, Address, AddressMap};
 use crate::payload::{FieldTtl, Target};
 use crate::progress::Outcome;
 use crate::resp::encode::ExpiryCommand;
+use crate::survey::Survey;
 use crate::topology::SlotRange;
 
 use access::Entrance;
@@ -67,6 +70,15 @@ pub enum OnConflict {
     Replace,
     /// It is left as it is.
     Skip,
+}
+
+/// How cold or hot a key is, by the policy of both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Eviction {
+    /// Seconds since its last use (OBJECT IDLETIME).
+    IdleTime,
+    /// The logarithmic counter of its uses (OBJECT FREQ).
+    Frequency,
 }
 
 /// Compare the source's keys with the target's instead of copying them: nothing is written.
@@ -128,6 +140,12 @@ pub struct JobSpec {
     pub big_key_bytes: Option<u64>,
     /// How far keys were copied in parts by an earlier run.
     pub big_positions: Vec<(Vec<u8>, String)>,
+    /// Which keys are taken by what they are.
+    pub value_filter: Option<ValueFilter>,
+    /// What a scan-only job tells of the names that it sees.
+    pub survey: Option<Arc<Survey>>,
+    /// What is carried over of how the source evicts.
+    pub eviction: Option<Eviction>,
     /// MATCH of the SCAN.
     pub pattern: Option<Vec<u8>>,
     /// TYPE of the SCAN.

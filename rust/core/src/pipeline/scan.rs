@@ -216,6 +216,12 @@ impl Keys {
         self.bytes.capacity() + self.index.capacity() * size_of::<KeyRef>()
     }
 
+    /// Keep the keys whose place in `taken` says so.
+    pub fn retain_marked(&mut self, taken: &[bool]) {
+        let mut taken = taken.iter();
+        self.index.retain(|_| taken.next().copied().unwrap_or(true));
+    }
+
     pub fn sort_by_slot(&mut self) {
         self.index.sort_unstable_by_key(|key| key.slot);
     }

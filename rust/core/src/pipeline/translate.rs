@@ -94,6 +94,9 @@ impl Session<'_> {
             &translated.payload,
             self.engine.spec.on_conflict == OnConflict::Replace,
         );
+        if let Some(measure) = restore.eviction {
+            encode::eviction(&mut command, 0, measure);
+        }
         // It weighs something else now.
         self.engine.budget.free(batch.weight(index));
         let entry = Entry {

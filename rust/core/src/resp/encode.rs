@@ -2,6 +2,8 @@
 //!
 //! Invariant: any bytes go into keys and payloads; nothing is quoted, everything is length-prefixed.
 
+use crate::pipeline::Eviction;
+
 /// Append `$<length>\r\n<bytes>\r\n`.
 #[inline]
 pub fn bulk(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -100,6 +102,29 @@ pub fn memory_usage(out: &mut Vec<u8>, key: &[u8]) {
     bulk(out, key);
 }
 
+/// Append the read of how cold or hot a key is: `OBJECT IDLETIME key` or `OBJECT FREQ key`.
+pub fn object(out: &mut Vec<u8>, eviction: Eviction, key: &[u8]) {
+    let measure: &[u8] = match eviction {
+        Eviction::IdleTime => b"IDLETIME",
+        Eviction::Frequency => b"FREQ",
+    };
+    command(out, &[b"OBJECT", measure, key]);
+}
+
+/// Append `IDLETIME seconds` or `FREQ counter` to the RESTORE that begins at `start` and ends the buffer.
+pub fn eviction(out: &mut Vec<u8>, start: usize, (eviction, measure): (Eviction, u64)) {
+    // A RESTORE has 4 to 6 arguments: one digit.
+    out[start + 1] += 2;
+    bulk(
+        out,
+        match eviction {
+            Eviction::IdleTime => b"IDLETIME",
+            Eviction::Frequency => b"FREQ",
+        },
+    );
+    number(out, measure);
+}
+
 /// Append `TIME`.
 #[inline]
 pub fn time(out: &mut Vec<u8>) {
@@ -157,6 +182,20 @@ mod tests {
         assert_eq!(
             written(|out| restore(out, b"k", 17, b"", true)),
             "*6\r\n$7\r\nRESTORE\r\n$1\r\nk\r\n$2\r\n17\r\n$0\r\n\r\n$7\r\nREPLACE\r\n$6\r\nABSTTL\r\n"
+        );
+    }
+
+    #[test]
+    fn restore_with_a_measure_of_its_use() {
+        let text = written(|out| {
+            out.extend_from_slice(b"before");
+            restore(out, b"k", 17, b"", true);
+            eviction(out, 6, (Eviction::IdleTime, 99));
+        });
+        assert!(text.starts_with("before*8\r\n$7\r\nRESTORE"), "{text}");
+        assert!(
+            text.ends_with("ABSTTL\r\n$8\r\nIDLETIME\r\n$2\r\n99\r\n"),
+            "{text}"
         );
     }
 

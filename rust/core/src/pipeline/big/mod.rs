@@ -136,6 +136,7 @@ impl Engine {
                         expires_at,
                         payload: &payload,
                         rdb_version: None,
+                        eviction: None,
                     };
                     self.route(big.page, big.slot, &restore);
                     self.nudge();
