@@ -7,12 +7,12 @@ from contextlib import ExitStack
 import pytest
 
 import slotferry
-from slotferry import CheckOptions, CheckReport
+from slotferry import CheckOptions, CheckReport, key_slot
 from slotferry.local import LocalCluster, LocalServer, wait_until
 from slotferry.preflight.rows import Row
 from tests.integration.migrating import count_keys
 from tests.servers.kinds import ServerKind
-from tests.servers.raw import connect
+from tests.servers.raw import connect, encode
 
 _SECRET = "hunter2-very-secret"
 
@@ -39,6 +39,33 @@ def test_slots_on_the_move(source: LocalServer, cluster: LocalCluster) -> None:
     assert row.status == "warning"
     assert f"0->-{new_id.decode()} at {mover.address}" in row.message
     assert f"0-<-{old_id.decode()} at {taker.address}" in row.message
+
+
+def test_the_primary_that_a_hash_tag_would_overflow(
+    kind: ServerKind, source: LocalServer, stack: ExitStack
+) -> None:
+    # By its share of the slots each of three has room enough.
+    cluster = stack.enter_context(LocalCluster(kind.binary, config={"maxmemory": "6mb"}))
+    with connect(source) as client:
+        client.pipeline_checked([encode("SET", f"{{shop}}:order:{i}", "x" * 20_000) for i in range(300)])
+        client.pipeline_checked([encode("SET", f"user:{i}", i) for i in range(300)])
+    (owner,) = (node for node in cluster.primaries if _owns(node, key_slot("{shop}")))
+
+    report = slotferry.check(source.url, cluster.url)
+
+    memory = _row(report, "memory")
+    assert memory.status == "error"
+    assert "by sample" in memory.message
+    assert owner.address in memory.message
+    assert sum(node.address in memory.message for node in cluster.primaries) == 1
+    assert "{shop}" in _row(report, "hash-tags").message
+    assert owner.address in _row(report, "balance").message
+
+
+def _owns(node: LocalServer, slot: int) -> bool:
+    with connect(node) as client:
+        entries = client.execute("CLUSTER", "SLOTS")
+    return any(first <= slot <= last and primary[1] == node.port for first, last, primary, *_ in entries)
 
 
 def test_a_replica_that_is_gone(kind: ServerKind, source: LocalServer, stack: ExitStack) -> None:

@@ -113,6 +113,21 @@ def test_sums_of_a_keyspace() -> None:
     assert found.to_dict()["by_pattern"][1]["ttl_share"] == 0.25
 
 
+def test_a_single_big_key_of_a_sample_stands_for_itself() -> None:
+    sums = KeyspaceSums()
+    sums.add(KeyFacts(b"user:%d" % i, "string", 100, False) for i in range(1000))
+    sums.add([KeyFacts(b"{t}:huge", "hash", 10_000_000, False)])
+
+    found = sums.result(100_100, dict.fromkeys(range(16384), "one"))
+
+    assert found.scale == 100.0
+    assert found.bytes * found.scale == 20_000_000
+    estimates = {share.name: share.bytes * found.scale for share in found.by_pattern}
+    assert estimates == {"user:*": 10_000_000, "{t}:huge": 10_000_000}
+    assert found.biggest[0].bytes == 10_000_000
+    assert {share.bytes * found.scale for share in found.primaries} == {20_000_000}
+
+
 @given(st.lists(KEYS, min_size=1, max_size=40, unique=True))
 def test_sums_lose_no_key(keys: list[bytes]) -> None:
     sums = KeyspaceSums()

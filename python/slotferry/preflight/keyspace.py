@@ -2,6 +2,7 @@
 
 Invariant: memory is bounded whatever is added: patterns and tags beyond a limit are merged or forgotten, the
 rarest first. Figures of a sample are counts of the sample; `scale` says how many keys one of them stands for.
+A single key that outweighs its sample is counted with such a part of its bytes that it stands for itself.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from slotferry._core import SLOTS, key_slots
+from slotferry._core import SLOTS, key_slot, key_slots
 from slotferry.preflight.patterns import Pattern, merge_rare, parse_key, render
 from slotferry.text import escape_key, shorten_key
 
@@ -22,6 +23,7 @@ _SHOWN = 10
 # What a sample must show of a tag or slot before it is no accident; of a slot also this many times the mean.
 _SEEN_OFTEN = 5
 _SEEN_ABOVE_MEAN = 8
+_OUTLIER = 0.01
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ class _Sum:
 
 
 class KeyspaceSums:
-    """Adds keys up; `result` may be asked for at any time."""
+    """Adds keys up."""
 
     def __init__(self) -> None:
         self.sampled = 0
@@ -205,7 +207,11 @@ class KeyspaceSums:
         return [part.example for part in first]
 
     def result(self, keys: int, owners: Mapping[int, str]) -> Keyspace:
-        """Return what was found in a database of `keys` keys; `owners` names the primary of each slot."""
+        """Return what was found in a database of `keys` keys; `owners` names the primary of each slot.
+
+        To be asked for once, at the end.
+        """
+        self._count_outliers_once(max(1.0, keys / max(1, self.sampled)))
         merged = self._merge_patterns()
         primaries: dict[str, _Sum] = {owner: _Sum() for owner in owners.values()}
         for slot, part in self._slots.items():
@@ -237,6 +243,24 @@ class KeyspaceSums:
             denied=self.denied,
             patterns=merged,
         )
+
+    def _count_outliers_once(self, scale: float) -> None:
+        """Let a key that outweighs its sample stand for itself, not for `scale` keys of its size.
+
+        One key of 100 MB that happens to be in a sample of 2 % says nothing of 5 GB; five of them would.
+        """
+        limit = self._total.bytes * _OUTLIER
+        for size, key, facts in self._biggest:
+            alike = sum(other * 2 >= size for other, _, _ in self._biggest)
+            if size <= limit or scale <= 1.0 or alike >= _SEEN_OFTEN:
+                continue
+            surplus = size - round(size / scale)
+            parts = [self._total, self._types[facts.type], self._slots[key_slot(key)]]
+            pattern, tag = parse_key(key).parts, hash_tag(key)
+            parts += [self._patterns[pattern]] if pattern in self._patterns else []
+            parts += [self._tags[tag]] if tag in self._tags and tag is not None else []
+            for part in parts:
+                part.bytes -= surplus
 
     def _unique_names(self) -> dict[Pattern, _Sum]:
         """Return the patterns such that no two of them read the same (`<int>` and `<hex>` are both `*`)."""
