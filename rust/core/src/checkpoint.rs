@@ -128,6 +128,7 @@ impl Checkpoint {
         self.counts = later.counts;
         self.failures.extend(later.failures);
         self.pending.extend(later.pending);
+        self.notes.extend(later.notes);
         self.resolved.extend(later.resolved);
     }
 
@@ -397,7 +398,11 @@ impl Ledger {
                     counts: held.confirmed.counts,
                     ..Checkpoint::default()
                 };
-                std::mem::replace(&mut held.confirmed, taken)
+                Checkpoint {
+                    // They claim nothing: what the target has of such a key is looked at before it goes on.
+                    big_positions: self.big_positions.clone().into_iter().collect(),
+                    ..std::mem::replace(&mut held.confirmed, taken)
+                }
             }
         }
     }
@@ -490,6 +495,35 @@ mod tests {
         assert!(checkpoint.marks[0].done && ledger.is_confirmed());
         assert_eq!((checkpoint.counts.settled(), checkpoint.pending.len()), (2, 1));
         assert!(ledger.checkpoint().pending.is_empty());
+    }
+
+    #[test]
+    fn a_barrier_hands_notes_over_as_well() {
+        let mut ledger = Ledger::new(&[start(0)]).with_barrier();
+        let page = ledger.open_page(0, 0, true, 1, 1);
+        ledger.note(Failure {
+            key: b"k".to_vec(),
+            slot: 1,
+            kind: FailureKind::FieldTtlDropped,
+            message: String::new(),
+            node: String::new(),
+        });
+        // The key is still on its way when a barrier is begun.
+        ledger.begin_barrier();
+        ledger.settle(page, Outcome::Migrated, 1, 5);
+        assert!(ledger.begin_barrier());
+        ledger.confirm();
+        assert_eq!(ledger.checkpoint().notes.len(), 1);
+        assert!(ledger.checkpoint().notes.is_empty() && ledger.is_confirmed());
+    }
+
+    #[test]
+    fn positions_in_large_keys_wait_for_no_barrier() {
+        let mut ledger = Ledger::new(&[start(0)]).with_barrier();
+        ledger.set_big_position(b"k", Some("offset:5".to_owned()));
+        assert_eq!(ledger.checkpoint().big_positions.len(), 1);
+        ledger.set_big_position(b"k", None);
+        assert!(ledger.checkpoint().big_positions.is_empty() && ledger.is_confirmed());
     }
 
     #[test]
