@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -243,3 +244,25 @@ def test_migrate_and_reshard_of_one_cluster_at_once(
     assert migrated.code == 0, migrated.stderr
     assert done.code == 0, done.stderr
     assert_clean(cluster, KEYS + 50_000)
+
+
+def test_stopped_in_order_and_at_once(stack: ExitStack, tmp_path: Path) -> None:
+    cluster = make(stack, "redis-7.0")
+    command = apply_command(cluster, tmp_path, "--method", "setslot", "--max-bytes-per-second", "150kB")
+    with client_on(cluster, tmp_path) as client:
+        with Running(*command) as running:
+            wait_until(lambda: running.ended or moved(cluster) > 20, "some slots to have moved")
+            running.send(signal.SIGTERM)
+            ordered = running.finish()
+        assert ordered.code == 143, ordered.stderr
+        assert ordered.summary["status"] == "interrupted"
+        assert open_slots(cluster) == []
+        with Running(*command) as running:
+            wait_until(lambda: running.ended or bool(open_slots(cluster)), "a slot to be open")
+            running.send(signal.SIGINT)
+            running.send(signal.SIGINT)
+            at_once = running.finish()
+        assert at_once.code == 130, at_once.stderr
+        done = run(*command[:-2])
+        assert done.code == 0, done.stderr
+        check(cluster, client)

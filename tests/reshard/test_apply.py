@@ -208,3 +208,36 @@ def test_a_bar_and_lines_when_asked_for(own: LocalCluster, tmp_path: Path) -> No
     done = run("reshard", "apply", str(file), own.url)
     assert "\r" not in done.stderr
     assert "completed" in done.stdout
+
+
+def test_a_slow_node_pauses_the_moves(own: LocalCluster) -> None:
+    plan = plan_away(own)
+    reasons = []
+
+    def watch(event: object) -> None:
+        if event_reason := getattr(event, "reason", ""):
+            reasons.append(event_reason)
+        if getattr(event, "slots_done", 0) and not any("answers in" in reason for reason in reasons):
+            with raw(own.primaries[2]) as connection:
+                connection.execute("CLIENT", "PAUSE", 200, "ALL")
+
+    care = Care(pause_above_latency=0.05, max_bytes_per_second=300_000)
+    assert plan.apply(method="setslot", care=care, on_event=watch).ok
+    assert any(f"{own.primaries[2].address} answers in" in reason for reason in reasons)
+    assert_clean(own)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--window", "1-2"), "the window '1-2' makes no sense"),
+        (("--window", "01:00-02:00", "--tz", "Europe/Atlantis"), "no time zone 'Europe/Atlantis'"),
+        (("--max-duration", "soon"), "no duration"),
+        (("--pause-above-latency", "0"), "too short"),
+        (("--method", "magic"), "'magic' is not one of"),
+    ],
+)
+def test_options_that_make_no_sense(options: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    refused = run("reshard", "apply", str(tmp_path / "plan.json"), "redis://127.0.0.1:1", *options)
+    assert refused.code == 2
+    assert message in refused.stderr

@@ -6,17 +6,21 @@ same command again.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from slotferry.reshard.apply import Options
+    from slotferry.reshard.care import Care
     from slotferry.reshard.plan import Plan, plan_reshard
+    from slotferry.reshard.report import Report
 
-__all__ = ["Plan", "plan_reshard"]
+__all__ = ["Care", "Options", "Plan", "Report", "plan_reshard"]
+
+_HOMES = {"Care": "care", "Options": "apply", "Plan": "plan", "Report": "report", "plan_reshard": "plan"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from slotferry.reshard import plan
-
-        return getattr(plan, name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"slotferry.reshard.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from slotferry.admin import Connector
@@ -24,6 +24,8 @@ from slotferry.reshard.members import Cluster, Member, read_cluster
 from slotferry.reshard.wire import format_ranges, parse_ranges, ranges_of
 
 if TYPE_CHECKING:
+    from slotferry.events import Event
+    from slotferry.reshard.apply import Options
     from slotferry.reshard.care import Care
     from slotferry.reshard.report import Report
 
@@ -230,23 +232,30 @@ class Plan:
 
     def apply(
         self,
-        cluster: str | Endpoint | None = None,
+        cluster: str | Endpoint | Connector | None = None,
         *,
+        options: Options | None = None,
         care: Care | None = None,
-        on_event: Callable[[Any], None] | None = None,
-        **options: Any,
+        on_event: Callable[[Event], None] | None = None,
+        **changes: Any,
     ) -> Report:
-        """Carry the plan out in this thread and return how it ended.
+        """Carry the plan out in this thread and return how it ended; the same again goes on.
 
-        `cluster` is needed for a plan that was read from a file. `options` are those of
-        `slotferry.reshard.apply.Options`. Raises `SlotferryError` where nothing could be begun.
+        `cluster` is needed for a plan that was read from a file. `changes` are fields of `Options` by name,
+        such as `method="setslot"`. A run that was stopped, or that lost the cluster, returns its report too:
+        look at `Report.ok`, `Report.remaining` and `Report.error`. Raises `SlotferryError` where the run was
+        refused and nothing has moved.
         """
         from slotferry.reshard.apply import Options, apply_plan
 
-        connector = self.connector if cluster is None else connect(cluster)
+        if isinstance(cluster, Connector) or cluster is None:
+            connector = cluster or self.connector
+        else:
+            connector = connect(cluster)
         if connector is None:
             raise UsageError("the plan does not say how to log in", hint="give apply() the cluster's URL")
-        return apply_plan(connector, self, Options(**options), care=care, on_event=on_event)
+        chosen = replace(options or Options(), **changes)
+        return apply_plan(connector, self, chosen, care=care, on_event=on_event)
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -317,7 +326,7 @@ def make_plan(connector: Connector, policy: Policy) -> Plan:
 def node_shares(cluster: Cluster, policy: Policy) -> dict[str, float]:
     """Return each primary's share by id. Raises `UsageError` for shares that make no sense."""
     drained = {cluster.find(name).id for name in policy.drain}
-    added = {cluster.find(name).id for name in policy.add}
+    added = {_find_added(cluster, name).id for name in policy.add}
     given = {cluster.find(name).id: weight for name, weight in policy.weights.items()}
     if both := drained & (added | {node for node, weight in given.items() if weight > 0}):
         name = cluster.members[both.pop()]
@@ -341,6 +350,16 @@ def node_shares(cluster: Cluster, policy: Policy) -> dict[str, float]:
             )
         raise UsageError("the weights add up to nothing", hint="give one node at least a weight above 0")
     return shares
+
+
+def _find_added(cluster: Cluster, name: str) -> Member:
+    try:
+        return cluster.find(name)
+    except UsageError as error:
+        raise UsageError(
+            error.message,
+            hint=f"let it join first: redis-cli --cluster add-node {name} {cluster.primaries[0]}",
+        ) from None
 
 
 def _check_whole(cluster: Cluster) -> None:
