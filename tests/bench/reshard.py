@@ -129,7 +129,9 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
                 )
             )
             time.sleep(1)
+        before = _cpu(cluster)
         seconds = tool(Bed(cluster, options.slots, folder))
+        used = _cpu(cluster) - before
         seen = client.result() if client is not None else {}
         cluster.wait_until_healthy()
         _check(cluster, slots, len(keys))
@@ -138,9 +140,20 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         "servers": kind.name,
         "seconds": round(seconds, 2),
         "keys_per_second": round(len(keys) / seconds),
+        "servers_us_per_key": round(used / len(keys) * 1e6, 1),
         **{name: seen.get(name) for name in ("operations", "p50_ms", "p99_ms", "max_ms", "error_count")},
         "errors": seen.get("errors"),
     }
+
+
+def _cpu(cluster: LocalCluster) -> float:
+    """Return the CPU seconds that the servers have used."""
+    total = 0.0
+    for node in cluster.primaries:
+        with node.client() as client:
+            cpu: Any = client.info("cpu")
+        total += float(cpu["used_cpu_sys"]) + float(cpu["used_cpu_user"])
+    return total
 
 
 def _check(cluster: LocalCluster, slots: list[int], keys: int) -> None:
@@ -186,7 +199,17 @@ def main() -> None:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(f"{options.slots:,} slots, {options.keys:,} keys of {options.value_size} bytes, {cores} cores\n")
-    columns = ("tool", "servers", "seconds", "keys_per_second", "p50_ms", "p99_ms", "max_ms", "error_count")
+    columns = (
+        "tool",
+        "servers",
+        "seconds",
+        "keys_per_second",
+        "servers_us_per_key",
+        "p50_ms",
+        "p99_ms",
+        "max_ms",
+        "error_count",
+    )
     rows = [[str(row[column]) for column in columns] for row in medians.values()]
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     for row in [list(columns), *rows]:

@@ -387,19 +387,22 @@ class _Applier:
         running: dict[Future[Moved], tuple[_Queue, list[int]]],
     ) -> None:
         """Give every pair of idle nodes its next group of slots; the longest queue goes first."""
+        feeds = _FEEDS if self.gate.care.pause_above_latency is None else 1
         gives = Counter(queue.source for queue, _ in running.values())
         takes = {queue.target for queue, _ in running.values()}
         for queue in sorted(queues, key=lambda queue: -len(queue.slots)):
             if not queue.slots or not _alive(queue, shards):
                 continue
-            if gives[queue.source] >= _FEEDS or queue.target in takes:
+            if gives[queue.source] >= feeds or queue.target in takes:
                 continue
             source, target = shards[queue.source], shards[queue.target]
             name = self._method_name(source, target)
             slots = self._group(queue, name)
             journal.set_open(self.job, slots)
             pair = self._pair(cluster, source, target, queue)
-            shared = sum(other.source == queue.source and bool(other.slots) for other in queues) > 1
+            shared = (
+                feeds > 1 and sum(other.source == queue.source and bool(other.slots) for other in queues) > 1
+            )
             running[pool.submit(self._move, name, pair, slots, shared)] = (queue, slots)
             gives[queue.source] += 1
             takes.add(queue.target)

@@ -24,7 +24,7 @@ DEFAULT_MAX_KEY = 100_000_000
 _LOOK_SECONDS = 0.05  # between two looks at the latency
 _FILE_SECONDS = 0.25  # between two looks at the pause file
 _CALM_LOOKS = 4  # so many good looks in a row end a pause
-_SHARE_OF_BOUND = 0.25  # of the latency bound: what one MIGRATE may take
+_SHARE_OF_BOUND = 0.1  # of the latency bound: what one MIGRATE may take
 
 
 @dataclass(frozen=True)

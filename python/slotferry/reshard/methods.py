@@ -140,6 +140,7 @@ class SetslotMigrate:
         self._migrate = self._migrate_head()
         self._sizes_allowed = True
         self._depth = _DEPTH
+        self._shared = False
 
     def close(self) -> None:
         """Hang up."""
@@ -148,7 +149,9 @@ class SetslotMigrate:
 
     def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
         """Move the slots, all of them open at once; see `Method.move`."""
-        self._depth = 1 if shared else _DEPTH
+        self._shared = shared
+        # Under a bound the source is left alone between two MIGRATEs, for the time of a round trip.
+        self._depth = 1 if shared or self._gate.batch_seconds is not None else _DEPTH
         outcome = Moved()
         wanted = self._sort_out(slots, outcome)
         if not wanted:
@@ -182,7 +185,6 @@ class SetslotMigrate:
 
     def bring_home(self, slots: Sequence[int]) -> Moved:
         """Give keys that lie on the source, though the target owns their slots, to the target."""
-        self._depth = _DEPTH
         outcome = Moved()
         target = self._pair.target.id
         self._correct_owner(self._source, slots, target)
@@ -388,7 +390,8 @@ class SetslotMigrate:
         """Let a batch take the time it may, not more."""
         goal = self._gate.batch_seconds
         goal = _BATCH_SECONDS if goal is None else min(goal, _BATCH_SECONDS)
-        goal *= _DEPTH / self._depth  # the other target's MIGRATEs come between ours
+        if self._shared:
+            goal *= 2  # the other target's MIGRATEs come between ours
         if seconds > goal:
             self._batch_keys = max(_LEAST_KEYS, min(self._batch_keys, keys) * 3 // 4)
         elif seconds < goal / 2 and keys >= self._batch_keys:

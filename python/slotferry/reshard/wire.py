@@ -17,6 +17,7 @@ from slotferry.endpoints import Address
 
 _RECEIVE = 1 << 18
 _PIPELINE = 1000  # commands: enough to make the round trip cheap, few enough to let other clients through
+_LISTINGS = 16  # listings of slots: each may be long
 _Reply = TypeVar("_Reply")
 
 
@@ -97,12 +98,14 @@ class Wire:
 
     def each_keys(self, commands: Sequence[bytes]) -> list[list[bytes]]:
         """Send the commands and return the encoded keys of each reply. Raises for an error reply."""
-        return self._in_chunks(commands, lambda count: [self.keys() for _ in range(count)])
+        return self._in_chunks(commands, lambda count: [self.keys() for _ in range(count)], _LISTINGS)
 
-    def _in_chunks(self, commands: Sequence[bytes], read: Callable[[int], list[_Reply]]) -> list[_Reply]:
+    def _in_chunks(
+        self, commands: Sequence[bytes], read: Callable[[int], list[_Reply]], size: int = _PIPELINE
+    ) -> list[_Reply]:
         replies: list[_Reply] = []
-        for first in range(0, len(commands), _PIPELINE):
-            chunk = commands[first : first + _PIPELINE]
+        for first in range(0, len(commands), size):
+            chunk = commands[first : first + size]
             self.send(b"".join(chunk))
             replies += read(len(chunk))
         return replies

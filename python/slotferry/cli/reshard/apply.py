@@ -64,7 +64,7 @@ def care_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--pause-above-latency",
             type=milliseconds,
             metavar="MS",
-            help="Pause while a node answers PING slower than this; MIGRATE blocks a quarter of it at most.",
+            help="Pause while a node answers PING slower than this; MIGRATE blocks a tenth of it at most.",
         ),
         click.option("--max-bytes-per-second", type=byte_rate, metavar="SIZE", help="Move no faster."),
         click.option("--pause-file", type=FILE, help="Pause while this file exists."),
