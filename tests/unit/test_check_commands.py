@@ -174,6 +174,47 @@ def test_the_server_has_the_last_word() -> None:
     assert KeyFinder(table, lambda _: None).keys([b"mget", b"a", b"b"]) == [b"a", b"b"]
 
 
+JUNK = st.recursive(
+    st.none() | st.integers(-5, 5) | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=6),
+    max_leaves=30,
+)
+
+
+@given(st.lists(JUNK, max_size=5), st.lists(st.binary(max_size=6), min_size=1, max_size=5))
+def test_replies_that_make_no_sense_do_no_harm(reply: list[object], call: list[bytes]) -> None:
+    table = CommandTable.parse(reply)
+    keys = local_keys(call, table)
+
+    assert keys is None or set(keys) <= set(call)
+    assert all(all(isinstance(part, bytes) for part in entry) for entry in slow_entries(reply))
+
+
+CALLS = st.tuples(
+    st.sampled_from([b"1", b"2", b"lua"]),
+    st.sampled_from(
+        [
+            "MULTI",
+            "EXEC",
+            "DISCARD",
+            "WATCH a:1",
+            "MGET a:1 a:2",
+            "EVAL x 1 a:1",
+            "INCR b:1",
+            "RESET",
+            "EVAL x many",
+        ]
+    ),
+)
+
+
+@given(st.lists(CALLS, max_size=40))
+def test_whatever_order_commands_come_in(commands: list[tuple[bytes, str]]) -> None:
+    for use in follow(*commands).result():
+        assert use.calls >= use.crossing >= 0
+        assert len(use.patterns) == len(use.tagged) or not use.tagged
+
+
 def test_a_multi_key_command_whose_keys_share_what_varies() -> None:
     use = uses(
         (b"1", "MGET user:42:cart user:42:profile"), (b"1", "MGET user:7:cart user:7:profile")

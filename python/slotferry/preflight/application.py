@@ -143,7 +143,7 @@ class ApplicationStudy:
         if watch is not None:
             self._watch(node, watch, follower)
         uses = follower.result(() if keyspace is None else keyspace.patterns)
-        otherwise = {**{name: self._calls[name] for name in OTHERWISE if name in self._calls}}
+        otherwise = {name: self._calls[name] for name in OTHERWISE if name in self._calls}
         otherwise.update(
             (name, max(count, otherwise.get(name, 0))) for name, count in follower.otherwise.items()
         )
@@ -267,7 +267,7 @@ class ApplicationStudy:
             )
 
     def _judge(self, found: Application, follower: CommandFollower) -> None:
-        unseen = unseen_several(self._calls, follower._table, follower.commands)
+        unseen = unseen_several(self._calls, follower.table, follower.commands)
         seen_kinds = {use.kind for use in found.uses}
         if "exec" in unseen and "transaction" in seen_kinds:
             del unseen["exec"]
@@ -386,7 +386,7 @@ def _split(use: CommandUse) -> str:
 def slow_entries(entries: Any) -> Iterable[tuple[bytes, ...]]:
     """Yield the arguments of the entries of a SLOWLOG or COMMANDLOG reply, without what was cut off."""
     for entry in entries or ():
-        if isinstance(entry, list) and len(entry) > 3 and entry[3]:
+        if isinstance(entry, list) and len(entry) > 3 and isinstance(entry[3], list):
             arguments = tuple(argument for argument in entry[3] if isinstance(argument, bytes))
             if arguments and _TRUNCATED.fullmatch(arguments[-1]):
                 arguments = arguments[:-1]

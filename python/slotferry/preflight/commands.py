@@ -141,11 +141,11 @@ class CommandTable:
 def _read_entry(entry: Any, specs: dict[str, KeySpec]) -> None:
     try:
         name = _lower(entry[0])
-        flags = {bytes(flag).lower() for flag in entry[2]}
+        flags = {flag.lower() for flag in entry[2]}
         specs[name] = KeySpec(int(entry[3]), int(entry[4]), int(entry[5]), b"movablekeys" in flags)
         for subcommand in entry[9] if len(entry) > 9 else ():
             _read_entry(subcommand, specs)
-    except (TypeError, ValueError, IndexError):
+    except (AttributeError, TypeError, ValueError, IndexError):
         return
 
 

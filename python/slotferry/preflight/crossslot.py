@@ -125,7 +125,7 @@ class CommandFollower:
 
     def __init__(self, finder: KeyFinder) -> None:
         self._finder = finder
-        self._table: CommandTable = finder.table
+        self.table: CommandTable = finder.table
         self._shapes: dict[_ShapeName, _Shape] = {}
         self._transactions: dict[bytes, _Transaction] = {}
         self._watched: dict[bytes, list[bytes]] = {}
@@ -170,7 +170,7 @@ class CommandFollower:
             return
         several = self._may_be_several.get(name)
         if several is None:
-            several = self._may_be_several[name] = self._table.several(name)
+            several = self._may_be_several[name] = self.table.several(name)
         if several:
             kind: Kind = "blocking" if _blocks(name, arguments) else "multi-key"
             self._record(kind, name.upper(), self._finder.keys(arguments))

@@ -18,6 +18,7 @@ from slotferry.preflight.patterns import (
     Pattern,
     is_placeholder,
     is_separator,
+    parse_key,
     part_regex,
     render,
 )
@@ -31,7 +32,6 @@ Placement = Mapping[Pattern, Span]
 
 _MAX_WORDS = 3
 _MAX_PLACEMENTS = 64
-_WELL_KNOWN = frozenset((ANY,))
 
 
 def spans(key: ParsedKey) -> dict[bytes, list[Span]]:
@@ -167,13 +167,11 @@ def _needs_braces(pattern: Pattern, index: int, span: Span) -> bool:
 
 def specificity(pattern: Pattern) -> tuple[int, int]:
     """Return what rules are sorted by, so that a rule for names does not take what one for numbers is for."""
-    return (sum(part in _WELL_KNOWN for part in pattern), sum(map(is_placeholder, pattern)))
+    return (pattern.count(ANY), sum(map(is_placeholder, pattern)))
 
 
 def describe_key(key: bytes, span: Span) -> str:
     """Return the key with its tag in braces: `user:{42}:cart`."""
-    from slotferry.preflight.patterns import parse_key
-
     parsed = parse_key(key)
     if hash_tag(key) is not None:
         return escape_key(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from slotferry.text import escape_key
@@ -148,8 +148,3 @@ def _escape(byte: int) -> str:
     if character.isascii() and (character.isalnum() or character in "_:/-,;@ "):
         return character
     return f"\\{character}" if character in ".*+?()[]{}|^$\\#&~" else f"\\x{byte:02x}"
-
-
-def fit_patterns(patterns: Iterable[Pattern], limit: int = 20) -> dict[Pattern, Pattern]:
-    """`merge_rare` for patterns that are each seen once."""
-    return merge_rare(Counter(patterns), limit)

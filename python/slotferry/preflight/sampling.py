@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.exceptions import ResponseError
 
 from slotferry.admin import Node
 from slotferry.preflight.keyspace import KeyFacts, KeyspaceSums
@@ -144,14 +144,3 @@ class Sampler:
         ahead = self._begun + self._asked / self._rate - time.monotonic()
         if ahead > 0:
             time.sleep(ahead)
-
-
-def may_scan(node: Node) -> bool:
-    """Whether the user may run SCAN at all."""
-    try:
-        node.call("SCAN", 0, "COUNT", 1)
-    except NoPermissionError:
-        return False
-    except ResponseError:
-        return True
-    return True
