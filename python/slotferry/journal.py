@@ -289,14 +289,14 @@ class Journal:
             after = rows[-1][0]
             yield [key for _, key in rows]
 
-    def failed_keys(self, name: str, kind: str) -> Iterator[list[bytes]]:
-        """Yield the names of the keys that failed with this kind, as there are now; 50,000 at a time."""
+    def failed_keys(self, name: str, kind: str, database: int = 0) -> Iterator[list[bytes]]:
+        """Yield the names of a database's keys that failed with this kind now; 50,000 at a time."""
         after = 0
         ((last,),) = self._select("SELECT coalesce(max(id), 0) FROM unsettled WHERE job = ?", name)
         while rows := self._select(
             "SELECT id, key FROM unsettled WHERE id > ? AND id <= ? AND job = ? AND outcome = 'failed' "
-            "AND kind = ? ORDER BY id LIMIT ?",
-            *(after, last, name, kind, _CHUNK_KEYS),
+            "AND kind = ? AND db = ? ORDER BY id LIMIT ?",
+            *(after, last, name, kind, database, _CHUNK_KEYS),
         ):
             after = rows[-1][0]
             yield [key for _, key in rows]
@@ -307,7 +307,7 @@ class Journal:
             rows = self._connection.execute(
                 "SELECT key, slot, kind, message, node FROM unsettled AS one WHERE outcome = 'failed' "
                 "AND (job = ? OR job = ? AND NOT EXISTS (SELECT 1 FROM unsettled WHERE job = ? "
-                "AND key = one.key AND outcome = 'failed')) ORDER BY id LIMIT ?",
+                "AND key = one.key AND db = one.db AND outcome = 'failed')) ORDER BY id LIMIT ?",
                 (names[0], names[1], names[0], limit),
             )
             for row in rows:
@@ -318,7 +318,7 @@ class Journal:
         rows = self._select(
             "SELECT kind, count(*) FROM unsettled AS one WHERE outcome = 'failed' "
             "AND (job = ? OR job = ? AND NOT EXISTS (SELECT 1 FROM unsettled WHERE job = ? "
-            "AND key = one.key AND outcome = 'failed')) GROUP BY kind ORDER BY kind",
+            "AND key = one.key AND db = one.db AND outcome = 'failed')) GROUP BY kind ORDER BY kind",
             *(names[0], names[1], names[0]),
         )
         return dict(rows)

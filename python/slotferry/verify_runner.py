@@ -35,10 +35,16 @@ class _Comparing(Runner):
     def __init__(self, journal: Journal, name: str, driver: EngineDriver, options: VerifyOptions) -> None:
         super().__init__(journal, name, driver)
         self._options = options
+        self.paused_seconds = 0.0
+        """How long it did nothing, to let a moment pass."""
 
-    def compare(self, keys: Sequence[bytes], park_after: float | None = None) -> None:
+    def compare(self, keys: Sequence[bytes], route: Route | None) -> None:
         """Read these keys on both sides and record what they are now."""
-        self._do(self._by_name(keys, park_after))
+        self._do(self._by_name(keys, route=route))
+
+    def routes(self) -> list[tuple[int, Route | None]]:
+        """Return the databases that are compared, with their routes."""
+        return self._routes()
 
     def _by_name(
         self, keys: Sequence[bytes], park_after: float | None = None, route: Route | None = None
@@ -57,7 +63,7 @@ class _Comparing(Runner):
             number += 1
             self._pause()
             self._driver.emit(
-                PhaseStarted("recheck", f"{keys.failed + keys.pending:,} keys are read again ({number})")
+                PhaseStarted("recheck", f"{count_keys(keys.failed + keys.pending)} read again ({number})")
             )
             deadline = time.monotonic() + self._driver.options.retry_for
             for database, route in self._routes():
@@ -71,10 +77,11 @@ class _Comparing(Runner):
 
     def _pause(self) -> None:
         """Let a moment pass, in which what is in motion moves on."""
-        until = time.monotonic() + _RECHECK_SECONDS
-        while time.monotonic() < until:
+        begun = time.monotonic()
+        while time.monotonic() < begun + _RECHECK_SECONDS:
             self._driver.cancel.check()
             time.sleep(0.05)
+        self.paused_seconds += time.monotonic() - begun
 
 
 class SourceRunner(_Comparing):
@@ -119,24 +126,25 @@ class TargetRunner(_Comparing):
                 Notice("the target's slots keep moving: some extra keys may not have been seen")
             )
 
-    def _routes(self) -> list[tuple[int, Route | None]]:
-        return [(0, None)]  # the marks are primaries' and not databases'
-
     def _scans(self) -> Iterator[Work]:
-        todo = []
         primaries = self._driver.sides.target_facts.primaries
         addresses = self._driver.sides.target_facts.topology.primaries
-        for mark, primary, address in zip(self._journal.marks(self._name), primaries, addresses, strict=True):
-            if not mark.done:
-                run_id = primary.server.run_id
-                todo.append((mark.index, mark.cursor, address.host, address.port, run_id))
-        if todo:
-            settings = {"sweeps": todo, "sample": self._options.partial}
-            yield Work(settings={**settings, **comparison_settings(self._options)})
+        marks = self._journal.marks(self._name)
+        for database, route in self._routes():
+            mine = [mark for mark in marks if mark.database == database]
+            todo = [
+                (mark.index, mark.cursor, address.host, address.port, primary.server.run_id)
+                for mark, primary, address in zip(mine, primaries, addresses, strict=True)
+                if not mark.done
+            ]
+            if todo:
+                settings = {"sweeps": todo, "sample": self._options.partial}
+                yield Work(settings={**settings, **comparison_settings(self._options)}, route=route)
 
     def _do(self, work: Work) -> None:
         job = self._driver.new_job(work, 1)  # the engine has no partitions here, only primaries
-        recorder = Recorder(self._journal, self._name, job)
+        database = (work.route or self._driver.sides.ways[0]).source
+        recorder = Recorder(self._journal, self._name, job, database)
         try:
             self._driver.drive(job, lambda: self._tick(job, recorder))
         finally:
@@ -180,9 +188,15 @@ class TargetRunner(_Comparing):
             record.setup,
             len(sides.target_facts.topology.primaries),
             both_run_ids(sides.source_facts.server.run_id, sides.target_facts),
+            [route.source for route in sides.ways],
             nodes=True,
         )
         self.started_over = True
+
+
+def count_keys(number: int) -> str:
+    """Return the subject of a sentence."""
+    return "1 key is" if number == 1 else f"{number:,} keys are"
 
 
 def fingerprint(target: TargetFacts) -> str:
@@ -215,20 +229,22 @@ class Repair:
     def run(self, runner: _Comparing, name: str) -> None:
         """Repair what is recorded as failed under the job `name`. Raises `SlotferryError`."""
         kinds = [*_REPAIRABLE, *(["extra"] if self.options.delete_extra else [])]
-        for kind in kinds:
-            for keys in self.journal.failed_keys(name, kind):
-                self.driver.cancel.check()
-                self._send(keys, delete=kind == "extra")
-                before = self.journal.totals(name).keys.failed
-                runner.compare(keys)
-                put_right = before - self.journal.totals(name).keys.failed
-                if kind == "extra":
-                    self.deleted += put_right
-                else:
-                    self.repaired += put_right
+        for database, route in runner.routes():
+            for kind in kinds:
+                for keys in self.journal.failed_keys(name, kind, database):
+                    self.driver.cancel.check()
+                    self._send(keys, route, delete=kind == "extra")
+                    before = self.journal.totals(name).keys.failed
+                    runner.compare(keys, route)
+                    put_right = before - self.journal.totals(name).keys.failed
+                    if kind == "extra":
+                        self.deleted += put_right
+                    else:
+                        self.repaired += put_right
 
-    def _send(self, keys: Sequence[bytes], *, delete: bool) -> None:
-        work = Work(keys=keys, settings={"on_conflict": "replace", "delete_extra": delete})
+    def _send(self, keys: Sequence[bytes], route: Route | None, *, delete: bool) -> None:
+        settings = {"on_conflict": "replace", "delete_extra": delete}
+        work = Work(keys=keys, settings=settings, route=route)
         job = self.driver.new_job(work, 1)
         self.driver.drive(job, lambda: None)
         for failure in job.checkpoint().failures:

@@ -56,6 +56,7 @@ class VerifySession(Session):
         self._kinds: dict[str, int] = {}
         self._examples: tuple[Difference, ...] = ()
         self._repair: Repair | None = None
+        self._paused_seconds = 0.0
         self._file = None if options.differences is None else _DifferencesFile(Path(options.differences))
 
     def perform(self) -> VerifyReport:
@@ -79,11 +80,6 @@ class VerifySession(Session):
             resumes = record is not None and self._resumes(record)
             known = journal.databases(self.job) if resumes else ()
             sides = self._look(record.run_id if record is not None and resumes else "", known)
-            if self._verify.repair and len(sides.ways) > 1:
-                raise UsageError(
-                    "several databases are compared, and repair is asked for",
-                    hint="repair each by itself: --db 2 --repair",
-                )
             self._prepare(journal, sides)
             with self._recorded(journal, begun):
                 self._compare(journal, sides)
@@ -102,7 +98,7 @@ class VerifySession(Session):
         sweep_id = both_run_ids(run_id, sides.target_facts)
         if not self._figures.resumed:
             journal.discard(self._extra_job)
-        self._prepare_one(journal, self._extra_job, primaries, sweep_id, nodes=True)
+        self._prepare_one(journal, self._extra_job, primaries, sweep_id, databases, nodes=True)
 
     def _prepare_one(
         self,
@@ -160,24 +156,34 @@ class VerifySession(Session):
         try:
             source.run()
         finally:
+            self._paused_seconds += source.paused_seconds
             if source.started_over:
                 self._figures.settled_before, self._figures.resumed = 0, False
         target = TargetRunner(journal, self._extra_job, driver, options)
-        # A sweep looks at the source for the target's names, in one database.
-        if options.selection.renames or any(route.prefix for route in sides.ways) or len(sides.ways) > 1:
+        if not self._has_way_back(sides):
             self._emit(
-                Notice("keys have other names or come from several databases: extra keys are not looked for")
+                Notice(
+                    "keys have other names at the target, or share a database: extra ones are not looked for"
+                )
             )
         else:
             self._emit(PhaseStarted("target", "every key of the source is compared; now the target's are"))
             target.expected_keys = journal.totals(self.job).keys.scanned  # if both sides are the same
-            target.run()
+            try:
+                target.run()
+            finally:
+                self._paused_seconds += target.paused_seconds
         if options.repair:
             repair = self._repair = Repair(journal, driver, options)
             if journal.difference_counts((self.job, self._extra_job)):
                 self._emit(PhaseStarted("repair", "what differs is sent again and compared once more"))
             repair.run(source, self.job)
             repair.run(target, self._extra_job)
+
+    def _has_way_back(self, sides: Sides) -> bool:
+        """Whether the target's names and databases say where a key would be at the source."""
+        renamed = self._verify.selection.renames or any(route.prefix for route in sides.ways)
+        return not renamed and len({route.target for route in sides.ways}) == len(sides.ways)
 
     def _collect(self, journal: Journal) -> None:
         jobs = (self.job, self._extra_job)
@@ -224,6 +230,7 @@ class VerifySession(Session):
         keys = figures.totals.keys
         settled = keys.settled + self._target_keys.settled
         done = max(0, keys.scanned if not figures.resumed else settled - figures.settled_before)
+        active = max(0.0, elapsed - self._paused_seconds)
         status: Status = status_of(keys, error)
         if error is None:
             differ = self._kinds or keys.pending or self._target_keys.pending
@@ -233,7 +240,7 @@ class VerifySession(Session):
             status=status,
             totals=figures.totals,
             elapsed_seconds=elapsed,
-            keys_per_second=done / elapsed if elapsed > 0 else 0.0,
+            keys_per_second=done / active if active > 0 else 0.0,
             runs=figures.runs,
             resumed=figures.resumed,
             error=error,

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from slotferry.local import LocalCluster, LocalServer
 from tests.integration.migrating import migrate
 from tests.servers.dataset import fill, fill_strings
 from tests.servers.planting import plant, plant_large, sow, sow_large
+from tests.servers.proxy import Proxy
 from tests.servers.raw import connect
 
 _VALKEY = [("redis-6.2", "valkey-9.1"), ("redis-7.0", "valkey-9.1"), ("valkey-9.1", "valkey-9.1")]
@@ -111,6 +113,26 @@ def test_values_beyond_the_limit_are_compared_in_parts(
         assert "byte 2999999" in string.source
         assert '"y"' in string.target
     assert verify(source, cluster, memory_limit=1 << 20, repair=True).ok
+
+
+def test_damage_on_the_way_is_a_row_of_its_own(
+    source: LocalServer, cluster: LocalCluster, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with source.client() as old:
+        old.set("damaged", "MARK of a value")
+        old.rpush("sound", "a", "b")
+    assert migrate(source, cluster).ok
+    proxy = stack.enter_context(Proxy(source.host, source.port))
+    pass_on = proxy.to_client.take
+    monkeypatch.setattr(proxy.to_client, "take", lambda data: pass_on(data.replace(b"MARK of", b"mark of")))
+
+    report = Verification(f"redis://{proxy.address}", cluster.url, VerifyOptions(recheck=0)).run()
+
+    assert report.differences == {"payload": 1}
+    assert report.keys.unchanged == 1
+    (example,) = report.examples
+    assert example.key == b"damaged"
+    assert "CRC64" in example.target
 
 
 _PEAK = """
