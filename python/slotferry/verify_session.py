@@ -161,11 +161,7 @@ class VerifySession(Session):
                 self._figures.settled_before, self._figures.resumed = 0, False
         target = TargetRunner(journal, self._extra_job, driver, options)
         if not self._has_way_back(sides):
-            self._emit(
-                Notice(
-                    "keys have other names at the target, or share a database: extra ones are not looked for"
-                )
-            )
+            self._emit(Notice("keys are renamed, or databases are merged: extra keys are not looked for"))
         else:
             self._emit(PhaseStarted("target", "every key of the source is compared; now the target's are"))
             target.expected_keys = journal.totals(self.job).keys.scanned  # if both sides are the same

@@ -17,8 +17,10 @@ from slotferry import Migration, Options, Verification, VerifyOptions, VerifyRep
 from slotferry.errors import JobMismatchError, TargetUnfitError
 from slotferry.events import PhaseStarted, Progress
 from slotferry.local import LocalCluster, LocalServer
+from slotferry.rewrite import Rewrite
 from tests.integration.migrating import migrate
 from tests.servers.dataset import fill, fill_strings
+from tests.servers.kinds import available
 from tests.servers.planting import plant, plant_large, sow, sow_large
 from tests.servers.proxy import Proxy
 from tests.servers.raw import connect
@@ -113,6 +115,85 @@ def test_values_beyond_the_limit_are_compared_in_parts(
         assert "byte 2999999" in string.source
         assert '"y"' in string.target
     assert verify(source, cluster, memory_limit=1 << 20, repair=True).ok
+
+
+def test_keys_that_are_large_at_the_source_are_never_dumped_there(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    path = tmp_path / "differences"
+    with source.client() as old, cluster.client() as new:
+        sow_large(old)
+        old.set("small", "x")
+        assert migrate(source, cluster).ok
+        old.config_resetstat()
+        assert verify(source, cluster, big_key_bytes=65_536).ok
+        assert old.info("commandstats")["cmdstat_dump"]["calls"] == 1
+        expected = plant_large(new)
+
+        verify(source, cluster, big_key_bytes=65_536, differences=path)
+
+        assert differences(path) == expected
+
+
+def test_renamed_keys_are_compared_and_repaired_under_both_names(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    path = tmp_path / "differences"
+    rules = [Rewrite(r"^user:(\d+)$", "user:{$1}")]
+    with source.client() as old, cluster.client() as new:
+        for i in range(100):
+            old.set(f"user:{i}", i)
+        sow_large(old)
+        assert migrate(source, cluster, rules=rules).ok
+        assert verify(source, cluster, rules=rules, memory_limit=1 << 20).ok
+        new.set("user:{7}", "other")
+        new.delete("user:{8}")
+
+        verify(source, cluster, rules=rules, differences=path)
+
+        # By the source's names, since the source is asked for them again.
+        assert differences(path) == {b"user:7": "different", b"user:8": "missing"}
+        assert verify(source, cluster, rules=rules, repair=True).repaired == 2
+        assert new.get("user:{7}") == b"7"
+
+
+def test_several_databases_each_into_its_own(stack: ExitStack) -> None:
+    kind = available().get("valkey-9.1")
+    if kind is None:
+        pytest.skip("this machine has no valkey-9.1")
+    source = stack.enter_context(LocalServer(kind.binary))
+    cluster = stack.enter_context(LocalCluster(kind.binary, config={"cluster-databases": "16"}))
+    for database in (0, 2, 5):
+        with source.client(db=database) as old:
+            for i in range(50):
+                old.set(f"key:{i}", f"{database}:{i}")
+    assert migrate(source, cluster, db="all").ok
+    assert verify(source, cluster, db="all").target_keys.scanned == 150
+    node = cluster.primaries[0]
+    with node.client(db=2) as new:
+        own = next(iter(new.scan_iter()))
+        new.set(own, "other")
+    with node.client(db=5) as new:
+        new.set(b"{" + own + b"}extra", "x")
+
+    report = verify(source, cluster, db="all", repair=True, delete_extra=True)
+
+    assert report.ok, report.examples
+    assert (report.repaired, report.deleted) == (1, 1)
+
+
+def test_another_database_of_the_source(source: LocalServer, cluster: LocalCluster) -> None:
+    with source.client(db=3) as old, cluster.client() as new:
+        for i in range(50):
+            old.set(f"key:{i}", i)
+        url = f"{source.url}/3"
+        assert Migration(url, cluster.url).run().ok
+        new.set("extra", "x")
+        new.set("key:1", "x")
+        report = Verification(url, cluster.url, VerifyOptions(recheck=1)).run()
+        assert report.differences == {"extra": 1, "different": 1}
+        options = VerifyOptions(recheck=1, repair=True, delete_extra=True)
+        assert Verification(url, cluster.url, options).run().ok
 
 
 def test_damage_on_the_way_is_a_row_of_its_own(

@@ -20,7 +20,16 @@ from slotferry.cli.selection import (
     selection_settings,
 )
 from slotferry.cli.sides import File, network_options, side_settings, tls_options
-from slotferry.cli.types import byte_rate, duration, key_rate, milliseconds, partition_count, share, size
+from slotferry.cli.types import (
+    big_key_size,
+    byte_rate,
+    duration,
+    key_rate,
+    milliseconds,
+    partition_count,
+    share,
+    size,
+)
 
 if TYPE_CHECKING:
     from slotferry.verification import Verification
@@ -74,6 +83,14 @@ Exit codes:
     show_default=True,
     help="As for migrate: with drop, hashes may lack TTLs on fields where the target has none.",
 )
+@click.option(
+    "--big-key-bytes",
+    type=big_key_size,
+    metavar="SIZE",
+    default="8MB",
+    show_default=True,
+    help="Keys of this size and more are compared in parts, so that no server stalls; 0: in one piece.",
+)
 @click.option("--repair", is_flag=True, help="Send again what is missing or different, and compare it again.")
 @click.option("--delete-extra", is_flag=True, help="With --repair: delete from the target what is extra.")
 @click.option("--differences", type=File, help="Write every difference (JSON lines) to this file.")
@@ -83,7 +100,7 @@ Exit codes:
     metavar="SIZE",
     default="64MiB",
     show_default=True,
-    help="Budget for data in flight; larger values are compared in parts.",
+    help="Budget for data in flight; payloads of more than a sixteenth are compared in parts.",
 )
 @click.option(
     "--retry-for",

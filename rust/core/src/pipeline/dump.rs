@@ -93,13 +93,18 @@ impl Lane {
             if size >= limit {
                 fetch.big.push(fetch.sized);
                 let (key, slot) = fetch.keys.get(fetch.sized);
-                self.engine.take_big(Big {
-                    page: fetch.page,
-                    number: fetch.sized as u32,
-                    slot,
-                    source: key.to_vec(),
-                    target: fetch.keys.target(fetch.sized).to_vec(),
-                });
+                let name = fetch.keys.target(fetch.sized);
+                if self.engine.spec.verify.is_some() {
+                    self.engine.compare_large(fetch.page, slot, key, name);
+                } else {
+                    self.engine.take_big(Big {
+                        page: fetch.page,
+                        number: fetch.sized as u32,
+                        slot,
+                        source: key.to_vec(),
+                        target: name.to_vec(),
+                    });
+                }
             }
             fetch.sized += 1;
         }
@@ -241,7 +246,7 @@ impl Lane {
         let keys = Rc::new(keys);
         self.engine.keep_names(page, &keys);
         let spec = &self.engine.spec;
-        let probes = spec.big_key_bytes.is_some() && spec.verify.is_none();
+        let probes = spec.big_key_bytes.is_some() && !self.engine.is_quick();
         let fetch = self.fetches.insert(Fetch {
             page,
             sized: if probes { 0 } else { keys.len() },
