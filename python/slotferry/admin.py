@@ -350,11 +350,27 @@ def _refusal(error: RedisError, node: Node, command: str) -> SlotferryError:
 def _unreachable(error: RedisError, node: Node) -> SlotferryError:
     side, cause = node.side, error.__context__
     if isinstance(cause, ssl.SSLError):
-        reason = cause.verify_message if isinstance(cause, ssl.SSLCertVerificationError) else cause.reason
-        options = "target" if side == "target" else "source"
-        hint = f"check the scheme, the port and --{options}-ca, --{options}-cert, --{options}-sni"
-        return unfit(side, f"can't be reached over TLS at {node.name}: {reason or cause}", hint)
+        reason, hint = _explain_tls(cause, "target" if side == "target" else "source")
+        return unfit(side, f"can't be reached over TLS at {node.name}: {reason}", hint)
     text = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).rstrip(".")
     speech = "and speaks TLS" if node.tls else "and needs no TLS"
     hint = f"check that it runs, and that {node.name} is right {speech}"
     return lost(side, f"can't be reached at {node.name}: {text}", hint)
+
+
+def _explain_tls(error: ssl.SSLError, side: str) -> tuple[str, str]:
+    """Return what went wrong in a handshake and what to do about it. Codes: OpenSSL's x509_vfy.h."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        text = error.verify_message.rstrip(".")
+        if error.verify_code in (10, 9):
+            return text, "renew the server's certificate, or set this machine's clock right"
+        if error.verify_code in (62, 64):
+            return text, f"name the host that the certificate is for, in the URL or with --{side}-sni"
+        return text, f"give the CA that signed the server's certificate with --{side}-ca"
+    if isinstance(error, ssl.SSLEOFError):
+        text = "the server ended the handshake"
+    else:
+        text = (error.reason or str(error)).lower().replace("_", " ")
+    if "wrong version number" in text:
+        return text, "check the port: this one seems to speak no TLS"
+    return text, f"if it wants a client certificate, give one of its CA with --{side}-cert and --{side}-key"

@@ -191,7 +191,11 @@ class Endpoint:
                 tls_insecure=self.tls.insecure,
             )
         except EngineError as error:
-            raise UsageError(str(error.args[1]), hint="check the TLS files") from None
+            files = [str(path) for path in (self.tls.ca, self.tls.cert, self.tls.key) if path is not None]
+            raise UsageError(
+                f"{error.args[1]} ({', '.join(files) or 'no TLS files are given'})",
+                hint="check the TLS files",
+            ) from None
 
 
 def _read_pem(path: Path | None) -> bytes | None:

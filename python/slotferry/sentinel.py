@@ -356,7 +356,7 @@ class SourceWatch:
         now, address = time.monotonic(), self._found.address
         try:
             server = self._finder.look(address)
-        except SourceLostError:
+        except SlotferryError:
             if self._role == "primary" or self._is_unfit_for_long("does not answer", now):
                 self._seek(now)
             return

@@ -58,7 +58,7 @@ class Storyteller:
         elif isinstance(event, Notice):
             self._add("notice", event.message)
         elif isinstance(event, EngineNews):
-            self._add(event.kind, event.message, event.node or "")
+            self._add(event.kind, event.message, event.node or event.kind)
         elif isinstance(event, TopologyChanged):
             self._add("topology", self._describe(event))
         if self._unwritten and self.run and time.monotonic() >= self._next:
@@ -73,8 +73,8 @@ class Storyteller:
             self._unwritten.clear()
 
     def _add(self, kind: str, message: str, node: str = "") -> None:
-        # Of one node only the first trouble of a kind is told in full: the next ones differ by words alone.
-        key = (kind, node or ("" if kind == "slot_parked" else message))
+        # Of one node (or of the source, or of parked slots) only the first trouble of a kind is told in full.
+        key = (kind, node or message)
         now = time.time()
         if key in self._unwritten:
             entry = self._unwritten[key]

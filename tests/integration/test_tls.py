@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 import trustme
 
-from slotferry.local import LocalServer, LocalServerError, free_port, wait_until
+from slotferry.admin import Connector
+from slotferry.credentials import AccessKeeper
+from slotferry.endpoints import Endpoint, Tls
+from slotferry.errors import SourceUnfitError
+from slotferry.local import LocalSentinel, LocalServer, LocalServerError, free_port, wait_until
 from tests.command import run
 from tests.servers.kinds import available
 
@@ -37,11 +43,11 @@ class TlsPair:
         return arguments
 
 
-def _tls_config(files: Path, port: int) -> dict[str, str]:
+def _tls_config(files: Path, port: int, certificate: str = "server") -> dict[str, str]:
     return {
         "tls-port": str(port),
-        "tls-cert-file": str(files / "server.pem"),
-        "tls-key-file": str(files / "server.key"),
+        "tls-cert-file": str(files / f"{certificate}.pem"),
+        "tls-key-file": str(files / f"{certificate}.key"),
         "tls-ca-cert-file": str(files / "ca.pem"),
         "tls-auth-clients": "yes",
     }
@@ -49,11 +55,19 @@ def _tls_config(files: Path, port: int) -> dict[str, str]:
 
 def _write_certificates(files: Path) -> None:
     authority, stranger = trustme.CA(), trustme.CA()
+    long_ago = datetime.now(timezone.utc) - timedelta(days=9)
+    yesterday = datetime.now(timezone.utc) - timedelta(days=1)
     authority.cert_pem.write_to_path(str(files / "ca.pem"))
     stranger.cert_pem.write_to_path(str(files / "other-ca.pem"))
     for name, certificate in [
         ("server", authority.issue_cert("localhost", "127.0.0.1")),
         ("client", authority.issue_cert("operator")),
+        ("stranger", stranger.issue_cert("operator")),
+        ("elsewhere", authority.issue_cert("elsewhere.example")),
+        (
+            "expired",
+            authority.issue_cert("localhost", "127.0.0.1", not_before=long_ago, not_after=yesterday),
+        ),
     ]:
         certificate.private_key_pem.write_to_path(str(files / f"{name}.key"))
         for blob in certificate.cert_chain_pems:
@@ -117,8 +131,99 @@ def test_a_certificate_of_another_authority_is_refused(pair: TlsPair) -> None:
 
     assert outcome.code == 4
     assert "certificate" in outcome.stderr
+    assert "--source-ca" in outcome.stderr
     assert "Traceback" not in outcome.stderr
     assert _count(pair) == 0
+
+
+def _server(pair: TlsPair, stack: ExitStack, certificate: str) -> str:
+    """Start a source with that certificate and return its URL."""
+    port = free_port()
+    config = _tls_config(pair.files, port, certificate)
+    stack.enter_context(LocalServer(pair.server.binary, config=config))
+    return f"rediss://localhost:{port}"
+
+
+@pytest.mark.parametrize(
+    ("certificate", "says"),
+    [
+        ("expired", "certificate has expired.*\n.*renew the server's certificate"),
+        ("elsewhere", "not valid for 'localhost'.*\n.*--source-sni"),
+    ],
+)
+def test_a_certificate_that_does_not_do(pair: TlsPair, stack: ExitStack, certificate: str, says: str) -> None:
+    arguments = pair.arguments()
+    arguments[1] = _server(pair, stack, certificate)
+
+    outcome = run(*arguments)
+
+    assert outcome.code == 4
+    assert re.search(says, outcome.stderr), outcome.stderr
+    assert _count(pair) == 0
+
+
+def test_the_name_of_the_certificate_can_be_said(pair: TlsPair, stack: ExitStack) -> None:
+    arguments = pair.arguments()
+    arguments[1] = _server(pair, stack, "elsewhere")
+
+    outcome = run(*arguments, "--source-sni", "elsewhere.example")
+
+    assert outcome.code == 0, outcome.stderr
+
+
+def test_a_client_certificate_of_another_authority(pair: TlsPair) -> None:
+    arguments = pair.arguments()
+    arguments[arguments.index("--source-cert") + 1] = str(pair.files / "stranger.pem")
+    arguments[arguments.index("--source-key") + 1] = str(pair.files / "stranger.key")
+
+    outcome = run(*arguments)
+
+    assert outcome.code == 4
+    assert "--source-cert" in outcome.stderr
+    assert _count(pair) == 0
+
+
+def test_sentinels_over_tls(pair: TlsPair, stack: ExitStack) -> None:
+    port = free_port()
+    config = {**_tls_config(pair.files, port), "tls-replication": "no"}
+    sentinel = stack.enter_context(
+        LocalSentinel(pair.server.binary, "mymaster", pair.server, quorum=1, config=config)
+    )
+    assert sentinel.running
+    arguments = pair.arguments()
+    arguments[1] = f"rediss+sentinel://localhost:{port}/mymaster"
+    # What the Sentinel announces is the port without TLS.
+    tls_address = pair.source.removeprefix("rediss://")
+
+    outcome = run(*arguments, "--address-map", f"{pair.server.address}={tls_address}")
+
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.keys["migrated"] == _count(pair) == KEYS
+
+
+def test_certificates_that_change_are_used_from_the_next_connection_on(pair: TlsPair, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("ca.pem", "client.pem", "client.key")}
+    for name, file in files.items():
+        file.write_bytes((pair.files / name.replace("client", "stranger")).read_bytes())
+    tls = Tls(files["ca.pem"], files["client.pem"], files["client.key"])
+    endpoint = Endpoint.parse(pair.source, "source").with_credentials(None, tls)
+    connector = Connector(endpoint, "source")
+    keeper = AccessKeeper({"source": connector})
+    with pytest.raises(SourceUnfitError), connector.open() as node:
+        node.call("PING")  # in TLS 1.3 a client learns only now that its certificate was refused
+    files["client.key"].write_bytes((pair.files / "client.key").read_bytes())
+    # The pair does not fit for a moment: what was there before holds.
+    wait_until(lambda: not keeper.poll(), "nothing to be new")
+    files["client.pem"].write_bytes((pair.files / "client.pem").read_bytes())
+    renewed: list[object] = []
+
+    def is_renewed() -> bool:
+        renewed.extend(keeper.poll())
+        return bool(renewed)
+
+    wait_until(is_renewed, "the certificate to be read again")
+    with connector.open() as node:
+        assert node.call("PING") == b"PONG"
 
 
 def test_a_certificate_for_another_name_is_refused(pair: TlsPair) -> None:
@@ -154,6 +259,7 @@ def test_a_key_that_does_not_fit_its_certificate(pair: TlsPair) -> None:
 
     assert outcome.code == 2
     assert "do not fit" in outcome.stderr
+    assert str(pair.files / "server.key") in outcome.stderr
     assert "Traceback" not in outcome.stderr
 
 

@@ -34,7 +34,7 @@ pub(super) fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>>
                 .map_err(|_| usage("the client key is no PEM private key".to_owned()))?;
             builder
                 .with_client_auth_cert(certificates("the client certificate", cert)?, key)
-                .map_err(|error| usage(format!("the client certificate and key do not fit: {error}")))?
+                .map_err(|error| usage(unfit(&error)))?
         }
         _ => return Err(usage("a client certificate and its key go together".to_owned())),
     };
@@ -43,6 +43,15 @@ pub(super) fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>>
 
 fn usage(message: String) -> Error {
     Error::new(ErrorKind::Usage, message)
+}
+
+fn unfit(error: &rustls::Error) -> String {
+    match error {
+        rustls::Error::InconsistentKeys(_) => {
+            "the client certificate and key do not fit: the key belongs to another certificate".to_owned()
+        }
+        other => format!("the client certificate and key do not fit: {other}"),
+    }
 }
 
 fn certificates(what: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
