@@ -62,7 +62,7 @@ def test_every_node_is_reached_through_the_address_map(
     assert {node for node, _ in report.keys_by_primary} == {nat.address for nat in nats}
 
 
-@pytest.mark.parametrize("endpoint", ["hostname", "unknown-endpoint"])
+@pytest.mark.parametrize("endpoint", ["hostname", pytest.param("unknown-endpoint", marks=pytest.mark.long)])
 def test_what_nodes_announce_instead_of_their_ip(
     kind: ServerKind, filled: LocalServer, stack: ExitStack, endpoint: str
 ) -> None:

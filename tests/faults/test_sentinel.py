@@ -96,6 +96,7 @@ def test_a_failover_of_the_primary(
     assert story.tells("cursors are void", new.address)
 
 
+@pytest.mark.long
 def test_a_replica_that_is_promoted_is_read_on(
     kind: ServerKind, cluster: LocalCluster, stack: ExitStack
 ) -> None:
@@ -127,6 +128,7 @@ def test_a_replica_without_its_link_is_left_until_it_has_it_again(
     assert not story.tells("void")
 
 
+@pytest.mark.long
 def test_another_replica_takes_over_from_one_that_is_gone(
     kind: ServerKind, cluster: LocalCluster, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,8 @@ def summary_table(report: Report) -> str:
         lines += ["failed keys:", *failure_lines(report.failures)]
         if keys.failed > len(report.failures):
             lines.append(f"  and {keys.failed - len(report.failures):,} more")
+    if any(failure.kind == "denied" for failure in report.failures):
+        lines.append("denied: grant the target's user these keys, as in ACL SETUSER <user> ~*")
     if report.notes:
         lines.append(f"{report.notes:,} keys lost the TTLs of their fields, as --field-ttl drop says")
     if report.collisions:

@@ -1,0 +1,145 @@
+"""The rights that the README names are enough for a user that has no others, and each of them is needed.
+
+Invariant: the table is read from the README, so what is tested is what is documented.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from slotferry.local import LocalCluster, LocalSentinelService, LocalServer
+from tests.command import Outcome, run
+from tests.servers.dataset import fill
+from tests.servers.kinds import ServerKind, available
+from tests.servers.raw import connect
+
+_README = Path(__file__).parents[2] / "README.md"
+_SECRET = "mover-secret"
+_KEYS = 2_000
+
+
+def documented() -> dict[str, dict[str, str]]:
+    """Return the table: command → party → rights."""
+    text = _README.read_text().split("### Least rights")[1].split("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    parties = [name.lower() for name in rows[0][1:]]
+    return {
+        command: {
+            party: " ".join(re.findall(r"`([^`]*)`", cell)).replace("\\|", "|")
+            for party, cell in zip(parties, row[1:], strict=True)
+        }
+        for row in rows[2:]
+        for command in re.findall(r"`([^`]*)`", row[0])
+    }
+
+
+def _rights(command: str, party: str, kind: ServerKind) -> list[str]:
+    """Return the rights of a party at that kind of server: the table names both commands that tell a TTL."""
+    other = {"+pttl"} if kind.version >= (7, 0) else {"+pexpiretime"}
+    if party == "target" and kind.version >= (7, 0) and command != "check":
+        other.add("+time")
+    if kind.version < (7, 0):
+        other.add("+function|list")
+    return [right for right in documented()[command][party].split() if right not in other]
+
+
+def _allow(server: LocalServer, rights: list[str], keys: str = "~*") -> None:
+    with server.client() as client:
+        client.execute_command("ACL", "SETUSER", "mover", "reset", "on", f">{_SECRET}", keys, *rights)
+
+
+class Sides:
+    """A filled source and a cluster of one primary, which has some of the keys already."""
+
+    def __init__(self, kind: ServerKind, stack: ExitStack) -> None:
+        self.kind = kind
+        self.source = stack.enter_context(LocalServer(kind.binary))
+        self.cluster = stack.enter_context(LocalCluster(kind.binary, primaries=1))
+        self.target = self.cluster.primaries[0]
+        with connect(self.source) as connection:
+            fill(connection, _KEYS)
+        with self.source.client() as old, self.target.client() as new:
+            for i in range(20):  # so that keys are compared as well
+                old.set(f"both:{i}", i)
+                new.set(f"both:{i}", i)
+
+    def run(self, command: str, source_rights: list[str], target_rights: list[str]) -> Outcome:
+        _allow(self.source, source_rights)
+        _allow(self.target, target_rights)
+        return run(
+            *(*command.split(), _as_mover(self.source.url), _as_mover(self.cluster.url)),
+            "--json",
+            env={"SLOTFERRY_SOURCE_PASSWORD": _SECRET, "SLOTFERRY_TARGET_PASSWORD": _SECRET},
+        )
+
+
+def _as_mover(url: str) -> str:
+    return url.replace("://", "://mover@")
+
+
+_ALL = [
+    "redis-7.0",
+    pytest.param("redis-6.2", marks=pytest.mark.long),
+    pytest.param("valkey-9.1", marks=pytest.mark.long),
+]
+
+
+@pytest.mark.parametrize("name", _ALL)
+def test_a_user_with_just_these_rights(name: str, stack: ExitStack) -> None:
+    if name not in available():
+        pytest.skip(f"this machine has no {name}")
+    sides = Sides(available()[name], stack)
+    for command in ("migrate --dry-run", "check", "migrate", "verify"):
+        rights = [_rights(command, party, sides.kind) for party in ("source", "target")]
+        done = sides.run(command, *rights)
+        assert done.code == 0, (command, done.stdout, done.stderr)
+        assert "NOPERM" not in done.stdout + done.stderr, command
+        if command == "check":
+            assert [line for line in done.lines if "not checked" in line.get("message", "")] == []
+
+    with sides.target.client() as client:
+        assert int(client.dbsize()) >= _KEYS
+
+
+@pytest.mark.parametrize("role", ["primary", "replica"])
+def test_users_behind_sentinel_with_just_these_rights(kind: ServerKind, stack: ExitStack, role: str) -> None:
+    service = stack.enter_context(LocalSentinelService(kind.binary, sentinels=1))
+    cluster = stack.enter_context(LocalCluster(kind.binary, primaries=1))
+    with service.primary.client() as client:
+        client.set("key", "value")
+    for server in service.servers:
+        _allow(server, _rights("migrate", "source", kind))
+    rights = _rights("migrate", "sentinel", kind)
+    _allow(service.sentinels[0], [r for r in rights if role != "primary" or "replicas" not in r])
+    url = _as_mover(service.url) + f"?role={role}&sentinel_username=mover"
+
+    done = run(
+        *("migrate", url, cluster.url, "--json"),
+        env={"SLOTFERRY_SOURCE_PASSWORD": _SECRET, "SLOTFERRY_SENTINEL_PASSWORD": _SECRET},
+    )
+
+    assert done.code == 0, done.stderr
+    assert done.keys["migrated"] == 1
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("party", ["source", "target"])
+def test_each_right_is_needed(kind: ServerKind, party: str, stack: ExitStack) -> None:
+    sides = Sides(kind, stack)
+    rights = {party: _rights("migrate", party, kind) for party in ("source", "target")}
+    for right in rights[party]:
+        fewer = {**rights, party: [other for other in rights[party] if other != right]}
+        done = sides.run("migrate", fewer["source"], fewer["target"])
+        assert done.code == 4, (right, done.stderr)
+        assert done.summary["error"]["kind"] == f"{party}_unfit"
+        name = right.lstrip("+").split("|")[0]
+        assert name in done.stderr.lower(), (right, done.stderr)
+        assert "Traceback" not in done.stderr
