@@ -101,7 +101,6 @@ def test_a_user_with_just_these_rights(name: str, stack: ExitStack) -> None:
         rights = [_rights(command, party, sides.kind) for party in ("source", "target")]
         done = sides.run(command, *rights)
         assert done.code == 0, (command, done.stdout, done.stderr)
-        assert "NOPERM" not in done.stdout + done.stderr, command
         if command == "check":
             assert [line for line in done.lines if "not checked" in line.get("message", "")] == []
 
