@@ -5,8 +5,13 @@
 
 mod client;
 mod copy;
+mod existing;
 mod groups;
 mod parts;
+mod source;
+mod stream;
+mod string;
+mod target;
 mod temporary;
 
 use std::cell::{Cell, RefCell};
@@ -15,7 +20,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use client::Client;
-use copy::{Copy, Done, Source, Stop};
+use copy::{Copy, Done, Stop};
+use source::Source;
 
 use super::batch::Restore;
 use super::health::Patience;

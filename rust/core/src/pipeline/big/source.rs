@@ -1,0 +1,275 @@
+//! The source's side of a large key: watched, looked at, and read in parts.
+//!
+//! Invariant: nothing is written; WATCH and MULTI only say whether the key has changed since it was looked at.
+
+use super::client::{Client, Commands, Value};
+use super::copy::{Attempt, Copy, Done, Progress, Stop};
+use super::groups;
+use super::parts::{Chunk, Kind};
+use crate::checkpoint::FailureKind;
+use crate::control::Side;
+use crate::error::{Error, ErrorKind};
+use crate::net::HandshakeError;
+use crate::pipeline::shown;
+use crate::progress::Outcome;
+use crate::resp::encode::ExpiryCommand;
+
+/// How far the last look at a key's age may be off, in seconds: the server's own clock for it ticks slowly.
+const IDLE_MARGIN: i64 = 2;
+
+/// The connection to the source.
+#[derive(Default)]
+pub(super) struct Source {
+    pub client: Option<Client>,
+    /// The source says when hash fields expire; not known before it was asked.
+    has_field_ttls: Option<bool>,
+    /// The key is being watched, on this connection, since its first part was read.
+    pub watching: bool,
+}
+
+impl Source {
+    /// Begin with a key: nothing of it is watched yet.
+    pub fn begin(&mut self) {
+        self.watching = false;
+    }
+}
+
+/// What the source says of the key before it is read.
+pub(super) struct Look {
+    pub kind: Kind,
+    pub length: u64,
+    pub now: i64,
+    pub expires_at: u64,
+}
+
+impl Copy<'_> {
+    pub(super) async fn connect_source(&mut self) -> Attempt<()> {
+        if self.source.client.is_some() {
+            return Ok(());
+        }
+        let spec = &self.engine.spec;
+        let client = Client::open(&spec.source, &self.engine.entrance(Side::Source).current(), true)
+            .await
+            .map_err(|error| match error {
+                HandshakeError::Lost(message) => Stop::Source(message),
+                HandshakeError::Denied(message)
+                    if self.engine.want_access(Side::Source, &spec.source, &message) =>
+                {
+                    Stop::Source(message)
+                }
+                HandshakeError::Denied(message) | HandshakeError::Refused(message) => {
+                    Stop::Fatal(Error::new(
+                        ErrorKind::SourceRefused,
+                        format!("the source {} turns us away: {message}", spec.source),
+                    ))
+                }
+            })?;
+        if client.run_id.as_deref() != Some(&spec.source_run_id) {
+            return Err(Stop::Fatal(Error::new(
+                ErrorKind::SourceChanged,
+                format!("the source {} is another process now", spec.source),
+            )));
+        }
+        self.source.watching = false;
+        self.source.client = Some(client);
+        Ok(())
+    }
+
+    pub(super) async fn ask(&mut self, commands: &Commands) -> Attempt<Vec<Value>> {
+        let Some(client) = &mut self.source.client else {
+            return Err(Stop::Source("not connected".to_owned()));
+        };
+        let replies = client.call(commands).await;
+        let replies = replies.map_err(|reason| {
+            self.source.client = None;
+            Stop::Source(reason)
+        })?;
+        for reply in &replies {
+            if let Value::Error(text) = reply {
+                return Err(self.source_error(text));
+            }
+        }
+        Ok(replies)
+    }
+
+    pub(super) fn source_error(&self, text: &[u8]) -> Stop {
+        let text = String::from_utf8_lossy(text).into_owned();
+        let kind = match text.split(' ').next().unwrap_or_default() {
+            "LOADING" | "BUSY" | "MASTERDOWN" => return Stop::Source(text),
+            // The key was replaced by one of another type.
+            "WRONGTYPE" => return Stop::Changed("its type changed"),
+            "NOPERM" => FailureKind::Denied,
+            _ => FailureKind::Error,
+        };
+        let key = shown(&self.big.source);
+        let message = format!("the source answered {text} to a read of {key}, which is copied in parts");
+        Stop::Failed(kind, message, self.engine.spec.source.clone())
+    }
+
+    pub(super) fn nonsense(&self) -> Stop {
+        let key = shown(&self.big.source);
+        Stop::Failed(
+            FailureKind::Error,
+            format!("a reply about {key} is not what its command gives"),
+            self.engine.spec.source.clone(),
+        )
+    }
+
+    /// Watch the key and look at it. `None` if it is gone, or is nothing that can be read in parts.
+    pub(super) async fn look(&mut self) -> Attempt<Option<Look>> {
+        let key = self.big.source.clone();
+        let mut commands = Commands::default();
+        if !self.source.watching {
+            commands.push(&[b"UNWATCH"]);
+            commands.push(&[b"WATCH", &key]);
+        }
+        commands.push(&[b"TYPE", &key]);
+        commands.push(&[b"TIME"]);
+        commands.push(&[self.expiry_command(), &key]);
+        let mut replies = self.ask(&commands).await?;
+        self.source.watching = true;
+        let (Some(expiry), Some(time), Some(kind)) = (replies.pop(), replies.pop(), replies.pop()) else {
+            return Err(self.nonsense());
+        };
+        let kind = kind.bytes().ok_or_else(|| self.nonsense())?;
+        let Some(kind) = Kind::of(&kind) else {
+            return Ok(None);
+        };
+        let now = groups::milliseconds(&time).ok_or_else(|| self.nonsense())?;
+        let expires_at = self.expires_at(expiry.integer().unwrap_or(-2), now);
+        let mut replies = self.ask(&Commands::one(&[kind.length(), &key])).await?;
+        let length = replies
+            .pop()
+            .and_then(|length| length.integer())
+            .unwrap_or_default();
+        if length <= 0 {
+            return Ok(None);
+        }
+        Ok(Some(Look {
+            kind,
+            length: length.cast_unsigned(),
+            now,
+            expires_at,
+        }))
+    }
+
+    pub(super) fn expiry_command(&self) -> &'static [u8] {
+        match self.engine.spec.source_expiry {
+            ExpiryCommand::Absolute => b"PEXPIRETIME",
+            ExpiryCommand::Relative => b"PTTL",
+        }
+    }
+
+    /// When the key expires, in ms since the epoch; 0 for never.
+    pub(super) fn expires_at(&self, reply: i64, now: i64) -> u64 {
+        match (self.engine.spec.source_expiry, reply) {
+            (_, ..0) => 0,
+            (ExpiryCommand::Absolute, at) => at.cast_unsigned(),
+            (ExpiryCommand::Relative, rest) => (now + rest).max(0).cast_unsigned(),
+        }
+    }
+
+    /// The key is gone, or has to be copied in one piece.
+    pub(super) async fn whole_or_gone(&mut self) -> Attempt<Done> {
+        let key = self.big.source.clone();
+        let mut commands = Commands::one(&[b"TIME"]);
+        commands.push(&[self.expiry_command(), &key]);
+        commands.push(&[b"DUMP", &key]);
+        let mut replies = self.ask(&commands).await?;
+        let (Some(payload), Some(expiry), Some(time)) = (replies.pop(), replies.pop(), replies.pop()) else {
+            return Err(self.nonsense());
+        };
+        let now = groups::milliseconds(&time).ok_or_else(|| self.nonsense())?;
+        self.source.watching = false;
+        match payload {
+            Value::Bulk(payload) => Ok(Done::Whole {
+                expires_at: self.expires_at(expiry.integer().unwrap_or(-1), now),
+                payload,
+            }),
+            _ => Ok(Done::Settled(Outcome::Vanished, 0)),
+        }
+    }
+
+    pub(super) async fn read(&mut self, progress: &Progress, count: usize) -> Attempt<Chunk> {
+        let key = self.big.source.clone();
+        let commands = progress.kind.read(&key, progress.place, count);
+        let reply = self.ask(&commands).await?.pop();
+        let mut chunk = reply
+            .and_then(|reply| progress.kind.chunk(reply, progress.place, count, progress.length))
+            .ok_or_else(|| self.nonsense())?;
+        if progress.kind == Kind::Hash && !chunk.is_empty() {
+            chunk.expiries = self.expiries(&key, &chunk).await?;
+        }
+        Ok(chunk)
+    }
+
+    /// When the fields of a chunk expire; none where the source has no such thing.
+    pub(super) async fn expiries(&mut self, key: &[u8], chunk: &Chunk) -> Attempt<Vec<i64>> {
+        if self.source.has_field_ttls == Some(false) {
+            return Ok(Vec::new());
+        }
+        let count = (chunk.elements.len() / 2).to_string();
+        let mut arguments: Vec<&[u8]> = vec![b"HPEXPIRETIME", key, b"FIELDS", count.as_bytes()];
+        arguments.extend(chunk.elements.iter().step_by(2).map(Vec::as_slice));
+        let replies = match &mut self.source.client {
+            Some(client) => client.call(&Commands::one(&arguments)).await,
+            None => Err("not connected".to_owned()),
+        };
+        match replies.map(|mut replies| replies.pop()) {
+            Ok(Some(Value::Array(items))) => {
+                self.source.has_field_ttls = Some(true);
+                Ok(items.iter().map(|item| item.integer().unwrap_or(-1)).collect())
+            }
+            Ok(Some(Value::Error(text))) if text.starts_with(b"ERR unknown command") => {
+                self.source.has_field_ttls = Some(false);
+                Ok(Vec::new())
+            }
+            Ok(Some(Value::Error(text))) => Err(self.source_error(&text)),
+            Ok(_) => Err(self.nonsense()),
+            Err(reason) => {
+                self.source.client = None;
+                Err(Stop::Source(reason))
+            }
+        }
+    }
+
+    /// Whether nobody has touched the source's key since `begun`. Our own reads leave no trace from 7.2 on; on
+    /// older servers, and under an LFU policy, this can't be told, and the key is taken from its start.
+    pub(super) async fn is_untouched_since(&mut self, begun: i64, now: i64) -> Attempt<bool> {
+        let key = self.big.source.clone();
+        let commands = Commands::one(&[b"OBJECT", b"IDLETIME", &key]);
+        let reply = match &mut self.source.client {
+            Some(client) => client.call(&commands).await,
+            None => Err("not connected".to_owned()),
+        };
+        match reply {
+            Ok(mut replies) => {
+                let idle = replies.pop().and_then(|reply| reply.integer());
+                Ok(idle.is_some_and(|idle| idle >= (now - begun) / 1000 + IDLE_MARGIN))
+            }
+            Err(reason) => {
+                self.source.client = None;
+                Err(Stop::Source(reason))
+            }
+        }
+    }
+
+    /// The source's key has not changed since it was looked at: its expiry, the source's time and its length.
+    pub(super) async fn confirm(&mut self, kind: Kind) -> Attempt<(u64, u64, Option<i64>)> {
+        let key = self.big.source.clone();
+        let mut commands = Commands::one(&[b"MULTI"]);
+        commands.push(&[b"TIME"]);
+        commands.push(&[self.expiry_command(), &key]);
+        commands.push(&[kind.length(), &key]);
+        commands.push(&[b"EXEC"]);
+        self.source.watching = false;
+        let reply = self.ask(&commands).await?.pop();
+        let Some(Value::Array(replies)) = reply else {
+            return Err(Stop::Changed("the source's key changed"));
+        };
+        let [time, expiry, length] = <[Value; 3]>::try_from(replies).map_err(|_| self.nonsense())?;
+        let now = groups::milliseconds(&time).ok_or_else(|| self.nonsense())?;
+        let expires_at = self.expires_at(expiry.integer().unwrap_or(-2), now);
+        Ok((expires_at, now.max(0).cast_unsigned(), length.integer()))
+    }
+}

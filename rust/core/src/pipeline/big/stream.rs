@@ -1,0 +1,124 @@
+//! The groups of a large stream.
+//!
+//! Invariant: every group, consumer and pending entry of the source is in the temporary key before it is renamed.
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::Instant;
+
+use super::client::{Commands, Value};
+use super::copy::{Attempt, Copy, Stop};
+use super::groups::{self, Group};
+use super::temporary;
+use crate::checkpoint::FailureKind;
+use crate::pipeline::shown;
+
+/// So many pending entries of deleted messages are restored in one go at most.
+const MOST_LOST: usize = 10_000;
+
+/// Pending entries of deleted messages, by group.
+pub(super) type Lost = BTreeMap<Vec<u8>, Vec<groups::Delivery>>;
+
+impl Copy<'_> {
+    /// Messages that are pending and not in the stream any more, by group.
+    pub(super) async fn lost_messages(&mut self) -> Attempt<Lost> {
+        let key = self.big.source.clone();
+        let mut lost = Lost::new();
+        let mut count = 0;
+        let reply = self.ask(&groups::read_groups(&key)).await?.pop();
+        for group in reply.and_then(groups::groups).ok_or_else(|| self.nonsense())? {
+            let mut after: Option<Vec<u8>> = None;
+            loop {
+                self.pause().await?;
+                let begun = Instant::now();
+                let replies = self
+                    .ask(&groups::read_pending(&key, &group.name, after.as_deref()))
+                    .await?;
+                let pending = groups::pending(replies).ok_or_else(|| self.nonsense())?;
+                let Some(newest) = pending.last() else {
+                    break;
+                };
+                after = Some(newest.id.clone());
+                let mut commands = Commands::default();
+                for delivery in &pending {
+                    commands.push(&[b"XRANGE", &key, &delivery.id, &delivery.id]);
+                }
+                let found = self.ask(&commands).await?;
+                for (delivery, found) in pending.into_iter().zip(found) {
+                    if found == Value::Array(Vec::new()) {
+                        count += 1;
+                        lost.entry(group.name.clone()).or_default().push(delivery);
+                    }
+                }
+                if count > MOST_LOST {
+                    let key = shown(&self.big.source);
+                    let message = format!(
+                        "{key} has more than {MOST_LOST} pending entries of deleted messages, which are written                          in one piece only (a higher --big-key-bytes does so)"
+                    );
+                    let node = self.engine.spec.source.clone();
+                    return Err(Stop::Failed(FailureKind::Payload, message, node));
+                }
+                self.rest(begun).await;
+            }
+        }
+        Ok(lost)
+    }
+
+    pub(super) async fn copy_groups(&mut self, temporary: &[u8], lost: &Lost) -> Attempt<()> {
+        let key = self.big.source.clone();
+        let with_history = self.engine.spec.target_rdb.has_stream_history();
+        let reply = self.ask(&groups::read_history(&key)).await?.pop();
+        let history = reply.and_then(groups::history).ok_or_else(|| self.nonsense())?;
+        let groups = self.read_groups(&key).await?;
+        for group in &groups {
+            let lost = lost.get(&group.name).map_or(&[][..], Vec::as_slice);
+            let exists = !lost.is_empty();
+            let lost: HashSet<&[u8]> = lost.iter().map(|delivery| delivery.id.as_slice()).collect();
+            let mut commands = Commands::one(&[b"MULTI"]);
+            if !exists {
+                // An earlier attempt may have made it.
+                commands.push(&[b"XGROUP", b"DESTROY", temporary, &group.name]);
+            }
+            groups::write_group(&mut commands, temporary, group, exists, with_history);
+            commands.push(&[b"PEXPIRE", temporary, temporary::LIFETIME_MS]);
+            let count = commands.count() - 1;
+            self.execute(commands, count).await?;
+            let mut after: Option<Vec<u8>> = None;
+            loop {
+                self.pause().await?;
+                let replies = self
+                    .ask(&groups::read_pending(&key, &group.name, after.as_deref()))
+                    .await?;
+                let mut pending = groups::pending(replies).ok_or_else(|| self.nonsense())?;
+                let Some(newest) = pending.last() else {
+                    break;
+                };
+                after = Some(newest.id.clone());
+                // They are pending already, and XCLAIM would take them out.
+                pending.retain(|delivery| !lost.contains(delivery.id.as_slice()));
+                let mut commands = Commands::one(&[b"MULTI"]);
+                groups::write_pending(&mut commands, temporary, &group.name, &pending);
+                commands.push(&[b"PEXPIRE", temporary, temporary::LIFETIME_MS]);
+                if pending.is_empty() {
+                    continue;
+                }
+                let claimed = self.execute(commands, pending.len() + 1).await?;
+                if claimed.contains(&Value::Array(Vec::new())) {
+                    return Err(Stop::Changed("messages that are pending in it were deleted"));
+                }
+            }
+        }
+        let mut commands = Commands::default();
+        groups::write_history(&mut commands, temporary, &history, with_history);
+        self.execute(commands, 1).await.map(drop)
+    }
+
+    pub(super) async fn read_groups(&mut self, key: &[u8]) -> Attempt<Vec<Group>> {
+        let reply = self.ask(&groups::read_groups(key)).await?.pop();
+        let mut groups = reply.and_then(groups::groups).ok_or_else(|| self.nonsense())?;
+        for group in &mut groups {
+            let reply = self.ask(&groups::read_consumers(key, &group.name)).await?.pop();
+            group.consumers = reply.and_then(groups::consumers).ok_or_else(|| self.nonsense())?;
+        }
+        Ok(groups)
+    }
+}
