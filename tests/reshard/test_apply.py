@@ -241,3 +241,29 @@ def test_options_that_make_no_sense(options: tuple[str, ...], message: str, tmp_
     refused = run("reshard", "apply", str(tmp_path / "plan.json"), "redis://127.0.0.1:1", *options)
     assert refused.code == 2
     assert message in refused.stderr
+
+
+def test_the_rights_that_the_readme_names_are_enough(own: LocalCluster) -> None:
+    readme = Path(__file__).parents[2] / "README.md"
+    line = next(line for line in readme.read_text().splitlines() if line.startswith("Resharding takes `"))
+    rights = line.split("`")[1].split()
+    assert "+migrate" in rights
+    for node in own.primaries:
+        with raw(node) as connection:
+            connection.execute("ACL", "SETUSER", "mover", "on", ">secret", "~*", *rights)
+    url = own.url.replace("://", "://mover:secret@")
+    plan = plan_reshard(url, by="bytes", drain=[own.primaries[0].address])
+    report = plan.apply(method="setslot")
+    assert report.ok, report
+    assert_clean(own)
+
+
+def test_keys_that_expire_on_the_way(own: LocalCluster) -> None:
+    names = keys_in(MOVING, 10)
+    with raw(own.primaries[0]) as connection:
+        connection.execute("CONFIG", "SET", "hz", 1)
+        for i, name in enumerate(names[::2]):
+            connection.execute("PEXPIRE", name, 1 + i % 600)
+    assert plan_away(own).apply(method="setslot").ok
+    own.wait_until_healthy()
+    assert plan_away_again(own) == 0

@@ -225,6 +225,9 @@ class _Applier:
         commands = [
             ("MIGRATE", encode("MIGRATE", member.peer.host, member.peer.port, key, 0, 1)),
             ("CLUSTER COUNTKEYSINSLOT", encode("CLUSTER", "COUNTKEYSINSLOT", 0)),
+            # What MIGRATE asks of the target as the same user; the payload is none, so nothing is stored.
+            ("SELECT", encode("SELECT", 0)),
+            ("RESTORE-ASKING", encode("RESTORE-ASKING", key, 0, "none")),
         ]
         if probe is not None:
             commands.insert(0, ("CLUSTER SETSLOT", encode("CLUSTER", "SETSLOT", probe, "STABLE")))

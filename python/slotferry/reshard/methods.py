@@ -365,6 +365,8 @@ class SetslotMigrate:
         now = time.perf_counter()
         self._adapt(len(batch), now - self._last_reply)
         self._last_reply = now
+        if reply == b"+NOKEY":
+            return  # expired or deleted meanwhile
         if not is_error(reply):
             outcome.keys += len(batch)
             outcome.bytes += size
@@ -428,7 +430,7 @@ class SetslotMigrate:
         """
         if not slots:
             return
-        here, _ = self._states()
+        here, there = self._states()
         seen = _member(self._target, self._pair.source.id)
         if seen is None or not seen.is_primary or seen.is_down or not here.is_primary:
             raise lost(
@@ -436,7 +438,9 @@ class SetslotMigrate:
                 f"has failed over {self._pair.source} in the middle",
                 "it goes on with its successor",
             )
-        if strayed := [s for s in slots if here.migrating.get(s) != self._pair.target.id]:
+        if strayed := [
+            s for s in slots if here.migrating.get(s) != self._pair.target.id or s not in there.importing
+        ]:
             raise lost(
                 "cluster", f"lost the state of slot {strayed[0]} at {self._pair.source}", "it is opened again"
             )
