@@ -13,7 +13,7 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -59,6 +59,7 @@ class Setup:
     rules: str | None = None
     databases: str | None = None
     map_db: str | None = None
+    keys_from: str | None = None
     eviction_metadata: str | None = None
 
     def differences(self, command: Setup) -> list[str]:
@@ -350,10 +351,12 @@ class Journal:
         databases: Sequence[int] = (0,),
         *,
         nodes: bool = False,
+        names: Iterable[tuple[bytes, int]] | None = None,
     ) -> None:
         """Add a job that has done nothing yet: so many partitions of each database.
 
-        With `nodes` its partitions are nodes, each from 0 on.
+        With `nodes` its partitions are nodes, each from 0 on. With `names` (and slots) there are no
+        partitions, and these keys of the one database are pending.
         """
         now = time.time()
         with self._transaction() as execute:
@@ -362,7 +365,10 @@ class Journal:
                 "VALUES (?, ?, ?, ?, 'running', ?, ?)",
                 (name, json.dumps(asdict(setup)), partition_count, run_id, now, now),
             )
-            self._start_partitions(name, partition_count, databases, nodes)
+            if names is None:
+                self._start_partitions(name, partition_count, databases, nodes)
+            else:
+                self._enter_names(name, databases[0], names)
 
     def reset(
         self,
@@ -373,6 +379,7 @@ class Journal:
         databases: Sequence[int] = (0,),
         *,
         nodes: bool = False,
+        names: Iterable[tuple[bytes, int]] | None = None,
     ) -> None:
         """Let the job start over: no counts, no unsettled keys, every partition at its start; runs stay."""
         with self._transaction() as execute:
@@ -381,7 +388,10 @@ class Journal:
             execute("DELETE FROM notes WHERE job = ?", (name,))
             execute("DELETE FROM big_keys WHERE job = ?", (name,))
             execute("DELETE FROM partitions WHERE job = ?", (name,))
-            self._start_partitions(name, partition_count, databases, nodes)
+            if names is None:
+                self._start_partitions(name, partition_count, databases, nodes)
+            else:
+                self._enter_names(name, databases[0], names)
 
     def begin_run(self, name: str, *, resumed: bool) -> int:
         """Add a run of this process and return its number. An earlier one without an end was killed."""
@@ -484,6 +494,22 @@ class Journal:
         """Forget a job and all that belongs to it; return whether there was one."""
         with self._transaction() as execute:
             return execute("DELETE FROM jobs WHERE name = ?", (name,)).rowcount > 0
+
+    def adopt(self, name: str, run_id: str) -> None:
+        """Let a job without cursors go on with another server process."""
+        with self._transaction() as execute:
+            execute("UPDATE jobs SET run_id = ? WHERE name = ?", (run_id, name))
+
+    def _enter_names(self, name: str, database: int, names: Iterable[tuple[bytes, int]]) -> None:
+        rows = ((name, database, key, slot) for key, slot in names)
+        count = self._connection.executemany(
+            "INSERT OR IGNORE INTO unsettled (job, db, key, slot, outcome, kind, message, node) "
+            "VALUES (?, ?, ?, ?, 'pending', '', 'listed, and not copied yet', '')",
+            rows,
+        ).rowcount
+        self._connection.execute(
+            "UPDATE jobs SET scanned = ?, pending = ? WHERE name = ?", (count, count, name)
+        )
 
     def _start_partitions(self, name: str, count: int, databases: Sequence[int], nodes: bool) -> None:
         self._connection.executemany(

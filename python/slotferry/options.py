@@ -51,6 +51,8 @@ class Options:
     min_size, max_size: only keys that take so many bytes of memory, as MEMORY USAGE counts them.
     without_ttl: only keys without a TTL. min_ttl: only keys with at least so many seconds left, or no TTL.
     slots: ranges, both ends included, in one of which the target's key has to be.
+    keys_from: only the keys that this file lists, one a line; `-` is stdin. They are told by name: globs,
+        patterns and slots choose among them, no types, sizes or TTLs.
     rules: how keys are rewritten, in order (see `slotferry.rewrite`).
     db: the databases to copy, or `all` that hold keys; None: the one that the source's URL names.
     map_db: where a database goes: `2=prefix:db2:`, `2={db2}:` or `2=0`; else to the same number.
@@ -96,6 +98,7 @@ class Options:
     without_ttl: bool = False
     min_ttl: float | None = None
     slots: Sequence[tuple[int, int]] = ()
+    keys_from: Path | str | None = None
     rules: Sequence[Rule] = ()
     db: Databases = None
     map_db: Sequence[str] = ()
@@ -164,7 +167,17 @@ class Options:
             )
         if self.on_collision not in get_args(OnCollision):
             raise UsageError(f"on_collision is {self.on_collision!r}", hint="use refuse, record or unchecked")
-        _ = self.selection  # which refuses what makes no sense
+        selection = self.selection  # which refuses what makes no sense
+        if self.keys_from is not None and (selection.probes or selection.types):
+            raise UsageError(
+                "keys_from is given together with filters of type, size or TTL",
+                hint="leave these out: a list of keys is filtered by names and slots alone",
+            )
+        if self.keys_from is not None and (self.verify or self.db == "all" or len(self.db or ()) > 1):
+            raise UsageError(
+                f"keys_from is given together with {'verify' if self.verify else 'several databases'}",
+                hint="leave one of them out",
+            )
         if self.db is not None or self.map_db:
             from slotferry.databases import check_databases
 
@@ -183,7 +196,7 @@ class Options:
     @property
     def filtered(self) -> bool:
         """Whether some keys of the source may be left out."""
-        return self.selection.filtered
+        return self.selection.filtered or self.keys_from is not None
 
     @property
     def selection(self) -> Selection:

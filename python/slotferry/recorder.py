@@ -49,7 +49,7 @@ class Recorder:
         """Which part of the source is scanned and recorded, from 0.0 to 1.0."""
         count = sum(database == self._database for database, _ in self._marks)
         parts = (1.0 if m.done else scanned_fraction(m.index, m.cursor, count) for m in self._marks.values())
-        return sum(parts) / len(self._marks)
+        return sum(parts) / len(self._marks) if self._marks else 1.0
 
     def live(self, snapshot: Snapshot) -> Totals:
         """Return the job's figures at the instant of `snapshot`, recorded or not."""

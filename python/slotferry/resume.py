@@ -15,6 +15,7 @@ from slotferry.discovery import SourceFacts
 from slotferry.endpoints import Endpoint
 from slotferry.errors import JobMismatchError
 from slotferry.journal import JobRecord, Journal, Setup
+from slotferry.key_list import KeyList
 from slotferry.options import Options
 from slotferry.partitions import plan_partitions
 
@@ -77,20 +78,24 @@ def prepare_job(
     options: Options,
     notify: Callable[[str], None],
     routes: Sequence[Route] = (Route(),),
+    names: KeyList | None = None,
 ) -> bool:
     """Bring the journal's job to where this run starts; return whether it resumes earlier work.
 
     A job that is new, restarted or completed starts over; so does one whose source has another `run_id`,
-    which `notify` is told. Otherwise its marks and unsettled keys stand.
+    which `notify` is told. Otherwise its marks and unsettled keys stand. A job of `names` has no cursors.
     """
     record, run_id = journal.job(name), facts.server.run_id
     databases = [route.source for route in routes]
     if record is None:
-        journal.create(name, setup, planned_partitions(options, facts), run_id, databases)
+        journal.create(name, setup, planned_partitions(options, facts), run_id, databases, names=names)
         return False
     if options.restart or record.status == "completed":
-        journal.reset(name, setup, planned_partitions(options, facts), run_id, databases)
+        journal.reset(name, setup, planned_partitions(options, facts), run_id, databases, names=names)
         return False
+    if record.run_id != run_id and names is not None:
+        journal.adopt(name, run_id)
+        return True
     if record.run_id != run_id:
         journal.reset(name, setup, record.partition_count, run_id, databases)
         notify(

@@ -391,7 +391,7 @@ class Runner:
         database = (work.route or self._driver.sides.ways[0]).source
         count = sum(mark.database == database for mark in self._journal.marks(self._name))
         work = replace(work, big_positions=tuple(self._journal.big_positions(self._name, database)))
-        job = self._driver.new_job(work, count)
+        job = self._driver.new_job(work, max(count, 1))
         recorder = Recorder(self._journal, self._name, job, database)
         try:
             self._driver.drive(job, lambda: self._tick(job, recorder))
@@ -424,6 +424,8 @@ class Runner:
 
     def _expected_keys(self, scanned: int, recorder: Recorder) -> int | None:
         """Return how many keys there will have been; with a filter, judged by how far the cursors are."""
+        if self._driver.options.keys_from is not None:
+            return scanned
         if not self._driver.options.filtered:
             sides = self._driver.sides
             return max(scanned, total_keys(sides.ways, sides.source_facts))
@@ -442,6 +444,9 @@ class Runner:
             self._driver.emit(
                 Notice(f"the source {facts.server.node} is fit to be read again: going on there")
             )
+            return
+        if self._driver.options.keys_from is not None:
+            self._journal.adopt(self._name, facts.server.run_id)
             return
         databases = [route.source for route in self._driver.sides.ways]
         self._journal.reset(self._name, record.setup, record.partition_count, facts.server.run_id, databases)

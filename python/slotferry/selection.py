@@ -104,18 +104,18 @@ class Selection:
         patterns = (self.patterns, self.excluded_globs, self.excluded_patterns, self.slots, self.rules)
         return any(patterns) or len(self.globs) > 1
 
-    def key_map(self, prefix: bytes = b"") -> KeyMap | None:
+    def key_map(self, prefix: bytes = b"", *, whole: bool = False) -> KeyMap | None:
         """Return what the engine names keys by, `prefix` put before all; None where nothing is to be done.
 
-        The glob of `scan_match` is not part of it.
+        The glob of `scan_match` is part of it only with `whole`: SCAN looks at it.
         """
-        if not self._names_matter and not prefix:
+        if not self._names_matter and not prefix and not (whole and self.globs):
             return None
         try:
             return KeyMap(
                 rules=[_engine_rule(rule) for rule in self.rules],
                 prefix=prefix,
-                globs=() if self.scan_match is not None else self.globs,
+                globs=() if self.scan_match is not None and not whole else self.globs,
                 patterns=self.patterns,
                 excluded_globs=self.excluded_globs,
                 excluded_patterns=self.excluded_patterns,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -20,13 +21,14 @@ from slotferry.control_socket import ControlSocket
 from slotferry.controls import Controls
 from slotferry.databases import Route, check_routes, may_collide, plan_routes, total_keys
 from slotferry.discovery import discover_source, discover_target
-from slotferry.endpoints import Endpoint
+from slotferry.endpoints import Address, Endpoint
 from slotferry.errors import MigrationInterrupted, SlotferryError, unexpected
 from slotferry.events import DryRunResult, Event, Notice, Progress, RunStarted
 from slotferry.eviction import choose_eviction
 from slotferry.functions import FunctionPlan, load_functions, plan_functions
 from slotferry.joblock import JobLock
 from slotferry.journal import Advance, Journal
+from slotferry.key_list import KeyList
 from slotferry.options import Options
 from slotferry.report import FailedKey, Keys, Report, Status, Totals
 from slotferry.resume import check_setup, default_job_name, make_setup, planned_partitions, prepare_job
@@ -82,6 +84,7 @@ class Session:
         self._cancel = cancel
         self.controls = Controls(cancel, options.rates)
         self._setup = make_setup(source, target, options)
+        self._names: KeyList | None = None
         self._figures = _Figures()
         self._driver: EngineDriver | None = None
         self._story: Storyteller | None = None
@@ -92,6 +95,9 @@ class Session:
         begun = time.monotonic()
         error: SlotferryError | None = None
         try:
+            if self._options.keys_from is not None:
+                self._names = KeyList(self._options.keys_from, self._options.selection)
+                self._setup = replace(self._setup, keys_from=self._names.digest)
             if self._options.dry_run:
                 self._dry_run()
             else:
@@ -100,6 +106,9 @@ class Session:
                     self._verify_too()
         except BaseException as raised:  # noqa: BLE001 - the report tells of it
             error = as_our_error(raised, self._cancel)
+        finally:
+            if self._names is not None:
+                self._names.close()
         return self._report(time.monotonic() - begun, error)
 
     def _verify_too(self) -> None:
@@ -156,6 +165,7 @@ class Session:
                 options,
                 lambda text: self._emit(Notice(text)),
                 sides.ways,
+                self._names,
             )
             figures.runs = self._story.run = journal.begin_run(self.job, resumed=figures.resumed)
             figures.settled_before = journal.totals(self.job).keys.settled
@@ -213,7 +223,7 @@ class Session:
 
     def _find_collisions(self, sides: Sides) -> tuple[Collision, ...]:
         """Look for keys that would share a name, where there can be any. Raises the refusal."""
-        from slotferry.collisions import survey_source
+        from slotferry.collisions import survey_names, survey_source
 
         options = self._options
         if options.on_collision == "unchecked" or not may_collide(sides.ways, options.selection.renames):
@@ -225,7 +235,12 @@ class Session:
             )
         )
         driver = EngineDriver(sides, options, self._emit, self._cancel, self.controls)
-        found = survey_source(driver, planned_partitions(options, sides.source_facts), samples=0)
+        if self._names is None:
+            found = survey_source(driver, planned_partitions(options, sides.source_facts), samples=0)
+        else:
+            found = survey_names(
+                self._names.names(), options.selection, sides.ways, samples=0, memory=options.memory_limit
+            )
         if not found.collisions:
             return ()
         refusal = found.refusal()
@@ -242,8 +257,11 @@ class Session:
         driver = self._driver = EngineDriver(sides, self._options, self._emit, self._cancel, self.controls)
         self._announce(sides, count)
         teller = ProgressTeller(self._emit)
-        for route in sides.ways:
-            self._count_keys(driver, route, count, teller)
+        if self._names is not None:
+            self._count_names(driver, self._names)
+        else:
+            for route in sides.ways:
+                self._count_keys(driver, route, count, teller)
         self._emit(
             DryRunResult(
                 self._figures.totals.keys.scanned,
@@ -252,6 +270,14 @@ class Session:
                 count,
             )
         )
+
+    def _count_names(self, driver: EngineDriver, names: KeyList) -> None:
+        """Add listed keys to the figures, whether the source has them or not."""
+        slots = Counter(slot for _, slot in dict(names).items())
+        for first, last, host, port in driver.sides.target_facts.topology.ranges:
+            keys = sum(count for slot, count in slots.items() if first <= slot <= last)
+            driver.keys_by_primary[str(Address(host, port))] += keys
+        self._figures.totals = Totals(Keys(scanned=slots.total()))
 
     def _count_keys(self, driver: EngineDriver, route: Route, count: int, teller: ProgressTeller) -> None:
         """Add the keys of one database to the figures, without reading any."""

@@ -48,6 +48,8 @@ class VerifyOptions(Options):
             raise UsageError(f"sample is {self.sample}", hint="give it as a part above 0 and up to 1")
         if self.delete_extra and not self.repair:
             raise UsageError("delete_extra is given without repair", hint="add repair, or leave it out")
+        if self.keys_from is not None:
+            raise UsageError("a verification takes no list of keys", hint="choose them with match or sample")
         if self.dry_run:
             raise UsageError("a verification has no dry run", hint="it writes nothing unless it repairs")
 

@@ -67,7 +67,7 @@ def test_every_option_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         "partition_count": "8",
         "byte_count": "4KB",
     }
-    samples |= {"key_rate": "9", "byte_rate": "9MB", "milliseconds": "9"}
+    samples |= {"big_key_size": "9MB", "key_rate": "9", "byte_rate": "9MB", "milliseconds": "9"}
     samples |= {"databases": "0,2", "slot_ranges": "0-5460", "type_names": "hash"}
     for parameter in migrate.params:
         if not isinstance(parameter, click.Option) or parameter.name in ("config", "help"):

@@ -14,6 +14,7 @@ from slotferry.errors import SlotferryError, SourceUnfitError, TargetUnfitError
 from slotferry.journal import Journal
 from slotferry.local import LocalCluster, LocalServer
 from slotferry.rewrite import AddPrefix, Rewrite, StripPrefix
+from slotferry.verification import Verification, VerifyOptions
 from tests.integration.migrating import count_keys, migrate
 from tests.servers.kinds import embedded
 
@@ -213,3 +214,60 @@ def test_an_older_journal_is_brought_forward(
         assert again.keys.migrated == 2
         with Journal.open(journal) as opened:
             assert opened.databases("job") == [3]
+
+
+def test_keys_of_a_list(source: LocalServer, cluster: LocalCluster, tmp_path: Path) -> None:
+    listed, journal = tmp_path / "keys", tmp_path / "journal.db"
+    with source.client() as old, cluster.client() as new:
+        old.mset({f"user:{i}:a": i for i in range(2_000)})
+        old.set(b"\xff \r", "odd")
+        new.set("user:{5}:a", "other")
+        lines = [*(f"user:{i}:a".encode() for i in range(0, 2_000, 2)), b"\xff \r", b"user:5:a", b"none", b""]
+        listed.write_bytes(b"\n".join([*lines, lines[0]]))
+        options: dict[str, Any] = {"keys_from": listed, "rules": [TAGS], "journal": journal, "job": "job"}
+
+        assert migrate(source, cluster, dry_run=True, **options).keys.scanned == 1_003
+        report = migrate(source, cluster, **options)
+
+        assert report.keys.scanned == 1_003
+        assert (report.keys.migrated, report.keys.vanished, report.keys.failed) == (1_001, 1, 1)
+        assert new.get("user:{8}:a") == b"8"
+        assert new.get(b"\xff \r") == b"odd"
+        assert not new.exists("user:{7}:a")
+        new.delete("user:{5}:a")
+        again = migrate(source, cluster, **options)
+        assert again.ok
+        assert again.resumed
+        listed.write_bytes(b"user:9:a\n")
+        with pytest.raises(SlotferryError, match="keys-from: the journal has"):
+            migrate(source, cluster, **{**options, "rules": [TAGS]})
+        assert migrate(source, cluster, **{**options, "restart": True}).keys.migrated == 1
+        # A glob chooses among them.
+        report = migrate(source, cluster, keys_from=listed, match="order:*", job="other", journal=journal)
+        assert report.keys.scanned == 0
+
+
+def test_a_list_that_makes_no_sense(source: LocalServer, cluster: LocalCluster, tmp_path: Path) -> None:
+    with pytest.raises(SlotferryError, match="can't be read"):
+        migrate(source, cluster, keys_from=tmp_path / "none")
+    with pytest.raises(SlotferryError, match="type, size or TTL"):
+        Options(keys_from="-", type="hash")
+    with pytest.raises(SlotferryError, match="several databases"):
+        Options(keys_from="-", db=(0, 2))
+
+
+def test_a_verification_knows_the_rules_and_databases(source: LocalServer, cluster: LocalCluster) -> None:
+    with source.client() as first, source.client(db=2) as second, cluster.client() as new:
+        first.mset({f"user:{i}:a": i for i in range(500)})
+        second.mset({f"user:{i}:a": -i for i in range(300)})
+        options: dict[str, Any] = {"rules": [TAGS], "db": "all", "map_db": ["2=prefix:db2:"]}
+        report = migrate(source, cluster, verify=True, **options)
+        assert report.ok
+        assert report.verification is not None
+        assert report.verification.keys.unchanged == 800
+        new.set("db2:user:{7}:a", "other")
+        new.delete("user:{8}:a")
+        found = Verification(source.url, cluster.url, VerifyOptions(recheck=0, **options)).run()
+        assert found.exit_code == 3
+        kinds = {(example.key, example.kind) for example in found.examples}
+        assert kinds == {(b"user:7:a", "different"), (b"user:8:a", "missing")}

@@ -244,6 +244,7 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
                 ("rules", setup.rules),
                 ("databases", setup.databases),
                 ("map-db", setup.map_db),
+                ("keys-from", setup.keys_from),
             )
             if value is not None
         ),

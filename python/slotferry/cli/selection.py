@@ -147,6 +147,12 @@ database_options = _all(
 
 migration_options = _all(
     click.option(
+        "--keys-from",
+        type=click.Path(path_type=str),
+        metavar="FILE",
+        help="Only the keys that this file lists, one a line; - is stdin.",
+    ),
+    click.option(
         "--on-collision",
         type=click.Choice(["refuse", "record", "unchecked"]),
         default="refuse",
