@@ -251,6 +251,13 @@ def _open_primary(connector: Connector, address: Address) -> Node:
 
 def _server_facts(node: Node) -> ServerFacts:
     info = node.info()
+    if info.get("redis_mode") == "sentinel":
+        hint = (
+            "for what it watches, use redis+sentinel://…/SERVICE"
+            if node.side == "source"
+            else "name a server"
+        )
+        raise unfit(node.side, f"is a Sentinel at {node.name}, which holds no keys", hint)
     run_id, version = info.get("run_id", ""), info.get("redis_version", "")
     if not run_id or not version:
         raise unfit(

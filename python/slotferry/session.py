@@ -355,7 +355,8 @@ class Session:
         quiet = {"existing-keys", *([] if self._options.db is None else ["databases"])}
         names = [r.name for r in rows if r.status == "warning" and not r.skipped and r.name not in quiet]
         if names:
-            self._emit(
+            # Not by `_emit`: what is so at every run is no part of the job's story.
+            self._listener(
                 Notice(f"warnings of the preflight: {', '.join(names)}; 'slotferry check' explains them")
             )
 

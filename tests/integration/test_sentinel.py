@@ -139,6 +139,14 @@ def test_a_sentinel_that_is_none(service: LocalSentinelService, cluster: LocalCl
     _refused(url, cluster, SourceUnfitError, f"{service.primary.address} is none")
 
 
+def test_a_server_that_is_a_sentinel(service: LocalSentinelService, cluster: LocalCluster) -> None:
+    url = service.sentinels[0].url
+
+    error = _refused(url, cluster, SourceUnfitError, f"is a Sentinel at {service.sentinels[0].address}")
+
+    assert "redis+sentinel://" in error.hint
+
+
 def test_no_sentinel_answers(cluster: LocalCluster) -> None:
     ports = free_port(), free_port()
     url = f"redis+sentinel://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}/mymaster"
