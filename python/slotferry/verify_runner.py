@@ -61,10 +61,10 @@ class _Comparing(Runner):
             if number >= max(self._options.recheck, least):
                 return
             number += 1
-            self._pause()
             self._driver.emit(
                 PhaseStarted("recheck", f"{count_keys(keys.failed + keys.pending)} read again ({number})")
             )
+            self._pause()
             deadline = time.monotonic() + self._driver.options.retry_for
             for database, route in self._routes():
                 left = self._journal.unsettled_keys(self._name, with_failed=True, database=database)

@@ -161,7 +161,12 @@ class VerifySession(Session):
                 self._figures.settled_before, self._figures.resumed = 0, False
         target = TargetRunner(journal, self._extra_job, driver, options)
         if not self._has_way_back(sides):
-            self._emit(Notice("keys are renamed, or databases are merged: extra keys are not looked for"))
+            self._emit(
+                Notice(
+                    "keys are renamed, chosen by what they are, or of databases that share one: extra keys "
+                    "are not looked for"
+                )
+            )
         else:
             self._emit(PhaseStarted("target", "every key of the source is compared; now the target's are"))
             target.expected_keys = journal.totals(self.job).keys.scanned  # if both sides are the same
@@ -177,9 +182,15 @@ class VerifySession(Session):
             repair.run(target, self._extra_job)
 
     def _has_way_back(self, sides: Sides) -> bool:
-        """Whether the target's names and databases say where a key would be at the source."""
-        renamed = self._verify.selection.renames or any(route.prefix for route in sides.ways)
-        return not renamed and len({route.target for route in sides.ways}) == len(sides.ways)
+        """Whether a key of the target alone says where it would be at the source, and that it is meant.
+
+        What a filter of types, sizes or TTLs leaves out at the source may be at the target all the same: it
+        must not be taken for extra, and be deleted.
+        """
+        selection = self._verify.selection
+        renamed = selection.renames or any(route.prefix for route in sides.ways)
+        merged = len({route.target for route in sides.ways}) < len(sides.ways)
+        return not (renamed or merged or selection.probes)
 
     def _collect(self, journal: Journal) -> None:
         jobs = (self.job, self._extra_job)

@@ -93,7 +93,7 @@ def test_a_killed_verification_goes_on(filled: LocalServer, cluster: LocalCluste
     assert migrate(filled, cluster).ok
     with cluster.client() as new:
         new.delete("key:1")
-    command = ("verify", filled.url, cluster.url, "--json", "--max-keys-per-second", "50000")
+    command = ("verify", filled.url, cluster.url, "--json", "--max-keys-per-second", "20000")
     with Running(*command) as running:
         while not running.ended and not any(
             job["keys"]["unchanged"] for job in run("jobs", "list", "--json").lines

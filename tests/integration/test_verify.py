@@ -291,6 +291,22 @@ def test_match_and_type_narrow_both_directions(source: LocalServer, cluster: Loc
     assert verify(source, cluster, type="list").ok
 
 
+def test_what_a_filter_of_values_leaves_out_is_never_extra(
+    source: LocalServer, cluster: LocalCluster
+) -> None:
+    with source.client() as old, cluster.client() as new:
+        for i in range(50):
+            old.set(f"string:{i}", i)
+            old.rpush(f"list:{i}", i)
+            old.sadd(f"set:{i}", i)
+        assert migrate(source, cluster).ok
+        new.sadd("set:extra", "x")
+        for choice in ({"type": ("string", "list")}, {"exclude_type": ("set",)}, {"max_size": 10_000}):
+            report = verify(source, cluster, repair=True, delete_extra=True, **choice)
+            assert report.ok, (choice, report.examples)
+        assert new.exists("set:extra")
+
+
 def test_what_is_in_motion_is_no_difference(source: LocalServer, cluster: LocalCluster) -> None:
     """Keys that differ when they are first read, and not when they are read again."""
     with source.client() as old, cluster.client() as new:
