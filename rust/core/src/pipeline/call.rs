@@ -100,7 +100,8 @@ impl Caller {
                     self.connection.consume(used);
                     return Ok(reply);
                 }
-                Ok(Decoded::Partial(need)) => self.connection.expect(need),
+                // The buffer grows by itself: how much is missing is known of the next element at best.
+                Ok(Decoded::Partial(_)) => {}
                 Err(error) => return Err(CallError::Refused(error.to_string())),
             }
             tokio::time::timeout(REPLY_PATIENCE, self.connection.exchange(out, true))
