@@ -168,7 +168,7 @@ def test_pause_file_rate_and_duration(own: LocalCluster, tmp_path: Path) -> None
             pause.unlink(missing_ok=True)
 
     report = plan.apply(
-        method="setslot", care=Care(pause_file=pause, max_bytes_per_second=400_000), on_event=watch
+        method="setslot", care=Care(pause_file=pause, max_bytes_per_second=200_000), on_event=watch
     )
     assert report.ok
     assert f"paused: {pause} exists" in reasons
@@ -199,7 +199,7 @@ def test_edited_plans_and_wrong_files(own: LocalCluster, tmp_path: Path) -> None
 def test_a_bar_and_lines_when_asked_for(own: LocalCluster, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     file.write_text(plan_away(own).to_json())
-    slow = ("--method", "setslot", "--max-bytes-per-second", "600kB")
+    slow = ("--method", "setslot", "--max-bytes-per-second", "200kB")
     bar = run("reshard", "apply", str(file), own.url, "--progress", "bar", *slow)
     assert bar.code == 0, bar.stderr
     assert "\r" in bar.stderr

@@ -33,12 +33,14 @@ def run_job(
 ) -> Report:
     """Run the job once and return how it ended: `balanced` where there was nothing to do.
 
+    Outside of its windows, with nothing begun, that is `outside_window`.
+
     Raises `SlotferryError` where the run was refused.
     """
     unfinished = _unfinished(name, policy, options)
     closed = Gate(care, cancel or CancelRequest()).closed()
     if closed is not None and unfinished is None:
-        report = Report(name, "balanced", reason=closed.reason, opens_at=closed.until)
+        report = Report(name, "outside_window", reason=closed.reason, opens_at=closed.until)
         if on_event is not None:
             on_event(ReshardEnded(report))
         return report

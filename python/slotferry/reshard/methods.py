@@ -136,6 +136,7 @@ class SetslotMigrate:
         self._source = Wire(connector, pair.source.address)
         self._target = Wire(connector, pair.target.address)
         self._others: dict[Address, Wire] = {}
+        self._deaf: set[Address] = set()
         self._batch_keys = _FIRST_KEYS
         self._migrate = self._migrate_head()
         self._sizes_allowed = True
@@ -455,7 +456,7 @@ class SetslotMigrate:
                 )
         self._source.each(commands)  # what it may refuse (it is a replica by now) it learns by gossip
         for member in self._pair.others:
-            if member.is_primary and not member.is_down:
+            if member.is_primary and not member.is_down and member.address not in self._deaf:
                 self._tell(member, commands)
         outcome.moved += slots
 
@@ -466,6 +467,7 @@ class SetslotMigrate:
                 self._others[member.address] = Wire(self._connector, member.address)
             self._others[member.address].each(commands)
         except SlotferryError:
+            self._deaf.add(member.address)  # one wait for a node that hangs is enough
             if (broken := self._others.pop(member.address, None)) is not None:
                 broken.close()
 

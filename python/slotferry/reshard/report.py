@@ -12,7 +12,9 @@ from typing import Any, Literal
 from slotferry.errors import ExitCode, SlotferryError
 from slotferry.reshard.wire import format_ranges
 
-Status = Literal["completed", "balanced", "slots_left", "work_left", "interrupted", "failed"]
+Status = Literal[
+    "completed", "balanced", "outside_window", "slots_left", "work_left", "interrupted", "failed"
+]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Report:
             return self.error.exit_code
         if self.status == "work_left":
             return ExitCode.WORK_LEFT
-        return ExitCode.OK if self.ok else ExitCode.INCOMPLETE
+        # A scheduler that comes outside of the window has done nothing wrong, and nothing is half done.
+        return ExitCode.OK if self.ok or self.status == "outside_window" else ExitCode.INCOMPLETE
 
     def left_by_reason(self) -> dict[str, str]:
         """Return the slots that were left, as ranges, by reason."""

@@ -76,7 +76,9 @@ def _cut(text: str, limit: int = 60) -> str:
 def report_table(report: Report) -> str:
     """Return how a run ended."""
     if report.status == "balanced":
-        return report.reason or "balanced: nothing to move"
+        return "balanced: nothing to move"
+    if report.status == "outside_window":
+        return f"job {report.job}: {report.reason}"
     lines = [f"job {report.job}: {report.status.replace('_', ' ')}"]
     if report.reason:
         lines[0] += f": {report.reason}"
