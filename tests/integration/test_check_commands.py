@@ -212,7 +212,7 @@ def test_the_shop_is_read_from_a_recorded_log_and_the_tags_saved_as_rules(
     assert any("1 lines" in row.message for row in observed)
     for tag in ("{user}:*", "user:{*}:cart", "user:{*}:profile", "order:{*}", "stock:{*}"):
         assert tag in done.stdout
-    assert re.search(r"in slot 5474 at \S+, which would overflow", done.stdout)
+    assert re.search(r"into slot 5474 at \S+, which would overflow", done.stdout)
     rules = {rule.match: str(rule.to) for rule in load_rules(rules_file)}  # type: ignore[union-attr]
     assert rules["^user:([0-9]+):cart$"] == "user:{$1}:cart"
     assert rules["^stock:([0-9]+)$"] == "stock:{$1}"

@@ -366,10 +366,10 @@ def _advise_constant(use: CommandUse, keyspace: Keyspace | None, place: Place) -
         size = sum(part.bytes for part in parts)
         of_all = size / keyspace.bytes if keyspace.bytes else sum(p.keys for p in parts) / keyspace.sampled
         amount = f", {format_bytes(size * keyspace.scale)}" if keyspace.bytes_known else ""
-        share = f", {of_all:.1%} of the data{amount},"
+        share = f" ({of_all:.1%} of the data{amount})"
     return (
-        f"only the constant tag {' '.join(use.tagged)} joins them: all{share} in slot {key_slot(tag)}"
-        f"{place(tag, of_all)}; better {_split(use)}"
+        f"only the constant tag {' '.join(use.tagged)} joins them, and puts all of these{share} into slot "
+        f"{key_slot(tag)}{place(tag, of_all)}; better {_split(use)}"
     )
 
 

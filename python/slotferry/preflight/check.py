@@ -40,6 +40,7 @@ Notify = Callable[[str], None]
 DEFAULT_SAMPLE = 20_000
 DEFAULT_SCAN_RATE = 5_000.0
 MAX_WATCH = 86_400.0
+_ALMOST_ALL = 0.8  # from there on nothing is gained by leaving keys out
 _TELL_SECONDS = 2.0
 _KEYS_PROBED = 16
 
@@ -220,6 +221,8 @@ class _Check:
         wanted = self._options.wanted(source.keys)
         if not wanted and source.keys:
             return
+        if wanted >= source.keys * _ALMOST_ALL:
+            wanted = source.keys
         expected = min(wanted, source.keys)
         seconds = expected / self._options.scan_rate
         if seconds > _TELL_SECONDS:
