@@ -344,6 +344,7 @@ class Session:
             self._options.skip_check,
             keys=None if several is None else sum(facts.databases.get(number, 0) for number in several),
             filtered=self._options.filtered,
+            renamed=bool(self._options.rules or self._options.map_db),
         )
 
     def _tell_warnings(self, rows: Sequence[preflight.Row]) -> None:

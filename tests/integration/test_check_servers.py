@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 
 import pytest
 
 import slotferry
 from slotferry import CheckOptions, CheckReport, key_slot
+from slotferry.errors import TargetUnfitError
 from slotferry.local import LocalCluster, LocalServer, wait_until
 from slotferry.preflight.rows import Row
-from tests.integration.migrating import count_keys
+from tests.integration.migrating import count_keys, migrate
 from tests.servers.kinds import ServerKind
 from tests.servers.raw import connect, encode
 
@@ -60,6 +62,10 @@ def test_the_primary_that_a_hash_tag_would_overflow(
     assert sum(node.address in memory.message for node in cluster.primaries) == 1
     assert "{shop}" in _row(report, "hash-tags").message
     assert owner.address in _row(report, "balance").message
+    # A migration looks at a few keys as well, where there is not room for all of them at each primary.
+    with pytest.raises(TargetUnfitError, match=rf"would overflow \(by sample\): {re.escape(owner.address)}"):
+        migrate(source, cluster)
+    assert count_keys(cluster) == 0
 
 
 def _owns(node: LocalServer, slot: int) -> bool:

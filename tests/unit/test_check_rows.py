@@ -11,7 +11,7 @@ from slotferry.errors import SourceUnfitError, TargetUnfitError, UsageError
 from slotferry.options import Options
 from slotferry.preflight import apply_skips, check_skips, judge_survey
 from slotferry.preflight.compatibility import rdb_version, takes_rdb
-from slotferry.preflight.fitness import expected_bytes
+from slotferry.preflight.fitness import expected_bytes, tag_might_overflow
 from slotferry.preflight.report import CheckReport
 from slotferry.preflight.rows import CHECKS, Row
 from slotferry.preflight.survey import Clock, ClusterNode, ServerView, Survey, parse_cluster_nodes
@@ -209,6 +209,15 @@ def test_faults(survey: Survey, name: str, status: str, says: str) -> None:
     assert row.status == status, row
     assert says in row.message
     assert row.advice or status == "ok"
+
+
+def test_a_sample_is_worth_it_only_where_one_tag_could_fill_a_primary() -> None:
+    def with_room(limit: int) -> Survey:
+        return replace(SURVEY, primaries=(ONE, with_info(TWO, maxmemory=limit, used_memory=1_000_000)))
+
+    assert not tag_might_overflow(SURVEY)
+    assert not tag_might_overflow(with_room(9_500_000))
+    assert tag_might_overflow(with_room(8_500_000))
 
 
 def test_expected_memory_follows_the_slots_and_the_database() -> None:

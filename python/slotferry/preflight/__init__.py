@@ -13,9 +13,10 @@ from slotferry.admin import Connector
 from slotferry.discovery import SourceFacts, TargetFacts
 from slotferry.errors import SlotferryError
 from slotferry.preflight.compatibility import judge_compatibility
-from slotferry.preflight.fitness import judge_fitness
+from slotferry.preflight.fitness import judge_fitness, slot_owners, tag_might_overflow
 from slotferry.preflight.rights import judge_rights
 from slotferry.preflight.rows import CHECKS, Row, apply_skips, check_skips
+from slotferry.preflight.sampling import quick_shares
 from slotferry.preflight.servers import judge_servers, source_is_cluster
 from slotferry.preflight.survey import Survey, take_survey
 
@@ -52,11 +53,13 @@ def find_rows(
     *,
     keys: int | None = None,
     filtered: bool = False,
+    renamed: bool = False,
 ) -> list[Row]:
     """Return the rows of everything but the data and the commands; only the first few where they are grave.
 
     Errors that `skips` names are told as skipped warnings. `keys` is how many are to be moved, where that is
-    not what the source's database has; `filtered`: or fewer, by filters.
+    not what the source's database has; `filtered`: or fewer, by filters; `renamed`: not in the slots that
+    their names have at the source.
 
     Raises `SourceLostError` or `TargetLostError` where a server goes away meanwhile.
     """
@@ -65,7 +68,10 @@ def find_rows(
         return rows
     survey = take_survey(source, source_facts, target, target_facts)
     survey = replace(survey, source_keys=survey.source_keys if keys is None else keys, filtered=filtered)
-    return rows + apply_skips(judge_survey(survey), skips)
+    shares = None
+    if keys is None and not filtered and not renamed and tag_might_overflow(survey):
+        shares = quick_shares(source, source_facts, slot_owners(survey.topology))
+    return rows + apply_skips(judge_survey(survey, shares), skips)
 
 
 def judge_survey(survey: Survey, shares: Mapping[str, float] | None = None) -> list[Row]:

@@ -59,6 +59,14 @@ def expected_bytes(survey: Survey, shares: Mapping[str, float] | None = None) ->
     return {node: round(data * part) for node, part in (shares or slot_shares(survey)).items()}
 
 
+def tag_might_overflow(survey: Survey) -> bool:
+    """Whether a primary has less room than all of the data takes: one hash tag could fill it then."""
+    keys = sum(survey.source.keys.values())
+    data = survey.source.data_bytes * min(1.0, survey.source_keys / keys if keys else 1.0)
+    limits = [(view.number("maxmemory"), view.number("used_memory")) for view in survey.primaries]
+    return any(limit and data > limit - used for limit, used in limits)
+
+
 def _clocks(survey: Survey) -> Row:
     source = survey.source.clock
     if source is None:
