@@ -5,7 +5,7 @@ Invariant: only SCAN (and what filters ask) is sent to the source, and nothing a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from slotferry._core import Survey
@@ -100,9 +100,14 @@ class Findings:
 
 
 def survey_source(
-    driver: EngineDriver, partitions: int, samples: int = 10, tick: Callable[[int], None] = lambda _: None
+    driver: EngineDriver,
+    partitions: Mapping[int, int],
+    samples: int = 10,
+    tick: Callable[[int], None] = lambda _: None,
 ) -> Findings:
     """Scan the names of every database and return what becomes of them. Raises `SlotferryError`.
+
+    `partitions` says into how many each is cut.
 
     `tick` is told now and then how many keys were seen.
     """
@@ -115,9 +120,10 @@ def survey_source(
     before, cpu = driver.keys_by_primary.copy(), driver.engine_cpu_seconds
     while survey.next_pass():
         for route in ways:
-            todo = [(index, index) for index in range(partitions)]
+            count = partitions[route.source]
+            todo = [(index, index) for index in range(count)]
             work = Work(todo, scan_only=True, route=route, settings={"survey": survey})
-            job = driver.new_job(work, partitions)
+            job = driver.new_job(work, count)
             driver.drive(job, lambda job=job: tick(job.snapshot().counts.scanned))  # type: ignore[misc]
     driver.keys_by_primary, driver.engine_cpu_seconds = before, cpu
     return _findings(survey)

@@ -13,7 +13,7 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -348,12 +348,12 @@ class Journal:
         setup: Setup,
         partition_count: int,
         run_id: str,
-        databases: Sequence[int] = (0,),
+        databases: Sequence[int] | Mapping[int, int] = (0,),
         *,
         nodes: bool = False,
         names: Iterable[tuple[bytes, int]] | None = None,
     ) -> None:
-        """Add a job that has done nothing yet: so many partitions of each database.
+        """Add a job that has done nothing yet: so many partitions of each database, or as many as it says.
 
         With `nodes` its partitions are nodes, each from 0 on. With `names` (and slots) there are no
         partitions, and these keys of the one database are pending.
@@ -368,7 +368,7 @@ class Journal:
             if names is None:
                 self._start_partitions(name, partition_count, databases, nodes)
             else:
-                self._enter_names(name, databases[0], names)
+                self._enter_names(name, next(iter(databases)), names)
 
     def reset(
         self,
@@ -376,7 +376,7 @@ class Journal:
         setup: Setup,
         partition_count: int,
         run_id: str,
-        databases: Sequence[int] = (0,),
+        databases: Sequence[int] | Mapping[int, int] = (0,),
         *,
         nodes: bool = False,
         names: Iterable[tuple[bytes, int]] | None = None,
@@ -391,7 +391,7 @@ class Journal:
             if names is None:
                 self._start_partitions(name, partition_count, databases, nodes)
             else:
-                self._enter_names(name, databases[0], names)
+                self._enter_names(name, next(iter(databases)), names)
 
     def begin_run(self, name: str, *, resumed: bool) -> int:
         """Add a run of this process and return its number. An earlier one without an end was killed."""
@@ -511,13 +511,16 @@ class Journal:
             "UPDATE jobs SET scanned = ?, pending = ? WHERE name = ?", (count, count, name)
         )
 
-    def _start_partitions(self, name: str, count: int, databases: Sequence[int], nodes: bool) -> None:
+    def _start_partitions(
+        self, name: str, count: int, databases: Sequence[int] | Mapping[int, int], nodes: bool
+    ) -> None:
+        counts = databases if isinstance(databases, Mapping) else dict.fromkeys(databases, count)
         self._connection.executemany(
             "INSERT INTO partitions (job, db, idx, cursor, done) VALUES (?, ?, ?, ?, 0)",
             [
                 (name, database, index, "0" if nodes else str(index))
-                for database in databases
-                for index in range(count)
+                for database, partitions in counts.items()
+                for index in range(partitions)
             ],
         )
 

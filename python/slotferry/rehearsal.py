@@ -16,7 +16,7 @@ from slotferry.endpoints import Endpoint
 from slotferry.errors import SlotferryError
 from slotferry.options import Options
 from slotferry.preflight import judge_servers
-from slotferry.resume import planned_partitions
+from slotferry.resume import partitions_by_database
 from slotferry.runner import EngineDriver, Sides
 
 
@@ -44,5 +44,5 @@ def rehearse(
         notify(notice)
     sides = Sides(*ends, source_facts, target_facts, routes)
     driver = EngineDriver(sides, options, lambda _: None, cancel)
-    found = survey_source(driver, planned_partitions(options, source_facts), samples)
+    found = survey_source(driver, partitions_by_database(options, source_facts, sides.ways), samples)
     return found, target_facts.topology

@@ -70,6 +70,17 @@ def planned_partitions(options: Options, facts: SourceFacts) -> int:
     return options.parallel_scans or plan_partitions(facts.round_trip, facts.keys)
 
 
+def partitions_by_database(options: Options, facts: SourceFacts, routes: Sequence[Route]) -> dict[int, int]:
+    """Return the number of partitions of each database for a job that starts now."""
+    if len(routes) == 1:
+        return {routes[0].source: planned_partitions(options, facts)}
+    return {
+        route.source: options.parallel_scans
+        or plan_partitions(facts.round_trip, facts.databases.get(route.source, 0))
+        for route in routes
+    }
+
+
 def prepare_job(
     journal: Journal,
     name: str,
@@ -86,18 +97,19 @@ def prepare_job(
     which `notify` is told. Otherwise its marks and unsettled keys stand. A job of `names` has no cursors.
     """
     record, run_id = journal.job(name), facts.server.run_id
-    databases = [route.source for route in routes]
+    databases = partitions_by_database(options, facts, routes)
+    most = max(databases.values())
     if record is None:
-        journal.create(name, setup, planned_partitions(options, facts), run_id, databases, names=names)
+        journal.create(name, setup, most, run_id, databases, names=names)
         return False
     if options.restart or record.status == "completed":
-        journal.reset(name, setup, planned_partitions(options, facts), run_id, databases, names=names)
+        journal.reset(name, setup, most, run_id, databases, names=names)
         return False
     if record.run_id != run_id and names is not None:
         journal.adopt(name, run_id)
         return True
     if record.run_id != run_id:
-        journal.reset(name, setup, record.partition_count, run_id, databases)
+        journal.reset(name, setup, record.partition_count, run_id, _as_before(databases))
         notify(
             f"the source is another process than the one that job {name} began with (a restart or failover "
             "changed its run_id), so its cursors are void: every partition is scanned again from the start"
@@ -109,3 +121,8 @@ def prepare_job(
             f"{record.partition_count}, which its cursors depend on"
         )
     return True
+
+
+def _as_before(databases: dict[int, int]) -> list[int] | dict[int, int]:
+    """Return what the job is cut into once more: as it was, where it has one database."""
+    return list(databases) if len(databases) == 1 else databases

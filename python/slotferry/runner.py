@@ -448,7 +448,9 @@ class Runner:
         if self._driver.options.keys_from is not None:
             self._journal.adopt(self._name, facts.server.run_id)
             return
-        databases = [route.source for route in self._driver.sides.ways]
+        databases = {mark.database: 0 for mark in self._journal.marks(self._name)}
+        for mark in self._journal.marks(self._name):
+            databases[mark.database] += 1
         self._journal.reset(self._name, record.setup, record.partition_count, facts.server.run_id, databases)
         self.started_over = True
         at = f" of {facts.server.node}" if facts.found else ""

@@ -31,7 +31,7 @@ from slotferry.journal import Advance, Journal
 from slotferry.key_list import KeyList
 from slotferry.options import Options
 from slotferry.report import FailedKey, Keys, Report, Status, Totals
-from slotferry.resume import check_setup, default_job_name, make_setup, planned_partitions, prepare_job
+from slotferry.resume import check_setup, default_job_name, make_setup, partitions_by_database, prepare_job
 from slotferry.runner import Emit, EngineDriver, ProgressTeller, Runner, Sides, Work
 from slotferry.story import Happening, Storyteller
 
@@ -191,7 +191,9 @@ class Session:
 
     def _migrate(self, journal: Journal, sides: Sides) -> None:
         self._driver = EngineDriver(sides, self._options, self._emit, self._cancel, self.controls)
-        self._announce(sides, len(journal.marks(self.job)) // len(sides.ways))
+        self._announce(
+            sides, max(Counter(mark.database for mark in journal.marks(self.job)).values(), default=0)
+        )
         runner = Runner(journal, self.job, self._driver)
         try:
             runner.run()
@@ -236,7 +238,9 @@ class Session:
         )
         driver = EngineDriver(sides, options, self._emit, self._cancel, self.controls)
         if self._names is None:
-            found = survey_source(driver, planned_partitions(options, sides.source_facts), samples=0)
+            found = survey_source(
+                driver, partitions_by_database(options, sides.source_facts, sides.ways), samples=0
+            )
         else:
             found = survey_names(
                 self._names.names(), options.selection, sides.ways, samples=0, memory=options.memory_limit
@@ -253,7 +257,8 @@ class Session:
         sides = self._with_eviction(self._look())
         self._plan_functions(sides)
         self._find_collisions(sides)
-        count = planned_partitions(self._options, sides.source_facts)
+        counts = partitions_by_database(self._options, sides.source_facts, sides.ways)
+        count = max(counts.values())
         driver = self._driver = EngineDriver(sides, self._options, self._emit, self._cancel, self.controls)
         self._announce(sides, count)
         teller = ProgressTeller(self._emit)
@@ -261,7 +266,7 @@ class Session:
             self._count_names(driver, self._names)
         else:
             for route in sides.ways:
-                self._count_keys(driver, route, count, teller)
+                self._count_keys(driver, route, counts[route.source], teller)
         self._emit(
             DryRunResult(
                 self._figures.totals.keys.scanned,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from slotferry.preflight.rights import (
     verify_target_probes,
 )
 from slotferry.report import Keys, Status, Totals
-from slotferry.resume import check_setup, default_job_name, planned_partitions
+from slotferry.resume import check_setup, default_job_name, partitions_by_database
 from slotferry.runner import Emit, EngineDriver, Sides
 from slotferry.session import Session, as_our_error, status_of
 from slotferry.verify_options import VerifyOptions
@@ -90,15 +90,15 @@ class VerifySession(Session):
 
     def _prepare(self, journal: Journal, sides: Sides) -> None:
         """Bring both directions to where this run starts."""
-        partitions = planned_partitions(self._options, sides.source_facts)
+        databases = partitions_by_database(self._options, sides.source_facts, sides.ways)
+        partitions = max(databases.values())
         primaries = len(sides.target_facts.topology.primaries)
         run_id = sides.source_facts.server.run_id
-        databases = [route.source for route in sides.ways]
         self._figures.resumed = self._prepare_one(journal, self.job, partitions, run_id, databases)
         sweep_id = both_run_ids(run_id, sides.target_facts)
         if not self._figures.resumed:
             journal.discard(self._extra_job)
-        self._prepare_one(journal, self._extra_job, primaries, sweep_id, databases, nodes=True)
+        self._prepare_one(journal, self._extra_job, primaries, sweep_id, list(databases), nodes=True)
 
     def _prepare_one(
         self,
@@ -106,7 +106,7 @@ class VerifySession(Session):
         name: str,
         partitions: int,
         run_id: str,
-        databases: Sequence[int] = (0,),
+        databases: Sequence[int] | Mapping[int, int] = (0,),
         *,
         nodes: bool = False,
     ) -> bool:
