@@ -101,6 +101,7 @@ impl Lane {
                         page: fetch.page,
                         number: fetch.sized as u32,
                         slot,
+                        size,
                         source: key.to_vec(),
                         target: name.to_vec(),
                     });
@@ -112,7 +113,12 @@ impl Lane {
         fetch.asked = fetch.small_from(fetch.asked);
         fetch.read = fetch.small_from(fetch.read);
         if fetch.read == fetch.keys.len() {
+            // Nothing of it is asked for here, which would let its partition go on.
+            let scanner = fetch.scanner.take();
             self.finish_page(number);
+            if let Some(scanner) = scanner {
+                self.go_on(scanner);
+            }
         } else {
             self.ready.push_back(number);
         }

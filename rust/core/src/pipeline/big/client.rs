@@ -50,6 +50,14 @@ impl Value {
     }
 }
 
+/// Why a piece of a command was not taken.
+pub(super) enum NotTaken {
+    /// The connection is lost, for this reason.
+    Lost(String),
+    /// The server answered with this error, in the middle of the command.
+    Refused(Vec<u8>),
+}
+
 /// Encoded commands that are sent together.
 #[derive(Debug, Default)]
 pub(super) struct Commands {
@@ -94,13 +102,16 @@ impl Client {
     }
 
     /// Send a piece of a command; what follows, and its reply, are for [`Self::call`].
-    pub async fn push(&mut self, piece: &[u8]) -> Result<(), String> {
+    pub async fn push(&mut self, piece: &[u8]) -> Result<(), NotTaken> {
         let mut out = Bytes::default();
         out.tail().extend_from_slice(piece);
         while !out.chunk().is_empty() {
-            self.exchange(&mut out).await?;
+            self.exchange(&mut out).await.map_err(NotTaken::Lost)?;
             if !self.connection.received().is_empty() {
-                return Err("a reply came before its command was sent".to_owned());
+                return Err(match parse(self.connection.received()) {
+                    Ok(Decoded::Whole(Value::Error(text), _)) => NotTaken::Refused(text),
+                    _ => NotTaken::Lost("a reply came before its command was sent".to_owned()),
+                });
             }
         }
         Ok(())

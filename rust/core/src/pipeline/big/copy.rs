@@ -61,8 +61,9 @@ pub(super) struct Progress {
     pub kind: Kind,
     pub place: Place,
     pub length: u64,
-    /// The source's clock, in ms, when its first part was read.
+    /// The source's clock, in ms, when its first part was read, and how often it had forked then.
     begun: i64,
+    forks: Option<u64>,
 }
 
 impl Progress {
@@ -72,12 +73,14 @@ impl Progress {
             place,
             length,
             begun,
+            forks,
         } = self;
-        format!("{} {} {length} {begun}", kind.name(), place.text())
+        let forks = forks.map_or_else(|| "-".to_owned(), |forks| forks.to_string());
+        format!("{} {} {length} {begun} {forks}", kind.name(), place.text())
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let [kind, place, length, begun] = text.split(' ').collect::<Vec<_>>()[..] else {
+        let [kind, place, length, begun, forks] = text.split(' ').collect::<Vec<_>>()[..] else {
             return None;
         };
         Some(Self {
@@ -85,6 +88,7 @@ impl Progress {
             place: Place::parse(place)?,
             length: length.parse().ok()?,
             begun: begun.parse().ok()?,
+            forks: forks.parse().ok(),
         })
     }
 }
@@ -112,6 +116,9 @@ impl Copy<'_> {
             && let Some(outcome) = self.meet_existing(&look).await?
         {
             self.unlink(&temporary).await?;
+            if outcome == Outcome::Migrated {
+                self.wait_for_replicas().await?;
+            }
             return Ok(Done::Settled(outcome, 0));
         }
         if look.kind == Kind::String {
@@ -131,20 +138,23 @@ impl Copy<'_> {
             _ => BTreeMap::new(),
         };
         let mut bytes = 0;
-        let mut count = 64;
-        let mut has_ttls = false;
+        let mut count = parts::first_count(self.big.size, look.length);
+        let mut expiring = 0;
+        // Until something is written, an earlier attempt's leavings may lie there. A part may be empty: a scan of a
+        // sparse hash finds nothing at times.
+        let mut is_first = progress.place == progress.kind.start();
         loop {
             self.pause().await?;
             let begun = Instant::now();
-            let is_first = progress.place == progress.kind.start();
             let chunk = self.read(&progress, count).await?;
-            has_ttls |= chunk.expiries.iter().any(|&at| at > 0);
+            expiring += chunk.expiring() as u64;
             let size = chunk.bytes();
             bytes += size as u64;
             self.engine.budget.hold(size);
             let written = self.write(&temporary, &progress, &chunk, is_first, &lost).await;
             self.engine.budget.free(size);
             written?;
+            is_first &= chunk.is_empty();
             if let Some(average) = size.checked_div(chunk.count(progress.kind)) {
                 count = (CHUNK_BYTES / average.max(1)).clamp(1, MOST_ELEMENTS);
             }
@@ -154,16 +164,21 @@ impl Copy<'_> {
             if is_last {
                 break;
             }
-            self.engine
-                .shared
-                .ledger()
-                .set_big_position(&self.big.source, Some(progress.text()));
+            if !is_first {
+                self.engine
+                    .shared
+                    .ledger()
+                    .set_big_position(&self.big.source, Some(progress.text()));
+            }
             self.rest(begun).await;
+        }
+        if is_first {
+            self.unlink(&temporary).await?;
         }
         if progress.kind == Kind::Stream {
             self.copy_groups(&temporary, &lost).await?;
         }
-        let outcome = self.finish(&temporary, progress.kind, has_ttls).await?;
+        let outcome = self.finish(&temporary, progress.kind, expiring).await?;
         self.wait_for_replicas().await?;
         Ok(Done::Settled(outcome, bytes))
     }
@@ -174,6 +189,7 @@ impl Copy<'_> {
             place: look.kind.start(),
             length: look.length,
             begun: look.now,
+            forks: look.forks,
         }
     }
 
@@ -188,7 +204,11 @@ impl Copy<'_> {
         if recorded.kind != look.kind || recorded.length != look.length {
             return Ok(None);
         }
-        if !watched && !self.is_untouched_since(recorded.begun, look.now).await? {
+        if !watched
+            && !self
+                .is_untouched_since(recorded.begun, recorded.forks, look)
+                .await?
+        {
             return Ok(None);
         }
         let length = self.tell(&[&[recorded.kind.length(), temporary]]).await?;
@@ -236,7 +256,7 @@ impl Copy<'_> {
         if chunk.is_empty() {
             return Ok(());
         }
-        let expiring = chunk.expiries.iter().filter(|&&at| at > 0).count();
+        let expiring = chunk.expiring();
         let stripped;
         let chunk = if expiring > 0 && !self.engine.spec.target_rdb.has_field_ttls() {
             if self.engine.spec.field_ttl == FieldTtl::Error {
@@ -299,7 +319,7 @@ impl Copy<'_> {
     }
 
     /// All is written: give the temporary key its TTL and its name, if the source has not changed.
-    pub(super) async fn finish(&mut self, temporary: &[u8], kind: Kind, has_ttls: bool) -> Attempt<Outcome> {
+    pub(super) async fn finish(&mut self, temporary: &[u8], kind: Kind, expiring: u64) -> Attempt<Outcome> {
         let name = self.big.target.clone();
         let (expires_at, now, length) = self.confirm(kind).await?;
         if expires_at > 0 && expires_at <= now {
@@ -309,7 +329,10 @@ impl Copy<'_> {
         let built = self.tell(&[&[kind.length(), temporary]]).await?;
         let built = built.first().and_then(Value::integer);
         // Fields that have expired meanwhile are counted by some servers and not by others.
-        if built != length && !(has_ttls && built.is_some_and(|built| built > 0)) {
+        let is_whole = built.zip(length).is_some_and(|(built, length)| {
+            built == length || built > 0 && built.abs_diff(length) <= expiring
+        });
+        if !is_whole {
             return Err(Stop::Changed(
                 "what was written of it to the target is not all there",
             ));

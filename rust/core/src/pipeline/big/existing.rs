@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::client::Value;
 use super::copy::{Attempt, Copy, Progress, Stop};
 use super::groups::{self, Group};
-use super::parts::{CHUNK_BYTES, Chunk, Kind, MOST_ELEMENTS};
+use super::parts::{self, CHUNK_BYTES, Chunk, Kind, MOST_ELEMENTS};
 use super::source::Look;
 use crate::checkpoint::FailureKind;
 use crate::pipeline::{OnConflict, shown};
@@ -90,7 +90,7 @@ impl Copy<'_> {
             return Ok(false);
         }
         let mut progress = Self::afresh(look);
-        let mut count = 64;
+        let mut count = parts::first_count(self.big.size, look.length);
         loop {
             self.pause().await?;
             let begun = Instant::now();

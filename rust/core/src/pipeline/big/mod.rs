@@ -42,6 +42,8 @@ pub(super) struct Big {
     /// Its number within the page.
     pub number: u32,
     pub slot: u16,
+    /// Bytes that it takes at the source.
+    pub size: u64,
     pub source: Vec<u8>,
     pub target: Vec<u8>,
 }
@@ -183,7 +185,7 @@ impl Engine {
                 }
                 Stop::Changed(what) => {
                     self.shared.ledger().set_big_position(&big.source, None);
-                    source.begin();
+                    copy.source.begin();
                     changes += 1;
                     if changes >= MOST_CHANGES {
                         let key = shown(&big.source);
@@ -191,6 +193,7 @@ impl Engine {
                             "{key} could not be copied in parts: {what}, {changes} times in a row (run again \
                              when it is written to less)"
                         );
+                        let _ = copy.sweep().await;
                         self.fail_big(big, FailureKind::Error, message, self.spec.source.to_string());
                         return Ended::Settled;
                     }
@@ -203,6 +206,7 @@ impl Engine {
                     tokio::time::sleep(backoff.step()).await;
                 }
                 Stop::Failed(kind, message, node) => {
+                    let _ = copy.sweep().await;
                     self.fail_big(big, kind, message, node.to_string());
                     return Ended::Settled;
                 }

@@ -62,6 +62,24 @@ impl Chunk {
         self.elements.is_empty() && self.entries.is_empty()
     }
 
+    /// How many fields expire.
+    pub fn expiring(&self) -> usize {
+        self.expiries.iter().filter(|&&at| at > 0).count()
+    }
+
+    /// Leave out fields that were there when they were read and had expired when their expiry was: written without
+    /// one, they would stay for good.
+    pub fn drop_expired(&mut self) {
+        const GONE: i64 = -2;
+        if !self.expiries.contains(&GONE) {
+            return;
+        }
+        let mut places = self.expiries.iter().flat_map(|&at| [at, at]);
+        self.elements
+            .retain(|_| places.next().is_none_or(|at| at != GONE));
+        self.expiries.retain(|&at| at != GONE);
+    }
+
     /// Elements as the server counts them.
     pub fn count(&self, kind: Kind) -> usize {
         match kind {
@@ -251,6 +269,13 @@ impl Kind {
     }
 }
 
+/// How many elements to read first, of a value of `length` elements that takes `size` bytes.
+pub(super) fn first_count(size: u64, length: u64) -> usize {
+    const MOST: u64 = 64;
+    let average = (size / length.max(1)).max(1);
+    (CHUNK_BYTES as u64 / average).clamp(1, MOST) as usize
+}
+
 impl Place {
     /// As text for the journal.
     pub fn text(self) -> String {
@@ -296,6 +321,28 @@ mod tests {
         }
         assert_eq!(Place::parse("offset"), None);
         assert_eq!(Place::parse("else:1"), None);
+    }
+
+    #[test]
+    fn fields_that_have_expired_meanwhile_are_left_out() {
+        let element = |text: &str| text.as_bytes().to_vec();
+        let mut chunk = Chunk {
+            elements: ["a", "1", "gone", "2", "c", "3"].map(element).to_vec(),
+            entries: Vec::new(),
+            expiries: vec![-1, -2, 99],
+            next: Place::Cursor(0),
+            is_last: true,
+        };
+        chunk.drop_expired();
+        assert_eq!(chunk.elements, ["a", "1", "c", "3"].map(element));
+        assert_eq!(chunk.expiries, [-1, 99]);
+    }
+
+    #[test]
+    fn large_elements_are_read_one_by_one() {
+        assert_eq!(first_count(50_000_000, 100), 1);
+        assert_eq!(first_count(8_000_000, 100_000), 64);
+        assert_eq!(first_count(0, 0), 64);
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(super) struct Look {
     pub length: u64,
     pub now: i64,
     pub expires_at: u64,
+    /// How often the source has forked so far; not known while a child of it is at work.
+    pub forks: Option<u64>,
 }
 
 impl Copy<'_> {
@@ -150,6 +152,7 @@ impl Copy<'_> {
             length: length.cast_unsigned(),
             now,
             expires_at,
+            forks: self.forks().await?,
         }))
     }
 
@@ -199,6 +202,7 @@ impl Copy<'_> {
             .ok_or_else(|| self.nonsense())?;
         if progress.kind == Kind::Hash && !chunk.is_empty() {
             chunk.expiries = self.expiries(&key, &chunk).await?;
+            chunk.drop_expired();
         }
         Ok(chunk)
     }
@@ -233,9 +237,36 @@ impl Copy<'_> {
         }
     }
 
-    /// Whether nobody has touched the source's key since `begun`. Our own reads leave no trace from 7.2 on; on
-    /// older servers, and under an LFU policy, this can't be told, and the key is taken from its start.
-    pub(super) async fn is_untouched_since(&mut self, begun: i64, now: i64) -> Attempt<bool> {
+    /// How often the source has forked; `None` while a child is at work, or where it does not tell.
+    async fn forks(&mut self) -> Attempt<Option<u64>> {
+        let mut commands = Commands::one(&[b"INFO", b"stats"]);
+        commands.push(&[b"INFO", b"persistence"]);
+        let replies = match &mut self.source.client {
+            Some(client) => client.call(&commands).await,
+            None => Err("not connected".to_owned()),
+        };
+        let replies = replies.map_err(|reason| {
+            self.source.client = None;
+            Stop::Source(reason)
+        })?;
+        let texts: Vec<u8> = replies.into_iter().filter_map(Value::bytes).flatten().collect();
+        Ok(forks_in(&String::from_utf8_lossy(&texts)))
+    }
+
+    /// Whether nobody has touched the source's key since `begun`, when the source had forked `forks` times. Our own
+    /// reads leave no trace from 7.2 on; on older servers, and under an LFU policy, this can't be told, and the key is
+    /// taken from its start. So it is after a fork: while a child is at work, no access leaves a trace (`lookupKey`
+    /// of the servers).
+    pub(super) async fn is_untouched_since(
+        &mut self,
+        begun: i64,
+        forks: Option<u64>,
+        look: &Look,
+    ) -> Attempt<bool> {
+        if forks.is_none() || forks != look.forks {
+            return Ok(false);
+        }
+        let now = look.now;
         let key = self.big.source.clone();
         let commands = Commands::one(&[b"OBJECT", b"IDLETIME", &key]);
         let reply = match &mut self.source.client {
@@ -271,5 +302,33 @@ impl Copy<'_> {
         let now = groups::milliseconds(&time).ok_or_else(|| self.nonsense())?;
         let expires_at = self.expires_at(expiry.integer().unwrap_or(-2), now);
         Ok((expires_at, now.max(0).cast_unsigned(), length.integer()))
+    }
+}
+
+/// The number of forks in INFO stats and INFO persistence, if no child is at work.
+fn forks_in(info: &str) -> Option<u64> {
+    let field = |name: &str| {
+        info.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .map(str::trim)
+    };
+    let idle = |name| field(name).is_none_or(|value| value == "0");
+    let is_idle = idle("rdb_bgsave_in_progress")
+        && idle("aof_rewrite_in_progress")
+        && idle("module_fork_in_progress")
+        && idle("slot_migration_fork_in_progress");
+    is_idle.then(|| field("total_forks")?.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forks_are_known_while_no_child_is_at_work() {
+        let info = |saving| format!("# Stats\r\ntotal_forks:7\r\nrdb_bgsave_in_progress:{saving}\r\n");
+        assert_eq!(forks_in(&info(0)), Some(7));
+        assert_eq!(forks_in(&info(1)), None);
+        assert_eq!(forks_in("rdb_bgsave_in_progress:0\r\n"), None);
     }
 }

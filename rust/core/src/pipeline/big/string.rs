@@ -4,10 +4,11 @@
 
 use std::time::Instant;
 
-use super::client::{Commands, Value};
+use super::client::{Commands, NotTaken, Value};
 use super::copy::{Attempt, Copy, Done, Stop};
 use super::parts::{Kind, Place};
 use super::source::Look;
+use crate::net::Address;
 use crate::pipeline::OnConflict;
 use crate::progress::Outcome;
 use crate::resp::encode;
@@ -35,11 +36,9 @@ impl Copy<'_> {
         let Some((node, mut client)) = self.target.take() else {
             return Err(Stop::Moved);
         };
-        let lost = |reason: String| Stop::Target {
-            reason: format!("{reason} at {address}"),
-            full: false,
-        };
-        client.push(&head).await.map_err(lost)?;
+        if let Err(not_taken) = client.push(&head).await {
+            return Err(self.not_taken(not_taken, &address));
+        }
         let mut progress = Self::afresh(look);
         let mut tail = loop {
             self.pause().await?;
@@ -53,7 +52,9 @@ impl Copy<'_> {
             self.engine.budget.hold(piece.len());
             let pushed = client.push(&piece).await;
             self.engine.budget.free(piece.len());
-            pushed.map_err(lost)?;
+            if let Err(not_taken) = pushed {
+                return Err(self.not_taken(not_taken, &address));
+            }
             self.rest(begun).await;
         };
         let (expires_at, now, length) = self.confirm(Kind::String).await?;
@@ -68,7 +69,10 @@ impl Copy<'_> {
             encode::bulk(&mut tail, option);
         }
         *self.in_doubt = true;
-        let reply = client.call(&Commands::rest(tail)).await.map_err(lost)?.pop();
+        let reply = client.call(&Commands::rest(tail)).await;
+        let reply = reply
+            .map_err(|reason| self.not_taken(NotTaken::Lost(reason), &address))?
+            .pop();
         *self.in_doubt = false;
         *self.target = Some((node, client));
         match reply {
@@ -79,6 +83,17 @@ impl Copy<'_> {
             Some(Value::Error(text)) => Err(self.target_error(&text, &address)),
             // Somebody wrote it meanwhile: it is met as any key that is there.
             _ => Err(Stop::Changed("the target's key appeared")),
+        }
+    }
+
+    /// The target has not taken all of the command: a string beyond what it allows is refused early.
+    fn not_taken(&mut self, not_taken: NotTaken, address: &Address) -> Stop {
+        match not_taken {
+            NotTaken::Refused(text) => self.target_error(&text, address),
+            NotTaken::Lost(reason) => Stop::Target {
+                reason: format!("{reason} at {address}"),
+                full: false,
+            },
         }
     }
 }
