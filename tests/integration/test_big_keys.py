@@ -9,7 +9,7 @@ import pytest
 
 from slotferry import Migration, Options
 from slotferry.errors import TargetLostError
-from slotferry.events import EngineNews
+from slotferry.events import EngineNews, Progress
 from slotferry.local import LocalCluster, LocalServer, wait_until
 from tests.command import Running, run
 from tests.integration.migrating import migrate
@@ -60,9 +60,12 @@ def test_no_command_touches_a_whole_value(source: LocalServer, cluster: LocalClu
         connection.execute("SET", "string", bytes(20_000_000))
         connection.execute("CONFIG", "RESETSTAT")
 
-    report = migrate(source, cluster, big_key_bytes=1_000_000)
+    migration = Migration(source.url, cluster.url, Options(big_key_bytes=1_000_000, memory_limit=1 << 20))
+    held = [event.buffered_bytes for event in migration.events() if isinstance(event, Progress)]
 
+    report = migration.result()
     assert report.ok, report.failures
+    assert max(held) <= 1 << 20
     with source.client() as client:
         statistics = client.info("commandstats")
     assert "cmdstat_dump" not in statistics
