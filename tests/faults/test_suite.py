@@ -314,7 +314,7 @@ FAULTS = [
     Fault(primary_without_a_replica_restarted, True, config=DURABLE, reloads=True),
     Fault(all_primaries_restarted, True, config=DURABLE, reloads=True),
     Fault(slots_to_and_fro_by_redis_cli, short=True),
-    Fault(slots_to_and_fro_by_atomic_migration, valkey=True),
+    Fault(slots_to_and_fro_by_atomic_migration, valkey=True, reloads=True),  # it moves commands, not bytes
     Fault(slots_left_half_open_and_fixed_later, codes=(0, 3)),
     Fault(
         a_slot_without_an_importer_stays_so_until_the_next_run, arguments=("--retry-for", "15s"), codes=(3,)
