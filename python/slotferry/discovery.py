@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,39 +151,19 @@ def discover_target(connector: Connector) -> TargetFacts:
         facts = _server_facts(seed)
         if not facts.cluster:
             return TargetFacts(facts)
-        topology = _read_topology(seed, connector.address_map)
+        topology = read_topology(seed, connector.address_map)
     primaries, refusal = [], ""
     for address in topology.primaries:
         with _open_primary(connector, address) as node:
             owned = [(r[0], r[1]) for r in topology.ranges if Address(r[2], r[3]) == address]
             versions = probe_versions(node, owned)
-            primaries.append(PrimaryFacts(_server_facts(node), _cluster_state(node), versions))
+            primaries.append(
+                PrimaryFacts(
+                    _server_facts(node), cluster_info(node).get("cluster_state", "unknown"), versions
+                )
+            )
             refusal = refusal or _database_refusal(node, connector.endpoint.database)
     return TargetFacts(facts, topology, tuple(primaries), refusal)
-
-
-def refresh_topology(connector: Connector, known: Iterable[Address]) -> Topology:
-    """Ask `known` nodes and the endpoint's own until one knows an owner for every slot.
-
-    Where none does, the fullest answer is returned: what it leaves out is unavailable for now. Raises the
-    last error where no node answers.
-    """
-    best: Topology | None = None
-    failure: SlotferryError | None = None
-    for address in dict.fromkeys([*known, *connector.endpoint.addresses]):
-        try:
-            with connector.open(address) as node:
-                topology = _read_topology(node, connector.address_map)
-        except SlotferryError as error:
-            failure = error
-            continue
-        if not topology.missing:
-            return topology
-        if best is None or _covered(topology) > _covered(best):
-            best = topology
-    if best is not None:
-        return best
-    raise failure or lost("target", "has no known node", "name a node that runs")
 
 
 class TopologyRefresher:
@@ -224,10 +204,6 @@ class TopologyRefresher:
             self._result = self._refresh()
         except SlotferryError:
             self._result = None  # `poll` tries again; the engine's retry limit ends it
-
-
-def _covered(topology: Topology) -> int:
-    return SLOTS - sum(last - first + 1 for first, last in topology.missing)
 
 
 def _open_seed(connector: Connector) -> Node:
@@ -283,10 +259,11 @@ def _used_memory(node: Node) -> int | None:
     return int(used) if used.isdecimal() else None
 
 
-def _cluster_state(node: Node) -> str:
+def cluster_info(node: Node) -> dict[str, str]:
+    """Return the fields of CLUSTER INFO. Raises `SlotferryError`."""
     text: bytes = node.need("CLUSTER", "INFO")
     lines = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines())
-    return {name: value for name, _, value in lines}.get("cluster_state", "unknown")
+    return {name: value for name, _, value in lines}
 
 
 def _database_refusal(node: Node, database: int) -> str:
@@ -300,7 +277,8 @@ def _database_refusal(node: Node, database: int) -> str:
     return ""
 
 
-def _read_topology(node: Node, address_map: AddressMap) -> Topology:
+def read_topology(node: Node, address_map: AddressMap) -> Topology:
+    """Return the topology that a node of the target knows. Raises `SlotferryError`."""
     try:
         reply = node.call("CLUSTER", "SLOTS")
     except ResponseError as error:

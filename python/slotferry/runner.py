@@ -25,7 +25,6 @@ from slotferry.discovery import (
     Topology,
     TopologyRefresher,
     discover_source,
-    refresh_topology,
 )
 from slotferry.errors import (
     InternalError,
@@ -44,6 +43,7 @@ from slotferry.partitions import PAGE_KEYS
 from slotferry.recorder import Recorder
 from slotferry.report import Totals
 from slotferry.sentinel import ServiceFinder, SourceWatch
+from slotferry.topology_views import TopologyViews
 
 if TYPE_CHECKING:
     from slotferry._core import Job, Snapshot
@@ -114,7 +114,8 @@ class EngineDriver:
         self.keys_by_primary: Counter[str] = Counter()
         self._topology = sides.target_facts.topology
         self._access = AccessKeeper({"source": sides.source, "target": sides.target})
-        self._refresher = TopologyRefresher(lambda: refresh_topology(sides.target, self._topology.primaries))
+        views = TopologyViews.of(sides.target)
+        self._refresher = TopologyRefresher(lambda: views.refresh(self._topology.primaries))
 
     def new_job(self, work: Work, partition_count: int) -> Job:
         """Describe a core job. Raises `SlotferryError`."""

@@ -92,6 +92,21 @@ def the_same_shard_fails_over_and_back(bed: Bed) -> None:
     bed.cluster.wait_until_healthy()
 
 
+def primary_stopped_and_its_replica_takes_over(bed: Bed) -> None:
+    """It answers nothing and refuses nothing, and for all it knows it is the primary still."""
+    bed.start(bed.rng.uniform(0.1, 0.4))
+    shard = bed.rng.randrange(3)
+    primary, replica = bed.cluster.primaries[shard], bed.cluster.replicas[shard]
+    os.kill(primary.pid, signal.SIGSTOP)
+    wait_until(lambda: _role(replica) == "master", "the replica to take over", timeout=60)
+    with replica.client() as client:
+        keys = client.dbsize()
+        wait_until(
+            lambda: _is_over(bed) or client.dbsize() > keys, "keys to go to the new primary", timeout=60
+        )
+    os.kill(primary.pid, signal.SIGCONT)
+
+
 def _fail_over(bed: Bed, shard: int) -> None:
     """Kill a primary, wait for its replica to take over, and bring it back as that one's replica."""
     primary, replica = bed.cluster.primaries[shard], bed.cluster.replicas[shard]
@@ -309,6 +324,7 @@ FAULTS = [
     Fault(source_killed_and_restarted, short=True, source_config=DURABLE, reloads=True),
     Fault(source_stopped_for_a_while),
     Fault(primary_killed_and_its_replica_takes_over, True, 1, arguments=("--wait-replicas", "1")),
+    Fault(primary_stopped_and_its_replica_takes_over, True, 1, arguments=("--wait-replicas", "1")),
     Fault(two_failovers_in_a_row, replicas=1, arguments=("--wait-replicas", "1")),
     Fault(the_same_shard_fails_over_and_back, replicas=1, arguments=("--wait-replicas", "1")),
     Fault(primary_without_a_replica_restarted, True, config=DURABLE, reloads=True),

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::Failure;
+use crate::topology::NodeId;
 
 /// So many keys failing in a row, without one that succeeds, are taken for one cause: the job stops.
 const SYSTEMATIC: u32 = 1000;
@@ -50,6 +51,8 @@ pub(crate) struct Health {
     /// Since when keys are acknowledged without a longer pause.
     flowing_since: Option<Instant>,
     source: Option<(Instant, String)>,
+    /// Nodes that owe replies and send none: since when, and what to say of them.
+    silent: HashMap<NodeId, (Instant, String)>,
     /// Since when checkpoints are held back, and why.
     barrier: Option<(Instant, String)>,
     failures_in_a_row: u32,
@@ -65,6 +68,7 @@ impl Health {
             last_ok: None,
             flowing_since: None,
             source: None,
+            silent: HashMap::new(),
             barrier: None,
             failures_in_a_row: 0,
         }
@@ -184,6 +188,18 @@ impl Health {
         });
     }
 
+    /// A node of the target owes replies and sends none, or does so again.
+    pub fn node(&mut self, node: NodeId, trouble: Option<String>, now: Instant) {
+        match trouble {
+            Some(reason) => {
+                self.silent.entry(node).or_insert((now, reason));
+            }
+            None => {
+                self.silent.remove(&node);
+            }
+        }
+    }
+
     /// Checkpoints are held back, or are no longer.
     pub fn barrier(&mut self, trouble: Option<(Instant, String)>) {
         self.barrier = trouble;
@@ -202,7 +218,8 @@ impl Health {
             .iter()
             .min_by_key(|(slot, trouble)| (trouble.since, **slot));
         let Some((slot, trouble)) = oldest else {
-            let (since, reason) = self.barrier.as_ref()?;
+            let silent = self.silent.values().min_by_key(|(since, _)| *since);
+            let (since, reason) = silent.or(self.barrier.as_ref())?;
             return Some((stalled, format!("{reason}, {} s", (now - *since).as_secs())));
         };
         let others = match self.slots.len() - 1 {
@@ -299,6 +316,22 @@ mod tests {
         assert!(!health.troubled());
         assert_eq!(health.reason(start), None);
         assert_eq!(health.patience(5, start + 999 * SECOND), Patience::Again);
+    }
+
+    #[test]
+    fn a_silent_node_is_the_reason_while_no_slot_is_in_trouble() {
+        let mut health = health();
+        let start = Instant::now();
+        let mut topology = crate::topology::Topology::new(&[]).expect("valid");
+        let address = crate::net::Address::tcp("h".to_owned(), 1);
+        let node = topology.node(&address).expect("few nodes");
+        health.succeeded(start);
+        health.node(node, Some("no reply from h:1".to_owned()), start);
+        health.node(node, Some("no reply from h:1".to_owned()), start + SECOND);
+        let told = health.reason(start + 3 * SECOND);
+        assert_eq!(told, Some((true, "no reply from h:1, 3 s".to_owned())));
+        health.node(node, None, start + 4 * SECOND);
+        assert_eq!(health.reason(start + 4 * SECOND), None);
     }
 
     #[test]

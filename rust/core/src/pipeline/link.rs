@@ -27,6 +27,12 @@ const REPLY_PATIENCE: Duration = Duration::from_secs(30);
 /// The same for a node that owns no slot any more: it was failed over, its answers will be redirects.
 const DEPOSED_PATIENCE: Duration = Duration::from_secs(2);
 
+/// A node whose replies stay away so long is shown as the reason for waiting, and may have been failed over.
+const NOTICEABLE: Duration = Duration::from_secs(1);
+
+/// How often a session looks at the time.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// One node of the target.
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -241,15 +247,19 @@ impl<'a> Session<'a> {
     /// Exchange batches and replies until the connection is lost; returns why.
     async fn serve(&mut self) -> String {
         let mut last_reply = Instant::now();
-        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        let mut tick = tokio::time::interval(LOOK);
         loop {
             self.load();
+            let unread = self.connection.received().len();
             tokio::select! {
                 exchanged = self.connection.exchange(&mut self.flights, true) => {
                     if let Err(error) = exchanged {
                         return net::plain(&error);
                     }
-                    last_reply = Instant::now();
+                    // What was only written says nothing of a node that hangs.
+                    if self.connection.received().len() > unread {
+                        last_reply = Instant::now();
+                    }
                     if let Err(reason) = self.read_replies() {
                         return reason;
                     }
@@ -259,6 +269,7 @@ impl<'a> Session<'a> {
                     if self.flights.queue.is_empty() {
                         last_reply = Instant::now();
                     }
+                    self.watch(last_reply.elapsed());
                     let patience = if self.link.owns_slots.get() { REPLY_PATIENCE } else { DEPOSED_PATIENCE };
                     if last_reply.elapsed() > patience {
                         return format!("no reply for {} s", patience.as_secs());
@@ -266,6 +277,21 @@ impl<'a> Session<'a> {
                 }
             }
         }
+    }
+
+    /// Show that the node is silent, and ask whether another has taken its place.
+    fn watch(&self, silent: Duration) {
+        let address = &self.link.address;
+        let is_silent = silent > NOTICEABLE;
+        if is_silent {
+            self.engine
+                .want_topology(format!("no reply from {address}"), None);
+        }
+        self.engine.health.borrow_mut().node(
+            self.link.node,
+            is_silent.then(|| format!("no reply from {address}")),
+            Instant::now(),
+        );
     }
 
     /// Take up what is queued; the open batch only if nothing else is under way (see [`Link::nudge`]).
@@ -317,6 +343,7 @@ impl<'a> Session<'a> {
 
     /// The connection is lost: settle what was answered, and let the rest wait and go again.
     fn give_back(&mut self, reason: &str) {
+        self.watch(Duration::ZERO);
         let begun = self.flights.writing + usize::from(self.flights.written > 0);
         for (number, flight) in std::mem::take(&mut self.flights.queue).into_iter().enumerate() {
             match flight {

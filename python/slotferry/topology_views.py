@@ -1,0 +1,110 @@
+"""What the target's nodes say of who serves which slots: the newest view of those that answer.
+
+Invariant: no node is waited for while another answers, a node that hangs is not asked again before it has
+answered, and the view of a node that lags behind or was cut off gives way to a newer one (a failover and a
+move of slots raise the cluster's epoch; Redis Cluster specification, "Configuration handling").
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from slotferry.admin import CONNECT_TIMEOUT, REPLY_TIMEOUT, Connector, lost
+from slotferry.discovery import SLOTS, Topology, cluster_info, read_topology
+from slotferry.endpoints import Address
+from slotferry.errors import SlotferryError, unexpected
+
+_GRACE = 0.2  # seconds after the first answer in which another may turn out to be newer
+_MOST_ASKED = 8
+
+
+@dataclass(frozen=True)
+class View:
+    """What one node says: who serves which slots, as of which epoch."""
+
+    topology: Topology
+    epoch: int
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """The newest goes first, and of those as new the fullest."""
+        missing = sum(last - first + 1 for first, last in self.topology.missing)
+        return (self.epoch, SLOTS - missing)
+
+
+class TopologyViews:
+    """Asks the nodes of one target; `refresh` is called by one thread at a time."""
+
+    def __init__(self, look: Callable[[Address], View], seeds: Sequence[Address]) -> None:
+        """Take how to ask one node, which may raise `SlotferryError`, and nodes that are asked besides."""
+        self._look = look
+        self._seeds = seeds
+        self._under_way: set[Address] = set()
+        self._newest = 0
+
+    @classmethod
+    def of(cls, connector: Connector) -> TopologyViews:
+        """Return the views of the target that `connector` leads to."""
+
+        def look(address: Address) -> View:
+            with connector.open(address) as node:
+                topology = read_topology(node, connector.address_map)
+                return View(topology, int(cluster_info(node).get("cluster_current_epoch", "0")))
+
+        return cls(look, connector.endpoint.addresses)
+
+    def refresh(self, known: Iterable[Address]) -> Topology:
+        """Ask `known` nodes and the seeds, some of them where they are many, and return the newest topology.
+
+        Raises the last error where none answers, and `TargetLostError` where only such do that lag behind.
+        """
+        views, failure = self._collect(list(dict.fromkeys([*known, *self._seeds])))
+        best = max(views, key=lambda view: view.rank, default=None)
+        if best is None:
+            raise failure or lost("target", "has no node that answers", "see whether its nodes run")
+        if best.epoch < self._newest:
+            raise lost(
+                "target", "answers only where it lags behind", "see whether its nodes reach each other"
+            )
+        self._newest = best.epoch
+        return best.topology
+
+    def _collect(self, addresses: Sequence[Address]) -> tuple[list[View], SlotferryError | None]:
+        answers: queue.SimpleQueue[View | SlotferryError] = queue.SimpleQueue()
+        free = [address for address in addresses if address not in self._under_way]
+        chosen = random.sample(free, min(_MOST_ASKED, len(free)))
+        for address in chosen:
+            self._under_way.add(address)
+            # A daemon: a node that hangs must not hold up the end of the process.
+            threading.Thread(
+                target=self._ask, args=(address, answers), name="slotferry-view", daemon=True
+            ).start()
+        views: list[View] = []
+        failure: SlotferryError | None = None
+        until = time.monotonic() + CONNECT_TIMEOUT + 2 * REPLY_TIMEOUT
+        for _ in chosen:
+            try:
+                answer = answers.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                break
+            if isinstance(answer, View):
+                views.append(answer)
+                until = min(until, time.monotonic() + _GRACE)
+            else:
+                failure = answer
+        return views, failure
+
+    def _ask(self, address: Address, answers: queue.SimpleQueue[View | SlotferryError]) -> None:
+        try:
+            answers.put(self._look(address))
+        except SlotferryError as error:
+            answers.put(error)
+        except Exception as error:  # noqa: BLE001 - whoever waits has to hear of it
+            answers.put(unexpected(error))
+        finally:
+            self._under_way.discard(address)
