@@ -149,3 +149,29 @@ def test_a_fresh_cluster_is_fine(stack: ExitStack, cluster: LocalCluster) -> Non
     fill_keys(cluster.primaries[0], keys_in([1, 2, 3], 3))
     assert run("reshard", "status", cluster.url).code == 0
     assert run("reshard", "fix", cluster.url, "--apply").code == 0
+
+
+def test_a_copy_astray_goes_and_the_owner_s_is_left_alone(own: LocalCluster) -> None:
+    owner, _, third = own.primaries
+    slot = MOVING[0]
+    keys = keys_in([slot], 3)
+    with connect(owner) as connection:
+        for key in keys:
+            connection.execute("SET", key, "same")
+        connection.execute("CONFIG", "RESETSTAT")
+    put_astray(third, owner, slot, *keys, value="same")
+
+    done = run("reshard", "fix", own.url, "--apply")
+
+    assert done.code == 0, done.stdout + done.stderr
+    assert_clean(own)
+    with connect(owner) as connection:
+        assert [connection.execute("GET", key) for key in keys] == [b"same"] * 3
+        statistics = connection.execute("INFO", "commandstats")
+    # What a client writes there after the two copies were compared must not be overwritten.
+    restores = [line for line in statistics.split(b"\r\n") if line.startswith(b"cmdstat_restore")]
+    calls, failed = (
+        sum(int(line.split(name)[1].split(b",")[0]) for line in restores)
+        for name in (b"calls=", b"failed_calls=")
+    )
+    assert calls == failed, restores

@@ -46,10 +46,12 @@ class ConflictFile:
         migrate: Callable[..., bytes],
         *,
         keep: Keep = "ask",
+        home: bool = False,
     ) -> bool:
         """Go through the encoded keys of a MIGRATE that met BUSYKEY; return whether none is in conflict.
 
-        Where both nodes hold the same value, the source's copy goes. `keep` decides a conflict: `ask` keeps
+        Where both nodes hold the same value, the source's copy goes; `home` says that the target owns the
+        slot, so that clients write there and its copy is left alone. `keep` decides a conflict: `ask` keeps
         both and writes them down, `source` overwrites the target's, `target` drops the source's; what is
         overwritten or dropped is written down all the same.
         """
@@ -58,7 +60,7 @@ class ConflictFile:
         with Wire(connector, pair.source.address) as source, Wire(connector, pair.target.address) as target:
             source.set_timeout(_TIMEOUT * 2)
             for key in keys:
-                clean = self._settle_key(source, target, pair, slot, key, migrate, keep) and clean
+                clean = self._settle_key(source, target, pair, slot, key, migrate, keep, home) and clean
         return clean
 
     def _settle_key(
@@ -70,20 +72,23 @@ class ConflictFile:
         key: bytes,
         migrate: Callable[..., bytes],
         keep: Keep,
+        home: bool,
     ) -> bool:
         name = decode_key(key)
         mine = _read(source, name)
         theirs = _read(target, name)
         if mine is None or theirs is None:
             return True  # gone meanwhile, or not there yet: the next round takes it
-        if not _same(mine, theirs):
+        if _same(mine, theirs):
+            if home:
+                return _drop(source, name)
+        else:
             self._write(slot, name, pair, mine, theirs)
             if keep == "ask":
                 return False
             if keep == "target":
                 # Written down above, so nothing is lost; what the target has is what remains.
-                source.send(encode("ASKING") + encode("DEL", name))
-                return not is_error(source.lines(2)[1])
+                return _drop(source, name)
         source.send(migrate([key], _TIMEOUT, replace=True))
         (reply,) = source.lines(1)
         return not is_error(reply)
@@ -114,6 +119,12 @@ class ConflictFile:
                     f"the conflicts of slot {slot} can't be written to {self.path}: {error.strerror}",
                     hint="make room there; nothing was dropped",
                 ) from None
+
+
+def _drop(wire: Wire, key: bytes) -> bool:
+    """Delete a key where it lies; return whether that was done."""
+    wire.send(encode("ASKING") + encode("DEL", key))
+    return not is_error(wire.lines(2)[1])
 
 
 def _read(wire: Wire, key: bytes) -> tuple[bytes, int] | None:

@@ -141,6 +141,7 @@ class SetslotMigrate:
         self._migrate = self._migrate_head()
         self._sizes_allowed = True
         self._depth = _DEPTH
+        self._homeward = False
         self._shared = False
 
     def close(self) -> None:
@@ -152,6 +153,7 @@ class SetslotMigrate:
         """Move the slots, all of them open at once; see `Method.move`."""
         self._shared = shared
         # Under a bound the source is left alone between two MIGRATEs, for the time of a round trip.
+        self._homeward = False
         self._depth = 1 if shared or self._gate.batch_seconds is not None else _DEPTH
         outcome = Moved()
         wanted = self._sort_out(slots, outcome)
@@ -186,6 +188,7 @@ class SetslotMigrate:
 
     def bring_home(self, slots: Sequence[int]) -> Moved:
         """Give keys that lie on the source, though the target owns their slots, to the target."""
+        self._homeward = True
         outcome = Moved()
         target = self._pair.target.id
         self._correct_owner(self._source, slots, target)
@@ -375,8 +378,9 @@ class SetslotMigrate:
             return
         text = text_of(reply)
         if "BUSYKEY" in text:
+            pair, migrate, home = self._pair, self._migrate, self._homeward
             if not self._conflicts.settle(
-                self._connector, self._pair, slot, batch, self._migrate, keep=self.keep
+                self._connector, pair, slot, batch, migrate, keep=self.keep, home=home
             ):
                 stubborn.add(slot)
             return
