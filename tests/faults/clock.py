@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,8 +56,8 @@ class SteppedClock:
 
     def __init__(self, folder: Path) -> None:
         compiler = shutil.which("cc")
-        if compiler is None:
-            pytest.skip("this machine has no C compiler")
+        if compiler is None or sys.platform != "linux":
+            pytest.skip("this needs a C compiler and LD_PRELOAD")
         source, library, self._file = folder / "clock.c", folder / "clock.so", folder / "ahead"
         source.write_text(_SHIM)
         subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
