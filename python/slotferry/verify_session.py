@@ -77,6 +77,9 @@ class VerifySession(Session):
             record = journal.job(self.job)
             if record is not None and (self._resumes(record) or not _is_verification(record)):
                 check_setup(record, self._setup)
+            extra = journal.job(self._extra_job)
+            if extra is not None and not _is_verification(extra):
+                check_setup(extra, self._setup)  # a migration of that name must not lose its place
             resumes = record is not None and self._resumes(record)
             known = journal.databases(self.job) if resumes else ()
             sides = self._look(record.run_id if record is not None and resumes else "", known)

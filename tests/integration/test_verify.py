@@ -342,6 +342,16 @@ def test_expiring_keys_are_no_difference(source: LocalServer, cluster: LocalClus
     assert report.keys.expired == 20
 
 
+def test_a_migration_named_as_the_other_direction_keeps_its_place(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal.db"
+    migrate(source, cluster, journal=journal, job="mine.extra")
+
+    with pytest.raises(JobMismatchError, match=r"mine\.extra"):
+        Verification(source.url, cluster.url, VerifyOptions(journal=journal, job="mine")).run()
+
+
 def test_an_interrupted_verification_goes_on(source: LocalServer, cluster: LocalCluster) -> None:
     with connect(source) as connection:
         fill_strings(connection, 200_000)
