@@ -208,6 +208,13 @@ struct Flights {
     written: usize,
 }
 
+impl Flights {
+    /// Whether a flight is written whole, so that replies are due.
+    fn owe_reply(&self) -> bool {
+        self.writing > 0
+    }
+}
+
 impl Outgoing for Flights {
     fn chunk(&self) -> &[u8] {
         self.queue
@@ -256,8 +263,9 @@ impl<'a> Session<'a> {
                     if let Err(error) = exchanged {
                         return net::plain(&error);
                     }
-                    // What was only written says nothing of a node that hangs.
-                    if self.connection.received().len() > unread {
+                    // What was only written says nothing of a node that hangs; but a value that takes long to be
+                    // written can't be answered before.
+                    if self.connection.received().len() > unread || !self.flights.owe_reply() {
                         last_reply = Instant::now();
                     }
                     if let Err(reason) = self.read_replies() {
@@ -462,4 +470,34 @@ fn read_restores(
         }
     }
     Ok((at, true, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_that_is_still_being_written_owes_no_reply() {
+        let mut batch = Batch::default();
+        let large = Restore {
+            number: 0,
+            key: b"k",
+            expires_at: 0,
+            payload: &[0; 1000],
+            rdb_version: None,
+            eviction: None,
+        };
+        batch.push(0, 0, &large, false);
+        let length = batch.bytes().len();
+        let mut flights = Flights::default();
+        flights.queue.push_back(Flight::Restore {
+            batch,
+            replies: 0,
+            errors: Vec::new(),
+        });
+        flights.advance(length - 1);
+        assert!(!flights.owe_reply());
+        flights.advance(1);
+        assert!(flights.owe_reply());
+    }
 }
