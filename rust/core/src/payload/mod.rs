@@ -42,6 +42,7 @@ pub use translate::{
 };
 pub use type_byte::{Kind, kind_name, min_version, rewritable_version};
 pub use value::{Field, Value};
+pub use write::append_string;
 
 /// What [`same_value`] lets each of the two decoded values take, in bytes counted roughly: 1 GiB.
 pub const DECODE_LIMIT: usize = 1 << 30;

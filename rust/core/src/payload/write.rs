@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::footer::Footer;
 use super::listpack::Writer;
 use super::stream::{EntryFields, Group, Stream, StreamId};
 use super::type_byte as types;
@@ -225,6 +226,18 @@ fn raw_id(id: StreamId) -> [u8; 16] {
     raw[..8].copy_from_slice(&id.ms.to_be_bytes());
     raw[8..].copy_from_slice(&id.seq.to_be_bytes());
     raw
+}
+
+/// Append the payload of a string: type 0, the bytes as they are, and the footer of RDB version 9, which every
+/// server from Redis 6.2 on takes.
+pub fn append_string(out: &mut Vec<u8>, bytes: &[u8]) {
+    const REDIS_6_2: u16 = 9;
+    let start = out.len();
+    out.reserve(bytes.len() + 32);
+    out.push(types::STRING);
+    string(out, bytes);
+    let footer = Footer::new(&out[start..], REDIS_6_2).to_bytes();
+    out.extend_from_slice(&footer);
 }
 
 pub(super) fn string(out: &mut Vec<u8>, bytes: &[u8]) {

@@ -10,6 +10,7 @@ use std::time::Instant;
 use super::batch::Restore;
 use super::big::Big;
 use super::lane::{Ask, Ended, Fetch, Lane};
+use super::plain::Reading;
 use super::quick::Shape;
 use super::scan::{Keys, ScanState};
 use super::{Eviction, shown};
@@ -54,8 +55,10 @@ impl Lane {
     fn ask_sizes(&mut self, number: usize) {
         let fetch = &mut self.fetches[number];
         let out = self.out.tail();
-        for key in fetch.sized..fetch.keys.len() {
-            encode::memory_usage(out, fetch.keys.get(key).0);
+        let mut place = fetch.sized;
+        while place < fetch.keys.len() {
+            encode::memory_usage(out, fetch.keys.get(place).0);
+            place = fetch.small_from(place + 1);
         }
         self.asked.push_back(Ask::Sizes { fetch: number });
         // With pages enough, the next one is asked for behind this one's keys.
@@ -91,7 +94,8 @@ impl Lane {
             };
             let fetch = &mut self.fetches[number];
             if size >= limit {
-                fetch.big.push(fetch.sized);
+                let place = fetch.big.partition_point(|&place| place < fetch.sized);
+                fetch.big.insert(place, fetch.sized);
                 let (key, slot) = fetch.keys.get(fetch.sized);
                 let name = fetch.keys.target(fetch.sized);
                 if self.engine.spec.verify.is_some() {
@@ -107,7 +111,7 @@ impl Lane {
                     });
                 }
             }
-            fetch.sized += 1;
+            fetch.sized = fetch.small_from(fetch.sized + 1);
         }
         let fetch = &mut self.fetches[number];
         fetch.asked = fetch.small_from(fetch.asked);
@@ -125,7 +129,7 @@ impl Lane {
         Ok((at, None, 0))
     }
 
-    fn finish_page(&mut self, number: usize) {
+    pub(super) fn finish_page(&mut self, number: usize) {
         let fetch = self.fetches.remove(number);
         self.engine.names_are_read(&fetch.keys);
     }
@@ -133,7 +137,9 @@ impl Lane {
     /// Ask for the next keys of a page; false if they do not fit now.
     fn ask_keys(&mut self, number: usize) -> bool {
         let quick = self.engine.is_quick();
+        let last_plain_byte = self.last_plain_byte();
         let fetch = &mut self.fetches[number];
+        let plain = fetch.reading == Reading::Plain;
         if quick && fetch.shapes.len() < fetch.keys.len() {
             self.ask_types(number);
             return true;
@@ -174,6 +180,8 @@ impl Lane {
             encode::expiry(out, expiry, key);
             if quick {
                 fetch.shapes[place].ask_length(out, key);
+            } else if plain {
+                encode::getrange(out, key, last_plain_byte);
             } else {
                 encode::dump(out, key);
             }
@@ -252,11 +260,14 @@ impl Lane {
         let keys = Rc::new(keys);
         self.engine.keep_names(page, &keys);
         let spec = &self.engine.spec;
-        let probes = spec.big_key_bytes.is_some() && !self.engine.is_quick();
+        let reading = self.reading();
+        let probes = spec.big_key_bytes.is_some() && !self.engine.is_quick() && reading != Reading::Plain;
         let fetch = self.fetches.insert(Fetch {
             page,
             sized: if probes { 0 } else { keys.len() },
             big: Vec::new(),
+            others: Vec::new(),
+            reading,
             keys,
             asked: 0,
             read: 0,
@@ -480,26 +491,10 @@ impl Lane {
             left -= 1;
             let expiry = self.expiry.take().unwrap_or(Ok(-2));
             let measure = self.measure.take();
-            let read = self.fetches[number].read;
-            match (expiry, reply) {
-                (Ok(expiry), Reply::Bulk(payload)) => {
-                    self.pass_on(number, read, expiry, payload, source_now, measure);
-                }
-                (Ok(expiry), Reply::Integer(length)) if self.engine.is_quick() => {
-                    self.pass_on_quickly(number, read, expiry, length, source_now);
-                }
-                // Of another type than it was a moment ago.
-                (Ok(expiry), Reply::Error(error))
-                    if self.engine.is_quick() && error.starts_with(b"WRONGTYPE") =>
-                {
-                    self.pass_on_quickly(number, read, expiry, -1, source_now);
-                }
-                (Err(error), _) => self.unreadable(number, read, &error)?,
-                (_, Reply::Error(error)) => self.unreadable(number, read, error)?,
-                _ => return Err(ProtocolError::at(&data[at - used..]).into()),
-            }
+            self.take(number, expiry, reply, source_now, measure)?
+                .ok_or_else(|| ProtocolError::at(&data[at - used..]))?;
             let fetch = &mut self.fetches[number];
-            fetch.read = fetch.small_from(read + 1);
+            fetch.read = fetch.small_from(fetch.read + 1);
         }
         self.learn(at - skipped, before - left);
         self.engine.restraint.correct(0, at);
@@ -518,10 +513,47 @@ impl Lane {
         Ok((at, None, 0))
     }
 
+    /// What was read of a key, its expiry first; `None` for replies that these commands do not give.
+    #[inline]
+    fn take(
+        &mut self,
+        number: usize,
+        expiry: Result<i64, Vec<u8>>,
+        reply: Reply<'_>,
+        source_now: u64,
+        measure: Option<i64>,
+    ) -> Result<Option<()>, Ended> {
+        let fetch = &self.fetches[number];
+        let (read, plain) = (fetch.read, fetch.reading == Reading::Plain);
+        match (expiry, reply) {
+            (Ok(expiry), Reply::Bulk(Some(value))) if plain && !value.is_empty() => {
+                self.pass_on_plain(number, read, expiry, value, source_now);
+            }
+            (Ok(_), reply) if plain => self.leave_to_dump(number, read, &reply),
+            (Ok(expiry), Reply::Bulk(payload)) => {
+                self.fetches[number].count_string(payload);
+                self.pass_on(number, read, expiry, payload, source_now, measure);
+            }
+            (Ok(expiry), Reply::Integer(length)) if self.engine.is_quick() => {
+                self.pass_on_quickly(number, read, expiry, length, source_now);
+            }
+            // Of another type than it was a moment ago.
+            (Ok(expiry), Reply::Error(error))
+                if self.engine.is_quick() && error.starts_with(b"WRONGTYPE") =>
+            {
+                self.pass_on_quickly(number, read, expiry, -1, source_now);
+            }
+            (Err(error), _) => self.unreadable(number, read, &error)?,
+            (_, Reply::Error(error)) => self.unreadable(number, read, error)?,
+            _ => return Ok(None),
+        }
+        Ok(Some(()))
+    }
+
     fn close_if_read(&mut self, number: usize) {
         let fetch = &self.fetches[number];
         if fetch.read == fetch.keys.len() {
-            self.finish_page(number);
+            self.close(number);
         }
     }
 
@@ -558,7 +590,7 @@ impl Lane {
 
     /// A key was read: route it, or settle it if there is nothing to write.
     #[inline]
-    fn pass_on(
+    pub(super) fn pass_on(
         &self,
         number: usize,
         read: usize,

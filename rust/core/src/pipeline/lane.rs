@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::plain::Reading;
 use super::quick::Shape;
 use super::scan::{Keys, ScanState, Scanner};
 use super::sieve::Sieve;
@@ -34,9 +35,13 @@ const NOTICEABLE: Duration = Duration::from_secs(1);
 pub(super) struct Fetch {
     pub(super) page: PageId,
     pub(super) keys: Rc<Keys>,
-    /// Keys whose sizes are known, and those of them that are large: these are left out here.
+    /// Keys whose sizes are known or come with their values, and those that are left out here: they are large,
+    /// or were read as strings.
     pub(super) sized: usize,
     pub(super) big: Vec<usize>,
+    /// Keys that were read as strings and are none.
+    pub(super) others: Vec<usize>,
+    pub(super) reading: Reading,
     /// Keys asked for on this connection, and keys read.
     pub(super) asked: usize,
     pub(super) read: usize,
@@ -119,6 +124,10 @@ pub(crate) struct Lane {
     pub(super) measure: Option<i64>,
     /// Bytes left of a payload that is too large to be kept.
     pub(super) skip: usize,
+    /// Whether almost all keys so far were strings.
+    pub(super) mostly_strings: bool,
+    /// Room for a payload that is made here.
+    pub(super) payload: Vec<u8>,
 }
 
 impl Fetch {
@@ -173,6 +182,8 @@ impl Lane {
             expiry: None,
             measure: None,
             skip: 0,
+            mostly_strings: false,
+            payload: Vec::new(),
             engine,
         }
     }

@@ -16,6 +16,7 @@ mod lane;
 mod large;
 mod link;
 mod named;
+mod plain;
 mod probe;
 mod quick;
 mod restore;
@@ -210,6 +211,8 @@ pub(crate) struct Engine {
     pub draining: Cell<bool>,
     /// A lane stopped before its partitions were at their ends.
     pub cut_short: Cell<bool>,
+    /// The source refuses GETRANGE: every key is read with DUMP.
+    pub plain_refused: Cell<bool>,
     pub lanes_running: Cell<usize>,
     pub fatal: RefCell<Option<Error>>,
     /// Something changed that the supervisor should look at.
@@ -242,6 +245,7 @@ impl Engine {
             big: BigKeys::default(),
             draining: Cell::new(false),
             cut_short: Cell::new(false),
+            plain_refused: Cell::new(false),
             lanes_running: Cell::new(0),
             fatal: RefCell::new(None),
             changed: Notify::new(),

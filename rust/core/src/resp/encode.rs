@@ -95,6 +95,16 @@ pub fn exists<'a>(out: &mut Vec<u8>, keys: impl ExactSizeIterator<Item = &'a [u8
     }
 }
 
+/// Append `GETRANGE key 0 last`; −1 is the last byte.
+#[inline]
+pub fn getrange(out: &mut Vec<u8>, key: &[u8], last: i64) {
+    out.extend_from_slice(b"*4\r\n$8\r\nGETRANGE\r\n");
+    bulk(out, key);
+    bulk(out, b"0");
+    let mut digits = itoa::Buffer::new();
+    bulk(out, digits.format(last).as_bytes());
+}
+
 /// Append `MEMORY USAGE key`.
 #[inline]
 pub fn memory_usage(out: &mut Vec<u8>, key: &[u8]) {
