@@ -143,7 +143,7 @@ class Bed:
             assert len(self.codes) <= most or self.codes[-1] not in (1, 2), self.codes
             outcome = run(*self.command, env=self.env)
             self.codes.append(outcome.code)
-            assert outcome.code == 0 or most > 0, outcome.stderr
+            assert outcome.code == 0 or most > 0, outcome.stderr + outcome.stdout[-3000:]
             most -= 1
         summary: dict[str, Any] = json.loads(self._report.read_text())
         return summary
