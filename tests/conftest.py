@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis.exceptions import ResponseError
 
 from slotferry.local import LocalCluster, LocalServer
 from tests.servers.kinds import ServerKind, available, on_path_or_embedded
@@ -112,3 +113,7 @@ def _empty(server: LocalServer) -> None:
     with server.client() as client:
         client.flushall()
         client.config_resetstat()
+        client.slowlog_reset()
+        for log in ("large-request", "large-reply"):
+            with contextlib.suppress(ResponseError):  # only Valkey 8.1 and later have these logs
+                client.execute_command("COMMANDLOG", "RESET", log)
