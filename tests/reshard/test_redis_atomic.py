@@ -17,9 +17,10 @@ from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.endpoints import Address, Endpoint
 from slotferry.errors import TargetLostError, TargetUnfitError
+from slotferry.reshard.atomic import RedisAtomic
 from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.members import Member
-from slotferry.reshard.methods import Pair, RedisAtomic, choose_method
+from slotferry.reshard.methods import Pair, choose_method
 
 Answer = Callable[[list[str]], bytes]
 SOURCE, TARGET = "a" * 40, "b" * 40

@@ -32,23 +32,17 @@ from slotferry.errors import (
 from slotferry.events import Event, Notice
 from slotferry.joblock import JobLock
 from slotferry.options import default_journal_path
+from slotferry.reshard.atomic import RedisAtomic, ValkeyAtomic
 from slotferry.reshard.balance import Move
 from slotferry.reshard.care import Care, Gate, LatencyWatch
 from slotferry.reshard.conflicts import ConflictFile
 from slotferry.reshard.events import ReshardEnded, ReshardProgress, ReshardStarted, SlotsLeft
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member, read_cluster
-from slotferry.reshard.methods import (
-    Method,
-    Moved,
-    Pair,
-    RedisAtomic,
-    SetslotMigrate,
-    ValkeyAtomic,
-    choose_method,
-)
+from slotferry.reshard.methods import Method, Moved, Pair, choose_method
 from slotferry.reshard.plan import Plan, make_plan
 from slotferry.reshard.report import Report, Status
+from slotferry.reshard.setslot import SetslotMigrate
 from slotferry.reshard.wire import Wire, encode, format_ranges, is_error, parse_ranges, refused
 
 MethodName = Literal["auto", "setslot", "atomic"]

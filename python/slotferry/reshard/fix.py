@@ -23,7 +23,8 @@ from slotferry.reshard.conflicts import ConflictFile, Keep
 from slotferry.reshard.health import Finding, Health, group, look
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member
-from slotferry.reshard.methods import Moved, Pair, SetslotMigrate
+from slotferry.reshard.methods import Moved, Pair
+from slotferry.reshard.setslot import SetslotMigrate
 from slotferry.reshard.wire import Wire, encode, format_ranges, is_error, text_of
 
 Choice = Literal["ask", "owner", "other"]

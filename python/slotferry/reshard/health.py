@@ -14,8 +14,8 @@ from typing import Any, Literal
 from slotferry.admin import Connector
 from slotferry.discovery import SLOTS
 from slotferry.errors import SlotferryError
+from slotferry.reshard.atomic import migration_tasks, move_ended, slot_migrations
 from slotferry.reshard.members import Cluster, Member, read_cluster
-from slotferry.reshard.methods import migration_tasks, move_ended, slot_migrations
 from slotferry.reshard.wire import Wire, encode, format_ranges, is_error, refused
 
 StepKind = Literal["assign", "tell", "move_on", "bring_home", "close"]

@@ -1,0 +1,253 @@
+"""Slots moved by the servers themselves, all at once: Valkey's MIGRATESLOTS and Redis' MIGRATION IMPORT.
+
+Invariant: nothing is half moved. On failure the servers undo what they have begun, and no slot is ever open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from slotferry.admin import Connector, lost
+from slotferry.reshard.care import Gate
+from slotferry.reshard.methods import Moved, Pair, itself, owner_of
+from slotferry.reshard.wire import Wire, encode, format_ranges, is_error, ranges_of, refused, text_of
+
+_POLL_SECONDS = (0.005, 0.2)
+
+
+class ValkeyAtomic:
+    """CLUSTER MIGRATESLOTS of Valkey ≥ 9: the source streams a snapshot and what changes, then hands over.
+
+    The servers do the work and no slot is ever open by hand; on failure they undo it, and nothing has moved.
+    """
+
+    name = "valkey-atomic"
+    most_slots = 2048
+    most_bytes = 512_000_000
+    _TIMES = 3
+
+    def __init__(self, connector: Connector, pair: Pair, gate: Gate) -> None:
+        self._pair = pair
+        self._gate = gate
+        self._source = Wire(connector, pair.source.address)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._source.close()
+
+    def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
+        """Hand the slots over as one job of the servers; see `Method.move`."""
+        del shared  # the servers do one after the other
+        outcome = Moved()
+        self._await_others(slots)
+        here = itself(self._source, self._pair.source)
+        wanted = []
+        for slot in slots:
+            if slot in here.slots:
+                wanted.append(slot)
+                continue
+            owner = owner_of(self._source, slot)
+            if owner == self._pair.target.id:
+                outcome.moved.append(slot)
+            else:
+                outcome.left[slot] = f"another job has moved it away from {self._pair.source}"
+        if not wanted:
+            return outcome
+        counts = self._source.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in wanted])
+        keys = sum(int(count[1:]) for count in counts if not is_error(count))
+        self._gate.wait_turn(0)
+        before = {job["name"] for job in self._jobs()}
+        ends = [end for first_last in ranges_of(wanted) for end in first_last]
+        reply = self._source.call(
+            "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", *ends, "NODE", self._pair.target.id
+        )
+        if is_error(reply):
+            return self._refused(reply, wanted, outcome)
+        self._await_end(before, wanted)
+        outcome.moved += wanted
+        outcome.keys += keys
+        told(keys, 0)
+        return outcome
+
+    def _refused(self, reply: bytes, slots: Sequence[int], outcome: Moved) -> Moved:
+        text = text_of(reply)
+        if reply.startswith((b"-NOPERM", b"-NOAUTH")):
+            raise refused(str(self._pair.source), "CLUSTER MIGRATESLOTS", reply)
+        if (
+            "already" in text
+            or "progress" in text
+            or "migrating" in text.lower()
+            or "importing" in text.lower()
+        ):
+            # Somebody else moves one of these by hand or by a job of the servers.
+            for slot in slots:
+                outcome.left[slot] = f"{self._pair.source} refuses: {text}"
+            return outcome
+        raise lost("cluster", f"could not begin to move slots at {self._pair.source}: {text}", "see its log")
+
+    def _jobs(self) -> list[dict[str, str]]:
+        return slot_migrations(self._source)
+
+    def _await_others(self, slots: Sequence[int]) -> None:
+        """Let a job of the servers that an earlier run of ours has begun come to its end."""
+        wanted = set(slots)
+        for wait in _waits():
+            busy = [
+                job
+                for job in self._jobs()
+                if not move_ended(job)
+                and wanted & set(_slots_of(job["slot_ranges"]))
+                and job["operation"] == "EXPORT"
+            ]
+            if not busy:
+                return
+            self._gate.nap(wait, f"the servers still move slots {busy[0]['slot_ranges']}")
+
+    def _await_end(self, before: set[str], slots: Sequence[int]) -> None:
+        wanted = set(slots)
+        for wait in _waits():
+            jobs = [
+                j
+                for j in self._jobs()
+                if j["name"] not in before and set(_slots_of(j["slot_ranges"])) == wanted
+            ]
+            if not jobs:
+                raise lost("cluster", f"forgot a slot migration at {self._pair.source}", "it is tried again")
+            if move_ended(jobs[0]):
+                if jobs[0]["state"] == "success":
+                    return
+                why = jobs[0].get("message") or jobs[0]["state"]
+                raise lost(
+                    "cluster",
+                    f"could not move slots {format_ranges(slots)} from {self._pair.source}: {why}",
+                    "it is tried again",
+                )
+            self._gate.nap(wait, "")
+
+
+class RedisAtomic:
+    """CLUSTER MIGRATION IMPORT of Redis ≥ 8.4, asked of the target; one task at a time.
+
+    Replies (documentation of CLUSTER MIGRATION): IMPORT returns the task's id; STATUS a list of tasks, each a
+    list of fields and values, whose `state` ends as `completed`, `failed` or `canceled`.
+    """
+
+    name = "redis-atomic"
+    most_slots = 2048
+    most_bytes = 512_000_000
+
+    def __init__(self, connector: Connector, pair: Pair, gate: Gate) -> None:
+        self._pair = pair
+        self._gate = gate
+        self._source = Wire(connector, pair.source.address)
+        self._target = Wire(connector, pair.target.address)
+
+    def close(self) -> None:
+        """Hang up."""
+        self._source.close()
+        self._target.close()
+
+    def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
+        """Let the target import the slots as one task; see `Method.move`."""
+        del shared
+        outcome = Moved()
+        self._await_others()
+        here = itself(self._source, self._pair.source)
+        there = itself(self._target, self._pair.target)
+        wanted = []
+        for slot in slots:
+            if slot in there.slots:
+                outcome.moved.append(slot)
+            elif slot in here.slots:
+                wanted.append(slot)
+            else:
+                outcome.left[slot] = f"another job has moved it away from {self._pair.source}"
+        if not wanted:
+            return outcome
+        counts = self._source.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in wanted])
+        keys = sum(int(count[1:]) for count in counts if not is_error(count))
+        self._gate.wait_turn(0)
+        ends = [end for first_last in ranges_of(wanted) for end in first_last]
+        task = self._target.call("CLUSTER", "MIGRATION", "IMPORT", *ends)
+        if is_error(task):
+            if task.startswith((b"-NOPERM", b"-NOAUTH")):
+                raise refused(str(self._pair.target), "CLUSTER MIGRATION", task)
+            raise lost(
+                "cluster",
+                f"could not begin to move slots at {self._pair.target}: {text_of(task)}",
+                "see its log",
+            )
+        self._await_end(task.decode(), wanted)
+        outcome.moved += wanted
+        outcome.keys += keys
+        told(keys, 0)
+        return outcome
+
+    def _await_others(self) -> None:
+        for wait in _waits():
+            tasks = [*migration_tasks(self._source), *migration_tasks(self._target)]
+            busy = [task for task in tasks if not move_ended(task)]
+            if not busy:
+                return
+            self._gate.nap(wait, f"the servers still move slots {busy[0].get('slots', '')}")
+
+    def _await_end(self, task_id: str, slots: Sequence[int]) -> None:
+        for wait in _waits():
+            (task, *_) = migration_tasks(self._target, task_id) or [
+                {"state": "failed", "last_error": "unknown"}
+            ]
+            if task["state"] == "completed":
+                return
+            if move_ended(task):
+                raise lost(
+                    "cluster",
+                    f"could not move slots {format_ranges(slots)} to {self._pair.target}: "
+                    f"{task.get('last_error') or task['state']}",
+                    "it is tried again",
+                )
+            self._gate.nap(wait, "")
+
+
+def slot_migrations(wire: Wire) -> list[dict[str, str]]:
+    """Return the jobs that CLUSTER GETSLOTMIGRATIONS of Valkey ≥ 9 lists; none where it is not known."""
+    return _fields(wire.call("CLUSTER", "GETSLOTMIGRATIONS"))
+
+
+def migration_tasks(wire: Wire, task_id: str | None = None) -> list[dict[str, str]]:
+    """Return the tasks that CLUSTER MIGRATION STATUS of Redis ≥ 8.4 lists; none where it is not known."""
+    which = ["ALL"] if task_id is None else ["ID", task_id]
+    return _fields(wire.call("CLUSTER", "MIGRATION", "STATUS", *which))
+
+
+def _fields(reply: object) -> list[dict[str, str]]:
+    def text(value: object) -> str:
+        if isinstance(value, bytes):
+            return value.decode("utf-8", "replace").lstrip("+")
+        return "" if value is None else str(value)
+
+    if not isinstance(reply, list):
+        return []
+    return [
+        {text(name): text(value) for name, value in zip(row[::2], row[1::2], strict=True)} for row in reply
+    ]
+
+
+def move_ended(job: Mapping[str, str]) -> bool:
+    """Whether a slot migration of the servers has come to its end, good or bad."""
+    return job.get("state", "").lower() in ("success", "failed", "cancelled", "canceled", "completed")
+
+
+def _slots_of(text: str) -> list[int]:
+    """Return the slots of `0-9 20-29`."""
+    slots: list[int] = []
+    for part in text.replace(",", " ").split():
+        first, _, last = part.partition("-")
+        slots += range(int(first), int(last or first) + 1)
+    return slots
+
+
+def _waits() -> Iterable[float]:
+    wait, longest = _POLL_SECONDS
+    while True:
+        yield wait
+        wait = min(wait * 1.5, longest)

@@ -1,0 +1,411 @@
+"""Slots moved by SETSLOT and MIGRATE KEYS, the way that every server knows.
+
+Invariant: a key is on one node or (for the length of a MIGRATE) on both, never on none.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from slotferry.admin import Connector, lost
+from slotferry.endpoints import Address
+from slotferry.errors import SlotferryError
+from slotferry.reshard.care import Gate
+from slotferry.reshard.conflicts import ConflictFile, Keep
+from slotferry.reshard.measure import memory_usage
+from slotferry.reshard.members import Member
+from slotferry.reshard.methods import Moved, Pair, itself, member_of, nodes_of
+from slotferry.reshard.wire import Wire, decode_key, encode, is_error, refused, text_of
+from slotferry.text import format_bytes, shorten_key
+
+_LIST_KEYS = 1_000  # of a slot at once
+_DEPTH = 2  # MIGRATEs under way at one source: one at work, the next one there when it is done
+_BATCH_BYTES = 1_000_000  # what one MIGRATE carries at most; a larger key goes alone
+_FIRST_KEYS, _LEAST_KEYS, _MOST_KEYS = 50, 5, 400
+_BATCH_SECONDS = 0.004  # what one MIGRATE should block at most, where no latency bound says less
+_MIGRATE_TIMEOUT = 5.0
+_SLOWEST_BYTES = 20e6  # bytes a second that a big key is given time for
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Keys of a slot, encoded, and what each takes in memory (0: gone, or not known)."""
+
+    keys: Sequence[bytes]
+    sizes: Sequence[int]
+
+    @property
+    def largest(self) -> int:
+        """The size of the largest one."""
+        return max(self.sizes, default=0)
+
+
+class SetslotMigrate:
+    """SETSLOT and MIGRATE KEYS, pipelined over many slots: each SETSLOT makes a node save its configuration.
+
+    MIGRATE blocks both nodes while it runs, so a batch is as large as the time it may take allows, and keys
+    that are too large for that are known before: every key is sized first.
+    """
+
+    name = "setslot"
+    most_slots = 64
+    most_bytes = 32_000_000
+    keep: Keep = "ask"  # what becomes of a key that differs between the two nodes
+
+    def __init__(
+        self,
+        connector: Connector,
+        pair: Pair,
+        gate: Gate,
+        conflicts: ConflictFile,
+        notice: Callable[[str], None],
+    ) -> None:
+        self._connector = connector
+        self._pair = pair
+        self._gate = gate
+        self._conflicts = conflicts
+        self._notice = notice
+        self._source = Wire(connector, pair.source.address)
+        self._target = Wire(connector, pair.target.address)
+        self._others: dict[Address, Wire] = {}
+        self._deaf: set[Address] = set()
+        self._batch_keys = _FIRST_KEYS
+        self._migrate = self._migrate_head()
+        self._sizes_allowed = True
+        self._depth = _DEPTH
+        self._homeward = False
+        self._shared = False
+
+    def close(self) -> None:
+        """Hang up."""
+        for wire in (self._source, self._target, *self._others.values()):
+            wire.close()
+
+    def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
+        """Move the slots, all of them open at once; see `Method.move`."""
+        self._shared = shared
+        # Under a bound the source is left alone between two MIGRATEs, for the time of a round trip.
+        self._homeward = False
+        self._depth = 1 if shared or self._gate.batch_seconds is not None else _DEPTH
+        outcome = Moved()
+        wanted = self._sort_out(slots, outcome)
+        if not wanted:
+            return outcome
+        listed = self._list(wanted, outcome)
+        wanted = self._open([slot for slot in wanted if slot not in outcome.left], outcome)
+        stubborn = self._empty(wanted, listed, outcome, told)
+        for slot in stubborn:
+            outcome.left[slot] = "open: a key differs between its two nodes; see 'slotferry reshard fix'"
+        self._finish([slot for slot in wanted if slot not in stubborn], outcome)
+        return outcome
+
+    def _empty(
+        self,
+        slots: Sequence[int],
+        listed: Mapping[int, Listed],
+        outcome: Moved,
+        told: Callable[[int, int], None],
+    ) -> set[int]:
+        """Move keys until none is left. Return the slots where keys stay because they differ."""
+        stubborn: set[int] = set()
+        remaining = list(slots)
+        while remaining:
+            before = outcome.keys
+            self._move_keys([(slot, listed[slot]) for slot in remaining], outcome, told, stubborn)
+            remaining = self._still_there([slot for slot in remaining if slot not in stubborn])
+            if remaining and outcome.keys == before:
+                self._gate.nap(0.05, "some keys do not move yet")
+            listed = self._list(remaining, outcome, opened=True)
+        return stubborn
+
+    def bring_home(self, slots: Sequence[int]) -> Moved:
+        """Give keys that lie on the source, though the target owns their slots, to the target."""
+        self._homeward = True
+        outcome = Moved()
+        target = self._pair.target.id
+        self._correct_owner(self._source, slots, target)
+        # Without it the source would not let MIGRATE have keys of a slot that is not its own.
+        commands = [encode("CLUSTER", "SETSLOT", slot, "IMPORTING", target) for slot in slots]
+        ready = []
+        for slot, reply in zip(slots, self._source.each(commands), strict=True):
+            if is_error(reply):
+                outcome.left[slot] = self._why_not_open(self._pair.source, reply)
+            else:
+                ready.append(slot)
+        stubborn = self._empty(
+            ready, self._list(ready, outcome, opened=True), outcome, lambda _keys, _size: None
+        )
+        for slot in stubborn:
+            outcome.left[slot] = "open: a key differs between its two nodes"
+        done = [slot for slot in ready if slot not in stubborn]
+        self._source.each([encode("CLUSTER", "SETSLOT", slot, "STABLE") for slot in done])
+        outcome.moved += done
+        return outcome
+
+    # Before
+
+    def _sort_out(self, slots: Sequence[int], outcome: Moved) -> list[int]:
+        """Return the slots to move; what others have moved or opened is left to them."""
+        source, target = self._pair.source, self._pair.target
+        here, there = self._states()
+        filled = set(self._still_there([slot for slot in slots if slot in there.slots]))
+        wanted = []
+        for slot in slots:
+            migrating, importing = here.migrating.get(slot), there.importing.get(slot)
+            if slot in there.slots and slot not in filled:
+                self._close_leftovers(slot, here)
+                outcome.moved.append(slot)
+            elif slot in there.slots:
+                outcome.left[slot] = f"{source} still holds keys of it: see 'slotferry reshard fix'"
+            elif slot not in here.slots:
+                outcome.left[slot] = f"another job has moved it away from {source}"
+            elif migrating is not None and migrating not in (target.id, *self._pair.target_ids):
+                outcome.left[slot] = f"another job has opened it, to move it to node {migrating[:8]}"
+            elif importing not in (None, source.id, *self._pair.source_ids):
+                outcome.left[slot] = f"another job has opened it on {target}"
+            else:
+                wanted.append(slot)
+        return wanted
+
+    def _states(self) -> tuple[Member, Member]:
+        """Return both ends as they see themselves."""
+        return itself(self._source, self._pair.source), itself(self._target, self._pair.target)
+
+    def _close_leftovers(self, slot: int, here: Member) -> None:
+        """Tell the source, which may not have heard of it, and close the slot on the target."""
+        if slot in here.migrating or slot in here.slots:
+            self._source.call("CLUSTER", "SETSLOT", slot, "NODE", self._pair.target.id)
+        self._target.call("CLUSTER", "SETSLOT", slot, "STABLE")
+
+    def _list(self, slots: Sequence[int], outcome: Moved, *, opened: bool = False) -> dict[int, Listed]:
+        """Return some keys of each slot with their sizes; a slot with too large a key is left out."""
+        asked = [encode("CLUSTER", "GETKEYSINSLOT", slot, _LIST_KEYS) for slot in slots]
+        found = self._source.each_keys(asked)
+        sizes = self._sizes([key for keys in found for key in keys])
+        listed: dict[int, Listed] = {}
+        limit = self._gate.care.max_key_bytes
+        at = 0
+        for slot, keys in zip(slots, found, strict=True):
+            sized = Listed(keys, sizes[at : at + len(keys)])
+            at += len(keys)
+            if sized.largest > limit and not opened:
+                name = decode_key(keys[sized.sizes.index(sized.largest)])
+                outcome.left[slot] = (
+                    f"its key {shorten_key(name)} takes {format_bytes(sized.largest)}, more than MIGRATE is "
+                    f"to block for ({format_bytes(limit)}: --max-key-size)"
+                )
+            else:
+                listed[slot] = sized
+        return listed
+
+    def _sizes(self, keys: Sequence[bytes]) -> list[int]:
+        if self._sizes_allowed:
+            try:
+                return memory_usage(self._source, keys)
+            except SlotferryError as error:
+                if error.kind != "target_unfit":
+                    raise
+                self._sizes_allowed = False
+                self._notice(f"keys can't be sized, so large ones are not known before: {error.message}")
+        return [0] * len(keys)
+
+    def _open(self, slots: Sequence[int], outcome: Moved) -> list[int]:
+        """Open the slots, on the target first. Return those that are open on both ends."""
+        source, target = self._pair.source.id, self._pair.target.id
+        self._correct_owner(self._target, slots, source)
+        replies = self._target.each([encode("CLUSTER", "SETSLOT", s, "IMPORTING", source) for s in slots])
+        opened = []
+        for slot, reply in zip(slots, replies, strict=True):
+            if is_error(reply):
+                outcome.left[slot] = self._why_not_open(self._pair.target, reply)
+            else:
+                opened.append(slot)
+        replies = self._source.each([encode("CLUSTER", "SETSLOT", s, "MIGRATING", target) for s in opened])
+        ready = []
+        for slot, reply in zip(opened, replies, strict=True):
+            if is_error(reply):
+                outcome.left[slot] = self._why_not_open(self._pair.source, reply)
+                self._target.call("CLUSTER", "SETSLOT", slot, "STABLE")
+            else:
+                ready.append(slot)
+        return ready
+
+    def _correct_owner(self, wire: Wire, slots: Sequence[int], owner: str) -> None:
+        """Tell a node who owns the slots, where it does not know.
+
+        A node that imports a slot takes no word about it from the gossip. After a failover of the source it
+        goes on to believe in the dead one, and so takes the whole cluster for down.
+        """
+        nodes = nodes_of(wire).values()
+        owners = {slot: member for member in nodes for slot in member.slots.intersection(slots)}
+        known = {slot for slot, m in owners.items() if m.id == owner or "myself" in m.flags}
+        wire.each([encode("CLUSTER", "SETSLOT", s, "NODE", owner) for s in slots if s not in known])
+
+    def _why_not_open(self, node: Member, reply: bytes) -> str:
+        if reply.startswith((b"-NOPERM", b"-NOAUTH")):
+            raise refused(str(node), "CLUSTER SETSLOT", reply)
+        text = text_of(reply)
+        if "slot migration" in text or "in progress" in text.lower():
+            raise lost("cluster", f"moves slots by itself at {node}: {text}", "wait until that has ended")
+        return f"{node} does not open it: {text}"
+
+    # Keys
+
+    def _move_keys(
+        self,
+        listed: Sequence[tuple[int, Listed]],
+        outcome: Moved,
+        told: Callable[[int, int], None],
+        stubborn: set[int],
+    ) -> None:
+        under_way: deque[tuple[int, Sequence[bytes], int, float]] = deque()
+        self._last_reply = time.perf_counter()
+        for slot, keys in listed:
+            for batch, size in self._batches(keys):
+                self._gate.check_abandoned()
+                self._gate.wait_turn(size)
+                timeout = _MIGRATE_TIMEOUT + size / _SLOWEST_BYTES
+                under_way.append((slot, batch, size, timeout))
+                self._source.set_timeout(timeout * 2 * _DEPTH)
+                self._source.send(self._migrate(batch, timeout))
+                if len(under_way) >= self._depth:
+                    self._settle(under_way.popleft(), outcome, told, stubborn)
+        while under_way:
+            self._settle(under_way.popleft(), outcome, told, stubborn)
+
+    def _batches(self, listed: Listed) -> Iterable[tuple[Sequence[bytes], int]]:
+        total = sum(listed.sizes)
+        if len(listed.keys) <= self._batch_keys and total <= _BATCH_BYTES:
+            if listed.keys:
+                yield listed.keys, total
+            return
+        batch: list[bytes] = []
+        held = 0
+        for key, size in zip(listed.keys, listed.sizes, strict=True):
+            if batch and (len(batch) >= self._batch_keys or held + size > _BATCH_BYTES):
+                yield batch, held
+                batch, held = [], 0
+            batch.append(key)
+            held += size
+        yield batch, held
+
+    def _settle(
+        self,
+        done: tuple[int, Sequence[bytes], int, float],
+        outcome: Moved,
+        told: Callable[[int, int], None],
+        stubborn: set[int],
+    ) -> None:
+        slot, batch, size, _ = done
+        (reply,) = self._source.lines(1)
+        now = time.perf_counter()
+        self._adapt(len(batch), now - self._last_reply)
+        self._last_reply = now
+        if reply == b"+NOKEY":
+            return  # expired or deleted meanwhile
+        if not is_error(reply):
+            outcome.keys += len(batch)
+            outcome.bytes += size
+            told(len(batch), size)
+            return
+        text = text_of(reply)
+        if "BUSYKEY" in text:
+            pair, migrate, home = self._pair, self._migrate, self._homeward
+            if not self._conflicts.settle(
+                self._connector, pair, slot, batch, migrate, keep=self.keep, home=home
+            ):
+                stubborn.add(slot)
+            return
+        if reply.startswith((b"-NOPERM", b"-NOAUTH")) or "NOPERM" in text or "NOAUTH" in text:
+            raise refused(str(self._pair.source), "MIGRATE", reply)
+        if "OOM" in text:
+            hint = "give it room, then run the same command again"
+            raise lost("cluster", f"has no memory left at {self._pair.target}: {text}", hint)
+        raise lost(
+            "cluster", f"could not move slot {slot} from {self._pair.source}: {text}", "see that node's log"
+        )
+
+    def _adapt(self, keys: int, seconds: float) -> None:
+        """Let a batch take the time it may, not more."""
+        goal = self._gate.batch_seconds
+        goal = _BATCH_SECONDS if goal is None else min(goal, _BATCH_SECONDS)
+        if self._shared:
+            goal *= 2  # the other target's MIGRATEs come between ours
+        if seconds > goal:
+            self._batch_keys = max(_LEAST_KEYS, min(self._batch_keys, keys) * 3 // 4)
+        elif seconds < goal / 2 and keys >= self._batch_keys:
+            self._batch_keys = min(_MOST_KEYS, self._batch_keys * 5 // 4 + 1)
+
+    def _migrate_head(self) -> Callable[..., bytes]:
+        """Return what encodes a MIGRATE of encoded keys."""
+        peer, (username, password) = self._pair.target.peer, self._connector.login.current()
+        auth: list[str] = []
+        if password is not None:
+            auth = ["AUTH2", username, password] if username else ["AUTH", password]
+
+        def command(keys: Sequence[bytes], timeout: float, *, replace: bool = False) -> bytes:
+            options = [*(["REPLACE"] if replace else []), *auth, "KEYS"]
+            head = ["MIGRATE", peer.host, str(peer.port), "", "0", str(round(timeout * 1000)), *options]
+            encoded = encode(*head)
+            return b"*%d%b%b" % (
+                len(head) + len(keys), encoded[encoded.index(b"\r\n") :], b"".join(keys),
+            )  # fmt: skip
+
+        return command
+
+    def _still_there(self, slots: Sequence[int]) -> list[int]:
+        counts = self._source.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots])
+        return [slot for slot, count in zip(slots, counts, strict=True) if count != b":0"]
+
+    # After
+
+    def _finish(self, slots: Sequence[int], outcome: Moved) -> None:
+        """Make the slots the target's: there first, so that they are never nobody's.
+
+        The source must be the one that was emptied: where it has been failed over, its successor may hold
+        keys that the target's claim would delete.
+        """
+        if not slots:
+            return
+        here, there = self._states()
+        seen = member_of(self._target, self._pair.source.id)
+        if seen is None or not seen.is_primary or seen.is_down or not here.is_primary:
+            raise lost(
+                "cluster",
+                f"has failed over {self._pair.source} in the middle",
+                "it goes on with its successor",
+            )
+        if strayed := [
+            s for s in slots if here.migrating.get(s) != self._pair.target.id or s not in there.importing
+        ]:
+            raise lost(
+                "cluster", f"lost the state of slot {strayed[0]} at {self._pair.source}", "it is opened again"
+            )
+        target = self._pair.target.id
+        commands = [encode("CLUSTER", "SETSLOT", slot, "NODE", target) for slot in slots]
+        for slot, reply in zip(slots, self._target.each(commands), strict=True):
+            if is_error(reply):
+                raise lost(
+                    "cluster",
+                    f"could not close slot {slot} at {self._pair.target}: {text_of(reply)}",
+                    "see its log",
+                )
+        self._source.each(commands)  # what it may refuse (it is a replica by now) it learns by gossip
+        for member in self._pair.others:
+            if member.is_primary and not member.is_down and member.address not in self._deaf:
+                self._tell(member, commands)
+        outcome.moved += slots
+
+    def _tell(self, member: Member, commands: Sequence[bytes]) -> None:
+        """Tell a bystander; whom we can't reach, the gossip tells."""
+        try:
+            if member.address not in self._others:
+                self._others[member.address] = Wire(self._connector, member.address)
+            self._others[member.address].each(commands)
+        except SlotferryError:
+            self._deaf.add(member.address)  # one wait for a node that hangs is enough
+            if (broken := self._others.pop(member.address, None)) is not None:
+                broken.close()
