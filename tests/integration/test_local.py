@@ -59,6 +59,19 @@ def test_a_cluster_with_replicas_forms_and_every_node_knows_it(kind: ServerKind,
         assert client.get("key") == b"value"
 
 
+def test_a_cluster_with_a_dead_primary_is_healthy_when_its_replica_serves(
+    kind: ServerKind, stack: ExitStack
+) -> None:
+    config = {"cluster-node-timeout": "1500"}
+    cluster = stack.enter_context(LocalCluster(kind.binary, replicas_per_primary=1, config=config))
+    cluster.primaries[0].kill()
+
+    cluster.wait_until_healthy()
+
+    with cluster.replicas[0].client() as client:
+        assert client.info("replication")["role"] == "master"
+
+
 def test_a_password_is_in_no_argument_list_and_in_no_readable_file(
     kind: ServerKind, stack: ExitStack
 ) -> None:
