@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import signal
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from redis.crc import key_slot
@@ -12,6 +14,7 @@ from slotferry import Verification, VerifyOptions
 from slotferry.events import PhaseStarted, Progress
 from slotferry.local import LocalCluster, LocalServer
 from tests.command import Running, run
+from tests.faults.clock import SteppedClock
 from tests.faults.test_slots_moving import Reshard, _owner
 from tests.integration.migrating import migrate
 from tests.servers.dataset import fill_strings
@@ -107,3 +110,37 @@ def test_a_killed_verification_goes_on(filled: LocalServer, cluster: LocalCluste
     assert done.summary["resumed"]
     assert done.keys["missing"] == 1
     assert done.keys["source"] >= _KEYS
+
+
+@pytest.mark.parametrize(
+    ("source", "cluster"), [("redis-6.2", "redis-7.0"), ("redis-6.2", "redis-6.2")], indirect=True
+)
+@pytest.mark.parametrize("hours", [1, -1], ids=["ahead", "behind"])
+def test_a_clock_that_is_wrong_here(
+    source: LocalServer, cluster: LocalCluster, hours: int, tmp_path: Path
+) -> None:
+    value = random.Random(1).randbytes(500_000)  # no compression makes it small
+    with source.client() as old, cluster.client() as new:
+        old.set("large", value, ex=1_800)
+        old.mset({f"key:{i}": i for i in range(100)})
+        for i in range(100):
+            old.expire(f"key:{i}", 1_800)
+        assert migrate(source, cluster).ok
+        new.delete("key:7")
+        new.set("extra", "x", ex=1_800)
+        new.set("extra:large", value, ex=1_800)
+    clock = SteppedClock(tmp_path)
+    clock.step(hours * 3_600)
+
+    done = run(
+        *("verify", source.url, cluster.url, "--json", "--memory-limit", "1mib", "--ttl-tolerance", "10s"),
+        env=clock.env,
+    )
+
+    assert done.code == 3, done.stderr
+    assert {kind: done.keys[kind] for kind in ("missing", "extra", "ttl", "different")} == {
+        "missing": 1,
+        "extra": 2,
+        "ttl": 0,
+        "different": 0,
+    }

@@ -10,7 +10,7 @@ use super::batch::{Batch, Restore};
 use super::judge::{Finding, Held, Rules, judge};
 use super::link::ReadProgress;
 use super::quick::Shape;
-use super::{Engine, OnConflict, our_clock, shown};
+use super::{Engine, OnConflict, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::net::Address;
 use crate::payload::same_value;
@@ -141,8 +141,8 @@ impl Comparison {
         std::mem::take(&mut self.errors)
     }
 
-    /// Read the replies that are here.
-    pub fn read(&mut self, data: &[u8]) -> ReadProgress {
+    /// Read the replies that are here; `now` is the source's time, by which keys have expired or not.
+    pub fn read(&mut self, data: &[u8], now: u64) -> ReadProgress {
         let mut at = 0;
         if self.expiry == ExpiryCommand::Relative && self.clock.is_none() {
             if let Decoded::Whole(Reply::Error(text), used) = decode(data)? {
@@ -162,7 +162,6 @@ impl Comparison {
         let per_read = 1 + usize::from(self.batch.is_asking());
         let reads = self.reads();
         let per_key = reads * per_read;
-        let now = our_clock();
         while self.replies < self.picks.len() * per_key {
             let index = self.picks[self.replies / per_key];
             let step = self.replies % per_key;

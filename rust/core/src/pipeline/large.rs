@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::call::{CallError, Caller};
 use super::judge::{same_expiry, show_expiry};
-use super::{Backoff, Engine, our_clock};
+use super::{Backoff, Engine};
 use crate::checkpoint::{Failure, FailureKind, PageId, Pending};
 use crate::control::Side;
 use crate::error::ErrorKind;
@@ -633,26 +633,56 @@ impl Pair<'_> {
         }
     }
 
-    /// When the key expires at either side, in ms since the epoch; 0: never.
+    /// When the key expires at either side, in ms since the epoch by that side's own clock; 0: never.
     async fn expiries(&mut self) -> Result<[u64; 2], Broken> {
         let spec = &self.engine.spec;
-        let commands = [spec.source_expiry, spec.target_expiry].map(|command| {
-            let name: &[u8] = match command {
-                ExpiryCommand::Absolute => b"PEXPIRETIME",
-                ExpiryCommand::Relative => b"PTTL",
-            };
-            name
-        });
-        let ours = self.ask_source(&[commands[0]], &[]).await?;
-        let theirs = self.ask_target(&[commands[1]], &[]).await?;
-        // Of one key, our own clock is near enough to the server's: what the tolerance does not cover is looked
-        // at again.
-        let absolute = |command: &[u8], reply: &Tree| match u64::try_from(reply.integer().unwrap_or(-1)) {
-            Err(_) => 0,
-            Ok(rest) if command == b"PTTL" => our_clock() + rest,
-            Ok(at) => at,
-        };
-        Ok([absolute(commands[0], &ours), absolute(commands[1], &theirs)])
+        let ours = expiry_question(spec.source_expiry, &self.task.key);
+        let theirs = expiry_question(spec.target_expiry, &self.task.name);
+        let (ours, theirs) = tokio::join!(
+            self.source.ask(ours, replies_of(spec.source_expiry)),
+            self.target.ask(theirs, replies_of(spec.target_expiry))
+        );
+        let ours = ours.map_err(Broken::Source)?.into_iter().map(Self::of_source);
+        let theirs = theirs.map_err(Broken::Target)?;
+        let theirs = theirs.into_iter().map(|reply| self.of_target(reply));
+        Ok([
+            expires_at(&ours.collect::<Result<Vec<_>, _>>()?),
+            expires_at(&theirs.collect::<Result<Vec<_>, _>>()?),
+        ])
+    }
+}
+
+/// The commands that tell when a key expires: where only the rest is told, the server's time before it.
+fn expiry_question(expiry: ExpiryCommand, key: &[u8]) -> Vec<u8> {
+    let mut commands = Vec::new();
+    if expiry == ExpiryCommand::Relative {
+        encode::time(&mut commands);
+    }
+    encode::expiry(&mut commands, expiry, key);
+    commands
+}
+
+/// How many replies [`expiry_question`] gets.
+fn replies_of(expiry: ExpiryCommand) -> usize {
+    1 + usize::from(expiry == ExpiryCommand::Relative)
+}
+
+/// What the replies to [`expiry_question`] say, in ms since the epoch; 0: never.
+fn expires_at(replies: &[Tree]) -> u64 {
+    let told = |reply: &Tree| u64::try_from(reply.integer().unwrap_or(-1)).ok();
+    match replies {
+        [time, rest] => told(rest).map_or(0, |rest| milliseconds(time) + rest),
+        [at] => told(at).unwrap_or(0),
+        _ => 0,
+    }
+}
+
+/// A reply to TIME, in ms since the epoch.
+fn milliseconds(time: &Tree) -> u64 {
+    let part = |tree: &Tree| std::str::from_utf8(tree.text()?).ok()?.parse::<u64>().ok();
+    match time.elements() {
+        [seconds, micros] => part(seconds).unwrap_or(0) * 1000 + part(micros).unwrap_or(0) / 1000,
+        _ => 0,
     }
 }
 

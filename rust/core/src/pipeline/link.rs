@@ -326,7 +326,7 @@ impl<'a> Session<'a> {
                     replies,
                     errors,
                 } => read_restores(data, batch, replies, errors),
-                Flight::Compare(comparison) => comparison.read(data),
+                Flight::Compare(comparison) => comparison.read(data, self.engine.source_now()),
                 Flight::Wait(wait) => wait.read(data),
             }
             .map_err(|error| error.to_string())?;

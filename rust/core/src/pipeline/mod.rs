@@ -31,7 +31,7 @@ mod translate;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -400,13 +400,6 @@ impl Backoff {
 /// `wait` with a jitter of a quarter either way, so that what failed together is not retried together.
 pub(crate) fn jitter(wait: Duration) -> Duration {
     wait.mul_f64(0.75 + fastrand::f64() / 2.0)
-}
-
-/// Our clock in ms since the epoch.
-pub(crate) fn our_clock() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64)
 }
 
 /// A key for a message: escaped, and shortened where it is long.
