@@ -442,8 +442,8 @@ class Job:
         from the target that the source lacks.
 
         `memory_limit` is the byte budget for keys and payloads in flight; times are in seconds. The two rates
-        limit what is read from the source. With `pause_above_latency`, reading pauses while a ping to the
-        source or to a primary takes longer. With `wait_replicas`, a checkpoint holds only what so many
+        limit what is read from the source. With `pause_above_latency`, reading pauses while the source or a
+        primary takes longer for a ping or a reply. With `wait_replicas`, a checkpoint holds only what so many
         replicas of its primary have confirmed; a barrier waits `wait_timeout` for them, and the job ends with
         `target_failed_over` when a node may have lost what it had acknowledged beyond: the next job starts at
         the last checkpoint. Raises `EngineError("usage", …)`.

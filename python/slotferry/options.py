@@ -64,8 +64,8 @@ class Options:
     retry_for: how many seconds an unreachable server or unavailable slot is tried again.
     max_keys_per_second, max_bytes_per_second: what is read from the source in a second at the most; None: no
         limit.
-    pause_above_latency: while a ping to the source or to a primary takes more milliseconds than this, nothing
-        is read; None: whatever they take.
+    pause_above_latency: while the source or a primary takes more milliseconds than this for a ping or for a
+        reply to what is under way, nothing is read; None: whatever they take.
     wait_replicas: how many replicas of a primary have to confirm what a checkpoint takes for written.
     wait_timeout: how many milliseconds a checkpoint waits for them, up to 20,000, before it stays back.
     parallel_scans: how many partitions to scan at once, a power of two up to 1024; None: planned from the

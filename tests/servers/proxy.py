@@ -24,6 +24,8 @@ _BUFFER_BYTES = 1 << 20
 class Proxy:
     """Forwards connections to `host:port`; `delay` is in seconds, added each way. A context manager.
 
+    With `delayed_command`, only the connections are delayed over which that command has gone, from then on.
+
     It runs in a thread with an event loop of its own; a method may be called from any thread and has
     taken effect when it returns.
     """
@@ -33,6 +35,7 @@ class Proxy:
     def __init__(self, host: str, port: int, *, delay: float = 0.0) -> None:
         self.server = (host, port)
         self.delay = delay
+        self.delayed_command = b""
         self.port = 0
         self.connections = 0
         self.to_server = _Meter()
@@ -200,6 +203,7 @@ class _Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._queue: deque[tuple[float, bytes | None]] = deque()
         self._held = 0
+        self._delayed = False
         self._blocked = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -214,6 +218,8 @@ class _Wire(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._held += len(data)
+        if self._proxy.delayed_command and self._proxy.delayed_command in data:
+            self._delayed = self.peer._delayed = True
         if self._held > _WIRE_BYTES and self._transport is not None:
             self._transport.pause_reading()
         self._enqueue(data)
@@ -242,7 +248,9 @@ class _Wire(asyncio.Protocol):
             self._pass_on(data, target)
 
     def _enqueue(self, data: bytes | None) -> None:
-        self._queue.append((self._proxy.loop.time() + self._proxy.delay, data))
+        is_delayed = self._delayed or not self._proxy.delayed_command
+        due = self._proxy.loop.time() + (self._proxy.delay if is_delayed else 0.0)
+        self._queue.append((due, data))
         self.forward_due()
 
     def _pass_on(self, data: bytes | None, target: asyncio.Transport) -> None:

@@ -143,7 +143,7 @@ Exit codes:
     "--pause-above-latency",
     type=milliseconds,
     metavar="MS",
-    help="Read nothing while the source or a primary takes longer to answer a ping.",
+    help="Read nothing while the source or a primary takes longer for a ping or a reply.",
 )
 @click.option(
     "--wait-replicas",

@@ -118,7 +118,7 @@ Exit codes:
     "--pause-above-latency",
     type=milliseconds,
     metavar="MS",
-    help="Pause while a ping to a server takes longer.",
+    help="Pause while a server takes longer for a ping or a reply.",
 )
 @click.option(
     "--parallel-scans",

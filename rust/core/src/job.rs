@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, Mark};
 use crate::control::{Command, Event, Shared, Side, State, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::Access;
-use crate::pipeline::{Engine, JobSpec, Lane, sweep};
+use crate::pipeline::{Engine, JobSpec, Lane, note_wake, sweep};
 use crate::progress::Counts;
 use crate::topology::{self, SlotRange};
 
@@ -205,7 +205,11 @@ fn check(spec: &JobSpec) -> Result<()> {
 
 /// The engine's thread: one single-threaded runtime, dropped at the end with all that runs in it.
 fn run(spec: JobSpec, shared: &Arc<Shared>) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    if spec.pause_above.is_some() {
+        runtime.on_thread_unpark(note_wake);
+    }
+    let runtime = runtime
         .enable_all()
         .build()
         .map_err(|error| Error::new(ErrorKind::Internal, format!("no runtime for the engine: {error}")))?;
@@ -226,7 +230,7 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
         .source_connections
         .min(engine.spec.partitions.len().max(1));
     engine.probe(
-        format!("source {}", engine.spec.source),
+        engine.source_server(),
         engine.spec.source.clone(),
         Side::Source,
         || true,

@@ -11,8 +11,10 @@ use slab::Slab;
 
 use super::plain::Reading;
 use super::quick::Shape;
+use super::restraint::Answer;
 use super::scan::{Keys, ScanState, Scanner};
 use super::sieve::Sieve;
+use super::silence::Silence;
 use super::{Backoff, Engine};
 use crate::checkpoint::PageId;
 use crate::control::{Event, Side};
@@ -248,6 +250,7 @@ impl Lane {
     async fn serve(&mut self, lost: &mut Option<Instant>, backoff: &mut Backoff) -> Result<(), Ended> {
         let mut connection = self.connect().await?;
         let mut last_reply = Instant::now();
+        let mut silence = Silence::new(self.engine.pause_above());
         let mut tick = tokio::time::interval(Duration::from_millis(500));
         loop {
             self.ask();
@@ -255,6 +258,8 @@ impl Lane {
                 return Ok(());
             }
             let room = self.engine.budget.has_room();
+            silence.owed(room && !self.asked.is_empty());
+            let unread = connection.received().len();
             let engine = Rc::clone(&self.engine);
             tokio::select! {
                 biased;
@@ -264,6 +269,9 @@ impl Lane {
                         continue;
                     }
                     last_reply = Instant::now();
+                    if connection.received().len() > unread && let Some(waited) = silence.broken() {
+                        self.slow(Answer::Reply, waited);
+                    }
                     let read = self.read_replies(&mut connection);
                     self.engine.nudge();
                     read?;
@@ -280,6 +288,9 @@ impl Lane {
                 _ = tick.tick() => {
                     if self.asked.is_empty() || !room {
                         last_reply = Instant::now();
+                    }
+                    if let Some(waited) = silence.look() {
+                        self.slow(Answer::NoReply, waited);
                     }
                     self.watch(last_reply.elapsed())?;
                 }
@@ -353,6 +364,11 @@ impl Lane {
             fetch.asked = fetch.read;
         }
         self.sift_anew();
+    }
+
+    #[cold]
+    fn slow(&self, answer: Answer, waited: Duration) {
+        self.engine.measured(&self.engine.source_server(), answer, waited);
     }
 
     /// Show that the source is silent, and give the connection up when it is so for too long.

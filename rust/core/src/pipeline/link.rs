@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::barrier::Wait;
-use super::batch::{Batch, Entry, Restore};
+use super::batch::{BATCH_BYTES, Batch, Entry, Restore};
 use super::compare::Comparison;
+use super::restraint::Answer;
+use super::silence::Silence;
 use super::{Backoff, Engine};
 use crate::checkpoint::PageId;
 use crate::control::{Event, Side};
@@ -72,6 +74,22 @@ impl Flight {
             batch,
             replies: 0,
             errors: Vec::new(),
+        }
+    }
+
+    /// Whether the time until its next reply tells how quick the server is: not where the value is large, and
+    /// never of WAIT.
+    fn tells_latency(&self) -> bool {
+        match self {
+            Self::Restore { batch, replies, .. } => {
+                let entry = if batch.is_asking() { replies / 2 } else { *replies };
+                batch
+                    .entries()
+                    .get(entry)
+                    .is_some_and(|entry| entry.payload <= BATCH_BYTES)
+            }
+            Self::Compare(_) => true,
+            Self::Wait(_) => false,
         }
     }
 
@@ -237,6 +255,7 @@ pub(super) struct Session<'a> {
     pub link: &'a Rc<Link>,
     connection: Connection,
     flights: Flights,
+    silence: Silence,
     answered: bool,
 }
 
@@ -247,6 +266,7 @@ impl<'a> Session<'a> {
             link,
             connection,
             flights: Flights::default(),
+            silence: Silence::new(engine.pause_above()),
             answered: false,
         }
     }
@@ -257,6 +277,11 @@ impl<'a> Session<'a> {
         let mut tick = tokio::time::interval(LOOK);
         loop {
             self.load();
+            if self.silence.is_watching() {
+                let next = self.flights.queue.front().filter(|_| self.flights.owe_reply());
+                self.silence
+                    .owed(self.link.owns_slots.get() && next.is_some_and(Flight::tells_latency));
+            }
             let unread = self.connection.received().len();
             tokio::select! {
                 exchanged = self.connection.exchange(&mut self.flights, true) => {
@@ -265,8 +290,12 @@ impl<'a> Session<'a> {
                     }
                     // What was only written says nothing of a node that hangs; but a value that takes long to be
                     // written can't be answered before.
-                    if self.connection.received().len() > unread || !self.flights.owe_reply() {
+                    let has_come = self.connection.received().len() > unread;
+                    if has_come || !self.flights.owe_reply() {
                         last_reply = Instant::now();
+                    }
+                    if has_come && let Some(waited) = self.silence.broken() {
+                        self.slow(Answer::Reply, waited);
                     }
                     if let Err(reason) = self.read_replies() {
                         return reason;
@@ -277,6 +306,9 @@ impl<'a> Session<'a> {
                     if self.flights.queue.is_empty() {
                         last_reply = Instant::now();
                     }
+                    if let Some(waited) = self.silence.look() {
+                        self.slow(Answer::NoReply, waited);
+                    }
                     self.watch(last_reply.elapsed());
                     let patience = if self.link.owns_slots.get() { REPLY_PATIENCE } else { DEPOSED_PATIENCE };
                     if last_reply.elapsed() > patience {
@@ -285,6 +317,12 @@ impl<'a> Session<'a> {
                 }
             }
         }
+    }
+
+    #[cold]
+    fn slow(&self, answer: Answer, waited: Duration) {
+        let server = Engine::target_server(&self.link.address);
+        self.engine.measured(&server, answer, waited);
     }
 
     /// Show that the node is silent, and ask whether another has taken its place.

@@ -25,6 +25,7 @@ mod route;
 mod sample;
 mod scan;
 mod sieve;
+mod silence;
 mod sweep;
 mod translate;
 
@@ -60,6 +61,7 @@ use restraint::Restraint;
 use route::Router;
 pub use sample::Sample;
 use scan::Overlap;
+pub(crate) use silence::note_wake;
 pub(crate) use sweep::sweep;
 
 /// What happens to a key that the target has already.

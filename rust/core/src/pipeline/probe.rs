@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Engine;
+use super::restraint::Answer;
 use crate::control::Side;
 use crate::net::{self, Address, Bytes, Connection};
 use crate::resp::{Decoded, decode, encode};
@@ -29,7 +30,7 @@ impl Engine {
         side: Side,
         is_wanted: impl Fn() -> bool + 'static,
     ) {
-        if self.restraint.threshold().is_none() || self.spec.scan_only {
+        if self.pause_above().is_none() {
             return;
         }
         let engine = Rc::clone(self);
@@ -38,11 +39,13 @@ impl Engine {
                 if is_wanted() {
                     // A server that lets a new client wait is slow as well.
                     let access = engine.entrance(side).current();
-                    let opened = engine.timed(&name, net::open(&address, &access, false)).await;
+                    let opened = engine
+                        .timed(&name, &is_wanted, net::open(&address, &access, false))
+                        .await;
                     if let Some(Ok((mut connection, _))) = opened {
                         while is_wanted()
                             && engine
-                                .timed(&name, pong(&mut connection))
+                                .timed(&name, &is_wanted, pong(&mut connection))
                                 .await
                                 .flatten()
                                 .is_some()
@@ -58,20 +61,38 @@ impl Engine {
     }
 
     /// Wait for an answer of `name`, and tell how long it took; what takes too long is told while it does.
-    /// `None` where the answer is given up.
-    async fn timed<T>(&self, name: &str, answer: impl Future<Output = T>) -> Option<T> {
+    /// `None` where the answer is given up, or not wanted any more: a node that hangs may have been failed over.
+    async fn timed<T>(
+        &self,
+        name: &str,
+        is_wanted: impl Fn() -> bool,
+        answer: impl Future<Output = T>,
+    ) -> Option<T> {
         let begun = Instant::now();
         let mut answer = std::pin::pin!(answer);
-        while begun.elapsed() < PATIENCE {
+        while begun.elapsed() < PATIENCE && is_wanted() {
             if let Ok(answer) = tokio::time::timeout(EVERY, &mut answer).await {
-                self.restraint
-                    .measured(name, begun.elapsed(), false, Instant::now());
+                self.measured(name, Answer::Ping, begun.elapsed());
                 return Some(answer);
             }
-            self.restraint
-                .measured(name, begun.elapsed(), true, Instant::now());
+            self.measured(name, Answer::NoPing, begun.elapsed());
         }
         None
+    }
+
+    /// `server` took so long for an answer, or has taken that long without one.
+    pub fn measured(&self, server: &str, answer: Answer, latency: Duration) {
+        self.restraint.measured(server, answer, latency, Instant::now());
+    }
+
+    /// What the source is called in a reason.
+    pub fn source_server(&self) -> String {
+        format!("source {}", self.spec.source)
+    }
+
+    /// What a node of the target is called in a reason.
+    pub fn target_server(node: &Address) -> String {
+        format!("target {node}")
     }
 }
 

@@ -15,6 +15,16 @@ const CALM: Duration = Duration::from_secs(1);
 /// While the job is paused, it is looked at this often whether it still is.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
+/// An answer that was waited for, or still is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Ping,
+    NoPing,
+    /// A reply to something that is under way anyway.
+    Reply,
+    NoReply,
+}
+
 /// A server that answered slowly.
 #[derive(Debug)]
 struct Slow {
@@ -23,7 +33,7 @@ struct Slow {
     last: Instant,
     /// Its last slow answer; of one that is still awaited, the time so far.
     latency: Duration,
-    awaited: bool,
+    answer: Answer,
 }
 
 /// Everything that holds the reading back.
@@ -120,17 +130,18 @@ impl Restraint {
         self.threshold
     }
 
-    /// `node` took `latency` for an answer, or has taken that long without one (`awaited`).
-    pub fn measured(&self, node: &str, latency: Duration, awaited: bool, now: Instant) {
+    /// `node` took `latency` for an answer, or has taken that long without one. That it is well again only its
+    /// pings say: while the reading pauses, there is nothing else to answer.
+    pub fn measured(&self, node: &str, answer: Answer, latency: Duration, now: Instant) {
         let mut slow = self.slow.borrow_mut();
         if self.threshold.is_some_and(|threshold| latency > threshold) {
             let entry = slow.entry(node.to_owned()).or_insert_with(|| Slow {
                 since: now,
                 last: now,
                 latency,
-                awaited,
+                answer,
             });
-            (entry.last, entry.latency, entry.awaited) = (now, latency, awaited);
+            (entry.last, entry.latency, entry.answer) = (now, latency, answer);
         } else if slow
             .get(node)
             .is_some_and(|slow| now.saturating_duration_since(slow.last) >= CALM)
@@ -158,10 +169,11 @@ impl Restraint {
         let threshold = self.threshold?;
         let slow = self.slow.borrow();
         let (node, slow) = slow.iter().min_by_key(|(node, slow)| (slow.since, *node))?;
-        let answer = if slow.awaited {
-            "has not answered for"
-        } else {
-            "took"
+        let answer = match slow.answer {
+            Answer::Ping => "took",
+            Answer::NoPing => "has not answered for",
+            Answer::Reply => "let our commands wait for",
+            Answer::NoReply => "has let our commands wait for",
         };
         Some(format!(
             "the {node} {answer} {} ms (limit {} ms), {} s",
@@ -208,21 +220,38 @@ mod tests {
     fn a_slow_server_pauses_until_it_was_calm_for_a_while() {
         let restraint = restraint(Some(100 * MS));
         let start = Instant::now();
-        restraint.measured("source a", 99 * MS, false, start);
+        restraint.measured("source a", Answer::Ping, 99 * MS, start);
         assert_eq!(restraint.pause_reason(start), None);
-        restraint.measured("source a", 250 * MS, false, start);
+        restraint.measured("source a", Answer::Ping, 250 * MS, start);
         let reason = restraint.pause_reason(start).expect("is paused");
         assert!(reason.contains("source a took 250 ms (limit 100 ms)"), "{reason}");
-        restraint.measured("source a", 5 * MS, false, start + 500 * MS);
+        restraint.measured("source a", Answer::Ping, 5 * MS, start + 500 * MS);
         assert_eq!(restraint.allowance(1), 0);
-        restraint.measured("source a", 5 * MS, false, start + 1000 * MS);
+        restraint.measured("source a", Answer::Ping, 5 * MS, start + 1000 * MS);
+        assert!(!restraint.is_on());
+    }
+
+    #[test]
+    fn slow_replies_pause_and_good_pings_end_it() {
+        let restraint = restraint(Some(100 * MS));
+        let start = Instant::now();
+        restraint.measured("target a", Answer::Ping, 5 * MS, start);
+        restraint.measured("target a", Answer::Reply, 250 * MS, start);
+        let reason = restraint.pause_reason(start).expect("is paused");
+        assert!(
+            reason.contains("target a let our commands wait for 250 ms"),
+            "{reason}"
+        );
+        restraint.measured("target a", Answer::Ping, 5 * MS, start + 900 * MS);
+        assert!(restraint.is_on());
+        restraint.measured("target a", Answer::Ping, 5 * MS, start + 1000 * MS);
         assert!(!restraint.is_on());
     }
 
     #[test]
     fn a_server_that_is_gone_is_not_slow() {
         let restraint = restraint(Some(100 * MS));
-        restraint.measured("target b", 300 * MS, true, Instant::now());
+        restraint.measured("target b", Answer::NoPing, 300 * MS, Instant::now());
         assert!(restraint.is_on());
         restraint.forget("target b");
         assert!(!restraint.is_on());

@@ -138,7 +138,7 @@ impl Engine {
             self.spawn(super::link::run(Rc::clone(self), Rc::clone(&link)));
             let probed = Rc::clone(&link);
             self.probe(
-                format!("target {}", link.address),
+                Self::target_server(&link.address),
                 link.address.clone(),
                 Side::Target,
                 move || probed.owns_slots.get(),
