@@ -89,7 +89,7 @@ class Login:
         raise self._unfit(f"are of the type {type(answer).__name__}")
 
     def _unfit(self, what: str) -> SlotferryError:
-        kind = TargetUnfitError if self._party == "target" else SourceUnfitError
+        kind = TargetUnfitError if self._party in ("target", "cluster") else SourceUnfitError
         return kind(
             f"the {self._party}'s credentials {what}",
             hint="the callable has to return the password, or (user, password), as str",

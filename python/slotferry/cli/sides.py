@@ -37,6 +37,21 @@ def tls_options(side: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
     return decorate
 
 
+def _split_entries(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Take apart what the environment or the config file gives in one text."""
+    return tuple(part for value in values for part in value.replace(",", " ").split())
+
+
+address_map_option = click.option(
+    "--address-map",
+    metavar="ANNOUNCED=REACHABLE",
+    multiple=True,
+    callback=_split_entries,
+    help="Where an address that a server announces is reached from here (NAT): host:port=host:port, "
+    "or host=host for every port. Can be given several times.",
+)
+
+
 def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the login at Sentinels and the address map."""
     options = [
@@ -44,23 +59,11 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--sentinel-password-file", type=File, help="The password there is this file's first line."
         ),
-        click.option(
-            "--address-map",
-            metavar="ANNOUNCED=REACHABLE",
-            multiple=True,
-            callback=_split_entries,
-            help="Where an address that a server announces is reached from here (NAT): host:port=host:port, "
-            "or host=host for every port. Can be given several times.",
-        ),
+        address_map_option,
     ]
     for option in reversed(options):
         command = option(command)
     return command
-
-
-def _split_entries(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
-    """Take apart what the environment or the config file gives in one text."""
-    return tuple(part for value in values for part in value.replace(",", " ").split())
 
 
 def side_settings(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -74,15 +77,17 @@ def side_settings(parameters: dict[str, Any]) -> dict[str, Any]:
     for side in ("source", "target"):
         tls = (parameters.pop(f"{side}_{name}") for name in ("ca", "cert", "key", "sni", "insecure"))
         settings[f"{side}_tls"] = Tls(*tls)
-        settings[f"{side}_password"] = _password(side, parameters.pop(f"{side}_password_file"))
+        settings[f"{side}_password"] = find_renewable_password(side, parameters.pop(f"{side}_password_file"))
     if "address_map" in parameters:
-        settings["sentinel_password"] = _password("Sentinel", parameters.pop("sentinel_password_file"))
+        settings["sentinel_password"] = find_renewable_password(
+            "Sentinel", parameters.pop("sentinel_password_file")
+        )
         settings["sentinel_username"] = parameters.pop("sentinel_username")
         settings["address_map"] = parameters.pop("address_map")
     return settings
 
 
-def _password(party: Any, path: Path | None) -> Any:
+def find_renewable_password(party: Any, path: Path | None) -> Any:
     """Return the password of the environment, or a file that is read now and when it changes."""
     from slotferry.credentials import PasswordFile
     from slotferry.endpoints import find_password

@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from slotferry.reshard.apply import Options
     from slotferry.reshard.care import Care
-    from slotferry.reshard.plan import Plan, plan_reshard
+    from slotferry.reshard.plan import Plan, connect, plan_reshard
     from slotferry.reshard.report import Report
 
-__all__ = ["Care", "Options", "Plan", "Report", "plan_reshard"]
+__all__ = ["Care", "Options", "Plan", "Report", "connect", "plan_reshard"]
 
-_HOMES = {"Care": "care", "Options": "apply", "Plan": "plan", "Report": "report", "plan_reshard": "plan"}
+_HOMES = {
+    "Care": "care",
+    "Options": "apply",
+    "Plan": "plan",
+    "Report": "report",
+    "connect": "plan",
+    "plan_reshard": "plan",
+}
 
 
 def __getattr__(name: str) -> Any:

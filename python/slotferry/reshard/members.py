@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector, lost, unfit
 from slotferry.discovery import SLOTS
 from slotferry.endpoints import Address
@@ -20,6 +21,8 @@ from slotferry.reshard.wire import Wire, format_ranges, is_error, refused, text_
 @dataclass(frozen=True)
 class Member:
     """One node. `address` is where we reach it, `peer` where the other nodes do (which MIGRATE needs).
+
+    Only `address` goes through the address map: what the nodes tell each other is none of its business.
 
     `migrating` and `importing` map an open slot to the other end's node id; they are known only of nodes
     that answered for themselves (`answered`).
@@ -184,30 +187,33 @@ def _members(wire: Wire) -> dict[str, Member]:
                 "name a node of a cluster; to fill one from a standalone server use 'slotferry migrate'",
             )
         raise refused(str(wire.address), "CLUSTER NODES", text)
-    return parse_nodes(text.decode(), wire.address, _endpoints(wire.call("CLUSTER", "SLOTS"), wire.address))
+    endpoints = _endpoints(wire.call("CLUSTER", "SLOTS"), wire.address, wire.address_map)
+    return parse_nodes(text.decode(), wire.address, endpoints, wire.address_map)
 
 
-def _endpoints(reply: object, asked: Address) -> dict[str, Address]:
-    """Return where clients are to reach the nodes: CLUSTER SLOTS knows names that CLUSTER NODES does not."""
+def _endpoints(reply: object, asked: Address, address_map: AddressMap) -> dict[str, Address]:
+    """Return where we reach the nodes: CLUSTER SLOTS knows names for clients that CLUSTER NODES does not."""
     found: dict[str, Address] = {}
     for row in reply if isinstance(reply, list) else []:
         for host, port, node_id, *_ in row[2:]:
-            name = host.decode() if host else ""
-            found[node_id.decode()] = Address(name if name not in ("", "?") else asked.host, port)
+            found[node_id.decode()] = address_map.named(host, port, asked)
     return found
 
 
-def parse_nodes(text: str, asked: Address, endpoints: Mapping[str, Address]) -> dict[str, Member]:
-    """Return the members that a CLUSTER NODES reply describes, by id.
+def parse_nodes(
+    text: str, asked: Address, endpoints: Mapping[str, Address], address_map: AddressMap | None = None
+) -> dict[str, Member]:
+    """Return the members that a CLUSTER NODES reply describes, by id; `endpoints` is where we reach them.
 
     A line is `id ip:port@bus[,hostname…] flags primary-id ping pong epoch link slots…`; a slot is `5`,
     `0-100`, or open: `[5->-id]` (migrating), `[5-<-id]` (importing).
     """
     members = {}
+    known = address_map or AddressMap()
     for line in text.splitlines():
         node_id, where, flags, primary, _, _, epoch, _, *slots = line.split()
         host, _, port = where.split(",")[0].split("@")[0].rpartition(":")
-        peer = Address(host or asked.host, int(port))
+        peer = Address(host or known.announced_host(asked), int(port))
         served: set[int] = set()
         migrating: dict[int, str] = {}
         importing: dict[int, str] = {}
@@ -222,7 +228,7 @@ def parse_nodes(text: str, asked: Address, endpoints: Mapping[str, Address]) -> 
                 served.update(range(int(first), int(last or first) + 1))
         members[node_id] = Member(
             id=node_id,
-            address=asked if "myself" in flags else endpoints.get(node_id, peer),
+            address=asked if "myself" in flags else endpoints.get(node_id, known.reach(peer)),
             peer=peer,
             flags=frozenset(flags.split(",")),
             primary_id=None if primary == "-" else primary,

@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
-from slotferry.endpoints import Endpoint, Tls
+from slotferry.endpoints import Endpoint, Password, Tls
 from slotferry.errors import RefusedError, UsageError
 from slotferry.reshard.balance import Move, balance
 from slotferry.reshard.measure import Weights, measure
@@ -237,23 +238,25 @@ class Plan:
         options: Options | None = None,
         care: Care | None = None,
         on_event: Callable[[Event], None] | None = None,
+        password: Password | None = None,
+        tls: Tls | None = None,
+        address_map: Sequence[str] = (),
         **changes: Any,
     ) -> Report:
         """Carry the plan out in this thread and return how it ended; the same again goes on.
 
-        `cluster` is needed for a plan that was read from a file. `changes` are fields of `Options` by name,
-        such as `method="setslot"`. A run that was stopped, or that lost the cluster, returns its report too:
-        look at `Report.ok`, `Report.remaining` and `Report.error`. Raises `SlotferryError` where the run was
-        refused and nothing has moved.
+        `cluster` is needed for a plan that was read from a file; `password`, `tls` and `address_map` go with
+        it, as in `plan_reshard`. `changes` are fields of `Options` by name, such as `method="setslot"`. A run
+        that was stopped, or that lost the cluster, returns its report too: look at `Report.ok`,
+        `Report.remaining` and `Report.error`. Raises `SlotferryError` where the run was refused and nothing
+        has moved.
         """
         from slotferry.reshard.apply import Options, apply_plan
 
-        if isinstance(cluster, Connector) or cluster is None:
-            connector = cluster or self.connector
-        else:
-            connector = connect(cluster)
-        if connector is None:
+        where = cluster or self.connector
+        if where is None:
             raise UsageError("the plan does not say how to log in", hint="give apply() the cluster's URL")
+        connector = _connector(where, password, tls, address_map)
         chosen = replace(options or Options(), **changes)
         return apply_plan(connector, self, chosen, care=care, on_event=on_event)
 
@@ -263,8 +266,35 @@ def _digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def connect(cluster: str | Endpoint, *, password: str | None = None, tls: Tls | None = None) -> Connector:
-    """Return what opens connections to a cluster's nodes. Raises `UsageError` for a URL of another kind."""
+def _connector(
+    cluster: str | Endpoint | Connector,
+    password: Password | None,
+    tls: Tls | None,
+    address_map: Sequence[str],
+) -> Connector:
+    if not isinstance(cluster, Connector):
+        return connect(cluster, password=password, tls=tls, address_map=address_map)
+    if password is not None or tls is not None or address_map:
+        raise UsageError(
+            "a password, TLS files or an address map are given for a cluster that has its own already",
+            hint="give the cluster's URL with them, or give them to connect()",
+        )
+    return cluster
+
+
+def connect(
+    cluster: str | Endpoint,
+    *,
+    password: Password | None = None,
+    tls: Tls | None = None,
+    address_map: Sequence[str] = (),
+) -> Connector:
+    """Return what opens connections to a cluster's nodes. Raises `UsageError` for a URL of another kind.
+
+    `password` may be a callable that returns it, or user and password: it is asked when the first connection
+    is made and again when a login is refused. `address_map` says where an announced address is reached from
+    here, as `announced=reachable`; the nodes go on reaching each other as they announce themselves.
+    """
     endpoint = Endpoint.parse(cluster, "cluster") if isinstance(cluster, str) else cluster
     if endpoint.service is not None:
         raise UsageError("the cluster URL names Sentinels", hint="a cluster has none: name one of its nodes")
@@ -274,7 +304,7 @@ def connect(cluster: str | Endpoint, *, password: str | None = None, tls: Tls | 
         raise UsageError("the cluster URL names a database", hint="slots are moved with all that is in them")
     if password is not None or tls is not None:
         endpoint = endpoint.with_credentials(password, tls or Tls())
-    return Connector(endpoint, "cluster")
+    return Connector(endpoint, "cluster", AddressMap.parse(address_map))
 
 
 def plan_reshard(
@@ -287,17 +317,21 @@ def plan_reshard(
     max_moves: int | None = None,
     threshold: float = DEFAULT_THRESHOLD,
     samples: int = DEFAULT_SAMPLES,
+    password: Password | None = None,
+    tls: Tls | None = None,
+    address_map: Sequence[str] = (),
 ) -> Plan:
     """Return the fewest slot moves that give every primary its share; nothing is changed.
 
     `by` is `slots`, `keys`, `bytes` or `load`. `weights` maps a node to its part (1 where not given; a
     primary without slots takes part only if it is named in `add` or has a weight), `drain` empties nodes.
     `threshold` is how far from its share a node may be, as a part of it. `samples` keys a slot are sized (0:
-    all). Raises `UsageError` for a node that the cluster does not have and for shares that make no sense,
-    `SlotferryError` where the cluster can't be read or is not whole.
+    all). `password`, `tls` and `address_map` are those of `connect`. Raises `UsageError` for a node that the
+    cluster does not have and for shares that make no sense, `SlotferryError` where the cluster can't be read
+    or is not whole.
     """
     policy = Policy(by, dict(weights or {}), tuple(add), tuple(drain), max_moves, threshold, samples)
-    connector = cluster if isinstance(cluster, Connector) else connect(cluster)
+    connector = _connector(cluster, password, tls, address_map)
     return make_plan(connector, policy)
 
 

@@ -54,6 +54,7 @@ class Wire:
         self._buffer = b""
         self._at = 0
         self.address = address
+        self.address_map = connector.address_map
 
     def __enter__(self) -> Wire:
         return self

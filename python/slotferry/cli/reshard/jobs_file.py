@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.reshard.options import percent
+from slotferry.cli.sides import find_renewable_password
 from slotferry.cli.types import byte_rate, duration, milliseconds
 from slotferry.errors import UsageError
 
@@ -76,6 +77,7 @@ _SETTINGS: dict[str, Callable[[Any], Any]] = {
     "cluster-key": _path,
     "cluster-sni": _text,
     "cluster-insecure": _flag,
+    "address-map": _texts,
     "by": _text,
     "weight": _weights,
     "add": _texts,
@@ -103,18 +105,19 @@ class JobSettings:
     care: Care
     login: Mapping[str, Any]
     cluster: str
+    address_map: tuple[str, ...]
     method: Any
     retry_for: float
 
     def connector(self) -> Connector:
         """Return what opens the cluster's nodes. Raises `UsageError`."""
-        from slotferry.endpoints import Tls, find_password
+        from slotferry.endpoints import Tls
         from slotferry.reshard.plan import connect
 
         ca, cert, key, name = (self.login.get(f"cluster-{part}") for part in ("ca", "cert", "key", "sni"))
         tls = Tls(ca, cert, key, name, self.login.get("cluster-insecure", False))
-        password = find_password("cluster", self.login.get("cluster-password-file"))
-        return connect(self.cluster, password=password, tls=tls)
+        password = find_renewable_password("cluster", self.login.get("cluster-password-file"))
+        return connect(self.cluster, password=password, tls=tls, address_map=self.address_map)
 
     def options(self, name: str, journal: Path | None) -> Options:
         """Return the options of a run of this job."""
@@ -168,6 +171,7 @@ def _read(path: Path, where: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _job(path: Path, name: str, settings: Mapping[str, Any]) -> JobSettings:
+    from slotferry.addressmap import AddressMap
     from slotferry.reshard.care import DEFAULT_MAX_KEY, Care
     from slotferry.reshard.plan import DEFAULT_SAMPLES, DEFAULT_THRESHOLD, Policy
 
@@ -177,6 +181,7 @@ def _job(path: Path, name: str, settings: Mapping[str, Any]) -> JobSettings:
         )
     latency = settings.get("pause-above-latency")
     try:
+        AddressMap.parse(settings.get("address-map", ()))
         return JobSettings(
             policy=Policy(
                 by=settings.get("by", "slots"),
@@ -198,6 +203,7 @@ def _job(path: Path, name: str, settings: Mapping[str, Any]) -> JobSettings:
             ),
             login={key: value for key, value in settings.items() if key.startswith("cluster-")},
             cluster=settings["cluster"],
+            address_map=settings.get("address-map", ()),
             method=settings.get("method", "auto"),
             retry_for=settings.get("retry-for", 300.0),
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.sides import tls_options
+from slotferry.cli.sides import address_map_option, find_renewable_password, tls_options
 from slotferry.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,17 +27,19 @@ json_option = click.option(
 cluster_argument = click.argument("cluster", envvar="SLOTFERRY_CLUSTER")
 
 
-login_options = tls_options("cluster")
+def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add how the cluster's nodes are reached: password, TLS files and address map."""
+    return tls_options("cluster")(address_map_option(command))
 
 
 def take_connector(cluster: str, parameters: dict[str, Any]) -> Connector:
     """Take the login options out of `parameters` and return what opens the cluster's nodes."""
-    from slotferry.endpoints import Tls, find_password
+    from slotferry.endpoints import Tls
     from slotferry.reshard.plan import connect
 
     tls = Tls(*(parameters.pop(f"cluster_{name}") for name in ("ca", "cert", "key", "sni", "insecure")))
-    password = find_password("cluster", parameters.pop("cluster_password_file"))
-    return connect(cluster, password=password, tls=tls)
+    password = find_renewable_password("cluster", parameters.pop("cluster_password_file"))
+    return connect(cluster, password=password, tls=tls, address_map=parameters.pop("address_map"))
 
 
 def percent(value: str | float) -> float:
