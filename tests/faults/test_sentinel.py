@@ -81,6 +81,19 @@ def _without_its_link(replica: LocalServer) -> Iterator[None]:
         client.config_set("masterauth", "")
 
 
+@contextmanager
+def _behind(replica: LocalServer, primary: LocalServer) -> Iterator[None]:
+    """Let `replica` apply nothing more of what comes over its link, which stays up; it answers reads."""
+    with replica.client() as client, primary.client() as writer:
+        client.execute_command("CLIENT", "PAUSE", 300_000, "WRITE")
+        writer.set("key:0", writer.get("key:0") or b"")
+        try:
+            yield
+            assert client.info("replication")["master_link_status"] == "up"
+        finally:
+            client.execute_command("CLIENT", "UNPAUSE")
+
+
 @pytest.mark.parametrize("killed", [True, False], ids=["killed", "demoted"])
 def test_a_failover_of_the_primary(
     kind: ServerKind, cluster: LocalCluster, stack: ExitStack, killed: bool
@@ -122,6 +135,28 @@ def test_a_replica_without_its_link_is_left_until_it_has_it_again(
         story = Story(paused.migration)
         with _held_at_the_target(paused, cluster), _without_its_link(replica):
             wait_until(lambda: story.tells("no link to its primary", "waiting"), "the replica to be left")
+        _finish(paused, replica, cluster)
+
+    assert story.tells("fit to be read again", paused.proxy.address)
+    assert not story.tells("void")
+
+
+@pytest.mark.long
+def test_a_replica_that_falls_behind_is_left_until_it_has_caught_up(
+    kind: ServerKind, cluster: LocalCluster, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sentinel, "MOST_LAG_SECONDS", 1.0)
+    monkeypatch.setattr(sentinel, "UNFIT_SECONDS", 0.5)
+    monkeypatch.setattr(sentinel, "_CATCH_UP_SECONDS", 0.5)
+    service = _service(kind, stack)
+    (replica,) = service.replicas
+    with paused_migration(replica, cluster, service=service, role="replica") as paused:
+        story = Story(paused.migration)
+        with _held_at_the_target(paused, cluster), _behind(replica, service.primary):
+            wait_until(
+                lambda: story.tells("s behind its primary", "not read like this"), "the lag to be told"
+            )
+            wait_until(lambda: story.tells("bytes behind its primary", "waiting"), "the replica to be left")
         _finish(paused, replica, cluster)
 
     assert story.tells("fit to be read again", paused.proxy.address)
