@@ -16,6 +16,7 @@ __all__ = [
     "EngineError",
     "Event",
     "Failure",
+    "Handover",
     "Job",
     "KeyMap",
     "PartitionMark",
@@ -492,4 +493,60 @@ class Job:
         """Return once the job is done with everything asked of it; raise `EngineError` if it ended otherwise.
 
         Raises `EngineError("usage", …)` while the job runs.
+        """
+
+@final
+class Handover:
+    """Connections between two nodes of a cluster, over which slots are handed from one to the other.
+
+    A slot is copied while its owner serves it undisturbed, and is opened there (`MIGRATING`) in one
+    transaction with the removal of its keys, which fails if one of them has changed (`WATCH`). One call at a
+    time; after `fork` a call in the child raises `EngineError("forked", …)`.
+    """
+
+    def __new__(
+        cls,
+        *,
+        source: tuple[str, int],
+        target: tuple[str, int],
+        target_id: str,
+        access: Access,
+        client_name: str,
+        has_pexpiretime: bool,
+        replicated: bool,
+        lanes: int,
+        reading: int,
+        together: int,
+        chunk_keys: int,
+        max_keys: int,
+        max_bytes: int,
+        max_key_bytes: int,
+    ) -> Handover:
+        """Prepare; nothing is opened yet.
+
+        `source` and `target` are primaries, `(host, port)`; `client_name` is what the connections are called
+        there. With `replicated`, a replica of the target is waited for before a slot is given up. `lanes`
+        slots are under way at a time; of them `reading` are read, `chunk_keys` keys at once, and `together`
+        are given up at once, as far as they come. A slot with more than `max_keys`
+        keys or `max_bytes`, or with a key of more than `max_key_bytes` (MEMORY USAGE), is left alone.
+        Raises `EngineError("usage", …)`.
+        """
+
+    def hand_over(
+        self, slots: Sequence[int], /
+    ) -> list[
+        tuple[
+            int,
+            Literal["handed_over", "large", "busy", "refused", "not_begun", "source_lost", "target_lost"],
+            int,
+            int,
+            str,
+        ]
+    ]:
+        """Hand over slots that the target imports and the source serves closed; GIL released.
+
+        Returns (slot, what became of it, keys, bytes of payload, reason) for each. `handed_over`: open at the
+        source, its keys on the target, but for those that came meanwhile; `large`, `busy` (changed again and
+        again), `refused` (the server's words) and `not_begun`: as before, nothing of it on the target;
+        `source_lost` and `target_lost`: copies may lie on the target, and the slot may be open.
         """

@@ -36,6 +36,7 @@ from slotferry.reshard.atomic import RedisAtomic, ValkeyAtomic
 from slotferry.reshard.balance import Move
 from slotferry.reshard.care import Care, Gate, LatencyWatch
 from slotferry.reshard.conflicts import ConflictFile
+from slotferry.reshard.copying import SlotCopier, can_copy, process_of
 from slotferry.reshard.events import ReshardEnded, ReshardProgress, ReshardStarted, SlotsLeft
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member, read_cluster
@@ -147,6 +148,9 @@ class _Applier:
         self.before = (0, 0)  # of the runs before
         self.counted: dict[int, int] = {}
         self.methods: dict[tuple[str, str], Method] = {}
+        self.copies: dict[int, str] = {}  # by slot: the process that it may be copied from
+        self.processes: dict[str, str] = {}  # by node id
+        self.foreign: set[int] = set()  # slots of which their target holds keys already
         self.known: list[Address] = []
         self.method_names: set[str] = set()
         self.run_number = 0
@@ -169,6 +173,7 @@ class _Applier:
             self.run_number, self.resumed = journal.begin(self.job, self.plan)
             record = journal.job(self.job)
             self.before = (record.keys, record.bytes) if record else (0, 0)
+            self.copies = {slot: process for slot, (_, process) in journal.copied_from().items()}
             error: SlotferryError | None = None
             try:
                 shards = plan_shards(self.plan, cluster)
@@ -250,6 +255,7 @@ class _Applier:
         self, journal: ReshardJournal, cluster: Cluster, shards: Mapping[str, Member], todo: list[Move]
     ) -> None:
         self._count_keys(cluster, todo)
+        self._look_at_ends(cluster, shards, todo)
         names = {self._method_name(shards[m.source], shards[m.target]) for m in todo if _both(m, shards)}
         self.method_names = names
         self.emit(
@@ -282,6 +288,7 @@ class _Applier:
                     self._nap(ticker)
                     cluster = self._look_again(cluster)
                     shards = plan_shards(self.plan, cluster, strict=False)
+                    self._look_at_ends(cluster, shards, todo)
                 todo = self._to_do(cluster, shards, journal)
         self.gate.check_abandoned()
 
@@ -331,6 +338,29 @@ class _Applier:
                 for slot, count in zip(slots, counts, strict=True)
                 if not is_error(count)
             )
+
+    def _look_at_ends(self, cluster: Cluster, shards: Mapping[str, Member], todo: Sequence[Move]) -> None:
+        """Learn which process serves the sources, and of which slots the targets hold keys already.
+
+        Such a slot is not copied, but for what is known to be a copy: its keys may be there alone.
+        """
+        self.processes = {}
+        self.foreign = set()
+        sources = {shards[move.source].id for move in todo if _copied(move, shards)}
+        goes: dict[str, list[int]] = {}
+        for move in todo:
+            if _copied(move, shards):
+                goes.setdefault(shards[move.target].id, []).append(move.slot)
+        for node in sources | goes.keys():
+            try:
+                with Wire(self.connector, cluster.members[node].address) as wire:
+                    if node in sources:
+                        self.processes[node] = process_of(wire, cluster.members[node])
+                    slots = goes.get(node, [])
+                    counts = wire.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots])
+                    self.foreign.update(s for s, count in zip(slots, counts, strict=True) if count != b":0")
+            except SlotferryError:  # noqa: PERF203 - a handful of nodes
+                self.foreign.update(goes.get(node, []))  # what it is, its moves will tell
 
     def _round(
         self,
@@ -395,7 +425,8 @@ class _Applier:
             source, target = shards[queue.source], shards[queue.target]
             name = self._method_name(source, target)
             slots = self._group(queue, name)
-            journal.set_open(self.job, slots)
+            self.copies.update(self._may_copy(source, target, name, slots))
+            journal.set_open(self.job, {slot: self.copies[slot] for slot in slots})
             pair = self._pair(cluster, source, target, queue)
             shared = (
                 feeds > 1 and sum(other.source == queue.source and bool(other.slots) for other in queues) > 1
@@ -403,6 +434,16 @@ class _Applier:
             running[pool.submit(self._move, name, pair, slots, shared)] = (queue, slots)
             gives[queue.source] += 1
             takes.add(queue.target)
+
+    def _may_copy(self, source: Member, target: Member, name: str, slots: Sequence[int]) -> dict[int, str]:
+        """Return the process that each slot may be copied from; empty where it may not."""
+        process = self.processes.get(source.id, "") if name == "setslot" else ""
+        if not can_copy(source, target):
+            process = ""
+        return {
+            slot: process if slot not in self.foreign or self.copies.get(slot) == process else ""
+            for slot in slots
+        }
 
     def _pair(self, cluster: Cluster, source: Member, target: Member, queue: _Queue) -> Pair:
         return Pair(
@@ -450,7 +491,14 @@ class _Applier:
             return ValkeyAtomic(self.connector, pair, self.gate)
         if name == "redis-atomic":
             return RedisAtomic(self.connector, pair, self.gate)
-        return SetslotMigrate(self.connector, pair, self.gate, self.conflicts, self.notices.append)
+        copier = None
+        if process := self.processes.get(pair.source.id):
+            copier = SlotCopier(self.connector, pair, self.gate, self.conflicts, self.job, process)
+        return SetslotMigrate(
+            *(self.connector, pair, self.gate, self.conflicts, self.notices.append),
+            copier=copier,
+            recorded=lambda slot: self.copies.get(slot, ""),
+        )
 
     def _told(self, keys: int, size: int) -> None:
         with self.counts:
@@ -471,6 +519,8 @@ class _Applier:
             queue.slots.extendleft(reversed(slots))
             return error
         journal.settle(self.job, outcome.moved, outcome.left, outcome.keys, outcome.bytes)
+        if unbegun := set(slots).difference(outcome.moved, outcome.left):
+            journal.forget_open(unbegun)
         self.moved.update(outcome.moved)
         self.left.update(outcome.left)
         for reason in dict.fromkeys(outcome.left.values()):
@@ -621,6 +671,10 @@ def _shown(slots: Sequence[int]) -> str:
 
 def _both(move: Move, shards: Mapping[str, Member]) -> bool:
     return all(end in shards and shards[end].answered for end in (move.source, move.target))
+
+
+def _copied(move: Move, shards: Mapping[str, Member]) -> bool:
+    return _both(move, shards) and can_copy(shards[move.source], shards[move.target])
 
 
 def _alive(queue: _Queue, shards: Mapping[str, Member]) -> bool:

@@ -124,6 +124,12 @@ class Gate:
         while (missing := self._take(size)) > 0:
             self._wait("limited by max-bytes-per-second", min(missing, 0.1))
 
+    def pay(self, size: int) -> None:
+        """Take `size` bytes that have gone already out of the budget: whoever comes next waits for it."""
+        if self.care.max_bytes_per_second is not None:
+            with self._lock:
+                self._tokens -= size
+
     def nap(self, seconds: float, reason: str) -> None:
         """Wait, and let it be seen why. An immediate cancel ends it."""
         deadline = time.monotonic() + seconds

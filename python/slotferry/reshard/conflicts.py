@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from slotferry.admin import Connector
+from slotferry.admin import Connector, lost
 from slotferry.errors import RefusedError
 from slotferry.reshard.wire import Wire, decode_key, encode, is_error
 from slotferry.text import escape_key
@@ -93,20 +93,46 @@ class ConflictFile:
         (reply,) = source.lines(1)
         return not is_error(reply)
 
+    def drop_copies(self, source: Wire, target: Wire, pair: Pair, slot: int, keys: Sequence[bytes]) -> None:
+        """Drop the target's copies of encoded keys, which the source serves; no conflict for a person.
+
+        A copy that is not what the source has by now is written down before.
+        """
+        for key in keys:
+            name = decode_key(key)
+            mine, theirs = _read(source, name), _read(target, name)
+            if theirs is None:
+                continue
+            if mine is None or not _same(mine, theirs):
+                self._write(slot, name, pair, mine, theirs, kind="outdated_copy")
+            if not _drop(target, name):
+                raise lost(
+                    "cluster", f"does not drop a copy in slot {slot} at {pair.target}", "see that node's log"
+                )
+
     def _write(
-        self, slot: int, key: bytes, pair: Pair, mine: tuple[bytes, int], theirs: tuple[bytes, int]
+        self,
+        slot: int,
+        key: bytes,
+        pair: Pair,
+        mine: tuple[bytes, int] | None,
+        theirs: tuple[bytes, int],
+        *,
+        kind: Literal["conflict", "outdated_copy"] = "conflict",
     ) -> None:
         with self._lock:
-            if (slot, key) in self._seen:
-                return
-            self._seen.add((slot, key))
-            self.count += 1
+            if kind == "conflict":
+                if (slot, key) in self._seen:
+                    return
+                self._seen.add((slot, key))
+                self.count += 1
+            versions = [(pair.source, mine), (pair.target, theirs)]
             line = {
-                "type": "conflict",
+                "type": kind,
                 "slot": slot,
                 "key": escape_key(key),
                 "key_base64": base64.b64encode(key).decode(),
-                "versions": [_version(pair.source, mine), _version(pair.target, theirs)],
+                "versions": [_version(member, value) for member, value in versions if value is not None],
             }
             try:
                 file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

@@ -11,7 +11,7 @@ import os
 import socket
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ CREATE TABLE IF NOT EXISTS reshard_slots (
     slot INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('open', 'moved', 'left')),
     reason TEXT NOT NULL DEFAULT '',
+    copied_from TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (job, slot)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS reshard_runs (
@@ -82,6 +83,11 @@ class ReshardJournal:
         with explained(path):
             for statement in _TABLES.split(";"):
                 self._connection.execute(statement)
+            columns = self._connection.execute("PRAGMA table_info(reshard_slots)").fetchall()
+            if all(name != "copied_from" for _, name, *_ in columns):  # a journal of an older version
+                self._connection.execute(
+                    "ALTER TABLE reshard_slots ADD COLUMN copied_from TEXT NOT NULL DEFAULT ''"
+                )
 
     def __enter__(self) -> ReshardJournal:
         return self
@@ -119,6 +125,13 @@ class ReshardJournal:
         """Return the slots that some job of ours may have left open, with the job's name."""
         return dict(self._select("SELECT slot, job FROM reshard_slots WHERE state = 'open'"))
 
+    def copied_from(self) -> dict[int, tuple[str, str]]:
+        """Return (job, process) of the open slots that may have been copied before they were opened."""
+        rows = self._select(
+            "SELECT slot, job, copied_from FROM reshard_slots WHERE state = 'open' AND copied_from <> ''"
+        )
+        return {slot: (job, process) for slot, job, process in rows}
+
     def begin(self, name: str, plan: Plan) -> tuple[int, bool]:
         """Begin a run of a job, new or not; return its number and whether it goes on with the same plan."""
         now = time.time()
@@ -153,14 +166,15 @@ class ReshardJournal:
             )
         return int(number), resumed
 
-    def set_open(self, name: str, slots: Iterable[int]) -> None:
-        """Write down that the slots are about to be opened."""
+    def set_open(self, name: str, slots: Mapping[int, str]) -> None:
+        """Write down that the slots are about to be opened, with the process that each may be copied from."""
         with self._transaction() as execute:
-            for slot in slots:
+            for slot, process in slots.items():
                 execute(
-                    "INSERT INTO reshard_slots (job, slot, state) VALUES (?, ?, 'open') "
-                    "ON CONFLICT (job, slot) DO UPDATE SET state = 'open', reason = ''",
-                    (name, slot),
+                    "INSERT INTO reshard_slots (job, slot, state, copied_from) VALUES (?, ?, 'open', ?) "
+                    "ON CONFLICT (job, slot) DO UPDATE SET state = 'open', reason = '', "
+                    "copied_from = excluded.copied_from",
+                    (name, slot, process),
                 )
 
     def settle(self, name: str, moved: Iterable[int], left: dict[int, str], keys: int, size: int) -> None:

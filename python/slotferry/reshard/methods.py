@@ -2,12 +2,12 @@
 
 Invariant: `move` returns an outcome for each slot it was given. A slot that is `moved` is closed on both ends
 and known to the target as its own; one that is `left` was not opened, or was closed again, unless its reason
-says that it is open.
+says that it is open. One that is neither was not begun, since the run was told to stop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -75,9 +75,9 @@ def nodes_of(wire: Wire) -> dict[str, Member]:
     return parse_nodes(text.decode(), wire.address, {})
 
 
-def itself(wire: Wire, expected: Member) -> Member:
-    """Return what a node says of itself. Raises where another one answers by now."""
-    for member in nodes_of(wire).values():
+def itself(wire: Wire, expected: Member, seen: Mapping[str, Member] | None = None) -> Member:
+    """Return what a node says of itself (`seen`: has said). Raises where another one answers by now."""
+    for member in (nodes_of(wire) if seen is None else seen).values():
         if "myself" in member.flags:
             if member.id != expected.id:
                 raise lost("cluster", f"has another node at {wire.address} by now", "it is looked up again")
@@ -85,11 +85,6 @@ def itself(wire: Wire, expected: Member) -> Member:
                 raise lost("cluster", f"has made {wire.address} a replica", "it goes on with the new primary")
             return member
     raise lost("cluster", f"does not say who {wire.address} is", "see that node's log")
-
-
-def member_of(wire: Wire, node_id: str) -> Member | None:
-    """Return the member with that id, as the node at the other end sees it."""
-    return nodes_of(wire).get(node_id)
 
 
 def owner_of(wire: Wire, slot: int) -> str | None:

@@ -1,6 +1,6 @@
-"""Slots moved by SETSLOT and MIGRATE KEYS, the way that every server knows.
+"""Slots moved by SETSLOT, as every server knows it: handed over whole where that can be, else by MIGRATE.
 
-Invariant: a key is on one node or (for the length of a MIGRATE) on both, never on none.
+Invariant: a client sees a key on one node, never on none, and never an old copy of it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError
 from slotferry.reshard.care import Gate
 from slotferry.reshard.conflicts import ConflictFile, Keep
+from slotferry.reshard.copying import SlotCopier, process_of
 from slotferry.reshard.measure import memory_usage
 from slotferry.reshard.members import Member
-from slotferry.reshard.methods import Moved, Pair, itself, member_of, nodes_of
+from slotferry.reshard.methods import Moved, Pair, itself, nodes_of
 from slotferry.reshard.wire import Wire, decode_key, encode, is_error, refused, text_of
 from slotferry.text import format_bytes, shorten_key
 
@@ -51,7 +52,7 @@ class SetslotMigrate:
     """
 
     name = "setslot"
-    most_slots = 64
+    most_slots = 128
     most_bytes = 32_000_000
     keep: Keep = "ask"  # what becomes of a key that differs between the two nodes
 
@@ -62,7 +63,12 @@ class SetslotMigrate:
         gate: Gate,
         conflicts: ConflictFile,
         notice: Callable[[str], None],
+        copier: SlotCopier | None = None,
+        recorded: Callable[[int], str] = lambda _slot: "",
     ) -> None:
+        """Connect. `recorded` says which process a slot may be copied from, as the journal has it."""
+        self._copier = copier
+        self._recorded = recorded
         self._connector = connector
         self._pair = pair
         self._gate = gate
@@ -72,6 +78,7 @@ class SetslotMigrate:
         self._target = Wire(connector, pair.target.address)
         self._others: dict[Address, Wire] = {}
         self._deaf: set[Address] = set()
+        self._seen_by_target: Mapping[str, Member] = {}
         self._batch_keys = _FIRST_KEYS
         self._migrate = self._migrate_head()
         self._sizes_allowed = True
@@ -83,6 +90,8 @@ class SetslotMigrate:
         """Hang up."""
         for wire in (self._source, self._target, *self._others.values()):
             wire.close()
+        if self._copier is not None:
+            self._copier.close()
 
     def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
         """Move the slots, all of them open at once; see `Method.move`."""
@@ -91,11 +100,19 @@ class SetslotMigrate:
         self._homeward = False
         self._depth = 1 if shared or self._gate.batch_seconds is not None else _DEPTH
         outcome = Moved()
-        wanted = self._sort_out(slots, outcome)
+        here, there = self._states()
+        wanted = self._sort_out(slots, here, there, outcome)
         if not wanted:
             return outcome
-        listed = self._list(wanted, outcome)
-        wanted = self._open([slot for slot in wanted if slot not in outcome.left], outcome)
+        handed = self._hand_over(wanted, here, there, outcome, told)
+        rest = [slot for slot in wanted if slot not in handed]
+        if self._copier is not None and self._gate.closed() is not None:
+            rest = self._leave_unbegun(rest, here)
+        listed = self._list(rest, outcome)
+        self._close_at_target([slot for slot in rest if slot in outcome.left])
+        opened = self._open([slot for slot in rest if slot not in outcome.left], outcome)
+        listed.update(dict.fromkeys(handed, Listed((), ())))
+        wanted = [*handed, *opened]
         stubborn = self._empty(wanted, listed, outcome, told)
         for slot in stubborn:
             outcome.left[slot] = "open: a key differs between its two nodes; see 'slotferry reshard fix'"
@@ -147,10 +164,9 @@ class SetslotMigrate:
 
     # Before
 
-    def _sort_out(self, slots: Sequence[int], outcome: Moved) -> list[int]:
+    def _sort_out(self, slots: Sequence[int], here: Member, there: Member, outcome: Moved) -> list[int]:
         """Return the slots to move; what others have moved or opened is left to them."""
         source, target = self._pair.source, self._pair.target
-        here, there = self._states()
         filled = set(self._still_there([slot for slot in slots if slot in there.slots]))
         wanted = []
         for slot in slots:
@@ -172,13 +188,57 @@ class SetslotMigrate:
 
     def _states(self) -> tuple[Member, Member]:
         """Return both ends as they see themselves."""
-        return itself(self._source, self._pair.source), itself(self._target, self._pair.target)
+        self._seen_by_target = nodes_of(self._target)
+        return (
+            itself(self._source, self._pair.source),
+            itself(self._target, self._pair.target, self._seen_by_target),
+        )
 
     def _close_leftovers(self, slot: int, here: Member) -> None:
         """Tell the source, which may not have heard of it, and close the slot on the target."""
         if slot in here.migrating or slot in here.slots:
             self._source.call("CLUSTER", "SETSLOT", slot, "NODE", self._pair.target.id)
         self._target.call("CLUSTER", "SETSLOT", slot, "STABLE")
+
+    def _hand_over(
+        self,
+        slots: Sequence[int],
+        here: Member,
+        there: Member,
+        outcome: Moved,
+        told: Callable[[int, int], None],
+    ) -> set[int]:
+        """Hand over what can be handed over whole, and return it: open slots with few keys here or none."""
+        copier = self._copier
+        if copier is None or process_of(self._source, self._pair.source) != copier.process:
+            return set()
+        fit = [
+            slot for slot in slots if slot not in here.migrating and self._recorded(slot) == copier.process
+        ]
+        filled = set(_filled(self._target, fit))
+        if left_over := [slot for slot in fit if slot in filled and slot in there.importing]:
+            copier.discard(self._source, self._target, left_over)
+        fit = [slot for slot in fit if slot not in filled or slot in there.importing]
+        if not fit:
+            return set()
+        self._correct_owner(self._target, fit, self._pair.source.id)
+        counted = self._source.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in fit])
+        counts = {
+            slot: int(count[1:]) for slot, count in zip(fit, counted, strict=True) if not is_error(count)
+        }
+        handed, keys, size = copier.hand_over(counts, self._target, told)
+        outcome.keys += keys
+        outcome.bytes += size
+        return set(handed)
+
+    def _leave_unbegun(self, slots: Sequence[int], here: Member) -> list[int]:
+        """Close what need not be begun any more; return the slots that an earlier run has begun."""
+        begun = [slot for slot in slots if slot in here.migrating]
+        self._close_at_target([slot for slot in slots if slot not in here.migrating])
+        return begun
+
+    def _close_at_target(self, slots: Sequence[int]) -> None:
+        self._target.each([encode("CLUSTER", "SETSLOT", slot, "STABLE") for slot in slots])
 
     def _list(self, slots: Sequence[int], outcome: Moved, *, opened: bool = False) -> dict[int, Listed]:
         """Return some keys of each slot with their sizes; a slot with too large a key is left out."""
@@ -239,6 +299,8 @@ class SetslotMigrate:
         A node that imports a slot takes no word about it from the gossip. After a failover of the source it
         goes on to believe in the dead one, and so takes the whole cluster for down.
         """
+        if not slots:
+            return
         nodes = nodes_of(wire).values()
         owners = {slot: member for member in nodes for slot in member.slots.intersection(slots)}
         known = {slot for slot, m in owners.items() if m.id == owner or "myself" in m.flags}
@@ -357,8 +419,7 @@ class SetslotMigrate:
         return command
 
     def _still_there(self, slots: Sequence[int]) -> list[int]:
-        counts = self._source.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots])
-        return [slot for slot, count in zip(slots, counts, strict=True) if count != b":0"]
+        return _filled(self._source, slots)
 
     # After
 
@@ -371,7 +432,7 @@ class SetslotMigrate:
         if not slots:
             return
         here, there = self._states()
-        seen = member_of(self._target, self._pair.source.id)
+        seen = self._seen_by_target.get(self._pair.source.id)
         if seen is None or not seen.is_primary or seen.is_down or not here.is_primary:
             raise lost(
                 "cluster",
@@ -409,3 +470,9 @@ class SetslotMigrate:
             self._deaf.add(member.address)  # one wait for a node that hangs is enough
             if (broken := self._others.pop(member.address, None)) is not None:
                 broken.close()
+
+
+def _filled(wire: Wire, slots: Sequence[int]) -> list[int]:
+    """Return the slots of which a node holds keys."""
+    counts = wire.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots])
+    return [slot for slot, count in zip(slots, counts, strict=True) if count != b":0"]

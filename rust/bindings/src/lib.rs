@@ -8,6 +8,7 @@ mod checkpoint;
 mod error;
 mod event;
 mod filter;
+mod handover;
 mod job;
 mod keymap;
 mod slot;
@@ -28,6 +29,8 @@ mod _core {
     use super::event::Event;
     #[pymodule_export]
     use super::filter::ValueFilter;
+    #[pymodule_export]
+    use super::handover::Handover;
     #[pymodule_export]
     use super::job::Job;
     #[pymodule_export]

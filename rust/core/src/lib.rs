@@ -8,6 +8,7 @@ mod control;
 pub mod error;
 pub mod filter;
 pub mod flow;
+pub mod handover;
 pub mod job;
 pub mod keymap;
 pub mod net;

@@ -23,8 +23,8 @@ pub trait Outgoing {
 }
 
 /// Any transport.
-trait Transport: AsyncRead + AsyncWrite + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Unpin> Transport for T {}
+trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
 
 /// Room that is offered to one read.
 const READ_SIZE: usize = 256 * 1024;

@@ -147,6 +147,25 @@ pub fn asking(out: &mut Vec<u8>) {
     out.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
 }
 
+/// Append `RESTORE-ASKING key ttl payload [ABSTTL]`, which a node that imports the slot takes (what MIGRATE
+/// sends); `expires_at` as for [`restore`].
+pub fn restore_asking(out: &mut Vec<u8>, key: &[u8], expires_at: u64, payload: &[u8]) {
+    out.reserve(key.len() + payload.len() + 112);
+    length(out, b'*', 4 + usize::from(expires_at > 0));
+    bulk(out, b"RESTORE-ASKING");
+    bulk(out, key);
+    number(out, expires_at);
+    bulk(out, payload);
+    if expires_at > 0 {
+        bulk(out, b"ABSTTL");
+    }
+}
+
+/// Append the beginning of a command of `arguments` arguments; they follow by [`bulk`].
+pub fn head(out: &mut Vec<u8>, arguments: usize) {
+    length(out, b'*', arguments);
+}
+
 /// Append `RESTORE key ttl payload [REPLACE] [ABSTTL]`.
 ///
 /// `expires_at` is ms since the epoch; 0 means that the key does not expire. Returns where the payload ends.

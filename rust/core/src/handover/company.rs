@@ -1,0 +1,121 @@
+//! What the lanes of a handover do together: few read at a time, and several give their slots up at once.
+//!
+//! Invariant: no lane waits for company that is not on its way: whoever leaves without having been ready lets
+//! the others look again.
+
+use std::cell::Cell;
+
+use tokio::sync::{Notify, Semaphore};
+
+use super::Limits;
+
+pub(super) struct Company {
+    /// Who may read now; the source is asked for no more than these want.
+    pub reading: Semaphore,
+    together: usize,
+    most_keys: usize,
+    preparing: Cell<usize>,
+    ready: Cell<usize>,
+    keys: Cell<usize>,
+    go: Notify,
+}
+
+impl Company {
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            reading: Semaphore::new(limits.reading),
+            together: limits.together,
+            most_keys: limits.keys,
+            preparing: Cell::new(0),
+            ready: Cell::new(0),
+            keys: Cell::new(0),
+            go: Notify::new(),
+        }
+    }
+
+    /// A lane begins with a slot; it is to be told ready, or to have left.
+    pub fn enter(&self) {
+        self.preparing.set(self.preparing.get() + 1);
+    }
+
+    /// A lane will not become ready with its slot.
+    pub fn leave(&self) {
+        self.preparing.set(self.preparing.get() - 1);
+        self.look();
+    }
+
+    /// A lane is ready to give up a slot of `keys` keys: wait until enough others are, or none is on its way.
+    pub async fn ready(&self, keys: usize) {
+        let go = self.go.notified();
+        tokio::pin!(go);
+        go.as_mut().enable();
+        self.preparing.set(self.preparing.get() - 1);
+        self.ready.set(self.ready.get() + 1);
+        self.keys.set(self.keys.get() + keys);
+        self.look();
+        go.await;
+    }
+
+    fn look(&self) {
+        let enough = self.ready.get() >= self.together || self.keys.get() >= self.most_keys;
+        if enough || self.preparing.get() == 0 {
+            self.ready.set(0);
+            self.keys.set(0);
+            self.go.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    fn company(together: usize) -> Company {
+        Company::new(&Limits {
+            lanes: 4,
+            reading: 1,
+            together,
+            chunk_keys: 1,
+            keys: 100,
+            bytes: 1,
+            key_bytes: 1,
+        })
+    }
+
+    fn is_done(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
+        future.poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
+    }
+
+    #[test]
+    fn lanes_go_when_enough_are_ready() {
+        let company = company(2);
+        (0..3).for_each(|_| company.enter());
+        let mut first = pin!(company.ready(1));
+        assert!(!is_done(first.as_mut()));
+        let mut second = pin!(company.ready(1));
+        assert!(is_done(second.as_mut()) && is_done(first.as_mut()));
+        let mut third = pin!(company.ready(1));
+        assert!(is_done(third.as_mut()), "nobody else is on the way");
+    }
+
+    #[test]
+    fn many_keys_are_enough() {
+        let company = company(4);
+        (0..3).for_each(|_| company.enter());
+        assert!(is_done(pin!(company.ready(100)).as_mut()));
+    }
+
+    #[test]
+    fn who_leaves_is_not_waited_for() {
+        let company = company(4);
+        (0..2).for_each(|_| company.enter());
+        let mut waiting = pin!(company.ready(1));
+        assert!(!is_done(waiting.as_mut()));
+        company.leave();
+        assert!(is_done(waiting.as_mut()));
+    }
+}

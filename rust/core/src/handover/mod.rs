@@ -1,0 +1,218 @@
+//! Whole slots handed from one node of a cluster to another: copied beside the traffic, given up in one step.
+//!
+//! MIGRATE blocks its source until the target has answered, key for key. Here the source only answers reads: the
+//! keys of a slot are watched, dumped and restored on the target, which imports the slot while the source
+//! serves it as if nothing were. Then one transaction opens the slot at the source and unlinks the keys.
+//!
+//! Invariants:
+//! - A client sees a key on the source or on the target, never on neither and never an old copy. Before the
+//!   transaction the source answers for all keys and sends no ASK; with it, the copied keys are gone there, the
+//!   slot is `MIGRATING`, and the copies are what the keys were at that instant: WATCH makes the transaction
+//!   fail otherwise. A script does both, since a transaction goes on after an error of one of its commands.
+//! - What was copied is dropped from the target again whenever it is certain that the transaction did not
+//!   take place. Where that is not certain, nothing is dropped, and the outcome says so.
+//! - Keys held in memory stay within `Limits::bytes` a slot and lane.
+//!
+//! Not for servers that pass SETSLOT on to their replicas (Valkey ≥ 8): they block the client for it, which they
+//! cannot do in a transaction, and end with a failed assertion.
+
+mod company;
+mod peer;
+mod slot;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+use tokio::task::LocalSet;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::net::{Access, Address};
+use crate::resp::encode::ExpiryCommand;
+use company::Company;
+use slot::Lane;
+
+/// Both nodes and how to reach them.
+#[derive(Debug, Clone)]
+pub struct HandoverSpec {
+    /// The primary that serves the slots.
+    pub source: Address,
+    /// The primary that imports them.
+    pub target: Address,
+    /// The target's node id.
+    pub target_id: String,
+    /// Credentials and TLS, the same for both.
+    pub access: Access,
+    /// What the connections are called in CLIENT LIST.
+    pub client_name: String,
+    /// How the source tells when a key expires.
+    pub expiry: ExpiryCommand,
+    /// Whether the target has a replica: it is waited for before a slot is given up.
+    pub replicated: bool,
+    /// How much at once.
+    pub limits: Limits,
+}
+
+/// How much may be asked of the nodes at once. A slot beyond `keys`, `bytes` or `key_bytes` is left alone.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Slots under way at a time; each has a connection to either node.
+    pub lanes: usize,
+    /// Slots whose keys are read at a time.
+    pub reading: usize,
+    /// Slots that are given up together, as far as they come: each time makes the source save its configuration.
+    pub together: usize,
+    /// Keys that are read in one go.
+    pub chunk_keys: usize,
+    /// Keys that are unlinked in one transaction.
+    pub keys: usize,
+    /// Bytes of a slot, as MEMORY USAGE counts them.
+    pub bytes: u64,
+    /// Bytes of a key, as MEMORY USAGE counts them.
+    pub key_bytes: u64,
+}
+
+/// What became of a slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// Its keys are on the target, and it is open: `MIGRATING` at the source. Keys that came meanwhile may
+    /// still lie there.
+    HandedOver,
+    /// As before, and nothing of it is on the target: too many keys or bytes, or a key that is too large.
+    Large,
+    /// As before: its keys are changed more often than they can be copied.
+    Busy,
+    /// As before: a server said no, with these words.
+    Refused(String),
+    /// As before: it was not begun, since a node was lost.
+    NotBegun,
+    /// A connection was lost; copies may lie on the target, and the slot may be open.
+    Lost {
+        /// Whether it was the source's.
+        source: bool,
+        /// What happened.
+        why: String,
+    },
+}
+
+/// A slot, what became of it, and how many keys and bytes of payload were handed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The slot.
+    pub slot: u16,
+    /// What became of it.
+    pub fate: Fate,
+    /// Keys handed over.
+    pub keys: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+}
+
+impl Outcome {
+    fn without_keys(slot: u16, fate: Fate) -> Self {
+        Self {
+            slot,
+            fate,
+            keys: 0,
+            bytes: 0,
+        }
+    }
+}
+
+/// Connections between two nodes, over which slots are handed over; used by one thread at a time.
+#[derive(Debug)]
+pub struct Handover {
+    spec: Arc<HandoverSpec>,
+    runtime: Runtime,
+    idle: Vec<Lane>,
+}
+
+impl Handover {
+    /// Prepare; nothing is opened yet.
+    pub fn new(spec: HandoverSpec) -> Result<Self> {
+        if spec.limits.lanes == 0
+            || spec.limits.chunk_keys == 0
+            || spec.limits.keys == 0
+            || spec.limits.reading == 0
+        {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "lanes, reading, chunk_keys and keys must be at least 1",
+            ));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Error::new(ErrorKind::Internal, format!("no runtime: {error}")))?;
+        Ok(Self {
+            spec: Arc::new(spec),
+            runtime,
+            idle: Vec::new(),
+        })
+    }
+
+    /// Hand slots over; the target must import them already, and the source serve them undisturbed.
+    ///
+    /// Returns an outcome for each slot. After a lost connection no further slot is begun.
+    pub fn hand_over(&mut self, slots: &[u16]) -> Vec<Outcome> {
+        let queue = Rc::new(Queue {
+            slots: RefCell::new(slots.iter().copied().collect()),
+            outcomes: RefCell::new(Vec::with_capacity(slots.len())),
+            stopped: Cell::new(false),
+            company: Company::new(&self.spec.limits),
+        });
+        let lanes = self.spec.limits.lanes.min(slots.len());
+        while self.idle.len() < lanes {
+            self.idle.push(Lane::new(Arc::clone(&self.spec)));
+        }
+        let tasks = LocalSet::new();
+        let running: Vec<_> = self
+            .idle
+            .drain(..lanes)
+            .map(|lane| tasks.spawn_local(work(lane, Rc::clone(&queue))))
+            .collect();
+        let lanes = tasks.block_on(&self.runtime, async {
+            let mut lanes = Vec::new();
+            for task in running {
+                match task.await {
+                    Ok(lane) => lanes.push(lane),
+                    Err(failure) => std::panic::resume_unwind(failure.into_panic()),
+                }
+            }
+            lanes
+        });
+        self.idle.extend(lanes);
+        let mut outcomes = queue.outcomes.take();
+        let waiting = queue.slots.take();
+        outcomes.extend(
+            waiting
+                .into_iter()
+                .map(|slot| Outcome::without_keys(slot, Fate::NotBegun)),
+        );
+        outcomes
+    }
+}
+
+/// What the lanes of one call share.
+struct Queue {
+    slots: RefCell<VecDeque<u16>>,
+    outcomes: RefCell<Vec<Outcome>>,
+    stopped: Cell<bool>,
+    company: Company,
+}
+
+async fn work(mut lane: Lane, queue: Rc<Queue>) -> Lane {
+    while !queue.stopped.get() {
+        let Some(slot) = queue.slots.borrow_mut().pop_front() else {
+            break;
+        };
+        let outcome = lane.carry(slot, &queue.company).await;
+        if matches!(outcome.fate, Fate::Lost { .. }) {
+            queue.stopped.set(true);
+        }
+        queue.outcomes.borrow_mut().push(outcome);
+    }
+    lane
+}
