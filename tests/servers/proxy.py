@@ -41,6 +41,8 @@ class Proxy:
         self.to_server = _Meter()
         self.to_client = _Meter()
         self.stalled = False
+        self.held = threading.Event()
+        self.marker: bytes | None = None
         self.loop = asyncio.new_event_loop()
         self._wires: set[_Wire] = set()
         self._listener: asyncio.Server | None = None
@@ -96,9 +98,20 @@ class Proxy:
         """Keep every connection open and pass nothing on, in either direction, until `resume`."""
         self._call(lambda: self._set_stalled(True))
 
-    def resume(self) -> None:
-        """Go on after `stall`."""
-        self._call(lambda: self._set_stalled(False))
+    def hold_at(self, marker: bytes) -> None:
+        """`stall` once a piece for the server holds `marker`, before it is passed on; `held` tells of it."""
+        self.held.clear()
+        self._call(lambda: setattr(self, "marker", marker))
+
+    def resume(self, *, hold_at: bytes | None = None) -> None:
+        """Go on after `stall`, up to the next piece that holds `hold_at`."""
+        self.held.clear()
+
+        def go_on() -> None:
+            self._set_stalled(False)
+            self.marker = hold_at
+
+        self._call(go_on)
 
     def forward_to(self, host: str, port: int) -> None:
         """Cut every connection and lead new ones to another server, as a failover behind one name does."""
@@ -160,6 +173,15 @@ class Proxy:
 
     def closed(self, wire: _Wire) -> None:
         self._wires.discard(wire)
+
+    def holds(self, data: bytes | None) -> bool:
+        """Whether this piece is the one to be held; stalls then."""
+        if data is None or self.marker is None or self.marker not in data:
+            return False
+        self.marker = None
+        self.stalled = True
+        self.held.set()
+        return True
 
     def cut_now(self) -> None:
         self._cut()
@@ -243,6 +265,8 @@ class _Wire(asyncio.Protocol):
             due, data = self._queue[0]
             if due > now:
                 self._wake_at(due)
+                return
+            if self._meter is self._proxy.to_server and self._proxy.holds(data):
                 return
             self._queue.popleft()
             self._pass_on(data, target)

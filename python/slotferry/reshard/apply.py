@@ -36,7 +36,7 @@ from slotferry.reshard.atomic import RedisAtomic, ValkeyAtomic
 from slotferry.reshard.balance import Move
 from slotferry.reshard.care import Care, Gate, LatencyWatch
 from slotferry.reshard.conflicts import ConflictFile
-from slotferry.reshard.copying import SlotCopier, can_copy, process_of
+from slotferry.reshard.copying import SlotCopier, can_copy, discard_recorded, lacking, process_of
 from slotferry.reshard.events import ReshardEnded, ReshardProgress, ReshardStarted, SlotsLeft
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member, read_cluster
@@ -150,6 +150,7 @@ class _Applier:
         self.methods: dict[tuple[str, str], Method] = {}
         self.copies: dict[int, str] = {}  # by slot: the process that it may be copied from
         self.processes: dict[str, str] = {}  # by node id
+        self.told_slow = False
         self.foreign: set[int] = set()  # slots of which their target holds keys already
         self.known: list[Address] = []
         self.method_names: set[str] = set()
@@ -173,9 +174,12 @@ class _Applier:
             self.run_number, self.resumed = journal.begin(self.job, self.plan)
             record = journal.job(self.job)
             self.before = (record.keys, record.bytes) if record else (0, 0)
-            self.copies = {slot: process for slot, (_, process) in journal.copied_from().items()}
             error: SlotferryError | None = None
             try:
+                recorded = journal.copied_from()
+                self.copies = {slot: process for slot, (_, process) in recorded.items()}
+                if discard_recorded(self.connector, cluster, recorded, self.conflicts, self._notice):
+                    cluster = read_cluster(self.connector)
                 shards = plan_shards(self.plan, cluster)
                 todo = self._to_do(cluster, shards, journal)
                 if todo and self.gate.closed() is None:
@@ -353,14 +357,28 @@ class _Applier:
                 goes.setdefault(shards[move.target].id, []).append(move.slot)
         for node in sources | goes.keys():
             try:
-                with Wire(self.connector, cluster.members[node].address) as wire:
+                member = cluster.members[node]
+                with Wire(self.connector, member.address) as wire:
+                    if command := lacking(wire, member):
+                        self._say_slow(f"{member}: the user may not run {command}")
+                        self.foreign.update(goes.get(node, []))
+                        continue
                     if node in sources:
-                        self.processes[node] = process_of(wire, cluster.members[node])
+                        self.processes[node] = process_of(wire, member)
                     slots = goes.get(node, [])
                     counts = wire.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots])
                     self.foreign.update(s for s, count in zip(slots, counts, strict=True) if count != b":0")
-            except SlotferryError:  # noqa: PERF203 - a handful of nodes
+            except SlotferryError:
                 self.foreign.update(goes.get(node, []))  # what it is, its moves will tell
+
+    def _notice(self, text: str) -> None:
+        self.emit(Notice(text))
+
+    def _say_slow(self, why: str) -> None:
+        """Tell, once, why slots go the slow way."""
+        if not self.told_slow:
+            self.told_slow = True
+            self.emit(Notice(f"slots are moved by MIGRATE, which is slower: {why}"))
 
     def _round(
         self,

@@ -18,11 +18,11 @@ from slotferry.admin import Connector, lost
 from slotferry.errors import SlotferryError
 from slotferry.reshard.care import Gate
 from slotferry.reshard.conflicts import ConflictFile
-from slotferry.reshard.members import Member
+from slotferry.reshard.members import Cluster, Member
 from slotferry.reshard.methods import Pair
-from slotferry.reshard.wire import Wire, encode, is_error, refused
+from slotferry.reshard.wire import Wire, encode, format_ranges, is_error, refused
 
-_LANES, _READING, _TOGETHER, _CHUNK_KEYS = 12, 6, 6, 100
+_LANES, _READING, _TOGETHER, _CHUNK_KEYS = 8, 3, 4, 100
 _MOST_KEYS = 4_000  # in one transaction: it blocks the source for about 3 ms
 _MOST_BYTES, _MOST_KEY_BYTES = 16_000_000, 1_000_000
 _CALL_KEYS = 6_400  # about what one call hands over: pauses and limits are looked at between two calls
@@ -35,6 +35,26 @@ def can_copy(source: Member, target: Member) -> bool:
     Valkey ≥ 8 passes SETSLOT on to replicas, and fails an assertion where a transaction does that.
     """
     return source.product == target.product == "redis"
+
+
+def lacking(wire: Wire, member: Member) -> str:
+    """Return the command of a handover that the user may not run there; empty where it may run all.
+
+    The probes change nothing: the key is nobody's, and there is no client 0.
+    """
+    key = b"slotferry:probe"
+    expiry = b"PEXPIRETIME" if member.version >= (7, 0) else b"PTTL"
+    probes: tuple[tuple[bytes, ...], ...] = (
+        (b"WATCH", key), (b"UNWATCH",), (b"MULTI",), (b"EXEC",), (b"EVAL", b"return 0", b"0"),
+        (b"UNLINK", key), (b"DEL", key), (b"DUMP", key), (b"PTTL", key), (expiry, key), (b"TIME",),
+        (b"MEMORY", b"USAGE", key), (b"ASKING",), (b"WAIT", b"0", b"1"),
+        (b"CLIENT", b"LIST", b"ID", b"0"), (b"CLIENT", b"KILL", b"ID", b"0"),
+    )  # fmt: skip
+    for probe in probes:
+        reply = wire.call(*probe)
+        if is_error(reply) and reply.startswith((b"-NOPERM", b"-ERR unknown")):
+            return b" ".join(word for word in probe if word.isupper()).decode()
+    return ""
 
 
 def process_of(wire: Wire, member: Member) -> str:
@@ -177,7 +197,7 @@ def client_name(job: str, pair: Pair) -> str:
 def discard_copies(
     source: Wire, target: Wire, pair: Pair, slots: Iterable[int], conflicts: ConflictFile, name: str
 ) -> None:
-    """Drop what the target holds of slots that its importing of them was interrupted before they were opened.
+    """Drop what the target holds of slots that were copied to it and not opened at the source.
 
     Connections of the interrupted copier are killed first: what they had sent may be waiting to be read.
     Raises `SlotferryError`.
@@ -187,6 +207,39 @@ def discard_copies(
     for slot in slots:
         while keys := target.each_keys([encode("CLUSTER", "GETKEYSINSLOT", slot, 1_000)])[0]:
             conflicts.drop_copies(source, target, pair, slot, keys)
+
+
+def discard_recorded(
+    connector: Connector,
+    cluster: Cluster,
+    recorded: Mapping[int, tuple[str, str]],
+    conflicts: ConflictFile,
+    say: Callable[[str], None],
+) -> bool:
+    """Drop what interrupted runs have copied to whichever target, and close the slots there.
+
+    `recorded` is (job, process) by slot, as the journal has it. Returns whether there was anything. Raises
+    `SlotferryError`.
+    """
+    groups: dict[tuple[str, str, str, str], list[int]] = {}
+    for slot, (job, process) in recorded.items():
+        source = cluster.members.get(process.partition("/")[0])
+        if source is None or cluster.owners[slot] != source.id or slot in source.migrating:
+            continue
+        for target in cluster.members.values():
+            if target.importing.get(slot) == source.id:
+                groups.setdefault((source.id, target.id, job, process), []).append(slot)
+    found = False
+    for (source_id, target_id, job, process), slots in groups.items():
+        pair = Pair(cluster.members[source_id], cluster.members[target_id])
+        with Wire(connector, pair.source.address) as here, Wire(connector, pair.target.address) as there:
+            if process_of(here, pair.source) != process:
+                continue
+            say(f"dropping what an interrupted run has copied: slots {format_ranges(slots)} at {pair.target}")
+            discard_copies(here, there, pair, slots, conflicts, client_name(job, pair))
+            there.each([encode("CLUSTER", "SETSLOT", slot, "STABLE") for slot in slots])
+            found = True
+    return found
 
 
 def _hang_up(wire: Wire, name: str) -> None:

@@ -20,6 +20,7 @@ from slotferry.options import default_journal_path
 from slotferry.reshard.apply import cluster_lock
 from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.conflicts import ConflictFile, Keep
+from slotferry.reshard.copying import discard_recorded
 from slotferry.reshard.health import Finding, Health, group, look
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member
@@ -109,6 +110,9 @@ class _Fixer:
         health = self.settled()
         if cancel_moves and health.moves:
             self.cancel_all(health)
+            health = look(self.connector)
+        recorded = self.journal.copied_from()
+        if discard_recorded(self.connector, health.cluster, recorded, self.conflicts, self.say):
             health = look(self.connector)
         for _ in range(_ROUNDS):
             if not health.steps:

@@ -445,20 +445,34 @@ class SetslotMigrate:
             raise lost(
                 "cluster", f"lost the state of slot {strayed[0]} at {self._pair.source}", "it is opened again"
             )
-        target = self._pair.target.id
-        commands = [encode("CLUSTER", "SETSLOT", slot, "NODE", target) for slot in slots]
-        for slot, reply in zip(slots, self._target.each(commands), strict=True):
-            if is_error(reply):
-                raise lost(
-                    "cluster",
-                    f"could not close slot {slot} at {self._pair.target}: {text_of(reply)}",
-                    "see its log",
-                )
+        commands = [encode("CLUSTER", "SETSLOT", slot, "NODE", self._pair.target.id) for slot in slots]
+        self._claim(slots, commands)
         self._source.each(commands)  # what it may refuse (it is a replica by now) it learns by gossip
         for member in self._pair.others:
             if member.is_primary and not member.is_down and member.address not in self._deaf:
                 self._tell(member, commands)
         outcome.moved += slots
+
+    def _claim(self, slots: Sequence[int], commands: Sequence[bytes]) -> None:
+        """Make the slots the target's own, in its eyes.
+
+        For each slot that it imports, a node of Redis broadcasts its whole map, and every other one goes
+        through all slots of it. So only the first one is claimed as imported, which makes its epoch the
+        highest, and the last one, whose broadcast tells of all; for the others the import ends before.
+        """
+        claims = [[command] for command in commands]
+        if self._pair.target.product == "redis":
+            for place in range(1, len(slots) - 1):
+                claims[place].insert(0, encode("CLUSTER", "SETSLOT", slots[place], "STABLE"))
+        replies = iter(self._target.each([command for claim in claims for command in claim]))
+        for slot, claim in zip(slots, claims, strict=True):
+            for reply in [next(replies) for _ in claim]:
+                if is_error(reply):
+                    raise lost(
+                        "cluster",
+                        f"could not close slot {slot} at {self._pair.target}: {text_of(reply)}",
+                        "see its log",
+                    )
 
     def _tell(self, member: Member, commands: Sequence[bytes]) -> None:
         """Tell a bystander; whom we can't reach, the gossip tells."""

@@ -1,0 +1,351 @@
+"""Slots copied beside the traffic and given up in one transaction: what clients see, what is left."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slotferry import _core
+from slotferry.admin import Connector
+from slotferry.endpoints import Address, Endpoint
+from slotferry.local import LocalCluster, LocalServer
+from slotferry.reshard.copying import process_of
+from slotferry.reshard.journal import ReshardJournal
+from slotferry.reshard.members import read_cluster
+from slotferry.reshard.plan import Plan
+from slotferry.reshard.wire import Wire
+from tests.command import run
+from tests.reshard.broken import node_id, setslot
+from tests.reshard.client import fill_keys, keys_in, open_slots, slots_owned
+from tests.reshard.moving import MOVING, assert_clean, plan_away
+from tests.servers.kinds import available
+from tests.servers.proxy import Proxy
+from tests.servers.raw import connect
+
+SLOT = MOVING[0]
+_MULTI = b"$5\r\nMULTI\r\n"
+REDIS = [name for name in ("redis-6.2", "redis-7.0", "redis-8.0") if name in available()]
+
+
+def handover(source: LocalServer | Proxy, nodes: LocalCluster, **limits: int) -> _core.Handover:
+    first, second, _ = nodes.primaries
+    with first.client() as client:
+        version = str(client.info("server")["redis_version"])
+    options: dict[str, Any] = {
+        "lanes": 2, "reading": 2, "together": 2, "chunk_keys": 3, "max_keys": 1_000, "max_bytes": 1 << 20,
+        "max_key_bytes": 100_000, **limits,
+    }  # fmt: skip
+    return _core.Handover(
+        source=(source.host, source.port),
+        target=(second.host, second.port),
+        target_id=node_id(second),
+        access=_core.Access(),
+        client_name="mover",
+        has_pexpiretime=not version.startswith("6."),
+        replicated=False,
+        **options,
+    )
+
+
+def importing(cluster: LocalCluster, *slots: int) -> None:
+    for slot in slots:
+        setslot(cluster.primaries[1], slot, "IMPORTING", node_id(cluster.primaries[0]))
+
+
+def keys_at(node: LocalServer, slot: int = SLOT) -> dict[str, Any]:
+    """Return what a node holds of a slot, whoever owns it: payload and expiry by key."""
+    with connect(node) as connection:
+        found = {}
+        for key in connection.execute("CLUSTER", "GETKEYSINSLOT", slot, 10_000):
+            connection.execute("ASKING")
+            payload = connection.execute("DUMP", key)
+            connection.execute("ASKING")
+            found[key.decode()] = payload, connection.execute("PTTL", key)
+        return found
+
+
+@contextmanager
+def held_before_the_transaction(cluster: LocalCluster, times: int = 1) -> Iterator[Callable[..., Any]]:
+    """Hand `SLOT` over with the source behind a proxy; yield what runs an action before each transaction."""
+    with Proxy(cluster.primaries[0].host, cluster.primaries[0].port) as proxy:
+        mover = handover(proxy, cluster, lanes=1)
+
+        def carry(action: Callable[[], None]) -> Any:
+            outcome: list[Any] = []
+            proxy.hold_at(_MULTI)
+            thread = threading.Thread(target=lambda: outcome.extend(mover.hand_over([SLOT])))
+            thread.start()
+            for left in reversed(range(times)):
+                assert proxy.held.wait(30)
+                action()
+                proxy.resume(hold_at=_MULTI if left else None)
+            thread.join(30)
+            return outcome[0]
+
+        yield carry
+
+
+@pytest.mark.parametrize("own", REDIS, indirect=True)
+def test_every_type_arrives_as_it_was(own: LocalCluster) -> None:
+    first, second, _ = own.primaries
+    tag = keys_in([SLOT], 1)[0].split(":")[0]
+    with connect(first) as connection:
+        for number in range(20):
+            connection.execute("SET", f"{tag}:string:{number}", "x" * number * 10 or "y")
+            connection.execute("SET", f"{tag}:int:{number}", number)
+        connection.execute("SET", f"{tag}:empty", "")
+        connection.execute("SET", f"{tag}:long", "z" * 40_000)
+        connection.execute("RPUSH", f"{tag}:list", *range(50))
+        connection.execute("SADD", f"{tag}:set", *range(50), "a")
+        connection.execute("ZADD", f"{tag}:zset", 1, "a", "2.5", "b")
+        connection.execute("HSET", f"{tag}:hash", "f", "v", "g", "w")
+        connection.execute("XADD", f"{tag}:stream", "*", "f", "v")
+        connection.execute("PFADD", f"{tag}:log", *range(50))
+        connection.execute("PEXPIRE", f"{tag}:list", 1_000_000)
+        connection.execute("PEXPIRE", f"{tag}:string:3", 2_000_000)
+    before = keys_at(first)
+    mover = handover(first, own)
+    importing(own, SLOT, *MOVING[1:4])
+
+    outcomes = mover.hand_over([*MOVING[1:4], SLOT])
+
+    assert [fate for _, fate, *_ in outcomes] == ["handed_over"] * 4
+    assert {slot: keys for slot, _, keys, *_ in outcomes} == {
+        SLOT: len(before),
+        **dict.fromkeys(MOVING[1:4], 10),
+    }
+    assert keys_at(first) == {}
+    after = keys_at(second)
+    assert after.keys() == before.keys()
+    with connect(second) as connection:
+        for key in before:
+            # A string may be laid out in another way; what it says is the same.
+            connection.execute("ASKING")
+            kind = connection.execute("TYPE", key)
+            if kind == b"set":  # the order of its members is each server's own
+                connection.execute("ASKING")
+                assert connection.execute("SCARD", key) == 51
+            elif kind != b"string":
+                assert after[key][0] == before[key][0]
+    for key, (_, ttl) in before.items():
+        assert (ttl < 0) == (after[key][1] < 0)
+        assert ttl < 0 or abs(ttl - after[key][1]) < 10_000
+    migrating = [part for part in open_slots(own) if "->-" in part]
+    assert len(migrating) == 4
+
+
+@pytest.mark.parametrize("own", REDIS, indirect=True)
+def test_a_key_that_changes_before_the_transaction_is_copied_again(own: LocalCluster) -> None:
+    first, second, _ = own.primaries
+    importing(own, SLOT)
+    changed, deleted, renewed = keys_in([SLOT], 3)
+
+    def change() -> None:
+        with connect(first) as connection:
+            connection.execute("SET", changed, "new")
+            connection.execute("DEL", deleted, renewed)
+            connection.execute("SET", renewed, "again")
+
+    with held_before_the_transaction(own) as carry:
+        _, fate, keys, *_ = carry(change)
+
+    assert (fate, keys) == ("handed_over", 9)
+    assert keys_at(first) == {}
+    assert deleted not in keys_at(second)
+    with connect(second) as connection:
+        for key, value in ((changed, b"new"), (renewed, b"again")):
+            connection.execute("ASKING")
+            assert connection.execute("GET", key) == value
+
+
+def test_a_slot_that_changes_all_the_time_is_left_as_it_was(own: LocalCluster) -> None:
+    first, second, _ = own.primaries
+    importing(own, SLOT)
+
+    def change() -> None:
+        with connect(first) as connection:
+            connection.execute("APPEND", keys_in([SLOT], 1)[0], "x")
+
+    with held_before_the_transaction(own, times=3) as carry:
+        _, fate, *_ = carry(change)
+
+    assert fate == "busy"
+    assert len(keys_at(first)) == 10
+    assert keys_at(second) == {}
+    assert not [part for part in open_slots(own) if "->-" in part]
+
+
+def test_a_key_that_comes_before_the_transaction_stays_for_the_next_step(own: LocalCluster) -> None:
+    first, second, _ = own.primaries
+    importing(own, SLOT)
+    late = keys_in([SLOT], 11)[-1]
+
+    def add() -> None:
+        with connect(first) as connection:
+            connection.execute("SET", late, "late")
+
+    with held_before_the_transaction(own) as carry:
+        _, fate, keys, *_ = carry(add)
+
+    assert (fate, keys) == ("handed_over", 10)
+    assert list(keys_at(first)) == [late]
+    assert len(keys_at(second)) == 10
+
+
+def test_what_the_target_has_already_is_not_touched(own: LocalCluster) -> None:
+    first, second, _ = own.primaries
+    importing(own, SLOT)
+    taken = keys_in([SLOT], 10)[4]
+    with connect(second) as connection:
+        connection.execute("ASKING")
+        connection.execute("SET", taken, "of the target")
+    before = keys_at(first)
+
+    ((_, fate, _, _, why),) = handover(first, own).hand_over([SLOT])
+
+    assert fate == "refused"
+    assert "BUSYKEY" in why
+    assert keys_at(first) == before
+    assert list(keys_at(second)) == [taken]
+
+
+@pytest.mark.parametrize("limits", [{"max_keys": 9}, {"max_key_bytes": 20}, {"max_bytes": 100}])
+def test_what_is_too_large_is_left_alone(own: LocalCluster, limits: dict[str, int]) -> None:
+    importing(own, SLOT)
+    before = keys_at(own.primaries[0])
+    ((_, fate, *_),) = handover(own.primaries[0], own, **limits).hand_over([SLOT])
+    assert fate == "large"
+    assert keys_at(own.primaries[0]) == before
+    assert keys_at(own.primaries[1]) == {}
+
+
+def test_a_target_that_the_source_does_not_know_gets_nothing(own: LocalCluster) -> None:
+    first, second, _ = own.primaries
+    importing(own, SLOT)
+    before = keys_at(first)
+    mover = _core.Handover(
+        source=(first.host, first.port), target=(second.host, second.port), target_id="f" * 40,
+        access=_core.Access(), client_name="mover", has_pexpiretime=True, replicated=False, lanes=1,
+        reading=1, together=1, chunk_keys=100, max_keys=100, max_bytes=1 << 20, max_key_bytes=1 << 20,
+    )  # fmt: skip
+    ((_, fate, _, _, why),) = mover.hand_over([SLOT])
+    assert (fate, "know about node" in why) == ("refused", True)
+    assert keys_at(first) == before
+    assert keys_at(second) == {}
+    assert mover.hand_over([]) == []
+
+
+def test_a_source_that_is_gone_is_told_and_nothing_further_is_begun(own: LocalCluster) -> None:
+    with Proxy(own.primaries[0].host, own.primaries[0].port) as proxy:
+        mover = handover(proxy, own, lanes=1)
+        importing(own, *MOVING[:3])
+        proxy.hold_at(b"MULTI")
+        outcomes: list[Any] = []
+        thread = threading.Thread(target=lambda: outcomes.extend(mover.hand_over(MOVING[:3])))
+        thread.start()
+        assert proxy.held.wait(30)
+        proxy.refuse()
+        thread.join(30)
+    assert [fate for _, fate, *_ in outcomes] == ["source_lost", "not_begun", "not_begun"]
+
+
+# What an interrupted run leaves
+
+
+def left_over(cluster: LocalCluster, folder: Path, *, process: str | None = None) -> tuple[Plan, list[str]]:
+    """Leave a slot as a killed run does, copied and in the journal; then change some of its keys."""
+    first, second, _ = cluster.primaries
+    plan = plan_away(cluster)
+    importing(cluster, SLOT)
+    names = keys_in([SLOT], 10)
+    with connect(first) as source, connect(second) as target:
+        for name in names:
+            target.execute("RESTORE-ASKING", name, 0, source.execute("DUMP", name))
+        source.execute("SET", names[0], "changed since")
+        source.execute("DEL", names[1])
+    if process is None:
+        connector = _connector(cluster)
+        with Wire(connector, Address(first.host, first.port)) as wire:
+            process = process_of(wire, read_cluster(connector).members[node_id(first)])
+    with ReshardJournal(folder / "journal.db") as journal:
+        journal.begin("job", plan)
+        journal.set_open("job", {SLOT: process})
+    return plan, names
+
+
+def _connector(cluster: LocalCluster) -> Connector:
+    return Connector(Endpoint.parse(cluster.url, "cluster"), "cluster")
+
+
+def _judge(cluster: LocalCluster, names: list[str], owner: LocalServer, conflicts: Path) -> None:
+    assert_clean(cluster, len(MOVING) * 10 - 1)
+    assert slots_owned(cluster)[SLOT] is owner
+    with connect(owner) as connection:
+        assert connection.execute("GET", names[0]) == b"changed since"
+        assert connection.execute("EXISTS", names[1]) == 0
+    lines = [json.loads(line) for line in conflicts.read_text().splitlines()]
+    assert [line["type"] for line in lines] == ["outdated_copy"] * 2
+    assert {base64.b64decode(line["key_base64"]).decode() for line in lines} == set(names[:2])
+
+
+def test_copies_of_an_interrupted_run_are_dropped_by_the_next_one(own: LocalCluster, tmp_path: Path) -> None:
+    plan, names = left_over(own, tmp_path)
+    conflicts = tmp_path / "conflicts.jsonl"
+    report = plan.apply(job="job", journal=tmp_path / "journal.db", conflicts=conflicts)
+    assert report.ok, report
+    _judge(own, names, slots_owned(own)[SLOT], conflicts)
+    assert slots_owned(own)[SLOT] is not own.primaries[0]
+
+
+def test_copies_of_an_interrupted_run_are_dropped_by_fix(own: LocalCluster, tmp_path: Path) -> None:
+    _, names = left_over(own, tmp_path)
+    conflicts = tmp_path / "conflicts.jsonl"
+    fixed = run(
+        *("reshard", "fix", own.url, "--apply", "--journal", str(tmp_path / "journal.db")),
+        *("--conflicts", str(conflicts)),
+    )
+    assert fixed.code == 0, fixed.stdout + fixed.stderr
+    _judge(own, names, own.primaries[0], conflicts)
+
+
+def test_what_may_be_the_only_copy_is_not_dropped(own: LocalCluster, tmp_path: Path) -> None:
+    """The source is another process by now: its keys may be on the target alone."""
+    plan, names = left_over(own, tmp_path, process=f"{node_id(own.primaries[0])}/another")
+    report = plan.apply(job="job", journal=tmp_path / "journal.db", conflicts=tmp_path / "conflicts.jsonl")
+    assert report.status == "slots_left"
+    assert list(report.left) == [SLOT]
+    with connect(own.primaries[1]) as connection:
+        connection.execute("ASKING")
+        assert connection.execute("EXISTS", names[1]) == 1
+
+
+def test_a_user_without_a_right_moves_by_migrate(own: LocalCluster) -> None:
+    for node in own.primaries:
+        with connect(node) as connection:
+            connection.execute("ACL", "SETUSER", "mover", "on", ">secret", "~*", "+@all", "-eval")
+    notices: list[str] = []
+    plan = plan_away(own)
+    report = plan.apply(
+        own.url.replace("://", "://mover:secret@"),
+        on_event=lambda event: notices.append(str(getattr(event, "message", ""))),
+    )
+    assert report.ok
+    assert [text for text in notices if "MIGRATE" in text and "EVAL" in text]
+    assert_clean(own)
+
+
+def test_many_keys_in_a_slot_and_a_large_one_go_as_well(own: LocalCluster) -> None:
+    first = own.primaries[0]
+    crowded = keys_in([SLOT], 5_000)
+    fill_keys(first, crowded)
+    with connect(first) as connection:
+        connection.execute("SET", keys_in([MOVING[1]], 1)[0], b"x" * 2_000_000)
+    assert plan_away(own).apply().ok
+    assert_clean(own, len(MOVING) * 10 + 4_990)
