@@ -131,6 +131,24 @@ def test_a_crash_of_a_primary_with_a_replica(filled: LocalServer, kind: ServerKi
     assert_equal(filled, cluster, byte_equal=True)
 
 
+def test_a_primary_that_hangs_and_is_replaced_does_not_hold_the_reading_back(
+    filled: LocalServer, kind: ServerKind, stack: ExitStack
+) -> None:
+    cluster = stack.enter_context(LocalCluster(kind.binary, replicas_per_primary=1))
+    proxies = put_behind_proxies(cluster, stack)
+    replica = cluster.replicas[0]
+    with paused_migration(filled, cluster, pause_above_latency=250) as paused:
+        proxies[0].stall()  # and stays so; the nodes still hear each other
+        with replica.client() as client:
+            client.execute_command("CLUSTER", "FAILOVER")
+            wait_until(lambda: client.info("replication")["role"] == "master", "the replica to take over")
+        report = paused.resume(45)  # the ping that hangs would be waited for longer
+
+    assert report.ok
+    cluster.wait_until_healthy()
+    assert_equal(filled, cluster, byte_equal=True)
+
+
 @pytest.mark.long
 def test_slots_without_a_primary_keep_their_keys_pending_and_let_the_others_pass(
     filled: LocalServer, kind: ServerKind, stack: ExitStack
