@@ -135,6 +135,52 @@ def test_keys_that_are_large_at_the_source_are_never_dumped_there(
         assert differences(path) == expected
 
 
+@pytest.mark.parametrize(("source", "cluster"), [("valkey-9.1", "valkey-9.1")], indirect=True)
+def test_field_ttls_are_compared_in_parts_too(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    path = tmp_path / "differences"
+    with connect(source) as connection:
+        for key in ("same", "lost", "other"):
+            for start in range(0, 20_000, 1_000):
+                names = [f"field {i}" for i in range(start, start + 1_000)]
+                connection.execute("HSET", key, *(part for name in names for part in (name, "x")))
+                connection.execute("HPEXPIRE", key, 3_600_000, "FIELDS", 100, *names[::10])
+    assert migrate(source, cluster).ok
+    assert verify(source, cluster, big_key_bytes=65_536).ok
+    with cluster.client() as new:
+        new.execute_command("HPERSIST", "lost", "FIELDS", 1, "field 19990")
+        new.execute_command("HPEXPIRE", "other", 3_700_000, "FIELDS", 1, "field 0")
+
+    report = verify(source, cluster, big_key_bytes=65_536, differences=path)
+
+    assert differences(path) == {b"lost": "different", b"other": "different"}
+    lost = next(one for one in report.examples if one.key == b"lost")
+    assert '"field 19990" expires at' in lost.source
+    assert '"field 19990" does not expire' in lost.target
+
+
+def test_a_large_key_does_not_hold_up_a_stop(source: LocalServer, cluster: LocalCluster) -> None:
+    with source.client() as old:
+        old.set("large", "x" * 20_000_000)
+        old.set("small", "x")
+    assert migrate(source, cluster).ok
+    # At this rate, all of it would take a minute and more.
+    limited = VerifyOptions(big_key_bytes=65_536, max_bytes_per_second=300_000)
+    verification = Verification(source.url, cluster.url, limited)
+    for event in verification.events():
+        if isinstance(event, Progress) and event.keys.unchanged:
+            verification.cancel()
+
+    report = verification.result()
+
+    assert report.status == "interrupted"
+    assert not report.keys.unchanged  # their page is not through
+    report = verify(source, cluster, big_key_bytes=65_536, ttl_tolerance=0.1)
+    assert report.resumed
+    assert report.ok, report.examples
+
+
 def test_renamed_keys_are_compared_and_repaired_under_both_names(
     source: LocalServer, cluster: LocalCluster, tmp_path: Path
 ) -> None:

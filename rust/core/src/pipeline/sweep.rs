@@ -7,7 +7,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use super::call::{CallError, Caller};
+use super::client::{CallError, Client, Commands};
 use super::scan::Keys;
 use super::{Backoff, Engine, Sweep};
 use crate::checkpoint::{Failure, FailureKind, PageId};
@@ -95,10 +95,10 @@ pub(crate) async fn sweep(engine: Rc<Engine>, place: usize, mut task: Sweep) {
 /// One pair of connections' life; `Ok` at the end or when the job drains.
 async fn walk(engine: &Rc<Engine>, place: usize, task: &mut Sweep) -> Result<(), Stopped> {
     let spec = &engine.spec;
-    let mut target = Caller::open(engine, Side::Target, &task.node, Some(&task.run_id))
+    let mut target = Client::open(engine, Side::Target, &task.node, Some(&task.run_id))
         .await
         .map_err(Stopped::Target)?;
-    let mut source = Caller::open(engine, Side::Source, &spec.source, Some(&spec.source_run_id))
+    let mut source = Client::open(engine, Side::Source, &spec.source, Some(&spec.source_run_id))
         .await
         .map_err(Stopped::Source)?;
     engine.health.borrow_mut().source(None, Instant::now());
@@ -132,7 +132,7 @@ async fn walk(engine: &Rc<Engine>, place: usize, task: &mut Sweep) -> Result<(),
     }
 }
 
-async fn read_page(engine: &Engine, target: &mut Caller, cursor: u64) -> Result<Page, CallError> {
+async fn read_page(engine: &Engine, target: &mut Client, cursor: u64) -> Result<Page, CallError> {
     let spec = &engine.spec;
     let mut command = Vec::new();
     encode::scan(
@@ -149,7 +149,7 @@ async fn read_page(engine: &Engine, target: &mut Caller, cursor: u64) -> Result<
             Decoded::Whole(Ok(page), used) => Decoded::Whole(Ok(take(engine, &page)), used),
         })
     };
-    target.ask_for(command, decode).await?
+    target.ask(command, decode).await?
 }
 
 /// The keys of a page that belong to what is verified.
@@ -170,14 +170,14 @@ fn take(engine: &Engine, page: &ScanPage<'_>) -> Page {
 }
 
 /// The places of those keys that the source lacks, or that it does not let us ask for (with what it says).
-async fn look_up(source: &mut Caller, keys: &Keys) -> Result<Vec<(usize, Option<Vec<u8>>)>, CallError> {
+async fn look_up(source: &mut Client, keys: &Keys) -> Result<Vec<(usize, Option<Vec<u8>>)>, CallError> {
     if keys.len() == 0 {
         return Ok(Vec::new());
     }
     // A count for all of them is nearly always enough, and costs the source the least.
     let mut all = Vec::new();
     encode::exists(&mut all, (0..keys.len()).map(|place| keys.get(place).0));
-    match source.ask_one(all).await? {
+    match source.ask(all, Tree::decode).await? {
         Tree::Integer(count) if usize::try_from(count) == Ok(keys.len()) => return Ok(Vec::new()),
         Tree::Integer(_) => {}
         Tree::Error(text) if text.starts_with(b"NOPERM") => {}
@@ -188,8 +188,9 @@ async fn look_up(source: &mut Caller, keys: &Keys) -> Result<Vec<(usize, Option<
     for (key, _) in keys.iter() {
         encode::exists(&mut each, std::iter::once(key));
     }
+    let replies = source.call(Commands::encoded(each, keys.len())).await?;
     let mut absent = Vec::new();
-    for (place, reply) in source.ask(each, keys.len()).await?.into_iter().enumerate() {
+    for (place, reply) in replies.into_iter().enumerate() {
         match reply {
             Tree::Integer(0) => absent.push((place, None)),
             Tree::Integer(_) => {}

@@ -72,12 +72,42 @@ impl Tree {
         }
     }
 
-    /// The number of an integer.
+    /// The number of an integer, or the one that a text spells.
     pub fn integer(&self) -> Option<i64> {
         match self {
             Self::Integer(number) => Some(*number),
+            Self::Text(digits) => std::str::from_utf8(digits).ok()?.parse().ok(),
             _ => None,
         }
+    }
+
+    /// The reply to TIME in ms since the epoch.
+    pub fn milliseconds(&self) -> Option<i64> {
+        match self.elements() {
+            [seconds, micros] => Some(seconds.integer()? * 1000 + micros.integer()? / 1000),
+            _ => None,
+        }
+    }
+
+    /// The elements of an array.
+    pub fn into_elements(self) -> Option<Vec<Self>> {
+        match self {
+            Self::Array(elements) => Some(elements),
+            _ => None,
+        }
+    }
+
+    /// The bytes of a text.
+    pub fn into_text(self) -> Option<Vec<u8>> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The bytes of an array of texts.
+    pub fn into_texts(self) -> Option<Vec<Vec<u8>>> {
+        self.into_elements()?.into_iter().map(Self::into_text).collect()
     }
 }
 

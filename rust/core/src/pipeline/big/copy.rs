@@ -7,19 +7,20 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::client::{Client, Commands, Value};
-use super::parts::{self, CHUNK_BYTES, Chunk, Kind, MOST_ELEMENTS, Place};
 use super::source::{Look, Source};
 use super::stream::Lost;
-use super::{Big, groups, temporary};
+use super::{Big, LIMITS, groups, temporary};
 use crate::checkpoint::FailureKind;
 use crate::error::Error;
 use crate::net::Address;
 use crate::payload::FieldTtl;
+use crate::pipeline::client::{Client, Commands};
+use crate::pipeline::parts::{self, Chunk, Kind, Place};
 use crate::pipeline::{Engine, OnConflict, shown};
 use crate::progress::Outcome;
+use crate::resp::Tree;
 use crate::topology::NodeId;
 
 /// While other keys flow, a part is followed by a rest so many times as long as it took.
@@ -155,9 +156,7 @@ impl Copy<'_> {
             self.engine.budget.free(size);
             written?;
             is_first &= chunk.is_empty();
-            if let Some(average) = size.checked_div(chunk.count(progress.kind)) {
-                count = (CHUNK_BYTES / average.max(1)).clamp(1, MOST_ELEMENTS);
-            }
+            count = chunk.next_count(progress.kind, count, LIMITS);
             progress.place = chunk.next;
             let is_last = chunk.is_last;
             drop(chunk);
@@ -214,7 +213,7 @@ impl Copy<'_> {
         let length = self.tell(&[&[recorded.kind.length(), temporary]]).await?;
         let length = length
             .first()
-            .and_then(Value::integer)
+            .and_then(Tree::integer)
             .unwrap_or_default()
             .cast_unsigned();
         if length == 0 {
@@ -231,12 +230,12 @@ impl Copy<'_> {
                 let last = last
                     .into_iter()
                     .next()
-                    .and_then(Value::array)
+                    .and_then(Tree::into_elements)
                     .and_then(|mut all| all.pop());
                 let id = last
-                    .and_then(Value::array)
+                    .and_then(Tree::into_elements)
                     .and_then(|entry| entry.into_iter().next());
-                match id.and_then(Value::bytes).and_then(|id| parts::parse_id(&id)) {
+                match id.and_then(Tree::into_text).and_then(|id| parts::parse_id(&id)) {
                     Some((ms, seq)) => Place::After(ms, seq),
                     None => return Ok(None),
                 }
@@ -306,12 +305,12 @@ impl Copy<'_> {
         if is_first {
             return Ok(());
         }
-        let there = replies.first().and_then(Value::integer);
+        let there = replies.first().and_then(Tree::integer);
         let is_whole = match progress.place {
             Place::Offset(at) => there == Some(at.cast_signed()),
             Place::Cursor(_) | Place::After(..) => there.is_some_and(|length| length > 0),
         };
-        if is_whole && replies.get(1).and_then(Value::integer) == Some(1) {
+        if is_whole && replies.get(1).and_then(Tree::integer) == Some(1) {
             Ok(())
         } else {
             Err(Stop::Changed("what was written of it to the target is gone"))
@@ -327,7 +326,7 @@ impl Copy<'_> {
             return Ok(Outcome::Expired);
         }
         let built = self.tell(&[&[kind.length(), temporary]]).await?;
-        let built = built.first().and_then(Value::integer);
+        let built = built.first().and_then(Tree::integer);
         // Fields that have expired meanwhile are counted by some servers and not by others.
         let is_whole = built.zip(length).is_some_and(|(built, length)| {
             built == length || built > 0 && built.abs_diff(length) <= expiring
@@ -354,7 +353,7 @@ impl Copy<'_> {
             self.tell(&commands).await?
         };
         *self.in_doubt = false;
-        if !replace && replies.last().and_then(Value::integer) != Some(1) {
+        if !replace && replies.last().and_then(Tree::integer) != Some(1) {
             // Somebody wrote it meanwhile: it is met as any key that is there.
             return Err(Stop::Changed("the target's key appeared"));
         }
@@ -363,15 +362,11 @@ impl Copy<'_> {
 
     /// Wait while the operator pauses or limits the job; stop when it drains.
     pub(super) async fn pause(&self) -> Attempt<()> {
-        const LOOK_AGAIN: Duration = Duration::from_millis(50);
-        while !self.engine.draining.get() && self.engine.restraint.allowance(CHUNK_BYTES) == 0 {
-            tokio::time::sleep(LOOK_AGAIN).await;
+        if self.engine.may_read_part().await {
+            Ok(())
+        } else {
+            Err(Stop::Drained)
         }
-        if self.engine.draining.get() {
-            return Err(Stop::Drained);
-        }
-        self.engine.restraint.take(0, CHUNK_BYTES);
-        Ok(())
     }
 
     /// While other keys flow, leave them most of the servers' time.

@@ -4,14 +4,15 @@
 
 use std::time::Instant;
 
-use super::client::Value;
+use super::LIMITS;
 use super::copy::{Attempt, Copy, Progress, Stop};
 use super::groups::{self, Group};
-use super::parts::{self, CHUNK_BYTES, Chunk, Kind, MOST_ELEMENTS};
 use super::source::Look;
 use crate::checkpoint::FailureKind;
+use crate::pipeline::parts::{self, Chunk, Kind, Unexpected};
 use crate::pipeline::{OnConflict, shown};
 use crate::progress::Outcome;
+use crate::resp::Tree;
 use crate::resp::encode::ExpiryCommand;
 
 /// By how many milliseconds the expiries of equal keys may differ.
@@ -22,7 +23,7 @@ impl Copy<'_> {
     pub(super) async fn meet_existing(&mut self, look: &Look) -> Attempt<Option<Outcome>> {
         let name = self.big.target.clone();
         let exists = self.tell(&[&[b"EXISTS", &name]]).await?;
-        if exists.first().and_then(Value::integer) != Some(1) {
+        if exists.first().and_then(Tree::integer) != Some(1) {
             return Ok(None);
         }
         if self.engine.spec.on_conflict == OnConflict::Skip && !*self.in_doubt {
@@ -69,8 +70,8 @@ impl Copy<'_> {
             ExpiryCommand::Absolute => self.tell(&[&[b"PEXPIRETIME", name]]).await?,
             ExpiryCommand::Relative => self.tell(&[&[b"PTTL", name], &[b"TIME"]]).await?,
         };
-        let reply = replies.first().and_then(Value::integer).unwrap_or(-2);
-        let now = replies.get(1).and_then(groups::milliseconds).unwrap_or_default();
+        let reply = replies.first().and_then(Tree::integer).unwrap_or(-2);
+        let now = replies.get(1).and_then(Tree::milliseconds).unwrap_or_default();
         Ok(if reply < 0 {
             0
         } else {
@@ -82,11 +83,11 @@ impl Copy<'_> {
     pub(super) async fn is_same(&mut self, look: &Look, name: &[u8]) -> Attempt<bool> {
         let kind = look.kind;
         let replies = self.tell(&[&[b"TYPE", name]]).await?;
-        if replies.into_iter().next().and_then(Value::bytes).as_deref() != Some(kind.name().as_bytes()) {
+        if replies.into_iter().next().and_then(Tree::into_text).as_deref() != Some(kind.name().as_bytes()) {
             return Ok(false);
         }
         let length = self.tell(&[&[kind.length(), name]]).await?;
-        if length.first().and_then(Value::integer) != Some(look.length.cast_signed()) {
+        if length.first().and_then(Tree::integer) != Some(look.length.cast_signed()) {
             return Ok(false);
         }
         let mut progress = Self::afresh(look);
@@ -98,9 +99,7 @@ impl Copy<'_> {
             if !chunk.is_empty() && !self.has_same(kind, name, &progress, &chunk, count).await? {
                 return Ok(false);
             }
-            if let Some(average) = chunk.bytes().checked_div(chunk.count(kind)) {
-                count = (CHUNK_BYTES / average.max(1)).clamp(1, MOST_ELEMENTS);
-            }
+            count = chunk.next_count(kind, count, LIMITS);
             if chunk.is_last {
                 break;
             }
@@ -133,61 +132,15 @@ impl Copy<'_> {
         chunk: &Chunk,
         count: usize,
     ) -> Attempt<bool> {
-        let keyed = match kind {
-            Kind::Hash => Some((b"HMGET".as_slice(), 2)),
-            Kind::Set => Some((b"SMISMEMBER".as_slice(), 1)),
-            _ => None,
-        };
-        let Some((command, step)) = keyed else {
-            let commands = kind.read(name, progress.place, count);
-            let reply = self.execute(commands, 1).await?.pop();
-            let theirs = reply.and_then(|reply| kind.chunk(reply, progress.place, count, progress.length));
-            let theirs = theirs.ok_or_else(|| self.nonsense())?;
-            return Ok(
-                same_elements(kind, &theirs.elements, &chunk.elements) && theirs.entries == chunk.entries
-            );
-        };
-        let mut arguments: Vec<&[u8]> = vec![command, name];
-        arguments.extend(chunk.elements.iter().step_by(step).map(Vec::as_slice));
-        let reply = self.tell(&[&arguments]).await?.pop();
-        let found = reply.and_then(Value::array).ok_or_else(|| self.nonsense())?;
-        let same = match kind {
-            Kind::Hash => found
-                .iter()
-                .zip(chunk.elements.chunks_exact(2))
-                .all(|(found, pair)| matches!(found, Value::Bulk(value) if *value == pair[1])),
-            _ => found.iter().all(|found| found.integer() == Some(1)),
-        };
-        if !same || !self.engine.spec.target_rdb.has_field_ttls() || chunk.expiries.is_empty() {
-            return Ok(same);
+        let commands = chunk.ask_same(kind, name, progress.place, count);
+        let reply = self.execute(commands, 1).await?.pop().unwrap_or(Tree::Nil);
+        let difference = chunk.difference(kind, progress.place, count, progress.length, reply);
+        let is_same = difference.map_err(|Unexpected| self.nonsense())?.is_none();
+        if !is_same || !self.engine.spec.target_rdb.has_field_ttls() || chunk.expiries.is_empty() {
+            return Ok(is_same);
         }
-        let fields = (chunk.elements.len() / 2).to_string();
-        let mut arguments: Vec<&[u8]> = vec![b"HPEXPIRETIME", name, b"FIELDS", fields.as_bytes()];
-        arguments.extend(chunk.elements.iter().step_by(2).map(Vec::as_slice));
-        let reply = self.tell(&[&arguments]).await?.pop();
-        let theirs = reply.and_then(Value::array).ok_or_else(|| self.nonsense())?;
-        Ok(theirs
-            .iter()
-            .map(Value::integer)
-            .eq(chunk.expiries.iter().map(|&at| Some(at))))
+        let reply = self.execute(chunk.ask_expiries(name), 1).await?.pop();
+        let theirs = reply.and_then(|reply| parts::expiries(&reply));
+        Ok(theirs.ok_or_else(|| self.nonsense())? == chunk.expiries)
     }
-}
-
-/// Whether elements that were read alike are the same; scores are the same as numbers, however they are written.
-fn same_elements(kind: Kind, ours: &[Vec<u8>], theirs: &[Vec<u8>]) -> bool {
-    if kind != Kind::SortedSet {
-        return ours == theirs;
-    }
-    let score = |text: &[u8]| {
-        std::str::from_utf8(text)
-            .ok()
-            .and_then(|text| text.parse::<f64>().ok())
-    };
-    ours.len() == theirs.len()
-        && ours
-            .chunks_exact(2)
-            .zip(theirs.chunks_exact(2))
-            .all(|(one, other)| {
-                one[0] == other[0] && score(&one[1]).map(f64::to_bits) == score(&other[1]).map(f64::to_bits)
-            })
 }

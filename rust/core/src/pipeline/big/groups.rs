@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::client::{Commands, Value};
-use super::parts::parse_id;
 use crate::payload::{self as stream, StreamId, seal_stream};
+use crate::pipeline::client::Commands;
+use crate::pipeline::parts::parse_id;
+use crate::resp::Tree;
 
 /// Pending entries that are read or written in one go.
 pub(super) const PENDING_CHUNK: usize = 500;
@@ -41,10 +42,10 @@ pub(super) struct History {
 }
 
 /// A field of a flat reply of names and values.
-fn field(items: &[Value], name: &str) -> Option<Value> {
+fn field(items: &[Tree], name: &str) -> Option<Tree> {
     items
         .chunks_exact(2)
-        .find(|pair| matches!(&pair[0], Value::Bulk(text) | Value::Simple(text) if text == name.as_bytes()))
+        .find(|pair| matches!(&pair[0], Tree::Text(text) if text == name.as_bytes()))
         .map(|pair| pair[1].clone())
 }
 
@@ -52,12 +53,12 @@ pub(super) fn read_history(key: &[u8]) -> Commands {
     Commands::one(&[b"XINFO", b"STREAM", key])
 }
 
-pub(super) fn history(reply: Value) -> Option<History> {
-    let items = reply.array()?;
+pub(super) fn history(reply: Tree) -> Option<History> {
+    let items = reply.into_elements()?;
     Some(History {
-        last_id: field(&items, "last-generated-id")?.bytes()?,
+        last_id: field(&items, "last-generated-id")?.into_text()?,
         entries_added: field(&items, "entries-added").and_then(|value| value.integer()),
-        max_deleted_id: field(&items, "max-deleted-entry-id").and_then(Value::bytes),
+        max_deleted_id: field(&items, "max-deleted-entry-id").and_then(Tree::into_text),
     })
 }
 
@@ -66,13 +67,13 @@ pub(super) fn read_groups(key: &[u8]) -> Commands {
 }
 
 /// The groups, without their consumers.
-pub(super) fn groups(reply: Value) -> Option<Vec<Group>> {
+pub(super) fn groups(reply: Tree) -> Option<Vec<Group>> {
     let mut groups = Vec::new();
-    for group in reply.array()? {
-        let items = group.array()?;
+    for group in reply.into_elements()? {
+        let items = group.into_elements()?;
         groups.push(Group {
-            name: field(&items, "name")?.bytes()?,
-            last_id: field(&items, "last-delivered-id")?.bytes()?,
+            name: field(&items, "name")?.into_text()?,
+            last_id: field(&items, "last-delivered-id")?.into_text()?,
             entries_read: field(&items, "entries-read").and_then(|value| value.integer()),
             consumers: Vec::new(),
         });
@@ -85,10 +86,10 @@ pub(super) fn read_consumers(key: &[u8], group: &[u8]) -> Commands {
     Commands::one(&[b"XINFO", b"CONSUMERS", key, group])
 }
 
-pub(super) fn consumers(reply: Value) -> Option<Vec<Vec<u8>>> {
+pub(super) fn consumers(reply: Tree) -> Option<Vec<Vec<u8>>> {
     let mut names = Vec::new();
-    for consumer in reply.array()? {
-        names.push(field(&consumer.array()?, "name")?.bytes()?);
+    for consumer in reply.into_elements()? {
+        names.push(field(&consumer.into_elements()?, "name")?.into_text()?);
     }
     names.sort();
     Some(names)
@@ -107,31 +108,20 @@ pub(super) fn read_pending(key: &[u8], group: &[u8], after: Option<&[u8]>) -> Co
     commands
 }
 
-pub(super) fn pending(replies: Vec<Value>) -> Option<Vec<Delivery>> {
-    let [time, entries] = <[Value; 2]>::try_from(replies).ok()?;
-    let now = milliseconds(&time)?;
+pub(super) fn pending(replies: Vec<Tree>) -> Option<Vec<Delivery>> {
+    let [time, entries] = <[Tree; 2]>::try_from(replies).ok()?;
+    let now = time.milliseconds()?;
     let mut deliveries = Vec::new();
-    for entry in entries.array()? {
-        let [id, consumer, idle, count] = <[Value; 4]>::try_from(entry.array()?).ok()?;
+    for entry in entries.into_elements()? {
+        let [id, consumer, idle, count] = <[Tree; 4]>::try_from(entry.into_elements()?).ok()?;
         deliveries.push(Delivery {
-            id: id.bytes()?,
-            consumer: consumer.bytes()?,
+            id: id.into_text()?,
+            consumer: consumer.into_text()?,
             delivered_at_ms: now - idle.integer()?,
             count: count.integer()?,
         });
     }
     Some(deliveries)
-}
-
-/// The reply to TIME in ms since the epoch.
-pub(super) fn milliseconds(time: &Value) -> Option<i64> {
-    match time {
-        Value::Array(parts) => match parts.as_slice() {
-            [seconds, micros] => Some(seconds.integer()? * 1000 + micros.integer()? / 1000),
-            _ => None,
-        },
-        _ => None,
-    }
 }
 
 /// Append the commands that make a group with its consumers, or bring one up to date that `exists`.

@@ -3,28 +3,28 @@
 //! Invariant: a large key is in exactly one place, the queue or the worker's hands, until it is settled; its page
 //! stays open until then. At most a few parts are held in memory.
 
-mod client;
 mod copy;
 mod existing;
 mod groups;
-mod parts;
 mod source;
 mod stream;
 mod string;
 mod target;
 mod temporary;
+mod write;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use client::Client;
 use copy::{Copy, Done, Stop};
 use source::Source;
 
 use super::batch::Restore;
+use super::client::Client;
 use super::health::Patience;
+use super::parts::{CHUNK_BYTES, Limits};
 use super::{Backoff, Engine, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId, Pending};
 use crate::control::Event;
@@ -34,6 +34,12 @@ use crate::topology::NodeId;
 
 /// A key that changes so often while it is copied is given up.
 const MOST_CHANGES: u32 = 10;
+
+/// What is copied in one go.
+const LIMITS: Limits = Limits {
+    bytes: CHUNK_BYTES,
+    elements: 500,
+};
 
 /// A key that is to be copied in parts.
 #[derive(Debug)]

@@ -2,16 +2,15 @@
 //!
 //! Invariant: nothing is written; WATCH and MULTI only say whether the key has changed since it was looked at.
 
-use super::client::{Client, Commands, Value};
 use super::copy::{Attempt, Copy, Done, Progress, Stop};
-use super::groups;
-use super::parts::{Chunk, Kind};
 use crate::checkpoint::FailureKind;
 use crate::control::Side;
 use crate::error::{Error, ErrorKind};
-use crate::net::HandshakeError;
+use crate::pipeline::client::{CallError, Client, Commands};
+use crate::pipeline::parts::{self, Chunk, Kind};
 use crate::pipeline::shown;
 use crate::progress::Outcome;
+use crate::resp::Tree;
 use crate::resp::encode::ExpiryCommand;
 
 /// How far the last look at a key's age may be off, in seconds: the server's own clock for it ticks slowly.
@@ -50,48 +49,42 @@ impl Copy<'_> {
             return Ok(());
         }
         let spec = &self.engine.spec;
-        let client = Client::open(&spec.source, &self.engine.entrance(Side::Source).current(), true)
-            .await
-            .map_err(|error| match error {
-                HandshakeError::Lost(message) => Stop::Source(message),
-                HandshakeError::Denied(message)
-                    if self.engine.want_access(Side::Source, &spec.source, &message) =>
-                {
-                    Stop::Source(message)
-                }
-                HandshakeError::Denied(message) | HandshakeError::Refused(message) => {
-                    Stop::Fatal(Error::new(
-                        ErrorKind::SourceRefused,
-                        format!("the source {} turns us away: {message}", spec.source),
-                    ))
-                }
-            })?;
-        if client.run_id.as_deref() != Some(&spec.source_run_id) {
-            return Err(Stop::Fatal(Error::new(
+        let client = Client::open(self.engine, Side::Source, &spec.source, Some(&spec.source_run_id));
+        let client = client.await.map_err(|error| match error {
+            CallError::Lost(message) => Stop::Source(message),
+            CallError::Refused(message) => Stop::Fatal(Error::new(
+                ErrorKind::SourceRefused,
+                format!("the source {} turns us away: {message}", spec.source),
+            )),
+            CallError::Changed(_) => Stop::Fatal(Error::new(
                 ErrorKind::SourceChanged,
                 format!("the source {} is another process now", spec.source),
-            )));
-        }
+            )),
+        })?;
         self.source.watching = false;
         self.source.client = Some(client);
         Ok(())
     }
 
-    pub(super) async fn ask(&mut self, commands: &Commands) -> Attempt<Vec<Value>> {
-        let Some(client) = &mut self.source.client else {
-            return Err(Stop::Source("not connected".to_owned()));
-        };
-        let replies = client.call(commands).await;
-        let replies = replies.map_err(|reason| {
-            self.source.client = None;
-            Stop::Source(reason)
-        })?;
+    pub(super) async fn ask(&mut self, commands: Commands) -> Attempt<Vec<Tree>> {
+        let replies = self.call_source(commands).await?;
         for reply in &replies {
-            if let Value::Error(text) = reply {
+            if let Tree::Error(text) = reply {
                 return Err(self.source_error(text));
             }
         }
         Ok(replies)
+    }
+
+    /// The source's replies, errors among them.
+    async fn call_source(&mut self, commands: Commands) -> Attempt<Vec<Tree>> {
+        let Some(client) = &mut self.source.client else {
+            return Err(Stop::Source("not connected".to_owned()));
+        };
+        client.call(commands).await.map_err(|error| {
+            self.source.client = None;
+            Stop::Source(error.into_text())
+        })
     }
 
     pub(super) fn source_error(&self, text: &[u8]) -> Stop {
@@ -128,18 +121,18 @@ impl Copy<'_> {
         commands.push(&[b"TYPE", &key]);
         commands.push(&[b"TIME"]);
         commands.push(&[self.expiry_command(), &key]);
-        let mut replies = self.ask(&commands).await?;
+        let mut replies = self.ask(commands).await?;
         self.source.watching = true;
         let (Some(expiry), Some(time), Some(kind)) = (replies.pop(), replies.pop(), replies.pop()) else {
             return Err(self.nonsense());
         };
-        let kind = kind.bytes().ok_or_else(|| self.nonsense())?;
+        let kind = kind.into_text().ok_or_else(|| self.nonsense())?;
         let Some(kind) = Kind::of(&kind) else {
             return Ok(None);
         };
-        let now = groups::milliseconds(&time).ok_or_else(|| self.nonsense())?;
+        let now = time.milliseconds().ok_or_else(|| self.nonsense())?;
         let expires_at = self.expires_at(expiry.integer().unwrap_or(-2), now);
-        let mut replies = self.ask(&Commands::one(&[kind.length(), &key])).await?;
+        let mut replies = self.ask(Commands::one(&[kind.length(), &key])).await?;
         let length = replies
             .pop()
             .and_then(|length| length.integer())
@@ -178,14 +171,14 @@ impl Copy<'_> {
         let mut commands = Commands::one(&[b"TIME"]);
         commands.push(&[self.expiry_command(), &key]);
         commands.push(&[b"DUMP", &key]);
-        let mut replies = self.ask(&commands).await?;
+        let mut replies = self.ask(commands).await?;
         let (Some(payload), Some(expiry), Some(time)) = (replies.pop(), replies.pop(), replies.pop()) else {
             return Err(self.nonsense());
         };
-        let now = groups::milliseconds(&time).ok_or_else(|| self.nonsense())?;
+        let now = time.milliseconds().ok_or_else(|| self.nonsense())?;
         self.source.watching = false;
         match payload {
-            Value::Bulk(payload) => Ok(Done::Whole {
+            Tree::Text(payload) => Ok(Done::Whole {
                 expires_at: self.expires_at(expiry.integer().unwrap_or(-1), now),
                 payload,
             }),
@@ -196,7 +189,7 @@ impl Copy<'_> {
     pub(super) async fn read(&mut self, progress: &Progress, count: usize) -> Attempt<Chunk> {
         let key = self.big.source.clone();
         let commands = progress.kind.read(&key, progress.place, count);
-        let reply = self.ask(&commands).await?.pop();
+        let reply = self.ask(commands).await?.pop();
         let mut chunk = reply
             .and_then(|reply| progress.kind.chunk(reply, progress.place, count, progress.length))
             .ok_or_else(|| self.nonsense())?;
@@ -208,32 +201,19 @@ impl Copy<'_> {
     }
 
     /// When the fields of a chunk expire; none where the source has no such thing.
-    pub(super) async fn expiries(&mut self, key: &[u8], chunk: &Chunk) -> Attempt<Vec<i64>> {
+    async fn expiries(&mut self, key: &[u8], chunk: &Chunk) -> Attempt<Vec<i64>> {
         if self.source.has_field_ttls == Some(false) {
             return Ok(Vec::new());
         }
-        let count = (chunk.elements.len() / 2).to_string();
-        let mut arguments: Vec<&[u8]> = vec![b"HPEXPIRETIME", key, b"FIELDS", count.as_bytes()];
-        arguments.extend(chunk.elements.iter().step_by(2).map(Vec::as_slice));
-        let replies = match &mut self.source.client {
-            Some(client) => client.call(&Commands::one(&arguments)).await,
-            None => Err("not connected".to_owned()),
-        };
-        match replies.map(|mut replies| replies.pop()) {
-            Ok(Some(Value::Array(items))) => {
-                self.source.has_field_ttls = Some(true);
-                Ok(items.iter().map(|item| item.integer().unwrap_or(-1)).collect())
+        let reply = self.call_source(chunk.ask_expiries(key)).await?.pop();
+        self.source.has_field_ttls = Some(!reply.as_ref().is_some_and(parts::is_unknown_command));
+        match reply {
+            Some(Tree::Error(text)) if self.source.has_field_ttls == Some(true) => {
+                Err(self.source_error(&text))
             }
-            Ok(Some(Value::Error(text))) if text.starts_with(b"ERR unknown command") => {
-                self.source.has_field_ttls = Some(false);
-                Ok(Vec::new())
-            }
-            Ok(Some(Value::Error(text))) => Err(self.source_error(&text)),
-            Ok(_) => Err(self.nonsense()),
-            Err(reason) => {
-                self.source.client = None;
-                Err(Stop::Source(reason))
-            }
+            Some(Tree::Error(_)) => Ok(Vec::new()),
+            Some(reply) => parts::expiries(&reply).ok_or_else(|| self.nonsense()),
+            None => Err(self.nonsense()),
         }
     }
 
@@ -241,15 +221,12 @@ impl Copy<'_> {
     async fn forks(&mut self) -> Attempt<Option<u64>> {
         let mut commands = Commands::one(&[b"INFO", b"stats"]);
         commands.push(&[b"INFO", b"persistence"]);
-        let replies = match &mut self.source.client {
-            Some(client) => client.call(&commands).await,
-            None => Err("not connected".to_owned()),
-        };
-        let replies = replies.map_err(|reason| {
-            self.source.client = None;
-            Stop::Source(reason)
-        })?;
-        let texts: Vec<u8> = replies.into_iter().filter_map(Value::bytes).flatten().collect();
+        let replies = self.call_source(commands).await?;
+        let texts: Vec<u8> = replies
+            .into_iter()
+            .filter_map(Tree::into_text)
+            .flatten()
+            .collect();
         Ok(forks_in(&String::from_utf8_lossy(&texts)))
     }
 
@@ -269,20 +246,9 @@ impl Copy<'_> {
         let now = look.now;
         let key = self.big.source.clone();
         let commands = Commands::one(&[b"OBJECT", b"IDLETIME", &key]);
-        let reply = match &mut self.source.client {
-            Some(client) => client.call(&commands).await,
-            None => Err("not connected".to_owned()),
-        };
-        match reply {
-            Ok(mut replies) => {
-                let idle = replies.pop().and_then(|reply| reply.integer());
-                Ok(idle.is_some_and(|idle| idle >= (now - begun) / 1000 + IDLE_MARGIN))
-            }
-            Err(reason) => {
-                self.source.client = None;
-                Err(Stop::Source(reason))
-            }
-        }
+        let idle = self.call_source(commands).await?.pop();
+        let idle = idle.and_then(|reply| reply.integer());
+        Ok(idle.is_some_and(|idle| idle >= (now - begun) / 1000 + IDLE_MARGIN))
     }
 
     /// The source's key has not changed since it was looked at: its expiry, the source's time and its length.
@@ -294,12 +260,12 @@ impl Copy<'_> {
         commands.push(&[kind.length(), &key]);
         commands.push(&[b"EXEC"]);
         self.source.watching = false;
-        let reply = self.ask(&commands).await?.pop();
-        let Some(Value::Array(replies)) = reply else {
+        let reply = self.ask(commands).await?.pop();
+        let Some(Tree::Array(replies)) = reply else {
             return Err(Stop::Changed("the source's key changed"));
         };
-        let [time, expiry, length] = <[Value; 3]>::try_from(replies).map_err(|_| self.nonsense())?;
-        let now = groups::milliseconds(&time).ok_or_else(|| self.nonsense())?;
+        let [time, expiry, length] = <[Tree; 3]>::try_from(replies).map_err(|_| self.nonsense())?;
+        let now = time.milliseconds().ok_or_else(|| self.nonsense())?;
         let expires_at = self.expires_at(expiry.integer().unwrap_or(-2), now);
         Ok((expires_at, now.max(0).cast_unsigned(), length.integer()))
     }

@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
-use super::client::{Commands, Value};
 use super::copy::{Attempt, Copy, Stop};
 use super::groups::{self, Group};
 use super::temporary;
 use crate::checkpoint::FailureKind;
+use crate::pipeline::client::Commands;
 use crate::pipeline::shown;
+use crate::resp::Tree;
 
 /// So many pending entries of deleted messages are restored in one go at most.
 const MOST_LOST: usize = 10_000;
@@ -24,14 +25,14 @@ impl Copy<'_> {
         let key = self.big.source.clone();
         let mut lost = Lost::new();
         let mut count = 0;
-        let reply = self.ask(&groups::read_groups(&key)).await?.pop();
+        let reply = self.ask(groups::read_groups(&key)).await?.pop();
         for group in reply.and_then(groups::groups).ok_or_else(|| self.nonsense())? {
             let mut after: Option<Vec<u8>> = None;
             loop {
                 self.pause().await?;
                 let begun = Instant::now();
                 let replies = self
-                    .ask(&groups::read_pending(&key, &group.name, after.as_deref()))
+                    .ask(groups::read_pending(&key, &group.name, after.as_deref()))
                     .await?;
                 let pending = groups::pending(replies).ok_or_else(|| self.nonsense())?;
                 let Some(newest) = pending.last() else {
@@ -42,9 +43,9 @@ impl Copy<'_> {
                 for delivery in &pending {
                     commands.push(&[b"XRANGE", &key, &delivery.id, &delivery.id]);
                 }
-                let found = self.ask(&commands).await?;
+                let found = self.ask(commands).await?;
                 for (delivery, found) in pending.into_iter().zip(found) {
-                    if found == Value::Array(Vec::new()) {
+                    if found == Tree::Array(Vec::new()) {
                         count += 1;
                         lost.entry(group.name.clone()).or_default().push(delivery);
                     }
@@ -66,7 +67,7 @@ impl Copy<'_> {
     pub(super) async fn copy_groups(&mut self, temporary: &[u8], lost: &Lost) -> Attempt<()> {
         let key = self.big.source.clone();
         let with_history = self.engine.spec.target_rdb.has_stream_history();
-        let reply = self.ask(&groups::read_history(&key)).await?.pop();
+        let reply = self.ask(groups::read_history(&key)).await?.pop();
         let history = reply.and_then(groups::history).ok_or_else(|| self.nonsense())?;
         let groups = self.read_groups(&key).await?;
         for group in &groups {
@@ -86,7 +87,7 @@ impl Copy<'_> {
             loop {
                 self.pause().await?;
                 let replies = self
-                    .ask(&groups::read_pending(&key, &group.name, after.as_deref()))
+                    .ask(groups::read_pending(&key, &group.name, after.as_deref()))
                     .await?;
                 let mut pending = groups::pending(replies).ok_or_else(|| self.nonsense())?;
                 let Some(newest) = pending.last() else {
@@ -102,7 +103,7 @@ impl Copy<'_> {
                     continue;
                 }
                 let claimed = self.execute(commands, pending.len() + 1).await?;
-                if claimed.contains(&Value::Array(Vec::new())) {
+                if claimed.contains(&Tree::Array(Vec::new())) {
                     return Err(Stop::Changed("messages that are pending in it were deleted"));
                 }
             }
@@ -113,10 +114,10 @@ impl Copy<'_> {
     }
 
     pub(super) async fn read_groups(&mut self, key: &[u8]) -> Attempt<Vec<Group>> {
-        let reply = self.ask(&groups::read_groups(key)).await?.pop();
+        let reply = self.ask(groups::read_groups(key)).await?.pop();
         let mut groups = reply.and_then(groups::groups).ok_or_else(|| self.nonsense())?;
         for group in &mut groups {
-            let reply = self.ask(&groups::read_consumers(key, &group.name)).await?.pop();
+            let reply = self.ask(groups::read_consumers(key, &group.name)).await?.pop();
             group.consumers = reply.and_then(groups::consumers).ok_or_else(|| self.nonsense())?;
         }
         Ok(groups)

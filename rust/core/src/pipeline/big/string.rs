@@ -4,13 +4,14 @@
 
 use std::time::Instant;
 
-use super::client::{Commands, NotTaken, Value};
 use super::copy::{Attempt, Copy, Done, Stop};
-use super::parts::{Kind, Place};
 use super::source::Look;
 use crate::net::Address;
 use crate::pipeline::OnConflict;
+use crate::pipeline::client::{Commands, NotTaken};
+use crate::pipeline::parts::{Kind, Place};
 use crate::progress::Outcome;
+use crate::resp::Tree;
 use crate::resp::encode;
 
 impl Copy<'_> {
@@ -69,18 +70,18 @@ impl Copy<'_> {
             encode::bulk(&mut tail, option);
         }
         *self.in_doubt = true;
-        let reply = client.call(&Commands::rest(tail)).await;
+        let reply = client.call(Commands::encoded(tail, 1)).await;
         let reply = reply
-            .map_err(|reason| self.not_taken(NotTaken::Lost(reason), &address))?
+            .map_err(|error| self.not_taken(NotTaken::Lost(error.into_text()), &address))?
             .pop();
         *self.in_doubt = false;
         *self.target = Some((node, client));
         match reply {
-            Some(Value::Simple(_)) => {
+            Some(Tree::Text(_)) => {
                 self.wait_for_replicas().await?;
                 Ok(Done::Settled(Outcome::Migrated, look.length))
             }
-            Some(Value::Error(text)) => Err(self.target_error(&text, &address)),
+            Some(Tree::Error(text)) => Err(self.target_error(&text, &address)),
             // Somebody wrote it meanwhile: it is met as any key that is there.
             _ => Err(Stop::Changed("the target's key appeared")),
         }

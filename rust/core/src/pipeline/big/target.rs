@@ -4,19 +4,20 @@
 
 use std::time::Instant;
 
-use super::client::{Client, Commands, Value};
 use super::copy::{Attempt, Copy, Stop};
 use super::temporary;
 use crate::checkpoint::FailureKind;
 use crate::control::Side;
 use crate::error::{Error, ErrorKind};
-use crate::net::{Address, HandshakeError};
+use crate::net::Address;
+use crate::pipeline::client::{CallError, Client, Commands};
 use crate::pipeline::shown;
 use crate::reply::{Verdict, judge};
+use crate::resp::Tree;
 
 impl Copy<'_> {
     /// Run commands at the slot's owner, in one transaction if there are several; what they answered.
-    pub(super) async fn tell(&mut self, commands: &[&[&[u8]]]) -> Attempt<Vec<Value>> {
+    pub(super) async fn tell(&mut self, commands: &[&[&[u8]]]) -> Attempt<Vec<Tree>> {
         let mut encoded = Commands::default();
         if commands.len() > 1 {
             encoded.push(&[b"MULTI"]);
@@ -28,29 +29,29 @@ impl Copy<'_> {
     }
 
     /// The same for `count` commands that are encoded already, behind a MULTI if there are several.
-    pub(super) async fn execute(&mut self, mut commands: Commands, count: usize) -> Attempt<Vec<Value>> {
+    pub(super) async fn execute(&mut self, mut commands: Commands, count: usize) -> Attempt<Vec<Tree>> {
         if count > 1 {
             commands.push(&[b"EXEC"]);
         }
         let (address, client) = self.connect_target().await?;
-        let replies = client.call(&commands).await;
-        let replies = replies.map_err(|reason| {
+        let replies = client.call(commands).await;
+        let replies = replies.map_err(|error| {
             *self.target = None;
             Stop::Target {
-                reason: format!("{reason} at {address}"),
+                reason: format!("{} at {address}", error.into_text()),
                 full: false,
             }
         })?;
-        let replies = match replies.iter().find(|reply| matches!(reply, Value::Error(_))) {
-            Some(Value::Error(text)) => return Err(self.target_error(text, &address)),
+        let replies = match replies.iter().find(|reply| matches!(reply, Tree::Error(_))) {
+            Some(Tree::Error(text)) => return Err(self.target_error(text, &address)),
             _ if count > 1 => {
-                let results = replies.into_iter().next_back().and_then(Value::array);
+                let results = replies.into_iter().next_back().and_then(Tree::into_elements);
                 results.ok_or_else(|| self.nonsense())?
             }
             _ => replies,
         };
-        match replies.iter().find(|reply| matches!(reply, Value::Error(_))) {
-            Some(Value::Error(text)) => Err(self.target_error(text, &address)),
+        match replies.iter().find(|reply| matches!(reply, Tree::Error(_))) {
+            Some(Tree::Error(text)) => Err(self.target_error(text, &address)),
             _ => Ok(replies),
         }
     }
@@ -64,26 +65,16 @@ impl Copy<'_> {
             });
         };
         if self.target.as_ref().is_none_or(|(node, _)| *node != owner) {
-            let client = Client::open(&address, &self.engine.entrance(Side::Target).current(), false).await;
+            let client = Client::open(self.engine, Side::Target, &address, None).await;
             let client = client.map_err(|error| match error {
-                HandshakeError::Lost(message) => Stop::Target {
-                    reason: format!("{message} at {address}"),
+                CallError::Refused(message) => Stop::Fatal(Error::new(
+                    ErrorKind::TargetRefused,
+                    format!("the target's node {address} turns us away: {message}"),
+                )),
+                lost => Stop::Target {
+                    reason: format!("{} at {address}", lost.into_text()),
                     full: false,
                 },
-                HandshakeError::Denied(message)
-                    if self.engine.want_access(Side::Target, &address, &message) =>
-                {
-                    Stop::Target {
-                        reason: format!("{message} at {address}"),
-                        full: false,
-                    }
-                }
-                HandshakeError::Denied(message) | HandshakeError::Refused(message) => {
-                    Stop::Fatal(Error::new(
-                        ErrorKind::TargetRefused,
-                        format!("the target's node {address} turns us away: {message}"),
-                    ))
-                }
             })?;
             *self.target = Some((owner, client));
         }
@@ -151,7 +142,7 @@ impl Copy<'_> {
             let reply = self
                 .tell(&[&[b"WAIT", count.as_bytes(), patience.as_bytes()]])
                 .await?;
-            let confirmed = reply.first().and_then(Value::integer).unwrap_or_default();
+            let confirmed = reply.first().and_then(Tree::integer).unwrap_or_default();
             if confirmed >= i64::from(wanted) {
                 *self.in_doubt = false;
                 return Ok(());

@@ -1,15 +1,27 @@
-//! A value in parts: how each type is measured, read and written a chunk at a time.
+//! A value in parts: how each type is measured and read a chunk at a time, and a chunk found again elsewhere.
 //!
-//! Invariant: no command here touches more than a chunk, whatever the size of the value; and chunks written in
-//! order, each once or (hashes and sets) more often, make up the value.
+//! Invariant: no command here touches more than a chunk, whatever the size of the value; and all chunks, from the
+//! start to the last, hold every element that was there all the while.
 
-use super::client::{Commands, Value};
+mod same;
+
+use std::time::Duration;
+
+use super::Engine;
+use super::client::Commands;
+use crate::resp::Tree;
+
+pub(super) use same::{Difference, Unexpected, expiries, is_unknown_command};
 
 /// What a chunk should weigh: some tenths of a millisecond on either server.
 pub(super) const CHUNK_BYTES: usize = 128 * 1024;
 
-/// Elements of a chunk at most.
-pub(super) const MOST_ELEMENTS: usize = 500;
+/// What a chunk may be at most, about.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub bytes: usize,
+    pub elements: usize,
+}
 
 /// Types that can be read in parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,12 +34,12 @@ pub(super) enum Kind {
     Stream,
 }
 
-/// How far a value is copied.
+/// How far a value is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// Bytes or elements from the front.
     Offset(u64),
-    /// Where HSCAN or SSCAN goes on.
+    /// Where HSCAN, SSCAN or ZSCAN goes on.
     Cursor(u64),
     /// The last entry of a stream.
     After(u64, u64),
@@ -60,6 +72,14 @@ impl Chunk {
 
     pub fn is_empty(&self) -> bool {
         self.elements.is_empty() && self.entries.is_empty()
+    }
+
+    /// How many elements to read next; as many as before (`now`) if this one tells nothing.
+    pub fn next_count(&self, kind: Kind, now: usize, limits: Limits) -> usize {
+        match self.bytes().checked_div(self.count(kind)) {
+            Some(average) => (limits.bytes / average.max(1)).clamp(1, limits.elements),
+            None => now,
+        }
     }
 
     /// How many fields expire.
@@ -123,6 +143,25 @@ impl Kind {
         }
     }
 
+    /// Where to start for elements to be found whatever is written meanwhile: by cursor, where there is one.
+    pub const fn scan_start(self) -> Place {
+        match self {
+            Self::SortedSet => Place::Cursor(0),
+            other => other.start(),
+        }
+    }
+
+    /// What its length counts.
+    pub const fn counts(self) -> &'static str {
+        match self {
+            Self::String => "bytes",
+            Self::List => "elements",
+            Self::Set | Self::SortedSet => "members",
+            Self::Hash => "fields",
+            Self::Stream => "entries",
+        }
+    }
+
     /// The command that tells the length.
     pub const fn length(self) -> &'static [u8] {
         match self {
@@ -137,56 +176,39 @@ impl Kind {
 
     /// Read the part that begins at `place`, about `count` elements.
     pub fn read(self, key: &[u8], place: Place, count: usize) -> Commands {
-        let count_text = count.to_string();
-        let count_text = count_text.as_bytes();
+        let text = |number: u64| number.to_string().into_bytes();
+        let range = |at: u64, long: usize| [text(at), text(at + long as u64 - 1)];
+        let count_text = text(count as u64);
+        let scan = |name: &[u8], cursor| Commands::one(&[name, key, &text(cursor), b"COUNT", &count_text]);
         match (self, place) {
             (Self::String, Place::Offset(at)) => {
-                let end = at + CHUNK_BYTES as u64 - 1;
-                Commands::one(&[
-                    b"GETRANGE",
-                    key,
-                    at.to_string().as_bytes(),
-                    end.to_string().as_bytes(),
-                ])
+                let [first, last] = range(at, CHUNK_BYTES);
+                Commands::one(&[b"GETRANGE", key, &first, &last])
             }
             (Self::List, Place::Offset(at)) => {
-                let end = at + count as u64 - 1;
-                Commands::one(&[
-                    b"LRANGE",
-                    key,
-                    at.to_string().as_bytes(),
-                    end.to_string().as_bytes(),
-                ])
+                let [first, last] = range(at, count);
+                Commands::one(&[b"LRANGE", key, &first, &last])
             }
             (Self::SortedSet, Place::Offset(at)) => {
-                let end = at + count as u64 - 1;
-                Commands::one(&[
-                    b"ZRANGE",
-                    key,
-                    at.to_string().as_bytes(),
-                    end.to_string().as_bytes(),
-                    b"WITHSCORES",
-                ])
+                let [first, last] = range(at, count);
+                Commands::one(&[b"ZRANGE", key, &first, &last, b"WITHSCORES"])
             }
-            (Self::Hash, Place::Cursor(cursor)) => {
-                Commands::one(&[b"HSCAN", key, cursor.to_string().as_bytes(), b"COUNT", count_text])
-            }
-            (Self::Set, Place::Cursor(cursor)) => {
-                Commands::one(&[b"SSCAN", key, cursor.to_string().as_bytes(), b"COUNT", count_text])
-            }
+            (Self::SortedSet, Place::Cursor(cursor)) => scan(b"ZSCAN", cursor),
+            (Self::Hash, Place::Cursor(cursor)) => scan(b"HSCAN", cursor),
+            (Self::Set, Place::Cursor(cursor)) => scan(b"SSCAN", cursor),
             (_, place) => {
                 let first = match place {
                     Place::After(ms, u64::MAX) => format!("{}-0", ms.saturating_add(1)),
                     Place::After(ms, seq) => format!("{ms}-{}", seq + 1),
                     _ => "-".to_owned(),
                 };
-                Commands::one(&[b"XRANGE", key, first.as_bytes(), b"+", b"COUNT", count_text])
+                Commands::one(&[b"XRANGE", key, first.as_bytes(), b"+", b"COUNT", &count_text])
             }
         }
     }
 
     /// Make a chunk of the reply to [`Self::read`]; `None` if it is no such reply.
-    pub fn chunk(self, reply: Value, place: Place, count: usize, length: u64) -> Option<Chunk> {
+    pub fn chunk(self, reply: Tree, place: Place, count: usize, length: u64) -> Option<Chunk> {
         let mut chunk = Chunk {
             elements: Vec::new(),
             entries: Vec::new(),
@@ -196,7 +218,7 @@ impl Kind {
         };
         match (self, place) {
             (Self::String, Place::Offset(at)) => {
-                let bytes = reply.bytes()?;
+                let bytes = reply.into_text()?;
                 let next = at + bytes.len() as u64;
                 chunk.is_last = bytes.is_empty() || next >= length;
                 chunk.next = Place::Offset(next);
@@ -205,23 +227,23 @@ impl Kind {
                 }
             }
             (Self::List | Self::SortedSet, Place::Offset(at)) => {
-                chunk.elements = reply.strings()?;
+                chunk.elements = reply.into_texts()?;
                 let next = at + chunk.count(self) as u64;
                 chunk.is_last = chunk.is_empty() || next >= length;
                 chunk.next = Place::Offset(next);
             }
-            (Self::Hash | Self::Set, Place::Cursor(_)) => {
-                let [cursor, elements] = <[Value; 2]>::try_from(reply.array()?).ok()?;
-                let digits = cursor.bytes()?;
+            (Self::Hash | Self::Set | Self::SortedSet, Place::Cursor(_)) => {
+                let [cursor, elements] = <[Tree; 2]>::try_from(reply.into_elements()?).ok()?;
+                let digits = cursor.into_text()?;
                 let cursor: u64 = std::str::from_utf8(&digits).ok()?.parse().ok()?;
-                chunk.elements = elements.strings()?;
+                chunk.elements = elements.into_texts()?;
                 chunk.is_last = cursor == 0;
                 chunk.next = Place::Cursor(cursor);
             }
             (Self::Stream, Place::After(..)) => {
-                for entry in reply.array()? {
-                    let [id, fields] = <[Value; 2]>::try_from(entry.array()?).ok()?;
-                    chunk.entries.push((id.bytes()?, fields.strings()?));
+                for entry in reply.into_elements()? {
+                    let [id, fields] = <[Tree; 2]>::try_from(entry.into_elements()?).ok()?;
+                    chunk.entries.push((id.into_text()?, fields.into_texts()?));
                 }
                 chunk.is_last = chunk.entries.len() < count;
                 if let Some((id, _)) = chunk.entries.last() {
@@ -232,40 +254,6 @@ impl Kind {
             _ => return None,
         }
         Some(chunk)
-    }
-
-    /// Append the commands that write a chunk to `key`; returns how many.
-    pub fn write(self, commands: &mut Commands, key: &[u8], chunk: &Chunk) {
-        let mut arguments: Vec<&[u8]> = match self {
-            Self::String => vec![b"APPEND", key],
-            Self::List => vec![b"RPUSH", key],
-            Self::Set => vec![b"SADD", key],
-            Self::SortedSet => vec![b"ZADD", key],
-            Self::Hash => vec![b"HSET", key],
-            Self::Stream => {
-                for (id, fields) in &chunk.entries {
-                    let mut arguments: Vec<&[u8]> = vec![b"XADD", key, id];
-                    arguments.extend(fields.iter().map(Vec::as_slice));
-                    commands.push(&arguments);
-                }
-                return;
-            }
-        };
-        if self == Self::SortedSet {
-            for pair in chunk.elements.chunks_exact(2) {
-                arguments.extend([pair[1].as_slice(), pair[0].as_slice()]);
-            }
-        } else {
-            arguments.extend(chunk.elements.iter().map(Vec::as_slice));
-        }
-        commands.push(&arguments);
-        for (number, &at) in chunk.expiries.iter().enumerate() {
-            if at > 0 {
-                let at = at.to_string();
-                let field = &chunk.elements[2 * number];
-                commands.push(&[b"HPEXPIREAT", key, at.as_bytes(), b"FIELDS", b"1", field]);
-            }
-        }
     }
 }
 
@@ -304,6 +292,21 @@ impl Place {
 pub(super) fn parse_id(id: &[u8]) -> Option<(u64, u64)> {
     let (ms, seq) = std::str::from_utf8(id).ok()?.split_once('-')?;
     Some((ms.parse().ok()?, seq.parse().ok()?))
+}
+
+impl Engine {
+    /// Wait while the operator pauses or limits the job, until a chunk may pass; false where the job drains.
+    pub(super) async fn may_read_part(&self) -> bool {
+        const LOOK_AGAIN: Duration = Duration::from_millis(50);
+        while !self.draining.get() && self.restraint.allowance(CHUNK_BYTES) == 0 {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        if self.draining.get() {
+            return false;
+        }
+        self.restraint.take(0, CHUNK_BYTES);
+        true
+    }
 }
 
 #[cfg(test)]
@@ -347,11 +350,11 @@ mod tests {
 
     #[test]
     fn the_last_chunk_is_known() {
-        let bulk = |text: &str| Value::Bulk(text.into());
-        let list = Value::Array(vec![bulk("a"), bulk("b")]);
+        let bulk = |text: &str| Tree::Text(text.into());
+        let list = Tree::Array(vec![bulk("a"), bulk("b")]);
         let chunk = Kind::List.chunk(list, Place::Offset(3), 2, 5).expect("a chunk");
         assert_eq!((chunk.next, chunk.is_last), (Place::Offset(5), true));
-        let page = Value::Array(vec![bulk("9"), Value::Array(vec![bulk("f"), bulk("v")])]);
+        let page = Tree::Array(vec![bulk("9"), Tree::Array(vec![bulk("f"), bulk("v")])]);
         let chunk = Kind::Hash.chunk(page, Place::Cursor(0), 10, 5).expect("a chunk");
         assert_eq!((chunk.next, chunk.is_last), (Place::Cursor(9), false));
         assert!(Kind::Hash.chunk(bulk("x"), Place::Cursor(0), 10, 5).is_none());
