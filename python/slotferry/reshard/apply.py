@@ -43,6 +43,7 @@ from slotferry.reshard.members import Cluster, Member, read_cluster
 from slotferry.reshard.methods import Method, Moved, Pair, choose_method
 from slotferry.reshard.plan import Plan, make_plan
 from slotferry.reshard.report import Report, Status
+from slotferry.reshard.rollback import has_room
 from slotferry.reshard.setslot import SetslotMigrate
 from slotferry.reshard.wire import Wire, encode, format_ranges, is_error, parse_ranges, refused
 
@@ -59,9 +60,9 @@ class Options:
     """What may be chosen for a run.
 
     `job` names it in the journal (None: after the plan). `method`: `auto` takes atomic moves where both nodes
-    know them. `retry_for` is how long (seconds) a lost node is waited for while nothing moves. `replan` makes
-    a new plan of the same policy where the cluster has changed. `conflicts` is the file for keys that two
-    nodes hold with different values (None: beside the journal).
+    know them. `retry_for` is how long (seconds) a lost or full node is waited for while nothing moves.
+    `replan` makes a new plan of the same policy where the cluster has changed. `conflicts` is the file for
+    keys that two nodes hold with different values (None: beside the journal).
     """
 
     job: str | None = None
@@ -142,6 +143,8 @@ class _Applier:
         self.job = options.job or f"reshard-{plan.digest[:12]}"
         self.left: dict[int, str] = {}
         self.moved: set[int] = set()
+        self.full: dict[str, SlotferryError] = {}  # by target, as the plan names it
+        self.stuck: dict[int, str] = {}  # slots that are open for want of memory
         self.notices: deque[str] = deque()
         self.counts = threading.Lock()
         self.keys = self.bytes = 0  # of this run, as they arrive
@@ -289,18 +292,29 @@ class _Applier:
                     if trouble.message != told:
                         told = trouble.message
                         self.emit(Notice(f"{told}; trying again"))
-                    self._nap(ticker)
+                    self._nap(ticker, "a target is full" if self.full else "a node is away")
                     cluster = self._look_again(cluster)
                     shards = plan_shards(self.plan, cluster, strict=False)
+                    self.full = {end: e for end, e in self.full.items() if self._is_full(shards.get(end))}
                     self._look_at_ends(cluster, shards, todo)
                 todo = self._to_do(cluster, shards, journal)
         self.gate.check_abandoned()
 
-    def _nap(self, ticker: _Ticker) -> None:
+    def _is_full(self, target: Member | None) -> bool:
+        """Whether a target is still without memory; one that does not answer is not known to be."""
+        if target is None:
+            return False
+        try:
+            with Wire(self.connector, target.address) as wire:
+                return not has_room(wire)
+        except SlotferryError:
+            return False
+
+    def _nap(self, ticker: _Ticker, reason: str) -> None:
         deadline = time.monotonic() + _RETRY_NAP
         while time.monotonic() < deadline:
             self.gate.check_abandoned()
-            ticker.tick("a node is away")
+            ticker.tick(reason)
             time.sleep(_TICK)
 
     def _look_again(self, before: Cluster) -> Cluster:
@@ -410,9 +424,9 @@ class _Applier:
             trouble is None
             and queues
             and self.gate.closed() is None
-            and not any(_alive(q, shards) for q in queues)
+            and not any(_alive(q, shards) and q.target not in self.full for q in queues)
         ):
-            trouble = _nobody(queues[0], self.plan)
+            trouble = next(iter(self.full.values()), None) or _nobody(queues[0], self.plan)
         return trouble
 
     def _queues(self, todo: Sequence[Move]) -> list[_Queue]:
@@ -436,7 +450,7 @@ class _Applier:
         gives = Counter(queue.source for queue, _ in running.values())
         takes = {queue.target for queue, _ in running.values()}
         for queue in sorted(queues, key=lambda queue: -len(queue.slots)):
-            if not queue.slots or not _alive(queue, shards):
+            if not queue.slots or queue.target in self.full or not _alive(queue, shards):
                 continue
             if gives[queue.source] >= feeds or queue.target in takes:
                 continue
@@ -536,15 +550,42 @@ class _Applier:
         except SlotferryError as error:
             queue.slots.extendleft(reversed(slots))
             return error
+        for slot in slots:
+            self.stuck.pop(slot, None)
+        rest = [slot for slot in slots if slot not in outcome.moved and slot not in outcome.left]
+        if outcome.full is not None:
+            queue.slots.extendleft(reversed(rest))
+            self.full[queue.target] = outcome.full
+            try:
+                self._roll_back(journal, queue, rest, outcome)
+            except SlotferryError as error:
+                return error
+            rest = [slot for slot in rest if slot not in self.stuck]
         journal.settle(self.job, outcome.moved, outcome.left, outcome.keys, outcome.bytes)
-        if unbegun := set(slots).difference(outcome.moved, outcome.left):
-            journal.forget_open(unbegun)
+        if rest:
+            journal.forget_open(rest)
         self.moved.update(outcome.moved)
         self.left.update(outcome.left)
         for reason in dict.fromkeys(outcome.left.values()):
             which = [slot for slot, why in outcome.left.items() if why == reason]
             self.emit(SlotsLeft(format_ranges(which), reason))
         return None
+
+    def _roll_back(self, journal: ReshardJournal, queue: _Queue, slots: list[int], outcome: Moved) -> None:
+        """Close slots again of which the target, which is full, has perhaps taken some keys."""
+        # First they are no copies any more: what lies on the target must not be taken for one and dropped.
+        journal.set_open(self.job, dict.fromkeys(slots, ""))
+        self.copies.update(dict.fromkeys(slots, ""))
+        for key, method in list(self.methods.items()):
+            if not isinstance(method, SetslotMigrate):
+                continue
+            if queue.source not in method.pair.source_ids or queue.target not in method.pair.target_ids:
+                continue
+            try:
+                self.stuck.update(method.roll_back(slots, outcome, self._told).stuck)
+            except SlotferryError:
+                self.methods.pop(key).close()
+                raise
 
     # The end
 
@@ -556,6 +597,9 @@ class _Applier:
         status: Status | None = None,
     ) -> Report:
         closed = self.gate.closed()
+        if self.stuck:
+            journal.settle(self.job, [], self.stuck, 0, 0)
+            self.left.update(self.stuck)
         remaining = len(self.plan.moves()) - len(self.moved) - len(self.left)
         if error is None and self.cancel.level:
             error = self.cancel.error()

@@ -204,6 +204,12 @@ class _Fixer:
             outcome: Moved = (
                 mover.move(slots, lambda _keys, _size: None) if onward else mover.bring_home(slots)
             )
+            if outcome.full is not None:  # what could not be moved on is closed again
+                rest = [slot for slot in slots if slot not in outcome.moved and slot not in outcome.left]
+                self.journal.forget_open(rest)  # what the target has is no copy
+                back = mover.roll_back(rest, outcome, lambda _keys, _size: None)
+                outcome.moved += back.closed
+                outcome.left.update(back.stuck)
         except RefusedError:
             raise
         except SlotferryError as error:

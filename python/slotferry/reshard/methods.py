@@ -2,7 +2,8 @@
 
 Invariant: `move` returns an outcome for each slot it was given. A slot that is `moved` is closed on both ends
 and known to the target as its own; one that is `left` was not opened, or was closed again, unless its reason
-says that it is open. One that is neither was not begun, since the run was told to stop.
+says that it is open. One that is neither was not begun, since the run was told to stop, or
+is open because the target is `full`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from slotferry.admin import lost
+from slotferry.errors import SlotferryError
 from slotferry.reshard.members import Member, parse_nodes
 from slotferry.reshard.wire import Wire
 
@@ -33,12 +35,16 @@ class Pair:
 
 @dataclass
 class Moved:
-    """What became of a group of slots: `moved`, or `left` with the reason, and what it took."""
+    """What became of a group of slots: `moved`, or `left` with the reason, and what it took.
+
+    Where the target was `full`, slots that are in neither are open still, to be rolled back.
+    """
 
     moved: list[int] = field(default_factory=list)
     left: dict[int, str] = field(default_factory=dict)
     keys: int = 0
     bytes: int = 0
+    full: SlotferryError | None = None
 
 
 class Method(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from slotferry.admin import Connector, lost
@@ -19,6 +20,7 @@ from slotferry.reshard.copying import SlotCopier, process_of
 from slotferry.reshard.measure import memory_usage
 from slotferry.reshard.members import Member
 from slotferry.reshard.methods import Moved, Pair, itself, nodes_of
+from slotferry.reshard.rollback import NoRoomError, RolledBack, no_room, roll_back
 from slotferry.reshard.wire import Wire, decode_key, encode, is_error, refused, text_of
 from slotferry.text import format_bytes, shorten_key
 
@@ -70,7 +72,7 @@ class SetslotMigrate:
         self._copier = copier
         self._recorded = recorded
         self._connector = connector
-        self._pair = pair
+        self.pair = pair
         self._gate = gate
         self._conflicts = conflicts
         self._notice = notice
@@ -85,6 +87,7 @@ class SetslotMigrate:
         self._depth = _DEPTH
         self._homeward = False
         self._shared = False
+        self._sent: dict[int, tuple[int, int]] = {}  # keys and bytes by slot, of this group
 
     def close(self) -> None:
         """Hang up."""
@@ -99,6 +102,7 @@ class SetslotMigrate:
         # Under a bound the source is left alone between two MIGRATEs, for the time of a round trip.
         self._homeward = False
         self._depth = 1 if shared or self._gate.batch_seconds is not None else _DEPTH
+        self._sent.clear()
         outcome = Moved()
         here, there = self._states()
         wanted = self._sort_out(slots, here, there, outcome)
@@ -113,7 +117,13 @@ class SetslotMigrate:
         opened = self._open([slot for slot in rest if slot not in outcome.left], outcome)
         listed.update(dict.fromkeys(handed, Listed((), ())))
         wanted = [*handed, *opened]
-        stubborn = self._empty(wanted, listed, outcome, told)
+        try:
+            stubborn = self._empty(wanted, listed, outcome, told)
+        except NoRoomError as error:
+            filled = set(self._still_there(wanted))
+            self._finish([slot for slot in wanted if slot not in filled], outcome)
+            outcome.full = error
+            return outcome
         for slot in stubborn:
             outcome.left[slot] = "open: a key differs between its two nodes; see 'slotferry reshard fix'"
         self._finish([slot for slot in wanted if slot not in stubborn], outcome)
@@ -138,18 +148,31 @@ class SetslotMigrate:
             listed = self._list(remaining, outcome, opened=True)
         return stubborn
 
+    def roll_back(self, slots: Sequence[int], outcome: Moved, told: Callable[[int, int], None]) -> RolledBack:
+        """Close the slots that `move` has left open because the target was full.
+
+        No process may be recorded any more that they are copied from: keys lie on the target alone now.
+        """
+        back = roll_back(self._connector, self.pair, self._source, self._target, slots)
+        keys = sum(self._sent.get(slot, (0, 0))[0] for slot in back.closed)
+        size = sum(self._sent.get(slot, (0, 0))[1] for slot in back.closed)
+        outcome.keys -= keys
+        outcome.bytes -= size
+        told(-keys, -size)
+        return back
+
     def bring_home(self, slots: Sequence[int]) -> Moved:
         """Give keys that lie on the source, though the target owns their slots, to the target."""
         self._homeward = True
         outcome = Moved()
-        target = self._pair.target.id
+        target = self.pair.target.id
         self._correct_owner(self._source, slots, target)
         # Without it the source would not let MIGRATE have keys of a slot that is not its own.
         commands = [encode("CLUSTER", "SETSLOT", slot, "IMPORTING", target) for slot in slots]
         ready = []
         for slot, reply in zip(slots, self._source.each(commands), strict=True):
             if is_error(reply):
-                outcome.left[slot] = self._why_not_open(self._pair.source, reply)
+                outcome.left[slot] = self._why_not_open(self.pair.source, reply)
             else:
                 ready.append(slot)
         stubborn = self._empty(
@@ -166,7 +189,7 @@ class SetslotMigrate:
 
     def _sort_out(self, slots: Sequence[int], here: Member, there: Member, outcome: Moved) -> list[int]:
         """Return the slots to move; what others have moved or opened is left to them."""
-        source, target = self._pair.source, self._pair.target
+        source, target = self.pair.source, self.pair.target
         filled = set(self._still_there([slot for slot in slots if slot in there.slots]))
         wanted = []
         for slot in slots:
@@ -178,9 +201,9 @@ class SetslotMigrate:
                 outcome.left[slot] = f"{source} still holds keys of it: see 'slotferry reshard fix'"
             elif slot not in here.slots:
                 outcome.left[slot] = f"another job has moved it away from {source}"
-            elif migrating is not None and migrating not in (target.id, *self._pair.target_ids):
+            elif migrating is not None and migrating not in (target.id, *self.pair.target_ids):
                 outcome.left[slot] = f"another job has opened it, to move it to node {migrating[:8]}"
-            elif importing not in (None, source.id, *self._pair.source_ids):
+            elif importing not in (None, source.id, *self.pair.source_ids):
                 outcome.left[slot] = f"another job has opened it on {target}"
             else:
                 wanted.append(slot)
@@ -190,14 +213,14 @@ class SetslotMigrate:
         """Return both ends as they see themselves."""
         self._seen_by_target = nodes_of(self._target)
         return (
-            itself(self._source, self._pair.source),
-            itself(self._target, self._pair.target, self._seen_by_target),
+            itself(self._source, self.pair.source),
+            itself(self._target, self.pair.target, self._seen_by_target),
         )
 
     def _close_leftovers(self, slot: int, here: Member) -> None:
         """Tell the source, which may not have heard of it, and close the slot on the target."""
         if slot in here.migrating or slot in here.slots:
-            self._source.call("CLUSTER", "SETSLOT", slot, "NODE", self._pair.target.id)
+            self._source.call("CLUSTER", "SETSLOT", slot, "NODE", self.pair.target.id)
         self._target.call("CLUSTER", "SETSLOT", slot, "STABLE")
 
     def _hand_over(
@@ -210,7 +233,7 @@ class SetslotMigrate:
     ) -> set[int]:
         """Hand over what can be handed over whole, and return it: open slots with few keys here or none."""
         copier = self._copier
-        if copier is None or process_of(self._source, self._pair.source) != copier.process:
+        if copier is None or process_of(self._source, self.pair.source) != copier.process:
             return set()
         fit = [
             slot for slot in slots if slot not in here.migrating and self._recorded(slot) == copier.process
@@ -221,7 +244,7 @@ class SetslotMigrate:
         fit = [slot for slot in fit if slot not in filled or slot in there.importing]
         if not fit:
             return set()
-        self._correct_owner(self._target, fit, self._pair.source.id)
+        self._correct_owner(self._target, fit, self.pair.source.id)
         counted = self._source.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in fit])
         counts = {
             slot: int(count[1:]) for slot, count in zip(fit, counted, strict=True) if not is_error(count)
@@ -274,20 +297,20 @@ class SetslotMigrate:
 
     def _open(self, slots: Sequence[int], outcome: Moved) -> list[int]:
         """Open the slots, on the target first. Return those that are open on both ends."""
-        source, target = self._pair.source.id, self._pair.target.id
+        source, target = self.pair.source.id, self.pair.target.id
         self._correct_owner(self._target, slots, source)
         replies = self._target.each([encode("CLUSTER", "SETSLOT", s, "IMPORTING", source) for s in slots])
         opened = []
         for slot, reply in zip(slots, replies, strict=True):
             if is_error(reply):
-                outcome.left[slot] = self._why_not_open(self._pair.target, reply)
+                outcome.left[slot] = self._why_not_open(self.pair.target, reply)
             else:
                 opened.append(slot)
         replies = self._source.each([encode("CLUSTER", "SETSLOT", s, "MIGRATING", target) for s in opened])
         ready = []
         for slot, reply in zip(opened, replies, strict=True):
             if is_error(reply):
-                outcome.left[slot] = self._why_not_open(self._pair.source, reply)
+                outcome.left[slot] = self._why_not_open(self.pair.source, reply)
                 self._target.call("CLUSTER", "SETSLOT", slot, "STABLE")
             else:
                 ready.append(slot)
@@ -325,18 +348,24 @@ class SetslotMigrate:
     ) -> None:
         under_way: deque[tuple[int, Sequence[bytes], int, float]] = deque()
         self._last_reply = time.perf_counter()
-        for slot, keys in listed:
-            for batch, size in self._batches(keys):
-                self._gate.check_abandoned()
-                self._gate.wait_turn(size)
-                timeout = _MIGRATE_TIMEOUT + size / _SLOWEST_BYTES
-                under_way.append((slot, batch, size, timeout))
-                self._source.set_timeout(timeout * 2 * _DEPTH)
-                self._source.send(self._migrate(batch, timeout))
-                if len(under_way) >= self._depth:
+        try:
+            for slot, keys in listed:
+                for batch, size in self._batches(keys):
+                    self._gate.check_abandoned()
+                    self._gate.wait_turn(size)
+                    timeout = _MIGRATE_TIMEOUT + size / _SLOWEST_BYTES
+                    under_way.append((slot, batch, size, timeout))
+                    self._source.set_timeout(timeout * 2 * _DEPTH)
+                    self._source.send(self._migrate(batch, timeout))
+                    if len(under_way) >= self._depth:
+                        self._settle(under_way.popleft(), outcome, told, stubborn)
+            while under_way:
+                self._settle(under_way.popleft(), outcome, told, stubborn)
+        except NoRoomError:
+            while under_way:  # so that nothing moves any more, and every reply is read
+                with suppress(NoRoomError):
                     self._settle(under_way.popleft(), outcome, told, stubborn)
-        while under_way:
-            self._settle(under_way.popleft(), outcome, told, stubborn)
+            raise
 
     def _batches(self, listed: Listed) -> Iterable[tuple[Sequence[bytes], int]]:
         total = sum(listed.sizes)
@@ -371,23 +400,24 @@ class SetslotMigrate:
         if not is_error(reply):
             outcome.keys += len(batch)
             outcome.bytes += size
+            keys, held = self._sent.get(slot, (0, 0))
+            self._sent[slot] = keys + len(batch), held + size
             told(len(batch), size)
             return
         text = text_of(reply)
         if "BUSYKEY" in text:
-            pair, migrate, home = self._pair, self._migrate, self._homeward
+            pair, migrate, home = self.pair, self._migrate, self._homeward
             if not self._conflicts.settle(
                 self._connector, pair, slot, batch, migrate, keep=self.keep, home=home
             ):
                 stubborn.add(slot)
             return
         if reply.startswith((b"-NOPERM", b"-NOAUTH")) or "NOPERM" in text or "NOAUTH" in text:
-            raise refused(str(self._pair.source), "MIGRATE", reply)
+            raise refused(str(self.pair.source), "MIGRATE", reply)
         if "OOM" in text:
-            hint = "give it room, then run the same command again"
-            raise lost("cluster", f"has no memory left at {self._pair.target}: {text}", hint)
+            raise no_room(self.pair, text)
         raise lost(
-            "cluster", f"could not move slot {slot} from {self._pair.source}: {text}", "see that node's log"
+            "cluster", f"could not move slot {slot} from {self.pair.source}: {text}", "see that node's log"
         )
 
     def _adapt(self, keys: int, seconds: float) -> None:
@@ -403,7 +433,7 @@ class SetslotMigrate:
 
     def _migrate_head(self) -> Callable[..., bytes]:
         """Return what encodes a MIGRATE of encoded keys."""
-        peer, (username, password) = self._pair.target.peer, self._connector.login.current()
+        peer, (username, password) = self.pair.target.peer, self._connector.login.current()
         auth: list[str] = []
         if password is not None:
             auth = ["AUTH2", username, password] if username else ["AUTH", password]
@@ -432,23 +462,23 @@ class SetslotMigrate:
         if not slots:
             return
         here, there = self._states()
-        seen = self._seen_by_target.get(self._pair.source.id)
+        seen = self._seen_by_target.get(self.pair.source.id)
         if seen is None or not seen.is_primary or seen.is_down or not here.is_primary:
             raise lost(
                 "cluster",
-                f"has failed over {self._pair.source} in the middle",
+                f"has failed over {self.pair.source} in the middle",
                 "it goes on with its successor",
             )
         if strayed := [
-            s for s in slots if here.migrating.get(s) != self._pair.target.id or s not in there.importing
+            s for s in slots if here.migrating.get(s) != self.pair.target.id or s not in there.importing
         ]:
             raise lost(
-                "cluster", f"lost the state of slot {strayed[0]} at {self._pair.source}", "it is opened again"
+                "cluster", f"lost the state of slot {strayed[0]} at {self.pair.source}", "it is opened again"
             )
-        commands = [encode("CLUSTER", "SETSLOT", slot, "NODE", self._pair.target.id) for slot in slots]
+        commands = [encode("CLUSTER", "SETSLOT", slot, "NODE", self.pair.target.id) for slot in slots]
         self._claim(slots, commands)
         self._source.each(commands)  # what it may refuse (it is a replica by now) it learns by gossip
-        for member in self._pair.others:
+        for member in self.pair.others:
             if member.is_primary and not member.is_down and member.address not in self._deaf:
                 self._tell(member, commands)
         outcome.moved += slots
@@ -461,7 +491,7 @@ class SetslotMigrate:
         highest, and the last one, whose broadcast tells of all; for the others the import ends before.
         """
         claims = [[command] for command in commands]
-        if self._pair.target.product == "redis":
+        if self.pair.target.product == "redis":
             for place in range(1, len(slots) - 1):
                 claims[place].insert(0, encode("CLUSTER", "SETSLOT", slots[place], "STABLE"))
         replies = iter(self._target.each([command for claim in claims for command in claim]))
@@ -470,7 +500,7 @@ class SetslotMigrate:
                 if is_error(reply):
                     raise lost(
                         "cluster",
-                        f"could not close slot {slot} at {self._pair.target}: {text_of(reply)}",
+                        f"could not close slot {slot} at {self.pair.target}: {text_of(reply)}",
                         "see its log",
                     )
 

@@ -98,7 +98,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default="5m",
             show_default=True,
             metavar="DURATION",
-            help="How long a lost node is waited for while nothing moves.",
+            help="How long a lost node, or room at a full one, is waited for while nothing moves.",
         ),
         click.option(
             "--journal",
