@@ -72,6 +72,16 @@ def is_running(journal: Path, job: str) -> bool:
         os.close(file)
 
 
+def holder(journal: Path, job: str) -> int | None:
+    """Return the process that holds the lock of `job` now, or None."""
+    if not is_running(journal, job):
+        return None
+    try:
+        return int(json.loads(_lock_path(journal, job).read_bytes())["pid"])
+    except (OSError, ValueError, KeyError):
+        return None  # it has just been taken or given back
+
+
 def lock_folder(journal: Path) -> Path:
     """Return where the locks of a journal's jobs are: a folder for its owner alone."""
     return journal.parent / f"{journal.name}.locks"

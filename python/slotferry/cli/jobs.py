@@ -32,6 +32,10 @@ json_option = click.option(
     "--json", "as_json", is_flag=True, envvar="SLOTFERRY_JSON", help="JSON lines on stdout, each with a type."
 )
 
+kind_option = click.option(
+    "--kind", type=click.Choice(["migrate", "reshard"]), help="Which, where both have a job of that name."
+)
+
 
 _EXAMPLES = """\
 \b
@@ -72,6 +76,7 @@ def jobs() -> None:
 @json_option
 def list_jobs(journal: Path | None, as_json: bool) -> None:
     """List the jobs, the one that changed last first."""
+    from slotferry.cli.reshard import recorded
     from slotferry.display.tables import align, format_time
 
     path = journal_path(journal)
@@ -82,6 +87,8 @@ def list_jobs(journal: Path | None, as_json: bool) -> None:
         return
     with opened:
         records = [_job_dict(path, record) for record in opened.jobs()]
+    records += recorded.job_dicts(path)
+    records.sort(key=lambda record: -record["updated"])
     if as_json:
         for record in records:
             click.echo(json.dumps(record))
@@ -89,17 +96,23 @@ def list_jobs(journal: Path | None, as_json: bool) -> None:
     if not records:
         click.echo(f"no jobs in {path}", err=True)
         return
-    heads = ("JOB", "STATUS", "SCANNED", "PENDING", "FAILED", "RUNS", "CHANGED")
+    heads = ("JOB", "KIND", "STATUS", "SCANNED", "PENDING", "FAILED", "SLOTS", "RUNS", "CHANGED")
     rows = [
         (
-            *(str(record[name]) for name in ("job", "status")),
-            *(f"{record['keys'][name]:,}" for name in ("scanned", "pending", "failed")),
+            *(str(record[name]) for name in ("job", "kind", "status")),
+            *_figures(record),
             str(record["runs"]),
             format_time(record["updated"]),
         )
         for record in records
     ]
-    click.echo("\n".join(align([heads, *rows], numbers=(2, 3, 4, 5))))
+    click.echo("\n".join(align([heads, *rows], numbers=(3, 4, 5, 6, 7))))
+
+
+def _figures(record: dict[str, Any]) -> tuple[str, ...]:
+    if record["kind"] == "reshard":
+        return "", "", "", f"{record['slots']['moved']:,}/{record['slots']['planned']:,}"
+    return *(f"{record['keys'][name]:,}" for name in ("scanned", "pending", "failed")), ""
 
 
 @jobs.command("show", context_settings=settings, epilog=_SHOW_EXAMPLES)
@@ -109,9 +122,18 @@ def list_jobs(journal: Path | None, as_json: bool) -> None:
     "--limit", type=click.IntRange(0), default=20, show_default=True, help="How many keys of each kind."
 )
 @json_option
-def show_job(job: str, journal: Path | None, limit: int, as_json: bool) -> None:
-    """Show a job: setup, runs, failed and pending keys; of a running one also how it is at this instant."""
+@kind_option
+def show_job(job: str, journal: Path | None, limit: int, as_json: bool, kind: str | None) -> None:
+    """Show a job: setup, runs, failed and pending keys; of a running one also how it is at this instant.
+
+    Of a reshard: what became of its slots, and why some were left.
+    """
+    from slotferry.cli.reshard import recorded
+
     path = journal_path(journal)
+    if _kind(path, job, kind) == "reshard":
+        recorded.show(path, job, as_json=as_json)
+        return
     with _open_job(path, job) as (opened, record):
         if as_json:
             _show_json(opened, path, record, limit)
@@ -123,16 +145,21 @@ def show_job(job: str, journal: Path | None, limit: int, as_json: bool) -> None:
 @click.argument("job")
 @journal_option
 @json_option
-def discard_job(job: str, journal: Path | None, as_json: bool) -> None:
+@kind_option
+def discard_job(job: str, journal: Path | None, as_json: bool, kind: str | None) -> None:
     """Forget a job: marks, runs, failed and pending keys.
 
-    What the job has written to the target stays.
+    What the job has written to the target stays. A reshard that may have left slots open is not forgotten.
     """
+    from slotferry.cli.reshard import recorded
     from slotferry.joblock import JobLock
 
     path = journal_path(journal)
-    with _open_job(path, job) as (opened, _), JobLock(path, job):
-        opened.discard(job)
+    if _kind(path, job, kind) == "reshard":
+        recorded.discard(path, job)
+    else:
+        with _open_job(path, job) as (opened, _), JobLock(path, job):
+            opened.discard(job)
     click.echo(json.dumps({"type": "discarded", "job": job}) if as_json else f"discarded {job}")
 
 
@@ -148,6 +175,26 @@ def _open(path: Path) -> Journal | None:
     from slotferry.journal import Journal
 
     return Journal.open(path) if path.exists() else None
+
+
+def _kind(path: Path, job: str, wanted: str | None) -> str:
+    """Return which kind of job is meant. Raises `UsageError` where there are two of that name, or none."""
+    from slotferry.cli.reshard import recorded
+
+    opened = _open(path)
+    found = []
+    if opened is not None:
+        with opened:
+            found += ["migrate"] if opened.job(job) is not None else []
+        found += ["reshard"] if recorded.find(path, job) is not None else []
+    found = [kind for kind in found if wanted in (None, kind)]
+    if len(found) > 1:
+        raise UsageError(
+            f"{job!r} is a migration and a reshard in {path}", hint="say which with --kind migrate or reshard"
+        )
+    if not found:
+        raise UsageError(f"there is no job {job!r} in {path}", hint="see 'slotferry jobs list'")
+    return found[0]
 
 
 @contextmanager
@@ -172,6 +219,7 @@ def _status(path: Path, job: str, recorded: str) -> str:
 def _job_dict(path: Path, record: JobRecord) -> dict[str, Any]:
     return {
         "type": "job",
+        "kind": "migrate",
         "job": record.name,
         "status": _status(path, record.name, record.status),
         "setup": asdict(record.setup),

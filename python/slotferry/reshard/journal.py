@@ -21,6 +21,7 @@ from typing import Any
 from slotferry.journal_file import explained, open_database
 from slotferry.reshard.plan import Plan
 from slotferry.reshard.report import Report
+from slotferry.reshard.wire import format_ranges
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS reshard_jobs (
@@ -73,6 +74,19 @@ class ReshardRecord:
     runs: int
 
 
+@dataclass(frozen=True)
+class ReshardRun:
+    """One run of a job. `why` says how it ended early, where it did."""
+
+    number: int
+    host: str
+    pid: int
+    started: float
+    ended: float | None
+    status: str
+    why: str
+
+
 class ReshardJournal:
     """An open journal. Belongs to the thread that opened it; a context manager that closes it."""
 
@@ -120,6 +134,33 @@ class ReshardJournal:
             "SELECT slot FROM reshard_slots WHERE job = ? AND state = ? ORDER BY slot", name, state
         )
         return [slot for (slot,) in rows]
+
+    def runs(self, name: str) -> list[ReshardRun]:
+        """Return the job's runs in order."""
+        rows = self._select(
+            "SELECT number, host, pid, started, ended, status, summary FROM reshard_runs "
+            "WHERE job = ? ORDER BY number",
+            name,
+        )
+        return [
+            ReshardRun(number, host, pid, started, ended, status, _why(summary))
+            for number, host, pid, started, ended, status, summary in rows
+        ]
+
+    def reasons(self, name: str) -> dict[str, str]:
+        """Return the slots that were left, or left open, as ranges, by reason."""
+        rows = self._select(
+            "SELECT reason, slot FROM reshard_slots WHERE job = ? AND reason <> '' ORDER BY slot", name
+        )
+        grouped: dict[str, list[int]] = {}
+        for reason, slot in rows:
+            grouped.setdefault(reason, []).append(slot)
+        return {reason: format_ranges(slots) for reason, slots in grouped.items()}
+
+    def discard(self, name: str) -> bool:
+        """Forget a job and all that belongs to it; return whether there was one."""
+        with self._transaction() as execute:
+            return bool(execute("DELETE FROM reshard_jobs WHERE name = ?", (name,)).rowcount)
 
     def open_slots(self) -> dict[int, str]:
         """Return the slots that some job of ours may have left open, with the job's name."""
@@ -230,3 +271,10 @@ class ReshardJournal:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+
+def _why(summary: str | None) -> str:
+    """Return what a run's summary says about why it ended."""
+    told = {} if summary is None else json.loads(summary)
+    error = told.get("error") or {}
+    return str(error.get("message") or told.get("reason") or "")

@@ -1,0 +1,158 @@
+"""What `slotferry jobs` tells of reshards: the journal's rows as lines, objects and tables.
+
+Invariant: looking changes no row. A job is forgotten only while nobody runs it and nothing of it may be open:
+what the journal knows of an open slot is needed to mend it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from slotferry.errors import JobLockedError, RefusedError
+
+if TYPE_CHECKING:
+    from slotferry.reshard.journal import ReshardJournal, ReshardRecord, ReshardRun
+
+
+@contextmanager
+def open_recorded(path: Path) -> Iterator[ReshardJournal | None]:
+    """Open the reshards of a journal that is there; looking for jobs makes none."""
+    from slotferry.reshard.journal import ReshardJournal
+
+    if not path.exists():
+        yield None
+        return
+    with ReshardJournal(path) as journal:
+        yield journal
+
+
+def find(path: Path, job: str) -> ReshardRecord | None:
+    """Return the reshard of that name, or None."""
+    with open_recorded(path) as journal:
+        return None if journal is None else journal.job(job)
+
+
+def job_dicts(path: Path) -> list[dict[str, Any]]:
+    """Return every reshard as an object of type `job`."""
+    with open_recorded(path) as journal:
+        return [] if journal is None else [_job_dict(path, journal, record) for record in journal.jobs()]
+
+
+def show(path: Path, job: str, *, as_json: bool) -> None:
+    """Print a reshard: its plan in short, what became of its slots, its runs."""
+    with open_recorded(path) as journal:
+        record = None if journal is None else journal.job(job)
+        if journal is None or record is None:
+            return
+        told = _job_dict(path, journal, record)
+        runs = journal.runs(job)
+        reasons = journal.reasons(job)
+    if not as_json:
+        _show_text(record, told, runs, reasons)
+        return
+    click.echo(json.dumps(told))
+    for run in runs:
+        status = told["status"] if run.status == "running" else run.status
+        click.echo(json.dumps({"type": "run", **asdict(run), "status": status}))
+    for why, slots in reasons.items():
+        click.echo(json.dumps({"type": "left", "slots": slots, "reason": why}))
+
+
+def discard(path: Path, job: str) -> None:
+    """Forget a reshard. Raises `JobLockedError` while slots are moved, `RefusedError` while some are open."""
+    from slotferry.joblock import JobLock
+    from slotferry.reshard.wire import format_ranges
+
+    with open_recorded(path) as journal, ExitStack() as locks:
+        record = None if journal is None else journal.job(job)
+        if journal is None or record is None:
+            return
+        try:
+            for node in sorted(record.plan.nodes, key=lambda node: node.id):
+                locks.enter_context(JobLock(path, f"reshard-{node.id}"))
+        except JobLockedError as error:
+            raise JobLockedError(
+                f"slots of the cluster of {job} are being moved by {error.message.rpartition(' by ')[2]}",
+                hint="wait until it has ended, or stop it",
+            ) from None
+        if opened := journal.slots(job, "open"):
+            raise RefusedError(
+                f"the job {job} may have left slots open: {format_ranges(opened)}",
+                hint="run it again, or mend them with 'slotferry reshard fix --apply', then discard it",
+            )
+        journal.discard(job)
+
+
+def _job_dict(path: Path, journal: ReshardJournal, record: ReshardRecord) -> dict[str, Any]:
+    return {
+        "type": "job",
+        "kind": "reshard",
+        "job": record.name,
+        "status": _status(path, journal, record),
+        "cluster": record.cluster,
+        "by": record.plan.policy.by,
+        "slots": {
+            "planned": record.plan.slots,
+            **{state: len(journal.slots(record.name, state)) for state in ("moved", "left", "open")},
+        },
+        "keys": {"moved": record.keys},
+        "bytes": record.bytes,
+        "conflicts": record.conflicts,
+        "runs": record.runs,
+        "created": record.created,
+        "updated": record.updated,
+    }
+
+
+def _status(path: Path, journal: ReshardJournal, record: ReshardRecord) -> str:
+    """Return a job's status; one that was running and is not was killed: interrupted."""
+    from slotferry.joblock import holder
+
+    if record.status != "running":
+        return record.status
+    pids = {holder(path, f"reshard-{node.id}") for node in record.plan.nodes}
+    return "running" if journal.runs(record.name)[-1].pid in pids else "interrupted"
+
+
+def _show_text(
+    record: ReshardRecord, told: dict[str, Any], runs: list[ReshardRun], reasons: dict[str, str]
+) -> None:
+    from slotferry.display.tables import align, format_time
+    from slotferry.text import format_bytes
+
+    slots = told["slots"]
+    parts = [f"{slots['moved']:,} of {slots['planned']:,} moved"]
+    parts += [f"{slots[state]:,} {state}" for state in ("left", "open") if slots[state]]
+    head = [
+        ("job", record.name),
+        ("kind", "reshard"),
+        ("status", told["status"]),
+        ("cluster", record.cluster),
+        ("by", record.plan.policy.by),
+        ("slots", ", ".join(parts)),
+        ("keys", f"{record.keys:,} moved, {format_bytes(record.bytes)}"),
+    ]
+    if record.conflicts:
+        head.append(("conflicts", f"{record.conflicts:,} keys: see 'slotferry reshard fix'"))
+    click.echo("\n".join(align(head)))
+    click.echo("\nruns:")
+    heads = ("NUMBER", "STARTED", "ENDED", "STATUS", "HOST", "PID", "WHY")
+    rows = [
+        (
+            *(str(run.number), format_time(run.started), format_time(run.ended)),
+            told["status"] if run.status == "running" else run.status,
+            *(run.host, str(run.pid), run.why),
+        )
+        for run in runs
+    ]
+    click.echo("\n".join(align([heads, *rows], numbers=(0, 5), indent="  ")))
+    if reasons:
+        click.echo("\nslots that were left:")
+        click.echo("\n".join(f"  {which}: {why}" for why, which in reasons.items()))
