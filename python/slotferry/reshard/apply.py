@@ -38,6 +38,7 @@ from slotferry.reshard.care import Care, Gate, LatencyWatch
 from slotferry.reshard.conflicts import ConflictFile
 from slotferry.reshard.copying import SlotCopier, can_copy, discard_recorded, lacking, process_of
 from slotferry.reshard.events import ReshardEnded, ReshardProgress, ReshardStarted, SlotsLeft
+from slotferry.reshard.joining import Joining, meet, with_joining
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member, read_cluster
 from slotferry.reshard.methods import Method, Moved, Pair, choose_method
@@ -169,7 +170,10 @@ class _Applier:
         ):
             cluster = read_cluster(self.connector)  # what the one before us has left
             plan_shards(self.plan, cluster)
-            cluster = self._follow(cluster)
+            cluster = self._follow(self._joining(cluster)[0])
+            joins: list[Joining] = []
+            if self.plan.joins:
+                cluster, joins = self._joining(read_cluster(self.connector))
             self.conflicts = ConflictFile(self._conflict_path(journal.path))
             if self.plan.balanced:
                 return self._end(None, begun, journal, "balanced")
@@ -182,10 +186,13 @@ class _Applier:
                 recorded = journal.copied_from()
                 self.copies = {slot: process for slot, (_, process) in recorded.items()}
                 if discard_recorded(self.connector, cluster, recorded, self.conflicts, self._notice):
-                    cluster = read_cluster(self.connector)
+                    cluster, joins = self._joining(read_cluster(self.connector))
                 shards = plan_shards(self.plan, cluster)
                 todo = self._to_do(cluster, shards, journal)
                 if todo and self.gate.closed() is None:
+                    if joins:
+                        cluster = self._let_join(cluster, joins)
+                        shards = plan_shards(self.plan, cluster)
                     self._work(journal, cluster, shards, todo)
             except SlotferryError as failure:
                 error = failure
@@ -208,6 +215,16 @@ class _Applier:
             raise drift
         self.emit(Notice(f"{drift.message}; planning anew"))
         self.plan = make_plan(self.connector, self.plan.policy)
+        return read_cluster(self.connector)
+
+    def _joining(self, cluster: Cluster) -> tuple[Cluster, list[Joining]]:
+        """Return the cluster as it will be, and the plan's nodes that are no members of it yet."""
+        missing = [join.address for join in self.plan.joins if join.id not in cluster.members]
+        return with_joining(self.connector, cluster, missing)
+
+    def _let_join(self, cluster: Cluster, joins: Sequence[Joining]) -> Cluster:
+        self.emit(Notice(f"letting {', '.join(join.address for join in joins)} join the cluster"))
+        meet(self.connector, cluster, joins, self.gate.check_abandoned)
         return read_cluster(self.connector)
 
     def _conflict_path(self, journal: Path) -> Path:

@@ -20,6 +20,7 @@ from slotferry.admin import Connector
 from slotferry.endpoints import Endpoint, Password, Tls
 from slotferry.errors import RefusedError, UsageError
 from slotferry.reshard.balance import Move, balance
+from slotferry.reshard.joining import Joining, with_joining
 from slotferry.reshard.measure import Weights, measure
 from slotferry.reshard.members import Cluster, Member, read_cluster
 from slotferry.reshard.wire import format_ranges, parse_ranges, ranges_of
@@ -104,7 +105,8 @@ class Transfer:
 class Plan:
     """What `plan_reshard` returns; `apply` carries it out.
 
-    `expected_seconds` is a careful guess. `remarks` say what no choice of slots could balance.
+    `expected_seconds` is a careful guess. `remarks` say what no choice of slots could balance. `joins` are
+    the nodes of `add` that are no members yet: `apply` lets them join.
     """
 
     cluster: str
@@ -115,6 +117,7 @@ class Plan:
     transfers: tuple[Transfer, ...]
     remarks: tuple[str, ...]
     estimated: bool
+    joins: tuple[Joining, ...] = ()
     connector: Connector | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -175,6 +178,7 @@ class Plan:
             },
             "remarks": list(self.remarks),
             "estimated": self.estimated,
+            **({"joins": [asdict(join) for join in self.joins]} if self.joins else {}),
         }
         return {**content, "digest": _digest(content)}
 
@@ -229,6 +233,7 @@ class Plan:
             transfers=tuple(Transfer(**transfer) for transfer in content["transfers"]),
             remarks=tuple(content["remarks"]),
             estimated=content["estimated"],
+            joins=tuple(Joining(**join) for join in content.get("joins", ())),
         )
 
     def apply(
@@ -324,7 +329,8 @@ def plan_reshard(
     """Return the fewest slot moves that give every primary its share; nothing is changed.
 
     `by` is `slots`, `keys`, `bytes` or `load`. `weights` maps a node to its part (1 where not given; a
-    primary without slots takes part only if it is named in `add` or has a weight), `drain` empties nodes.
+    primary without slots takes part only if it is named in `add` or has a weight; an empty node that `add`
+    names by `host:port` need be no member yet), `drain` empties nodes.
     `threshold` is how far from its share a node may be, as a part of it. `samples` keys a slot are sized (0:
     all). `password`, `tls` and `address_map` are those of `connect`. Raises `UsageError` for a node that the
     cluster does not have and for shares that make no sense, `SlotferryError` where the cluster can't be read
@@ -339,6 +345,8 @@ def make_plan(connector: Connector, policy: Policy) -> Plan:
     """`plan_reshard` for a policy."""
     cluster = read_cluster(connector)
     _check_whole(cluster)
+    fingerprint = cluster.fingerprint
+    cluster, joins = with_joining(connector, cluster, policy.add)
     shares = node_shares(cluster, policy)
     weights = measure(connector, cluster, by=policy.by, samples=policy.samples)
     names = {member.id: str(member) for member in cluster.members.values()}
@@ -354,7 +362,8 @@ def make_plan(connector: Connector, policy: Policy) -> Plan:
         max_moves=policy.max_moves,
         names=names,
     )
-    return _assemble(connector, cluster, policy, shares, weights, result.moves, [*remarks, *result.remarks])
+    plan = _assemble(connector, cluster, policy, shares, weights, result.moves, [*remarks, *result.remarks])
+    return replace(plan, fingerprint=fingerprint, joins=tuple(joins))
 
 
 def node_shares(cluster: Cluster, policy: Policy) -> dict[str, float]:

@@ -39,6 +39,7 @@ def plan_table(plan: Plan) -> str:
             for t in plan.transfers
         ]  # fmt: skip
         lines += align(moves, numbers=(3, 4, 5), indent="  ")
+    lines += [f"joins: {j.address} is no member yet; 'apply' lets it join (CLUSTER MEET)" for j in plan.joins]
     lines += [f"note: {remark}" for remark in plan.remarks]
     return "\n".join(lines)
 

@@ -81,7 +81,11 @@ def policy_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--weight", "weights", multiple=True, metavar="NODE=NUMBER", help="A node's part, 1 by default."
         ),
         click.option(
-            "--add", multiple=True, metavar="NODE", help="Give slots to this primary, which has none."
+            "--add",
+            multiple=True,
+            metavar="NODE",
+            help="Give slots to this primary, which has none. An empty node that is no member yet joins "
+            "when the plan is applied.",
         ),
         click.option("--drain", multiple=True, metavar="NODE", help="Take all slots from this primary."),
         click.option(
