@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
 
 import pytest
 from redis.crc import key_slot
 
+from slotferry import Report
 from slotferry.local import LocalCluster, LocalServer, wait_until
 from tests.faults.paused import paused_migration
 from tests.integration.migrating import count_keys, migrate
@@ -151,6 +153,45 @@ def test_replacing_a_key_in_an_open_slot_never_doubles_it(
     reshard.close()
     own_cluster.wait_until_healthy()
     assert_equal(source, own_cluster, byte_equal=True)
+
+
+@pytest.mark.parametrize("name", ["redis-7.0", "redis-8.0", "valkey-9.1"])
+def test_a_large_key_waits_for_its_open_slot(source: LocalServer, name: str, stack: ExitStack) -> None:
+    """It is written under a temporary name there, and named when both names are on one node for good."""
+    if name not in available():
+        pytest.skip(f"this machine has no {name}")
+    cluster = stack.enter_context(LocalCluster(available()[name].binary))
+    slot = key_slot(b"{tag}")
+    old = _owner(cluster, slot)
+    new = next(node for node in cluster.primaries if node is not old)
+    with connect(source) as connection:
+        for i in range(0, 20_000, 100):
+            pairs = [str(part) for j in range(i, i + 100) for part in (j, "value")]
+            connection.execute("HSET", "{tag}", *pairs)
+    reshard = Reshard(cluster, slot, old, new)
+    reports: list[Report] = []
+    options = {"big_key_bytes": 64_000, "max_bytes_per_second": 200_000}
+    thread = threading.Thread(target=lambda: reports.append(migrate(source, cluster, **options)))
+    thread.start()
+    wait_until(lambda: _holds_keys(old, slot), "the first parts of the key")
+    reshard.open()
+    wait_until(lambda: _refused(old, "TRYAGAIN"), "the key to be named in vain", timeout=60)
+    reshard.move_keys()
+    reshard.close()
+    thread.join(120)
+    assert [report.ok for report in reports] == [True]
+    cluster.wait_until_healthy()
+    assert_equal(source, cluster)
+
+
+def _holds_keys(node: LocalServer, slot: int) -> bool:
+    with connect(node) as connection:
+        return bool(connection.execute("CLUSTER", "COUNTKEYSINSLOT", slot))
+
+
+def _refused(node: LocalServer, error: str) -> bool:
+    with node.client() as client:
+        return f"errorstat_{error}" in client.info("errorstats")
 
 
 def test_an_atomic_slot_migration_of_valkey_9(filled: LocalServer, stack: ExitStack) -> None:

@@ -29,14 +29,11 @@ impl Peer {
             out: Bytes::default(),
             outstanding: 0,
         };
-        peer.add(2, |out| {
-            // What tells our connections from others after a crash.
+        // What tells our connections from others after a crash.
+        peer.add(1, |out| {
             encode::command(out, &[b"CLIENT", b"SETNAME", name.as_bytes()]);
-            // Redis 8.0 dies of a command with many keys of an open slot on a NO-TOUCH connection: it looks the
-            // keys up before there is an executing client, and asks that one for its command (`lookupKey`).
-            encode::command(out, &[b"CLIENT", b"NO-TOUCH", b"off"]);
         });
-        peer.replies(2, |_| 0).await?;
+        peer.replies(1, |_| 0).await?;
         Ok(peer)
     }
 

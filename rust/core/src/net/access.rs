@@ -21,6 +21,12 @@ pub struct Access {
     pub database: u32,
     /// Whether there may be another login when this one is refused.
     pub renewable: bool,
+    /// Whether reads are to leave LRU and LFU alone (`CLIENT NO-TOUCH`).
+    ///
+    /// Not for a node of a cluster that is sent commands with several keys: Redis 8.0 dies of one whose slot is open,
+    /// since it looks the keys up before there is an executing client, and asks that one for its command
+    /// (`lookupKey`, called by `getNodeByQuery`).
+    pub untouched: bool,
     /// TLS, if the connection is encrypted.
     pub(super) tls: Option<Tls>,
 }
@@ -55,6 +61,7 @@ impl Access {
             password,
             database,
             renewable: false,
+            untouched: false,
             tls: None,
         }
     }

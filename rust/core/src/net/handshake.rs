@@ -70,7 +70,9 @@ async fn shake(
             String::from_utf8_lossy(&error).into_owned(),
         ));
     }
-    let _ = call(&mut connection, &[b"CLIENT", b"NO-TOUCH", b"on"]).await?;
+    if access.untouched {
+        let _ = call(&mut connection, &[b"CLIENT", b"NO-TOUCH", b"on"]).await?;
+    }
     let run_id = if info {
         let text = demand(&mut connection, "INFO", &[b"INFO", b"server"]).await?;
         let text = String::from_utf8_lossy(&text).into_owned();

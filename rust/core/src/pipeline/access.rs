@@ -21,7 +21,9 @@ pub(crate) struct Entrance {
 }
 
 impl Entrance {
-    pub fn new(access: Access) -> Self {
+    /// `untouched`: see [`Access`].
+    pub fn new(mut access: Access, untouched: bool) -> Self {
+        access.untouched = untouched;
         Self {
             access: RefCell::new(access),
             asked: Cell::new(None),
@@ -47,6 +49,7 @@ impl Engine {
     pub fn set_access(&self, side: Side, mut access: Access) {
         let mut current = self.entrance(side).access.borrow_mut();
         access.database = current.database;
+        access.untouched = current.untouched;
         *current = access;
     }
 

@@ -240,8 +240,9 @@ impl Engine {
                 Throttle::new(spec.max_keys_per_second, spec.max_bytes_per_second),
                 spec.pause_above,
             ),
-            source_entrance: Entrance::new(spec.source_access.clone()),
-            target_entrance: Entrance::new(spec.target_access.clone()),
+            source_entrance: Entrance::new(spec.source_access.clone(), true),
+            // A verification sends a key at a time; naming a large key takes two.
+            target_entrance: Entrance::new(spec.target_access.clone(), spec.verify.is_some()),
             names: RefCell::new(Names::default()),
             large: RefCell::new(LargeKeys::default()),
             source_clock: Cell::new(None),
