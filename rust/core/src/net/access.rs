@@ -90,6 +90,7 @@ impl fmt::Debug for Access {
             .field("password", &self.password.as_ref().map(|_| "***"))
             .field("database", &self.database)
             .field("renewable", &self.renewable)
+            .field("untouched", &self.untouched)
             .field("tls", &self.tls.is_some())
             .finish()
     }
