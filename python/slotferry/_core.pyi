@@ -512,12 +512,12 @@ class Handover:
         target_id: str,
         access: Access,
         client_name: str,
-        has_pexpiretime: bool,
         replicated: bool,
         lanes: int,
         reading: int,
         together: int,
         chunk_keys: int,
+        chunk_bytes: int,
         max_keys: int,
         max_bytes: int,
         max_key_bytes: int,
@@ -526,9 +526,9 @@ class Handover:
 
         `source` and `target` are primaries, `(host, port)`; `client_name` is what the connections are called
         there. With `replicated`, a replica of the target is waited for before a slot is given up. `lanes`
-        slots are under way at a time; of them `reading` are read, `chunk_keys` keys at once, and `together`
-        are given up at once, as far as they come. A slot with more than `max_keys`
-        keys or `max_bytes`, or with a key of more than `max_key_bytes` (MEMORY USAGE), is left alone.
+        slots are under way at a time; of them `reading` are read, `chunk_keys` keys or `chunk_bytes` at once,
+        and `together` are given up at once, as far as they come. A slot with more than `max_keys` keys or
+        `max_bytes`, or with a key of more than `max_key_bytes` (MEMORY USAGE), is left alone.
         Raises `EngineError("usage", …)`.
         """
 

@@ -6,7 +6,8 @@ import base64
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,15 @@ import pytest
 from slotferry import _core
 from slotferry.admin import Connector
 from slotferry.endpoints import Address, Endpoint
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.reshard.care import Care
 from slotferry.reshard.copying import process_of
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import read_cluster
 from slotferry.reshard.plan import Plan
 from slotferry.reshard.wire import Wire
 from tests.command import run
-from tests.reshard.broken import node_id, setslot
+from tests.reshard.broken import half_moved, node_id, setslot
 from tests.reshard.client import fill_keys, keys_in, open_slots, slots_owned
 from tests.reshard.moving import MOVING, assert_clean, plan_away
 from tests.servers.kinds import available
@@ -35,12 +37,10 @@ REDIS = [name for name in ("redis-6.2", "redis-7.0", "redis-8.0") if name in ava
 
 
 def handover(source: LocalServer | Proxy, nodes: LocalCluster, **limits: int) -> _core.Handover:
-    first, second, _ = nodes.primaries
-    with first.client() as client:
-        version = str(client.info("server")["redis_version"])
+    second = nodes.primaries[1]
     options: dict[str, Any] = {
-        "lanes": 2, "reading": 2, "together": 2, "chunk_keys": 3, "max_keys": 1_000, "max_bytes": 1 << 20,
-        "max_key_bytes": 100_000, **limits,
+        "lanes": 2, "reading": 2, "together": 2, "chunk_keys": 3, "chunk_bytes": 1_000, "max_keys": 1_000,
+        "max_bytes": 1 << 20, "max_key_bytes": 100_000, **limits,
     }  # fmt: skip
     return _core.Handover(
         source=(source.host, source.port),
@@ -48,15 +48,14 @@ def handover(source: LocalServer | Proxy, nodes: LocalCluster, **limits: int) ->
         target_id=node_id(second),
         access=_core.Access(),
         client_name="mover",
-        has_pexpiretime=not version.startswith("6."),
         replicated=False,
         **options,
     )
 
 
-def importing(cluster: LocalCluster, *slots: int) -> None:
+def importing(cluster: LocalCluster, *slots: int, at: LocalServer | None = None) -> None:
     for slot in slots:
-        setslot(cluster.primaries[1], slot, "IMPORTING", node_id(cluster.primaries[0]))
+        setslot(at or cluster.primaries[1], slot, "IMPORTING", node_id(cluster.primaries[0]))
 
 
 def keys_at(node: LocalServer, slot: int = SLOT) -> dict[str, Any]:
@@ -232,14 +231,40 @@ def test_a_target_that_the_source_does_not_know_gets_nothing(own: LocalCluster) 
     before = keys_at(first)
     mover = _core.Handover(
         source=(first.host, first.port), target=(second.host, second.port), target_id="f" * 40,
-        access=_core.Access(), client_name="mover", has_pexpiretime=True, replicated=False, lanes=1,
-        reading=1, together=1, chunk_keys=100, max_keys=100, max_bytes=1 << 20, max_key_bytes=1 << 20,
+        access=_core.Access(), client_name="mover", replicated=False, lanes=1,
+        reading=1, together=1, chunk_keys=100, chunk_bytes=10_000, max_keys=100, max_bytes=1 << 20,
+        max_key_bytes=1 << 20,
     )  # fmt: skip
     ((_, fate, _, _, why),) = mover.hand_over([SLOT])
     assert (fate, "know about node" in why) == ("refused", True)
     assert keys_at(first) == before
     assert keys_at(second) == {}
     assert mover.hand_over([]) == []
+
+
+def test_many_strings_that_are_large_together_are_left_alone(own: LocalCluster) -> None:
+    first, second, _ = own.primaries
+    fill_keys(first, keys_in([SLOT], 10), size=1_000)
+    importing(own, MOVING[1], SLOT)
+    mover = handover(first, own, lanes=1, max_bytes=5_000)
+    outcomes = mover.hand_over([MOVING[1], SLOT])  # the first one tells that there are strings
+    assert [fate for _, fate, *_ in outcomes] == ["handed_over", "large"]
+    assert len(keys_at(first)) == 10
+    assert keys_at(second) == {}
+
+
+@pytest.mark.parametrize("own", REDIS, indirect=True)
+def test_a_source_that_takes_no_writes_opens_nothing(own: LocalCluster) -> None:
+    first, second, _ = own.primaries
+    importing(own, SLOT)
+    before = keys_at(first)
+    with connect(first) as connection:
+        connection.execute("CONFIG", "SET", "min-replicas-to-write", 1)
+    ((_, fate, _, _, why),) = handover(first, own).hand_over([SLOT])
+    assert (fate, "NOREPLICAS" in why) == ("refused", True)
+    assert not [part for part in open_slots(own) if "->-" in part]
+    assert keys_at(first) == before
+    assert keys_at(second) == {}
 
 
 def test_a_source_that_is_gone_is_told_and_nothing_further_is_begun(own: LocalCluster) -> None:
@@ -261,9 +286,11 @@ def test_a_source_that_is_gone_is_told_and_nothing_further_is_begun(own: LocalCl
 
 def left_over(cluster: LocalCluster, folder: Path, *, process: str | None = None) -> tuple[Plan, list[str]]:
     """Leave a slot as a killed run does, copied and in the journal; then change some of its keys."""
-    first, second, _ = cluster.primaries
+    first = cluster.primaries[0]
     plan = plan_away(cluster)
-    importing(cluster, SLOT)
+    goes = next(move.target for move in plan.moves() if move.slot == SLOT)
+    second = next(node for node in cluster.primaries if node_id(node) == goes)
+    importing(cluster, SLOT, at=second)
     names = keys_in([SLOT], 10)
     with connect(first) as source, connect(second) as target:
         for name in names:
@@ -301,6 +328,8 @@ def test_copies_of_an_interrupted_run_are_dropped_by_the_next_one(own: LocalClus
     report = plan.apply(job="job", journal=tmp_path / "journal.db", conflicts=conflicts)
     assert report.ok, report
     _judge(own, names, slots_owned(own)[SLOT], conflicts)
+    with ReshardJournal(tmp_path / "journal.db") as journal:
+        assert journal.copied_from() == []
     assert slots_owned(own)[SLOT] is not own.primaries[0]
 
 
@@ -321,9 +350,60 @@ def test_what_may_be_the_only_copy_is_not_dropped(own: LocalCluster, tmp_path: P
     report = plan.apply(job="job", journal=tmp_path / "journal.db", conflicts=tmp_path / "conflicts.jsonl")
     assert report.status == "slots_left"
     assert list(report.left) == [SLOT]
-    with connect(own.primaries[1]) as connection:
+    goes = next(move.target for move in plan.moves() if move.slot == SLOT)
+    with connect(next(node for node in own.primaries if node_id(node) == goes)) as connection:
         connection.execute("ASKING")
         assert connection.execute("EXISTS", names[1]) == 1
+
+
+def test_a_node_that_was_demoted_meanwhile_is_another_process(stack: ExitStack) -> None:
+    """It has forgotten then what it had opened."""
+    cluster = stack.enter_context(LocalCluster(available()["redis-7.0"].binary, replicas_per_primary=1))
+    primary, replica = cluster.primaries[0], cluster.replicas[0]
+    connector = _connector(cluster)
+    member = read_cluster(connector).members[node_id(primary)]
+
+    def process() -> str:
+        with Wire(connector, Address(primary.host, primary.port)) as wire:
+            return process_of(wire, member)
+
+    before = process()
+    for successor, other in ((replica, primary), (primary, replica)):
+        wait_until(partial(_follows, successor, other), "the replica to be in step")
+        with connect(successor) as connection:
+            connection.execute("CLUSTER", "FAILOVER")
+        wait_until(partial(_leads, successor), "the failover")
+    assert before
+    assert process() not in ("", before)
+
+
+def _follows(node: LocalServer, primary: LocalServer) -> bool:
+    with node.client() as client:
+        info = client.info("replication")
+    return (info["role"], info.get("master_port"), info.get("master_link_status")) == (
+        "slave", primary.port, "up",
+    )  # fmt: skip
+
+
+def _leads(node: LocalServer) -> bool:
+    with node.client() as client:
+        return bool(client.info("replication")["role"] == "master")
+
+
+def test_a_slot_that_an_earlier_run_has_opened_stays_open_with_its_large_key(own: LocalCluster) -> None:
+    first = own.primaries[0]
+    plan = plan_away(own)
+    goes = next(move.target for move in plan.moves() if move.slot == SLOT)
+    half_moved(first, next(node for node in own.primaries if node_id(node) == goes), SLOT, 4)
+    with connect(first) as connection:
+        (name, *_) = connection.execute("CLUSTER", "GETKEYSINSLOT", SLOT, 1)
+        connection.execute("SET", name, b"x" * 2_000_000)
+    report = plan.apply(care=Care(max_key_bytes=1_000_000))
+    assert list(report.left) == [SLOT]
+    assert report.left[SLOT].startswith("open: its key")
+    assert len([part for part in open_slots(own) if f"[{SLOT}-" in part]) == 2
+    with own.client() as client:  # which follows MOVED and ASK
+        assert all(client.get(key) is not None for key in keys_in([SLOT], 10))
 
 
 def test_a_user_without_a_right_moves_by_migrate(own: LocalCluster) -> None:

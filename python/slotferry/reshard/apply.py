@@ -183,10 +183,9 @@ class _Applier:
             self.before = (record.keys, record.bytes) if record else (0, 0)
             error: SlotferryError | None = None
             try:
-                recorded = journal.copied_from()
-                self.copies = {slot: process for slot, (_, process) in recorded.items()}
-                if discard_recorded(self.connector, cluster, recorded, self.conflicts, self._notice):
+                if discard_recorded(self.connector, cluster, journal, self.conflicts, self._notice):
                     cluster, joins = self._joining(read_cluster(self.connector))
+                self.copies = {slot: process for _, slot, process in journal.copied_from()}
                 shards = plan_shards(self.plan, cluster)
                 todo = self._to_do(cluster, shards, journal)
                 if todo and self.gate.closed() is None:
@@ -390,7 +389,7 @@ class _Applier:
             try:
                 member = cluster.members[node]
                 with Wire(self.connector, member.address) as wire:
-                    if command := lacking(wire, member):
+                    if command := lacking(wire):
                         self._say_slow(f"{member}: the user may not run {command}")
                         self.foreign.update(goes.get(node, []))
                         continue
@@ -542,7 +541,9 @@ class _Applier:
             return RedisAtomic(self.connector, pair, self.gate)
         copier = None
         if process := self.processes.get(pair.source.id):
-            copier = SlotCopier(self.connector, pair, self.gate, self.conflicts, self.job, process)
+            copier = SlotCopier(
+                *(self.connector, pair, self.gate, self.conflicts, self.notices.append, self.job, process)
+            )
         return SetslotMigrate(
             *(self.connector, pair, self.gate, self.conflicts, self.notices.append),
             copier=copier,

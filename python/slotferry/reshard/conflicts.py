@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from slotferry.admin import Connector, lost
 from slotferry.errors import RefusedError
-from slotferry.reshard.wire import Wire, decode_key, encode, is_error
+from slotferry.reshard.wire import Wire, decode_key, encode, is_error, text_of
 from slotferry.text import escape_key
 
 if TYPE_CHECKING:
@@ -93,22 +93,26 @@ class ConflictFile:
         (reply,) = source.lines(1)
         return not is_error(reply)
 
-    def drop_copies(self, source: Wire, target: Wire, pair: Pair, slot: int, keys: Sequence[bytes]) -> None:
+    def drop_copies(self, source: Wire, target: Wire, pair: Pair, slot: int, keys: Sequence[bytes]) -> int:
         """Drop the target's copies of encoded keys, which the source serves; no conflict for a person.
 
-        A copy that is not what the source has by now is written down before.
+        A copy that is not what the source has by now is written down before; returns how many. Raises
+        `SlotferryError`.
         """
+        outdated = 0
         for key in keys:
             name = decode_key(key)
-            mine, theirs = _read(source, name), _read(target, name)
+            mine, theirs = _read(source, name, strict=True), _read(target, name, strict=True)
             if theirs is None:
                 continue
             if mine is None or not _same(mine, theirs):
                 self._write(slot, name, pair, mine, theirs, kind="outdated_copy")
+                outdated += 1
             if not _drop(target, name):
                 raise lost(
                     "cluster", f"does not drop a copy in slot {slot} at {pair.target}", "see that node's log"
                 )
+        return outdated
 
     def _write(
         self,
@@ -153,13 +157,19 @@ def _drop(wire: Wire, key: bytes) -> bool:
     return not is_error(wire.lines(2)[1])
 
 
-def _read(wire: Wire, key: bytes) -> tuple[bytes, int] | None:
-    """Return a key's payload and its TTL in ms (-1: none); None where it is not there."""
+def _read(wire: Wire, key: bytes, *, strict: bool = False) -> tuple[bytes, int] | None:
+    """Return a key's payload and its TTL in ms (-1: none); None where it is not there.
+
+    An error means, unless `strict`, that it is elsewhere by now. Raises `SlotferryError`.
+    """
     wire.send(encode("ASKING") + encode("DUMP", key) + encode("ASKING") + encode("PTTL", key))
     wire.reply()
     payload = wire.reply()
     wire.reply()
     ttl = wire.reply()
+    for reply in (payload, ttl):
+        if is_error(reply) and (strict or not reply.startswith((b"-ASK", b"-MOVED", b"-TRYAGAIN"))):
+            raise lost("cluster", f"can't be read at {wire.address}: {text_of(reply)}", "it is tried again")
     if payload is None or is_error(payload) or not isinstance(ttl, int) or ttl == -2:
         return None
     return payload, ttl

@@ -12,20 +12,24 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from slotferry._core import EngineError, Handover
 from slotferry.admin import Connector, lost
 from slotferry.errors import SlotferryError
 from slotferry.reshard.care import Gate
 from slotferry.reshard.conflicts import ConflictFile
+from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member
-from slotferry.reshard.methods import Pair
+from slotferry.reshard.methods import Pair, correct_owner, itself
 from slotferry.reshard.wire import Wire, encode, format_ranges, is_error, refused
 
 _LANES, _READING, _TOGETHER, _CHUNK_KEYS = 8, 3, 4, 100
 _MOST_KEYS = 4_000  # in one transaction: it blocks the source for about 3 ms
 _MOST_BYTES, _MOST_KEY_BYTES = 16_000_000, 1_000_000
 _CALL_KEYS = 6_400  # about what one call hands over: pauses and limits are looked at between two calls
+_CHUNK_BYTES = 500_000
+_BYTES_PER_SECOND = 150e6  # that a node dumps or restores, roughly, where values are large
 _SECONDS_PER_KEY = 2e-6  # that a node is at work for a key of a chunk or transaction, roughly
 
 
@@ -37,18 +41,18 @@ def can_copy(source: Member, target: Member) -> bool:
     return source.product == target.product == "redis"
 
 
-def lacking(wire: Wire, member: Member) -> str:
+def lacking(wire: Wire) -> str:
     """Return the command of a handover that the user may not run there; empty where it may run all.
 
     The probes change nothing: the key is nobody's, and there is no client 0.
     """
     key = b"slotferry:probe"
-    expiry = b"PEXPIRETIME" if member.version >= (7, 0) else b"PTTL"
     probes: tuple[tuple[bytes, ...], ...] = (
         (b"WATCH", key), (b"UNWATCH",), (b"MULTI",), (b"EXEC",), (b"EVAL", b"return 0", b"0"),
-        (b"UNLINK", key), (b"DEL", key), (b"DUMP", key), (b"PTTL", key), (expiry, key), (b"TIME",),
+        (b"UNLINK", key), (b"DEL", key), (b"DUMP", key), (b"PTTL", key),
         (b"MEMORY", b"USAGE", key), (b"ASKING",), (b"WAIT", b"0", b"1"),
-        (b"CLIENT", b"LIST", b"ID", b"0"), (b"CLIENT", b"KILL", b"ID", b"0"),
+        (b"CLIENT", b"SETNAME", b"slotferry"), (b"CLIENT", b"LIST", b"ID", b"0"),
+        (b"CLIENT", b"KILL", b"ID", b"0"),
     )  # fmt: skip
     for probe in probes:
         reply = wire.call(*probe)
@@ -58,20 +62,43 @@ def lacking(wire: Wire, member: Member) -> str:
 
 
 def process_of(wire: Wire, member: Member) -> str:
-    """Return what tells a node's process from every other one: node id and run id."""
-    text: bytes = wire.need("INFO", "server")
-    lines = text.decode("utf-8", "replace").splitlines()
-    run_id = next((line.partition(":")[2].strip() for line in lines if line.startswith("run_id:")), "")
-    return f"{member.id}/{run_id}" if run_id else ""
+    """Return what tells a process, and its time as a primary, from every other one; empty where unknown.
+
+    A node that was demoted has forgotten which slots it had opened; when it is promoted again, the id of its
+    replication stream is another one.
+    """
+    text: bytes = b"\r\n".join(wire.need("INFO", section) for section in ("server", "replication"))
+    fields = dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
+    known = [fields.get(name, "") for name in ("run_id", "master_replid")]
+    return "/".join([member.id, *known]) if all(known) and fields.get("role") == "master" else ""
+
+
+@dataclass
+class Handed:
+    """What a call has handed over; `refused`: nothing, since the servers refused it."""
+
+    slots: list[int] = field(default_factory=list)
+    keys: int = 0
+    bytes: int = 0
+    refused: bool = False
 
 
 class SlotCopier:
     """Hands slots of one pair of nodes over; belongs to one thread at a time."""
 
     def __init__(
-        self, connector: Connector, pair: Pair, gate: Gate, conflicts: ConflictFile, job: str, process: str
+        self,
+        connector: Connector,
+        pair: Pair,
+        gate: Gate,
+        conflicts: ConflictFile,
+        say: Callable[[str], None],
+        job: str,
+        process: str,
     ) -> None:
         """`process` is the source's, as the journal has it (`process_of`)."""
+        self._say = say
+        self._said = False
         self._connector = connector
         self._pair = pair
         self._gate = gate
@@ -86,58 +113,63 @@ class SlotCopier:
         """Hang up."""
         self._handover = None
 
-    def hand_over(
-        self, counts: Mapping[int, int], target: Wire, told: Callable[[int, int], None]
-    ) -> tuple[list[int], int, int]:
-        """Hand over slots that are closed at the source and of which the target holds nothing.
-
-        `counts` says how many keys each has. Returns the slots that were handed over, with their keys and
-        bytes; the others are as before, but that the target imports them. Raises `SlotferryError`.
-        """
-        done: list[int] = []
-        keys = size = 0
-        imported = [encode("CLUSTER", "SETSLOT", slot, "IMPORTING", self._pair.source.id) for slot in counts]
-        ready = [
-            slot for slot, reply in zip(counts, target.each(imported), strict=True) if not is_error(reply)
-        ]
-        for part in self._parts(ready, counts):
-            if self._gate.closed() is not None:
-                break
-            self._gate.check_abandoned()
-            self._gate.wait_turn(0)
-            refused_before = len(done)
-            for slot, fate, moved, taken, why in self._open(target).hand_over(part):
-                if fate == "handed_over":
-                    done.append(slot)
-                    keys += moved
-                    size += taken
-                    told(moved, taken)
-                elif fate in ("source_lost", "target_lost"):
-                    node = self._pair.source if fate == "source_lost" else self._pair.target
-                    raise lost("cluster", f"was lost at {node}: {why}", "see whether that node runs")
-            if keys:
-                self._bytes_per_key = size / keys
-            self._gate.pay(int(self._bytes_per_key * sum(counts[slot] for slot in part)))
-            if part and len(done) == refused_before:
-                break  # it is not to be: MIGRATE tells why, or manages
-        return done, keys, size
-
-    def _parts(self, slots: Sequence[int], counts: Mapping[int, int]) -> Iterable[list[int]]:
+    def parts(self, counts: Mapping[int, int]) -> Iterable[list[int]]:
+        """Divide slots, given with how many keys each has, into what one call may hand over."""
         part: list[int] = []
         keys = 0
-        for slot in slots:
-            if part and keys + counts[slot] > self._limits.call_keys(self._bytes_per_key):
+        for slot, count in counts.items():
+            if part and keys + count > self._limits.call_keys(self._bytes_per_key):
                 yield part
                 part, keys = [], 0
             part.append(slot)
-            keys += counts[slot]
+            keys += count
         if part:
             yield part
 
-    def _open(self, target: Wire) -> Handover:
+    def hand_over(
+        self, slots: Sequence[int], source: Wire, target: Wire, told: Callable[[int, int], None]
+    ) -> Handed:
+        """Hand over slots that are closed at the source and of which the target holds nothing.
+
+        Those that are not handed over are as before, but the target imports them. Raises `SlotferryError`.
+        """
+        result = Handed()
+        imported = [encode("CLUSTER", "SETSLOT", slot, "IMPORTING", self._pair.source.id) for slot in slots]
+        ready = [
+            slot for slot, reply in zip(slots, target.each(imported), strict=True) if not is_error(reply)
+        ]
+        error: SlotferryError | None = None
+        refusals = []
+        for slot, fate, keys, size, why in self._open(source, target).hand_over(ready):
+            if fate == "handed_over":
+                result.slots.append(slot)
+                result.keys += keys
+                result.bytes += size
+            elif fate in ("source_lost", "target_lost"):
+                node = self._pair.source if fate == "source_lost" else self._pair.target
+                error = lost("cluster", f"was lost at {node}: {why}", "see whether that node runs")
+            elif fate == "refused":
+                refusals.append(why)
+        told(result.keys, result.bytes)
+        self._gate.pay(result.bytes)
+        if error is not None:
+            raise error
+        if result.keys:
+            self._bytes_per_key = result.bytes / result.keys
+        if refusals and not result.slots:
+            result.refused = True
+            if not self._said:
+                self._said = True
+                self._say(f"slots from {self._pair.source} are moved by MIGRATE: {refusals[0]}")
+        return result
+
+    def _open(self, source_wire: Wire, target_wire: Wire) -> Handover:
         if self._handover is None:
+            # What a try before this one had sent may be on its way still.
+            for wire in (source_wire, target_wire):
+                _hang_up(wire, self._name)
             source, into = self._pair.source, self._pair.target
-            text: bytes = target.need("INFO", "replication")
+            text: bytes = target_wire.need("INFO", "replication")
             limits = self._limits
             try:
                 self._handover = Handover(
@@ -146,14 +178,14 @@ class SlotCopier:
                     target_id=into.id,
                     access=self._connector.access(),
                     client_name=self._name,
-                    has_pexpiretime=source.version >= (7, 0),
                     replicated=b"state=online" in text,
                     lanes=limits.lanes,
                     reading=_READING,
                     together=_TOGETHER,
                     chunk_keys=limits.chunk_keys,
+                    chunk_bytes=limits.chunk_bytes,
                     max_keys=limits.keys,
-                    max_bytes=_MOST_BYTES,
+                    max_bytes=limits.bytes,
                     max_key_bytes=min(_MOST_KEY_BYTES, self._gate.care.max_key_bytes),
                 )
             except EngineError as error:
@@ -163,7 +195,9 @@ class SlotCopier:
     def discard(self, source: Wire, target: Wire, slots: Iterable[int]) -> None:
         """Drop the copies that an interrupted try has left on the target; see `discard_copies`."""
         self.close()
-        discard_copies(source, target, self._pair, slots, self._conflicts, self._name)
+        discard_copies(
+            *(source, target, self._pair, slots, self.process, self._conflicts, self._name, self._say)
+        )
 
 
 class _Limits:
@@ -172,12 +206,16 @@ class _Limits:
     def __init__(self, gate: Gate) -> None:
         self._rate = gate.care.max_bytes_per_second
         self.lanes, self.chunk_keys, self.keys = _LANES, _CHUNK_KEYS, _MOST_KEYS
+        self.bytes, self.chunk_bytes = _MOST_BYTES, _CHUNK_BYTES
+        if self._rate is not None:
+            self.bytes = min(_MOST_BYTES, max(self._rate, _MOST_KEY_BYTES))
         self._call = _CALL_KEYS
         if gate.batch_seconds is not None:
             at_once = max(10, int(gate.batch_seconds / _SECONDS_PER_KEY))
             self.lanes = 1
             self.chunk_keys = min(_CHUNK_KEYS, at_once)
             self.keys = min(_MOST_KEYS, 4 * at_once)
+            self.chunk_bytes = min(_CHUNK_BYTES, int(gate.batch_seconds * _BYTES_PER_SECOND))
             self._call = min(_CALL_KEYS, 16 * at_once)
 
     def call_keys(self, bytes_per_key: float) -> float:
@@ -195,36 +233,63 @@ def client_name(job: str, pair: Pair) -> str:
 
 
 def discard_copies(
-    source: Wire, target: Wire, pair: Pair, slots: Iterable[int], conflicts: ConflictFile, name: str
+    source: Wire,
+    target: Wire,
+    pair: Pair,
+    slots: Iterable[int],
+    process: str,
+    conflicts: ConflictFile,
+    name: str,
+    say: Callable[[str], None],
 ) -> None:
     """Drop what the target holds of slots that were copied to it and not opened at the source.
 
-    Connections of the interrupted copier are killed first: what they had sent may be waiting to be read.
-    Raises `SlotferryError`.
+    Connections of the interrupted copier, called `name`, are killed first: what they had sent may be waiting
+    to be read. Only then the source is asked whether it is that process still, and which slots it serves
+    undisturbed; others are left as they are. Raises `SlotferryError`.
     """
     for wire in (source, target):
         _hang_up(wire, name)
-    for slot in slots:
+    here = itself(source, pair.source)
+    if process_of(source, pair.source) != process:
+        return
+    undisturbed = [slot for slot in slots if slot in here.slots and slot not in here.migrating]
+    correct_owner(target, undisturbed, pair.source.id)
+    outdated = 0
+    for slot in undisturbed:
+        before: list[bytes] = []
         while keys := target.each_keys([encode("CLUSTER", "GETKEYSINSLOT", slot, 1_000)])[0]:
-            conflicts.drop_copies(source, target, pair, slot, keys)
+            if keys == before:
+                raise lost("cluster", f"keeps copies in slot {slot} at {pair.target}", "see that node's log")
+            outdated += conflicts.drop_copies(source, target, pair, slot, keys)
+            before = keys
+    if outdated:
+        say(
+            f"{outdated} dropped copies at {pair.target} were not what {pair.source} has by now: "
+            f"they are in {conflicts.path}"
+        )
 
 
 def discard_recorded(
     connector: Connector,
     cluster: Cluster,
-    recorded: Mapping[int, tuple[str, str]],
+    journal: ReshardJournal,
     conflicts: ConflictFile,
     say: Callable[[str], None],
 ) -> bool:
     """Drop what interrupted runs have copied to whichever target, and close the slots there.
 
-    `recorded` is (job, process) by slot, as the journal has it. Returns whether there was anything. Raises
-    `SlotferryError`.
+    What the journal has of copies is forgotten with that, and where their source has given the slot away.
+    Returns whether there were any copies. Raises `SlotferryError`.
     """
     groups: dict[tuple[str, str, str, str], list[int]] = {}
-    for slot, (job, process) in recorded.items():
+    settled: list[tuple[str, int]] = []
+    for job, slot, process in journal.copied_from():
         source = cluster.members.get(process.partition("/")[0])
-        if source is None or cluster.owners[slot] != source.id or slot in source.migrating:
+        if source is None or not source.answered or slot in source.migrating:
+            continue
+        if cluster.owners[slot] != source.id:
+            settled.append((job, slot))
             continue
         for target in cluster.members.values():
             if target.importing.get(slot) == source.id:
@@ -236,9 +301,13 @@ def discard_recorded(
             if process_of(here, pair.source) != process:
                 continue
             say(f"dropping what an interrupted run has copied: slots {format_ranges(slots)} at {pair.target}")
-            discard_copies(here, there, pair, slots, conflicts, client_name(job, pair))
-            there.each([encode("CLUSTER", "SETSLOT", slot, "STABLE") for slot in slots])
+            discard_copies(here, there, pair, slots, process, conflicts, client_name(job, pair), say)
+            counts = there.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots])
+            emptied = [slot for slot, count in zip(slots, counts, strict=True) if count == b":0"]
+            there.each([encode("CLUSTER", "SETSLOT", slot, "STABLE") for slot in emptied])
+            settled += [(job, slot) for slot in emptied]
             found = True
+    journal.forget_copies(settled)
     return found
 
 

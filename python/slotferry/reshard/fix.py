@@ -111,8 +111,7 @@ class _Fixer:
         if cancel_moves and health.moves:
             self.cancel_all(health)
             health = look(self.connector)
-        recorded = self.journal.copied_from()
-        if discard_recorded(self.connector, health.cluster, recorded, self.conflicts, self.say):
+        if discard_recorded(self.connector, health.cluster, self.journal, self.conflicts, self.say):
             health = look(self.connector)
         for _ in range(_ROUNDS):
             if not health.steps:

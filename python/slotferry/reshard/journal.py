@@ -166,12 +166,18 @@ class ReshardJournal:
         """Return the slots that some job of ours may have left open, with the job's name."""
         return dict(self._select("SELECT slot, job FROM reshard_slots WHERE state = 'open'"))
 
-    def copied_from(self) -> dict[int, tuple[str, str]]:
-        """Return (job, process) of the open slots that may have been copied before they were opened."""
-        rows = self._select(
-            "SELECT slot, job, copied_from FROM reshard_slots WHERE state = 'open' AND copied_from <> ''"
+    def copied_from(self) -> list[tuple[str, int, str]]:
+        """Return (job, slot, process) of the open slots that may have been copied before they were opened."""
+        return self._select(
+            "SELECT job, slot, copied_from FROM reshard_slots WHERE state = 'open' AND copied_from <> '' "
+            "ORDER BY job, slot"
         )
-        return {slot: (job, process) for slot, job, process in rows}
+
+    def forget_copies(self, slots: Iterable[tuple[str, int]]) -> None:
+        """Write down that of these (job, slot) there are no copies any more."""
+        with self._transaction() as execute:
+            for job, slot in slots:
+                execute("UPDATE reshard_slots SET copied_from = '' WHERE job = ? AND slot = ?", (job, slot))
 
     def begin(self, name: str, plan: Plan) -> tuple[int, bool]:
         """Begin a run of a job, new or not; return its number and whether it goes on with the same plan."""

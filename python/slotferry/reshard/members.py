@@ -6,6 +6,7 @@ its own line of CLUSTER NODES is the only place that shows open slots (protocol.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -200,6 +201,16 @@ def _endpoints(reply: object, asked: Address, address_map: AddressMap) -> dict[s
     return found
 
 
+@functools.lru_cache(maxsize=256)
+def _slots_of(parts: tuple[str, ...]) -> frozenset[int]:
+    """Return the slots of parts like `5` and `0-100`; most nodes' are the same from one look to the next."""
+    served: set[int] = set()
+    for part in parts:
+        first, _, last = part.partition("-")
+        served.update(range(int(first), int(last or first) + 1))
+    return frozenset(served)
+
+
 def parse_nodes(
     text: str, asked: Address, endpoints: Mapping[str, Address], address_map: AddressMap | None = None
 ) -> dict[str, Member]:
@@ -214,7 +225,7 @@ def parse_nodes(
         node_id, where, flags, primary, _, _, epoch, _, *slots = line.split()
         host, _, port = where.split(",")[0].split("@")[0].rpartition(":")
         peer = Address(host or known.announced_host(asked), int(port))
-        served: set[int] = set()
+        served: list[str] = []
         migrating: dict[int, str] = {}
         importing: dict[int, str] = {}
         for part in slots:
@@ -224,8 +235,7 @@ def parse_nodes(
                 )
                 (migrating if way == "->-" else importing)[int(slot)] = other
             else:
-                first, _, last = part.partition("-")
-                served.update(range(int(first), int(last or first) + 1))
+                served.append(part)
         members[node_id] = Member(
             id=node_id,
             address=asked if "myself" in flags else endpoints.get(node_id, known.reach(peer)),
@@ -233,7 +243,7 @@ def parse_nodes(
             flags=frozenset(flags.split(",")),
             primary_id=None if primary == "-" else primary,
             epoch=int(epoch),
-            slots=frozenset(served),
+            slots=_slots_of(tuple(served)),
             migrating=migrating,
             importing=importing,
         )

@@ -15,7 +15,7 @@ from typing import Protocol
 from slotferry.admin import lost
 from slotferry.errors import SlotferryError
 from slotferry.reshard.members import Member, parse_nodes
-from slotferry.reshard.wire import Wire
+from slotferry.reshard.wire import Wire, encode
 
 
 @dataclass(frozen=True)
@@ -96,3 +96,19 @@ def itself(wire: Wire, expected: Member, seen: Mapping[str, Member] | None = Non
 def owner_of(wire: Wire, slot: int) -> str | None:
     """Return the id of the slot's owner, as the node at the other end sees it."""
     return next((member.id for member in nodes_of(wire).values() if slot in member.slots), None)
+
+
+def correct_owner(
+    wire: Wire, slots: Sequence[int], owner: str, seen: Mapping[str, Member] | None = None
+) -> None:
+    """Tell a node who owns the slots, where it does not know (`seen`: what it has said of it).
+
+    A node that imports a slot takes no word about it from the gossip. After a failover of the source it goes
+    on to believe in the dead one, and so takes the whole cluster for down.
+    """
+    if not slots:
+        return
+    nodes = (nodes_of(wire) if seen is None else seen).values()
+    owners = {slot: member for member in nodes for slot in member.slots.intersection(slots)}
+    known = {slot for slot, m in owners.items() if m.id == owner or "myself" in m.flags}
+    wire.each([encode("CLUSTER", "SETSLOT", s, "NODE", owner) for s in slots if s not in known])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from slotferry.reshard.conflicts import ConflictFile, Keep
 from slotferry.reshard.copying import SlotCopier, process_of
 from slotferry.reshard.measure import memory_usage
 from slotferry.reshard.members import Member
-from slotferry.reshard.methods import Moved, Pair, itself, nodes_of
+from slotferry.reshard.methods import Moved, Pair, correct_owner, itself, nodes_of
 from slotferry.reshard.rollback import NoRoomError, RolledBack, no_room, roll_back
 from slotferry.reshard.wire import Wire, decode_key, encode, is_error, refused, text_of
 from slotferry.text import format_bytes, shorten_key
@@ -108,26 +108,35 @@ class SetslotMigrate:
         wanted = self._sort_out(slots, here, there, outcome)
         if not wanted:
             return outcome
-        handed = self._hand_over(wanted, here, there, outcome, told)
-        rest = [slot for slot in wanted if slot not in handed]
+        rest = self._hand_over(wanted, here, there, outcome, told)
+        if outcome.full is not None:
+            return outcome
         if self._copier is not None and self._gate.closed() is not None:
             rest = self._leave_unbegun(rest, here)
-        listed = self._list(rest, outcome)
-        self._close_at_target([slot for slot in rest if slot in outcome.left])
+        listed = self._list(rest, outcome, opened=here.migrating.keys())
+        self._close_at_target([s for s in rest if s in outcome.left and s not in here.migrating])
         opened = self._open([slot for slot in rest if slot not in outcome.left], outcome)
-        listed.update(dict.fromkeys(handed, Listed((), ())))
-        wanted = [*handed, *opened]
+        self._complete(opened, listed, outcome, told)
+        return outcome
+
+    def _complete(
+        self,
+        slots: Sequence[int],
+        listed: Mapping[int, Listed],
+        outcome: Moved,
+        told: Callable[[int, int], None],
+    ) -> None:
+        """Move the keys of open slots, and make the slots the target's."""
         try:
-            stubborn = self._empty(wanted, listed, outcome, told)
+            stubborn = self._empty(slots, listed, outcome, told)
         except NoRoomError as error:
-            filled = set(self._still_there(wanted))
-            self._finish([slot for slot in wanted if slot not in filled], outcome)
+            filled = set(self._still_there(slots))
+            self._finish([slot for slot in slots if slot not in filled], outcome)
             outcome.full = error
-            return outcome
+            return
         for slot in stubborn:
             outcome.left[slot] = "open: a key differs between its two nodes; see 'slotferry reshard fix'"
-        self._finish([slot for slot in wanted if slot not in stubborn], outcome)
-        return outcome
+        self._finish([slot for slot in slots if slot not in stubborn], outcome)
 
     def _empty(
         self,
@@ -145,7 +154,7 @@ class SetslotMigrate:
             remaining = self._still_there([slot for slot in remaining if slot not in stubborn])
             if remaining and outcome.keys == before:
                 self._gate.nap(0.05, "some keys do not move yet")
-            listed = self._list(remaining, outcome, opened=True)
+            listed = self._list(remaining, outcome, opened=None)
         return stubborn
 
     def roll_back(self, slots: Sequence[int], outcome: Moved, told: Callable[[int, int], None]) -> RolledBack:
@@ -166,7 +175,7 @@ class SetslotMigrate:
         self._homeward = True
         outcome = Moved()
         target = self.pair.target.id
-        self._correct_owner(self._source, slots, target)
+        correct_owner(self._source, slots, target)
         # Without it the source would not let MIGRATE have keys of a slot that is not its own.
         commands = [encode("CLUSTER", "SETSLOT", slot, "IMPORTING", target) for slot in slots]
         ready = []
@@ -176,7 +185,7 @@ class SetslotMigrate:
             else:
                 ready.append(slot)
         stubborn = self._empty(
-            ready, self._list(ready, outcome, opened=True), outcome, lambda _keys, _size: None
+            ready, self._list(ready, outcome, opened=None), outcome, lambda _keys, _size: None
         )
         for slot in stubborn:
             outcome.left[slot] = "open: a key differs between its two nodes"
@@ -230,29 +239,43 @@ class SetslotMigrate:
         there: Member,
         outcome: Moved,
         told: Callable[[int, int], None],
-    ) -> set[int]:
-        """Hand over what can be handed over whole, and return it: open slots with few keys here or none."""
+    ) -> list[int]:
+        """Hand over what can be handed over whole, a part at a time; return the slots that can't be.
+
+        Each part is closed before the next one: where a key of an open slot is missing, commands with several
+        keys are refused, and replicas of the source answer that there is none.
+        """
         copier = self._copier
         if copier is None or process_of(self._source, self.pair.source) != copier.process:
-            return set()
-        fit = [
-            slot for slot in slots if slot not in here.migrating and self._recorded(slot) == copier.process
-        ]
+            return list(slots)
+        fit = [s for s in slots if s not in here.migrating and self._recorded(s) == copier.process]
         filled = set(_filled(self._target, fit))
         if left_over := [slot for slot in fit if slot in filled and slot in there.importing]:
             copier.discard(self._source, self._target, left_over)
-        fit = [slot for slot in fit if slot not in filled or slot in there.importing]
-        if not fit:
-            return set()
-        self._correct_owner(self._target, fit, self.pair.source.id)
+            filled = set(_filled(self._target, fit))
+        fit = [slot for slot in fit if slot not in filled]
         counted = self._source.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in fit])
         counts = {
             slot: int(count[1:]) for slot, count in zip(fit, counted, strict=True) if not is_error(count)
         }
-        handed, keys, size = copier.hand_over(counts, self._target, told)
-        outcome.keys += keys
-        outcome.bytes += size
-        return set(handed)
+        handed: set[int] = set()
+        for number, part in enumerate(copier.parts(counts)):
+            if self._gate.closed() is not None:
+                break
+            self._gate.check_abandoned()
+            self._gate.wait_turn(0)
+            if number:
+                here, _ = self._states()
+            closed = [slot for slot in part if slot in here.slots and slot not in here.migrating]
+            correct_owner(self._target, closed, self.pair.source.id, self._seen_by_target)
+            result = copier.hand_over(closed, self._source, self._target, told)
+            outcome.keys += result.keys
+            outcome.bytes += result.bytes
+            handed.update(result.slots)
+            self._complete(result.slots, dict.fromkeys(result.slots, Listed((), ())), outcome, told)
+            if result.refused or outcome.full is not None:
+                break
+        return [slot for slot in slots if slot not in handed]
 
     def _leave_unbegun(self, slots: Sequence[int], here: Member) -> list[int]:
         """Close what need not be begun any more; return the slots that an earlier run has begun."""
@@ -263,8 +286,13 @@ class SetslotMigrate:
     def _close_at_target(self, slots: Sequence[int]) -> None:
         self._target.each([encode("CLUSTER", "SETSLOT", slot, "STABLE") for slot in slots])
 
-    def _list(self, slots: Sequence[int], outcome: Moved, *, opened: bool = False) -> dict[int, Listed]:
-        """Return some keys of each slot with their sizes; a slot with too large a key is left out."""
+    def _list(
+        self, slots: Sequence[int], outcome: Moved, *, opened: Container[int] | None
+    ) -> dict[int, Listed]:
+        """Return some keys of each slot with their sizes; a slot with too large a key is left out.
+
+        `opened` are slots that stay open then; None: a large key is no reason any more.
+        """
         asked = [encode("CLUSTER", "GETKEYSINSLOT", slot, _LIST_KEYS) for slot in slots]
         found = self._source.each_keys(asked)
         sizes = self._sizes([key for keys in found for key in keys])
@@ -274,12 +302,13 @@ class SetslotMigrate:
         for slot, keys in zip(slots, found, strict=True):
             sized = Listed(keys, sizes[at : at + len(keys)])
             at += len(keys)
-            if sized.largest > limit and not opened:
+            if sized.largest > limit and opened is not None:
                 name = decode_key(keys[sized.sizes.index(sized.largest)])
-                outcome.left[slot] = (
-                    f"its key {shorten_key(name)} takes {format_bytes(sized.largest)}, more than MIGRATE is "
-                    f"to block for ({format_bytes(limit)}: --max-key-size)"
+                reason = (
+                    f"its key {shorten_key(name)} takes {format_bytes(sized.largest)}, more than MIGRATE "
+                    f"is to block for ({format_bytes(limit)}: --max-key-size)"
                 )
+                outcome.left[slot] = f"open: {reason}" if slot in opened else reason
             else:
                 listed[slot] = sized
         return listed
@@ -298,7 +327,7 @@ class SetslotMigrate:
     def _open(self, slots: Sequence[int], outcome: Moved) -> list[int]:
         """Open the slots, on the target first. Return those that are open on both ends."""
         source, target = self.pair.source.id, self.pair.target.id
-        self._correct_owner(self._target, slots, source)
+        correct_owner(self._target, slots, source)
         replies = self._target.each([encode("CLUSTER", "SETSLOT", s, "IMPORTING", source) for s in slots])
         opened = []
         for slot, reply in zip(slots, replies, strict=True):
@@ -315,19 +344,6 @@ class SetslotMigrate:
             else:
                 ready.append(slot)
         return ready
-
-    def _correct_owner(self, wire: Wire, slots: Sequence[int], owner: str) -> None:
-        """Tell a node who owns the slots, where it does not know.
-
-        A node that imports a slot takes no word about it from the gossip. After a failover of the source it
-        goes on to believe in the dead one, and so takes the whole cluster for down.
-        """
-        if not slots:
-            return
-        nodes = nodes_of(wire).values()
-        owners = {slot: member for member in nodes for slot in member.slots.intersection(slots)}
-        known = {slot for slot, m in owners.items() if m.id == owner or "myself" in m.flags}
-        wire.each([encode("CLUSTER", "SETSLOT", s, "NODE", owner) for s in slots if s not in known])
 
     def _why_not_open(self, node: Member, reply: bytes) -> str:
         if reply.startswith((b"-NOPERM", b"-NOAUTH")):

@@ -5,7 +5,6 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::prelude::*;
 use slotferry_core::handover::{self, Fate, HandoverSpec, Limits};
 use slotferry_core::net::Address;
-use slotferry_core::resp::encode::ExpiryCommand;
 
 use crate::access::Access;
 use crate::error::{forked, raise};
@@ -30,12 +29,12 @@ impl Handover {
         target_id,
         access,
         client_name,
-        has_pexpiretime,
         replicated,
         lanes,
         reading,
         together,
         chunk_keys,
+        chunk_bytes,
         max_keys,
         max_bytes,
         max_key_bytes,
@@ -47,12 +46,12 @@ impl Handover {
         target_id: String,
         access: &Bound<'_, Access>,
         client_name: String,
-        has_pexpiretime: bool,
         replicated: bool,
         lanes: usize,
         reading: usize,
         together: usize,
         chunk_keys: usize,
+        chunk_bytes: u64,
         max_keys: usize,
         max_bytes: u64,
         max_key_bytes: u64,
@@ -63,17 +62,13 @@ impl Handover {
             target_id,
             access: access.get().0.clone(),
             client_name,
-            expiry: if has_pexpiretime {
-                ExpiryCommand::Absolute
-            } else {
-                ExpiryCommand::Relative
-            },
             replicated,
             limits: Limits {
                 lanes,
                 reading,
                 together,
                 chunk_keys,
+                chunk_bytes,
                 keys: max_keys,
                 bytes: max_bytes,
                 key_bytes: max_key_bytes,

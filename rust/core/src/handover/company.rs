@@ -17,6 +17,9 @@ pub(super) struct Company {
     preparing: Cell<usize>,
     ready: Cell<usize>,
     keys: Cell<usize>,
+    lost: Cell<bool>,
+    /// Whether the target's replica was waited for in vain.
+    pub replica_is_late: Cell<bool>,
     go: Notify,
 }
 
@@ -29,6 +32,8 @@ impl Company {
             preparing: Cell::new(0),
             ready: Cell::new(0),
             keys: Cell::new(0),
+            lost: Cell::new(false),
+            replica_is_late: Cell::new(false),
             go: Notify::new(),
         }
     }
@@ -44,8 +49,14 @@ impl Company {
         self.look();
     }
 
+    /// A node was lost: no lane is to give up a slot any more, since the copies may be gone with it.
+    pub fn lose(&self) {
+        self.lost.set(true);
+    }
+
     /// A lane is ready to give up a slot of `keys` keys: wait until enough others are, or none is on its way.
-    pub async fn ready(&self, keys: usize) {
+    /// Returns whether it may.
+    pub async fn ready(&self, keys: usize) -> bool {
         let go = self.go.notified();
         tokio::pin!(go);
         go.as_mut().enable();
@@ -54,6 +65,7 @@ impl Company {
         self.keys.set(self.keys.get() + keys);
         self.look();
         go.await;
+        !self.lost.get()
     }
 
     fn look(&self) {
@@ -80,14 +92,30 @@ mod tests {
             reading: 1,
             together,
             chunk_keys: 1,
+            chunk_bytes: 1,
             keys: 100,
             bytes: 1,
             key_bytes: 1,
         })
     }
 
-    fn is_done(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
-        future.poll(&mut Context::from_waker(Waker::noop())) == Poll::Ready(())
+    fn poll(future: std::pin::Pin<&mut impl Future<Output = bool>>) -> Poll<bool> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn is_done(future: std::pin::Pin<&mut impl Future<Output = bool>>) -> bool {
+        poll(future).is_ready()
+    }
+
+    #[test]
+    fn nobody_goes_once_a_node_is_lost() {
+        let company = company(4);
+        (0..2).for_each(|_| company.enter());
+        let mut waiting = pin!(company.ready(1));
+        assert_eq!(poll(waiting.as_mut()), Poll::Pending);
+        company.lose();
+        company.leave();
+        assert_eq!(poll(waiting.as_mut()), Poll::Ready(false));
     }
 
     #[test]

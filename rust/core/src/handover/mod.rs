@@ -8,7 +8,7 @@
 //! - A client sees a key on the source or on the target, never on neither and never an old copy. Before the
 //!   transaction the source answers for all keys and sends no ASK; with it, the copied keys are gone there, the
 //!   slot is `MIGRATING`, and the copies are what the keys were at that instant: WATCH makes the transaction
-//!   fail otherwise. A script does both, since a transaction goes on after an error of one of its commands.
+//!   fail otherwise. A script does both or neither, since a transaction goes on after an error of one command.
 //! - What was copied is dropped from the target again whenever it is certain that the transaction did not
 //!   take place. Where that is not certain, nothing is dropped, and the outcome says so.
 //! - Keys held in memory stay within `Limits::bytes` a slot and lane.
@@ -30,7 +30,6 @@ use tokio::task::LocalSet;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{Access, Address};
-use crate::resp::encode::ExpiryCommand;
 use company::Company;
 use slot::Lane;
 
@@ -47,15 +46,14 @@ pub struct HandoverSpec {
     pub access: Access,
     /// What the connections are called in CLIENT LIST.
     pub client_name: String,
-    /// How the source tells when a key expires.
-    pub expiry: ExpiryCommand,
     /// Whether the target has a replica: it is waited for before a slot is given up.
     pub replicated: bool,
     /// How much at once.
     pub limits: Limits,
 }
 
-/// How much may be asked of the nodes at once. A slot beyond `keys`, `bytes` or `key_bytes` is left alone.
+/// How much may be asked of the nodes at once. A slot beyond `keys`, `bytes` or `key_bytes` is left alone; of strings
+/// it is the bytes of their payloads that count.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Slots under way at a time; each has a connection to either node.
@@ -66,6 +64,8 @@ pub struct Limits {
     pub together: usize,
     /// Keys that are read in one go.
     pub chunk_keys: usize,
+    /// Bytes that are read in one go, as MEMORY USAGE counts them; a larger key goes alone.
+    pub chunk_bytes: u64,
     /// Keys that are unlinked in one transaction.
     pub keys: usize,
     /// Bytes of a slot, as MEMORY USAGE counts them.
@@ -86,7 +86,7 @@ pub enum Fate {
     Busy,
     /// As before: a server said no, with these words.
     Refused(String),
-    /// As before: it was not begun, since a node was lost.
+    /// As before: a node was lost, and it was not begun or not given up for that.
     NotBegun,
     /// A connection was lost; copies may lie on the target, and the slot may be open.
     Lost {

@@ -8,7 +8,7 @@ use crate::net::{self, Access, Address, Bytes, Connection, HandshakeError, Outgo
 use crate::resp::{Decoded, Reply, decode, encode};
 
 /// A node that answers nothing for so long is given up.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) struct Peer {
     connection: Connection,
@@ -33,8 +33,15 @@ impl Peer {
         peer.add(1, |out| {
             encode::command(out, &[b"CLIENT", b"SETNAME", name.as_bytes()]);
         });
-        peer.replies(1, |_| 0).await?;
-        Ok(peer)
+        let mut refusal = None;
+        peer.replies(1, |reply| {
+            if let Reply::Error(text) = reply {
+                refusal = Some(String::from_utf8_lossy(text).into_owned());
+            }
+            0
+        })
+        .await?;
+        refusal.map_or(Ok(peer), Err)
     }
 
     /// Append commands that will have `replies` replies.

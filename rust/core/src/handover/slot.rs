@@ -23,12 +23,14 @@ const STRING_BYTES: u16 = 16 * 1024;
 /// Of a hundred keys so many have to be strings for GETRANGE to be tried.
 const MOSTLY: usize = 90;
 
-/// How long the target's replica is waited for; where it takes longer, MIGRATE would not have waited at all.
+/// How long the target's replica is waited for.
 const REPLICA_MILLIS: &[u8] = b"500";
 
-/// Opens the slot, then drops the keys; an error of the first leaves the keys where they are.
+/// Opens the slot, then drops the keys; an error of either leaves both as they were.
 const GIVE_UP: &[u8] = b"redis.call('CLUSTER','SETSLOT',ARGV[1],'MIGRATING',ARGV[2]) \
-    return redis.call('UNLINK',unpack(KEYS))";
+    local gone = redis.pcall('UNLINK',unpack(KEYS)) \
+    if type(gone) == 'table' and gone.err then redis.call('CLUSTER','SETSLOT',ARGV[1],'STABLE') end \
+    return gone";
 
 /// A connection to either node, and the slot that they carry.
 pub(super) struct Lane {
@@ -40,6 +42,8 @@ pub(super) struct Lane {
     sent: VecDeque<usize>,
     /// Places of the keys that the target has taken.
     restored: Vec<usize>,
+    /// What each key takes at the source, where it was asked.
+    sizes: Vec<u64>,
     bytes: u64,
     mostly_strings: bool,
     strings_refused: bool,
@@ -90,7 +94,7 @@ enum Tried {
 struct Broken {
     source: bool,
     why: String,
-    /// The transaction was sent: whether it took place is not known.
+    /// The transaction was sent: whether it took place is not known, so nothing is taken back.
     undecided: bool,
 }
 
@@ -110,6 +114,7 @@ impl Lane {
             keys: Keys::default(),
             sent: VecDeque::new(),
             restored: Vec::new(),
+            sizes: Vec::new(),
             bytes: 0,
             mostly_strings: false,
             strings_refused: false,
@@ -122,15 +127,14 @@ impl Lane {
             company.enter();
             let prepared = self.prepare(slot, company).await;
             let tried = match prepared {
-                Ok(None) => {
-                    company.ready(self.keys.len()).await;
-                    self.give_up(slot).await
-                }
+                Ok(None) if company.ready(self.keys.len()).await => self.give_up(slot).await,
+                Ok(None) => Ok(Tried::Left(Fate::NotBegun)),
                 Ok(Some(fate)) => {
                     company.leave();
                     Ok(Tried::Left(fate))
                 }
                 Err(broken) => {
+                    company.lose();
                     company.leave();
                     Err(broken)
                 }
@@ -147,12 +151,15 @@ impl Lane {
                 Ok(Tried::Left(fate)) => return self.left(slot, fate).await,
                 Ok(Tried::Changed) => {
                     if let Err(broken) = self.take_back().await {
+                        company.lose();
                         return self.lost(slot, broken);
                     }
                 }
-                Err(mut broken) => {
-                    if broken.source && !broken.undecided && self.take_back().await.is_err() {
-                        broken.undecided = true;
+                Err(broken) => {
+                    company.lose();
+                    if broken.source && !broken.undecided {
+                        // What can't be taken back now is known by the journal.
+                        let _ = self.take_back().await;
                     }
                     return self.lost(slot, broken);
                 }
@@ -187,7 +194,7 @@ impl Lane {
         self.bytes = 0;
         self.keys.clear();
         self.open().await?;
-        let _turn = company.reading.acquire().await;
+        let turn = company.reading.acquire().await;
         if let Some(refusal) = self.list(slot).await? {
             return Ok(Some(Fate::Refused(refusal)));
         }
@@ -199,7 +206,8 @@ impl Lane {
         {
             return Ok(Some(fate));
         }
-        self.await_replica().await?;
+        drop(turn);
+        self.await_replica(company).await?;
         Ok(None)
     }
 
@@ -279,6 +287,9 @@ impl Lane {
         } else {
             all
         };
+        if self.bytes > self.spec.limits.bytes {
+            return Ok(Some(Fate::Large));
+        }
         if refusal.is_none() && !rest.is_empty() {
             if let Some(fate) = self.weigh(&rest, &mut watched, &mut refusal).await? {
                 return Ok(Some(fate));
@@ -301,10 +312,16 @@ impl Lane {
         refusal: &mut Option<String>,
     ) -> Result<Option<Fate>, Broken> {
         let Self {
-            keys, source, spec, ..
+            keys,
+            source,
+            spec,
+            sizes,
+            ..
         } = self;
         let source = opened(source, at_source)?;
         let (mut total, mut largest) = (0, 0);
+        sizes.clear();
+        sizes.resize(keys.len(), 0);
         for chunk in places.chunks(spec.limits.chunk_keys) {
             source.add(chunk.len(), |out| {
                 for &place in chunk {
@@ -312,12 +329,19 @@ impl Lane {
                 }
             });
             let first = usize::from(!std::mem::replace(watched, true));
+            let mut asked = chunk.iter();
             source
                 .replies(chunk.len() + first, |reply| {
                     match reply {
                         Reply::Integer(size) => {
                             total += size.unsigned_abs();
                             largest = largest.max(size.unsigned_abs());
+                            if let Some(&place) = asked.next() {
+                                sizes[place] = size.unsigned_abs();
+                            }
+                        }
+                        Reply::Bulk(None) => {
+                            asked.next(); // gone meanwhile
                         }
                         other => note(refusal, &other),
                     }
@@ -340,8 +364,8 @@ impl Lane {
         refusal: &mut Option<String>,
     ) -> Result<Vec<usize>, Broken> {
         let mut others = Vec::new();
-        let size = self.spec.limits.chunk_keys;
-        let mut chunks = places.chunks(size).peekable();
+        let cut = self.cut(places, reading);
+        let mut chunks = cut.iter().map(|&(first, end)| &places[first..end]).peekable();
         if let Some(first) = chunks.peek() {
             self.ask(first, reading)?;
         }
@@ -365,18 +389,34 @@ impl Lane {
         Ok(others)
     }
 
-    fn ask(&mut self, places: &[usize], reading: Reading) -> Result<(), Broken> {
-        let Self {
-            keys, source, spec, ..
-        } = self;
-        let clock = usize::from(spec.expiry == ExpiryCommand::Relative);
-        opened(source, at_source)?.add(2 * places.len() + clock, |out| {
-            if clock > 0 {
-                encode::time(out);
+    /// Where to cut: no more keys than may be asked for at once, and no more bytes where sizes are known.
+    fn cut(&self, places: &[usize], reading: Reading) -> Vec<(usize, usize)> {
+        let limits = &self.spec.limits;
+        let mut cut = Vec::new();
+        let (mut first, mut bytes) = (0, 0);
+        for (at, &place) in places.iter().enumerate() {
+            let size = if reading == Reading::Dump {
+                self.sizes[place]
+            } else {
+                0
+            };
+            if at > first && (at - first >= limits.chunk_keys || bytes + size > limits.chunk_bytes) {
+                cut.push((first, at));
+                (first, bytes) = (at, 0);
             }
+            bytes += size;
+        }
+        cut.push((first, places.len()));
+        cut
+    }
+
+    fn ask(&mut self, places: &[usize], reading: Reading) -> Result<(), Broken> {
+        let Self { keys, source, .. } = self;
+        opened(source, at_source)?.add(2 * places.len(), |out| {
             for &place in places {
                 let key = keys.get(place);
-                encode::expiry(out, spec.expiry, key);
+                // As MIGRATE does it: a TTL that is told and set at once needs no clock in common.
+                encode::expiry(out, ExpiryCommand::Relative, key);
                 match reading {
                     // One byte more than there may be tells a longer one.
                     Reading::Strings => encode::getrange(out, key, i64::from(STRING_BYTES)),
@@ -400,7 +440,6 @@ impl Lane {
             keys,
             source,
             target,
-            spec,
             sent,
             bytes,
             strings_refused,
@@ -416,10 +455,6 @@ impl Lane {
                 })
                 .await
                 .map_err(at_source)?;
-        }
-        let mut now = 0;
-        if spec.expiry == ExpiryCommand::Relative {
-            now = source_clock(source).await?;
         }
         let (mut at, mut expiry) = (0, None);
         let mut payload = Vec::new();
@@ -437,15 +472,12 @@ impl Lane {
                 };
                 let place = places[at];
                 at += 1;
-                let expires_at = match u64::try_from(expires) {
-                    Ok(millis) => (now + millis).max(1),
-                    Err(_) => 0,
-                };
+                let ttl = u64::try_from(expires).map_or(0, |millis| millis.max(1));
                 let mut pass_on = |payload: &[u8]| {
                     *bytes += payload.len() as u64;
                     sent.push_back(place);
                     target.add(1, |out| {
-                        encode::restore_asking(out, keys.get(place), expires_at, payload);
+                        encode::restore_asking(out, keys.get(place), ttl, payload);
                     });
                 };
                 match (reading, reply) {
@@ -500,13 +532,23 @@ impl Lane {
     }
 
     /// Wait until a replica of the target has the copies too: after the transaction there is no other.
-    async fn await_replica(&mut self) -> Result<(), Broken> {
-        if !self.spec.replicated || self.restored.is_empty() {
+    ///
+    /// One that does not answer in time is not waited for any more in this call: MIGRATE would not wait at all.
+    async fn await_replica(&mut self, company: &Company) -> Result<(), Broken> {
+        if !self.spec.replicated || self.restored.is_empty() || company.replica_is_late.get() {
             return Ok(());
         }
         let target = opened(&mut self.target, at_target)?;
         target.add(1, |out| encode::command(out, &[b"WAIT", b"1", REPLICA_MILLIS]));
-        target.replies(1, |_| 0).await.map_err(at_target)
+        target
+            .replies(1, |reply| {
+                if reply == Reply::Integer(0) {
+                    company.replica_is_late.set(true);
+                }
+                0
+            })
+            .await
+            .map_err(at_target)
     }
 
     /// Let go of the slot at the source: all keys that were listed, at once, if none of them has changed.
@@ -618,30 +660,6 @@ impl Lane {
             Some(text) => Err(at_target(format!("it does not drop copies: {text}"))),
         }
     }
-}
-
-/// The source's own clock, in ms since the epoch.
-async fn source_clock(source: &mut Peer) -> Result<u64, Broken> {
-    let mut parts = [0u64; 2];
-    let mut at = 0;
-    source
-        .replies(1, |reply| match reply {
-            Reply::Array(Some(count)) => count,
-            Reply::Bulk(Some(digits)) => {
-                if let Some(part) = parts.get_mut(at) {
-                    *part = std::str::from_utf8(digits)
-                        .ok()
-                        .and_then(|text| text.parse().ok())
-                        .unwrap_or_default();
-                }
-                at += 1;
-                0
-            }
-            _ => 0,
-        })
-        .await
-        .map_err(at_source)?;
-    Ok(parts[0] * 1000 + parts[1] / 1000)
 }
 
 /// Keep the first error.

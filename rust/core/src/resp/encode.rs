@@ -147,18 +147,14 @@ pub fn asking(out: &mut Vec<u8>) {
     out.extend_from_slice(b"*1\r\n$6\r\nASKING\r\n");
 }
 
-/// Append `RESTORE-ASKING key ttl payload [ABSTTL]`, which a node that imports the slot takes (what MIGRATE
-/// sends); `expires_at` as for [`restore`].
-pub fn restore_asking(out: &mut Vec<u8>, key: &[u8], expires_at: u64, payload: &[u8]) {
-    out.reserve(key.len() + payload.len() + 112);
-    length(out, b'*', 4 + usize::from(expires_at > 0));
-    bulk(out, b"RESTORE-ASKING");
+/// Append `RESTORE-ASKING key ttl payload`, which a node that imports the slot takes (what MIGRATE sends); `ttl`
+/// in ms from then on, 0 for none.
+pub fn restore_asking(out: &mut Vec<u8>, key: &[u8], ttl: u64, payload: &[u8]) {
+    out.reserve(key.len() + payload.len() + 96);
+    out.extend_from_slice(b"*4\r\n$14\r\nRESTORE-ASKING\r\n");
     bulk(out, key);
-    number(out, expires_at);
+    number(out, ttl);
     bulk(out, payload);
-    if expires_at > 0 {
-        bulk(out, b"ABSTTL");
-    }
 }
 
 /// Append the beginning of a command of `arguments` arguments; they follow by [`bulk`].
