@@ -371,7 +371,7 @@ def test_a_node_that_was_demoted_meanwhile_is_another_process(stack: ExitStack) 
     for successor, other in ((replica, primary), (primary, replica)):
         wait_until(partial(_follows, successor, other), "the replica to be in step")
         with connect(successor) as connection:
-            connection.execute("CLUSTER", "FAILOVER")
+            connection.execute("CLUSTER", "FAILOVER", "TAKEOVER")
         wait_until(partial(_leads, successor), "the failover")
     assert before
     assert process() not in ("", before)

@@ -11,6 +11,7 @@ or busy slots, servers that refuse a command) goes by MIGRATE.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,7 +25,9 @@ from slotferry.reshard.members import Cluster, Member
 from slotferry.reshard.methods import Pair, correct_owner, itself
 from slotferry.reshard.wire import Wire, encode, format_ranges, is_error, refused
 
-_LANES, _READING, _TOGETHER, _CHUNK_KEYS = 8, 3, 4, 100
+_CHUNK_KEYS = 100
+_MOST_READING = 16
+_SECONDS_PER_READING = 0.00025  # of round trip: so much longer, and one slot more is read at a time
 _MOST_KEYS = 4_000  # in one transaction: it blocks the source for about 3 ms
 _MOST_BYTES, _MOST_KEY_BYTES = 16_000_000, 1_000_000
 _CALL_KEYS = 6_400  # about what one call hands over: pauses and limits are looked at between two calls
@@ -171,6 +174,8 @@ class SlotCopier:
             source, into = self._pair.source, self._pair.target
             text: bytes = target_wire.need("INFO", "replication")
             limits = self._limits
+            # Near servers are kept busy by one slot at a time, and others get their turn soon; far ones are not.
+            reading = min(limits.reading, 1 + int(_round_trip(source_wire) / _SECONDS_PER_READING))
             try:
                 self._handover = Handover(
                     source=(source.address.host, source.address.port),
@@ -179,9 +184,9 @@ class SlotCopier:
                     access=self._connector.access(),
                     client_name=self._name,
                     replicated=b"state=online" in text,
-                    lanes=limits.lanes,
-                    reading=_READING,
-                    together=_TOGETHER,
+                    lanes=4 * reading,
+                    reading=reading,
+                    together=2 * reading,
                     chunk_keys=limits.chunk_keys,
                     chunk_bytes=limits.chunk_bytes,
                     max_keys=limits.keys,
@@ -205,14 +210,14 @@ class _Limits:
 
     def __init__(self, gate: Gate) -> None:
         self._rate = gate.care.max_bytes_per_second
-        self.lanes, self.chunk_keys, self.keys = _LANES, _CHUNK_KEYS, _MOST_KEYS
+        self.reading, self.chunk_keys, self.keys = _MOST_READING, _CHUNK_KEYS, _MOST_KEYS
         self.bytes, self.chunk_bytes = _MOST_BYTES, _CHUNK_BYTES
         if self._rate is not None:
             self.bytes = min(_MOST_BYTES, max(self._rate, _MOST_KEY_BYTES))
         self._call = _CALL_KEYS
         if gate.batch_seconds is not None:
             at_once = max(10, int(gate.batch_seconds / _SECONDS_PER_KEY))
-            self.lanes = 1
+            self.reading = 1
             self.chunk_keys = min(_CHUNK_KEYS, at_once)
             self.keys = min(_MOST_KEYS, 4 * at_once)
             self.chunk_bytes = min(_CHUNK_BYTES, int(gate.batch_seconds * _BYTES_PER_SECOND))
@@ -224,6 +229,16 @@ class _Limits:
             return self._call
         # A tenth of a second's worth; until the size of a key is known, slot by slot.
         return min(self._call, self._rate / 10 / bytes_per_key) if bytes_per_key else 0
+
+
+def _round_trip(wire: Wire) -> float:
+    """Return the shortest of some round trips, in seconds."""
+    times = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        wire.call("PING")
+        times.append(time.perf_counter() - begun)
+    return min(times)
 
 
 def client_name(job: str, pair: Pair) -> str:
