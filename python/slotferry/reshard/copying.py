@@ -174,7 +174,7 @@ class SlotCopier:
             source, into = self._pair.source, self._pair.target
             text: bytes = target_wire.need("INFO", "replication")
             limits = self._limits
-            # Near servers are kept busy by one slot at a time, and others get their turn soon; far ones are not.
+            # One slot at a time keeps near servers busy, and lets others have their turn soon; not so far ones.
             reading = min(limits.reading, 1 + int(_round_trip(source_wire) / _SECONDS_PER_READING))
             try:
                 self._handover = Handover(
