@@ -174,7 +174,7 @@ class SlotCopier:
             source, into = self._pair.source, self._pair.target
             text: bytes = target_wire.need("INFO", "replication")
             limits = self._limits
-            # One slot at a time keeps near servers busy, and lets others have their turn soon; not so far ones.
+            # One slot at a time keeps near servers busy, and lets others have their turn soon; not far ones.
             reading = min(limits.reading, 1 + int(_round_trip(source_wire) / _SECONDS_PER_READING))
             try:
                 self._handover = Handover(
