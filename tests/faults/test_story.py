@@ -69,7 +69,7 @@ def test_the_whole_story(kind: ServerKind, stack: ExitStack, tmp_path: Path) -> 
         running.kill()
     done = run(*command[:-2])
 
-    assert done.code == 0, done.stderr
+    assert done.code == 0, done.stdout + done.stderr
     assert done.summary["resumed"]
     assert done.summary["runs"] == 2
     assert done.keys["scanned"] >= keys

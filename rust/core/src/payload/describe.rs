@@ -164,8 +164,8 @@ fn describe_group(name: &[u8], ours: &Group, theirs: Option<&Group>) -> String {
     let Some(theirs) = theirs else {
         return text;
     };
-    if ours.entries_read != theirs.entries_read
-        && let Some(read) = ours.entries_read
+    if ours.known_entries_read() != theirs.known_entries_read()
+        && let Some(read) = ours.known_entries_read()
     {
         let _ = write!(text, ", {read} entries read");
     }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::footer::Footer;
 use super::listpack::Writer;
-use super::stream::{EntryFields, Group, Stream, StreamId};
+use super::stream::{EntryFields, Group, NOT_KNOWN, Stream, StreamId};
 use super::type_byte as types;
 use super::value::Field;
 
@@ -122,10 +122,9 @@ pub(super) fn stream(stream: &Stream, with_history: bool) -> Vec<u8> {
 }
 
 fn group(out: &mut Vec<u8>, group: &Group, with_history: bool) {
-    const UNKNOWN: i64 = -1;
     id(out, group.last_id);
     if with_history {
-        length(out, group.entries_read.unwrap_or(UNKNOWN).cast_unsigned());
+        length(out, group.entries_read.unwrap_or(NOT_KNOWN).cast_unsigned());
     }
     length(out, group.pending.len() as u64);
     for (entry, delivery) in &group.pending {
