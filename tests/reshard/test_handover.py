@@ -164,6 +164,25 @@ def test_a_key_that_changes_before_the_transaction_is_copied_again(own: LocalClu
             assert connection.execute("GET", key) == value
 
 
+@pytest.mark.parametrize("own", REDIS, indirect=True)
+def test_a_key_that_expires_before_the_transaction_is_gone_on_both_nodes(own: LocalCluster) -> None:
+    first, second, _ = own.primaries
+    importing(own, SLOT)
+    name = keys_in([SLOT], 1)[0]
+    with connect(first) as connection:
+        connection.execute("PEXPIRE", name, 1_500)
+
+        def outlive() -> None:
+            wait_until(lambda: connection.execute("EXISTS", name) == 0, "the key to expire")
+
+        with held_before_the_transaction(own) as carry:
+            _, fate, keys, *_ = carry(outlive)
+
+    assert (fate, keys) == ("handed_over", 9)
+    assert keys_at(first) == {}
+    assert len(keys_at(second)) == 9
+
+
 def test_a_slot_that_changes_all_the_time_is_left_as_it_was(own: LocalCluster) -> None:
     first, second, _ = own.primaries
     importing(own, SLOT)

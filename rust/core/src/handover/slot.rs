@@ -551,7 +551,7 @@ impl Lane {
             .map_err(at_target)
     }
 
-    /// Let go of the slot at the source: all keys that were listed, at once, if none of them has changed.
+    /// Let go of the slot at the source: all keys that were copied, at once, if none that was listed has changed.
     async fn give_up(&mut self, slot: u16) -> Result<Tried, Broken> {
         let Self {
             keys,
@@ -566,7 +566,9 @@ impl Lane {
             undecided: true,
             ..at_source(why)
         };
-        if keys.len() == 0 {
+        // Keys that were gone before they could be watched are not named: with one that is missing, the script's
+        // UNLINK would be refused in a slot that has just been opened.
+        if restored.is_empty() {
             let id = spec.target_id.as_bytes();
             source.add(1, |out| {
                 encode::command(
@@ -584,11 +586,11 @@ impl Lane {
         }
         source.add(3, |out| {
             encode::command(out, &[b"MULTI"]);
-            encode::head(out, keys.len() + 5);
-            for argument in [b"EVAL".as_slice(), GIVE_UP, keys.len().to_string().as_bytes()] {
+            encode::head(out, restored.len() + 5);
+            for argument in [b"EVAL".as_slice(), GIVE_UP, restored.len().to_string().as_bytes()] {
                 encode::bulk(out, argument);
             }
-            for place in 0..keys.len() {
+            for &place in restored.iter() {
                 encode::bulk(out, keys.get(place));
             }
             encode::bulk(out, number.as_bytes());
@@ -638,17 +640,16 @@ impl Lane {
         if restored.is_empty() {
             return Ok(());
         }
-        target.add(2, |out| {
-            encode::asking(out);
-            encode::head(out, restored.len() + 1);
-            encode::bulk(out, b"UNLINK");
+        // One by one: with a copy that has expired, an UNLINK of many would be refused in an open slot.
+        target.add(2 * restored.len(), |out| {
             for &place in restored.iter() {
-                encode::bulk(out, keys.get(place));
+                encode::asking(out);
+                encode::command(out, &[b"UNLINK", keys.get(place)]);
             }
         });
         let mut refusal = None;
         target
-            .replies(2, |reply| {
+            .replies(2 * restored.len(), |reply| {
                 note(&mut refusal, &reply);
                 0
             })
