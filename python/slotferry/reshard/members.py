@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,8 @@ from slotferry.discovery import SLOTS
 from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError, UsageError
 from slotferry.reshard.wire import Wire, format_ranges, is_error, refused, text_of
+
+_LOOKS, _LOOK_SECONDS = 20, 0.25  # while slots seem to be nobody's
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,24 @@ def read_cluster(connector: Connector, *, known: Iterable[Address] = ()) -> Clus
         if member.is_primary and not member.is_down:
             seen[member.id] = _ask_itself(connector, member)
     return _assemble(seen)
+
+
+def read_still_cluster(connector: Connector) -> Cluster:
+    """`read_cluster`, but a slot that another tool is moving is not taken for nobody's.
+
+    The nodes are asked one after the other: one may have given a slot away that another had not got yet.
+    Only what is nobody's twice is so. Raises what `read_cluster` raises.
+    """
+    cluster = read_cluster(connector)
+    for _ in range(_LOOKS):
+        missing = set(cluster.uncovered)
+        if not missing:
+            break
+        time.sleep(_LOOK_SECONDS)
+        cluster = read_cluster(connector)
+        if missing.intersection(cluster.uncovered):
+            break
+    return cluster
 
 
 def _ask_itself(connector: Connector, member: Member) -> Member:

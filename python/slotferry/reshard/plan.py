@@ -22,7 +22,7 @@ from slotferry.errors import RefusedError, UsageError
 from slotferry.reshard.balance import Move, balance
 from slotferry.reshard.joining import Joining, with_joining
 from slotferry.reshard.measure import Weights, measure
-from slotferry.reshard.members import Cluster, Member, read_cluster
+from slotferry.reshard.members import Cluster, Member, read_still_cluster
 from slotferry.reshard.wire import format_ranges, parse_ranges, ranges_of
 
 if TYPE_CHECKING:
@@ -343,7 +343,7 @@ def plan_reshard(
 
 def make_plan(connector: Connector, policy: Policy) -> Plan:
     """`plan_reshard` for a policy."""
-    cluster = read_cluster(connector)
+    cluster = read_still_cluster(connector)
     _check_whole(cluster)
     fingerprint = cluster.fingerprint
     cluster, joins = with_joining(connector, cluster, policy.add)
