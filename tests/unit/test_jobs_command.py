@@ -48,7 +48,8 @@ def lines(text: str) -> list[dict[str, Any]]:
 def test_list(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with JobLock(path, "nightly"):
         table = run(capsys, "list").splitlines()
-    assert table[0].split() == ["JOB", "STATUS", "SCANNED", "PENDING", "FAILED", "RUNS", "CHANGED"]
+    heads = "JOB KIND STATUS SCANNED PENDING FAILED SLOTS RUNS CHANGED"
+    assert table[0].split() == heads.split()
     assert table[1].split()[:6] == ["nightly", "failed", "1,004", "1", "3", "1"]
     assert {row.split()[0]: row.split()[1] for row in table[2:]} == {
         "whole": "completed",
