@@ -50,8 +50,8 @@ def test_list(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         table = run(capsys, "list").splitlines()
     heads = "JOB KIND STATUS SCANNED PENDING FAILED SLOTS RUNS CHANGED"
     assert table[0].split() == heads.split()
-    assert table[1].split()[:6] == ["nightly", "failed", "1,004", "1", "3", "1"]
-    assert {row.split()[0]: row.split()[1] for row in table[2:]} == {
+    assert table[1].split()[:7] == ["nightly", "migrate", "failed", "1,004", "1", "3", "1"]
+    assert {row.split()[0]: row.split()[2] for row in table[2:]} == {
         "whole": "completed",
         "killed": "interrupted",
     }
