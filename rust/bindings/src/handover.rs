@@ -82,6 +82,7 @@ impl Handover {
         })
     }
 
+    #[pyo3(signature = (slots, /))]
     #[allow(clippy::needless_pass_by_value, reason = "what an argument of Python becomes")]
     fn hand_over(&self, py: Python<'_>, slots: Vec<u16>) -> PyResult<Vec<PyOutcome>> {
         if std::process::id() != self.process {
