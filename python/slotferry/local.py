@@ -32,10 +32,11 @@ SLOTS = 16384
 
 # The shell becomes the server; its background child waits on a pipe that only the parent holds open. A line
 # releases the guard, the end of the file means that the parent is gone. This works on Linux and macOS, from
-# any thread, and leaves no instant at which the server runs unguarded.
+# any thread, and leaves no instant at which the server runs unguarded. A server that is being killed may
+# still put a file into a folder that is being removed, which then stays: hence more than one try.
 _GUARDED_START = """
 exec 3<&0 </dev/null
-( read -r line <&3 || { kill -9 $$; rm -rf -- "$1"; } ) &
+( read -r line <&3 || { kill -9 $$; for wait in 0 1 2 5; do sleep $wait; rm -rf -- "$1" && break; done; } ) &
 exec 3<&-
 shift
 exec "$@"
