@@ -10,7 +10,7 @@ import inspect
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -190,17 +190,16 @@ class Node:
 
     def round_trip(self, samples: int = 5) -> float:
         """Return the shortest of some round trips, in seconds."""
-        times = []
-        for _ in range(samples):
-            begun = time.perf_counter()
+
+        def ping() -> None:
             try:
                 self.call("PING")
             except NoPermissionError:
                 pass  # refused, but answered: that is a round trip as well
             except ResponseError as error:
                 raise_for(error, self, "PING")
-            times.append(time.perf_counter() - begun)
-        return min(times)
+
+        return shortest(ping, samples)
 
 
 class Connector:
@@ -310,6 +309,16 @@ def _tls_context(tls: Tls) -> ssl.SSLContext:
             hint="check that they are PEM files and that the key belongs to the certificate",
         ) from None
     return context
+
+
+def shortest(call: Callable[[], object], samples: int = 5) -> float:
+    """Return how long the quickest of some calls takes, in seconds."""
+    times = []
+    for _ in range(samples):
+        begun = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begun)
+    return min(times)
 
 
 def unfit(side: Side, what: str, hint: str) -> SlotferryError:

@@ -11,7 +11,6 @@ or busy slots, servers that refuse a command) goes by MIGRATE.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -57,8 +56,8 @@ def lacking(wire: Wire) -> str:
         (b"CLIENT", b"SETNAME", b"slotferry"), (b"CLIENT", b"LIST", b"ID", b"0"),
         (b"CLIENT", b"KILL", b"ID", b"0"),
     )  # fmt: skip
-    for probe in probes:
-        reply = wire.call(*probe)
+    wire.send(b"".join(encode(*probe) for probe in probes))
+    for probe, reply in [(probe, wire.reply()) for probe in probes]:
         if is_error(reply) and reply.startswith((b"-NOPERM", b"-ERR unknown")):
             return b" ".join(word for word in probe if word.isupper()).decode()
     return ""
@@ -175,7 +174,7 @@ class SlotCopier:
             text: bytes = target_wire.need("INFO", "replication")
             limits = self._limits
             # One slot at a time keeps near servers busy, and lets others have their turn soon; not far ones.
-            reading = min(limits.reading, 1 + int(_round_trip(source_wire) / _SECONDS_PER_READING))
+            reading = min(limits.reading, 1 + int(source_wire.round_trip() / _SECONDS_PER_READING))
             try:
                 self._handover = Handover(
                     source=(source.address.host, source.address.port),
@@ -229,16 +228,6 @@ class _Limits:
             return self._call
         # A tenth of a second's worth; until the size of a key is known, slot by slot.
         return min(self._call, self._rate / 10 / bytes_per_key) if bytes_per_key else 0
-
-
-def _round_trip(wire: Wire) -> float:
-    """Return the shortest of some round trips, in seconds."""
-    times = []
-    for _ in range(5):
-        begun = time.perf_counter()
-        wire.call("PING")
-        times.append(time.perf_counter() - begun)
-    return min(times)
 
 
 def client_name(job: str, pair: Pair) -> str:

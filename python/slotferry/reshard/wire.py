@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from slotferry.admin import Connector, lost, unfit
+from slotferry.admin import Connector, lost, shortest, unfit
 from slotferry.endpoints import Address
 
 _RECEIVE = 1 << 18
@@ -92,6 +92,10 @@ class Wire:
                 self._node.name, f"{parts[0]} {parts[1]}" if len(parts) > 1 else str(parts[0]), reply
             )
         return reply
+
+    def round_trip(self) -> float:
+        """Return the shortest of some round trips, in seconds."""
+        return shortest(lambda: self.call("PING"))
 
     def each(self, commands: Sequence[bytes]) -> list[bytes]:
         """Send the commands and return their one-line replies, such as `+OK`, `:7` or `-ERR …`."""
