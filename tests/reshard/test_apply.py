@@ -11,9 +11,11 @@ import pytest
 from slotferry import plan_reshard
 from slotferry.errors import JobLockedError, RefusedError, TargetUnfitError
 from slotferry.local import LocalCluster
-from slotferry.reshard.apply import Options, apply_plan, cluster_lock
+from slotferry.reshard.apply import apply_plan
 from slotferry.reshard.care import Care
+from slotferry.reshard.cluster_lock import cluster_lock
 from slotferry.reshard.members import read_cluster
+from slotferry.reshard.options import Options
 from slotferry.reshard.plan import connect
 from tests.command import run
 from tests.reshard.client import LoadClient, fill_keys, keys_in, slots_owned

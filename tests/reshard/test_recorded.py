@@ -6,7 +6,7 @@ from pathlib import Path
 
 from slotferry.local import LocalCluster, LocalServer
 from slotferry.options import default_journal_path
-from slotferry.reshard.apply import cluster_lock
+from slotferry.reshard.cluster_lock import cluster_lock
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import read_cluster
 from slotferry.reshard.plan import connect

@@ -166,8 +166,8 @@ def test_the_method_that_both_nodes_know(
     products: tuple[str, str], versions: tuple[tuple[int, ...], tuple[int, ...]], method: str
 ) -> None:
     address = Address("h", 1)
-    ends = [
+    source, target = (
         Member(p, address, address, frozenset({"master"}), None, 1, frozenset(), product=p, version=v)
         for p, v in zip(products, versions, strict=True)
-    ]
-    assert choose_method(*ends) == method
+    )
+    assert choose_method(source, target) == method

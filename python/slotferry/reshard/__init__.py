@@ -10,8 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slotferry.reshard.apply import Options
     from slotferry.reshard.care import Care
+    from slotferry.reshard.options import Options
     from slotferry.reshard.plan import Plan, connect, plan_reshard
     from slotferry.reshard.report import Report
 
@@ -19,7 +19,7 @@ __all__ = ["Care", "Options", "Plan", "Report", "connect", "plan_reshard"]
 
 _HOMES = {
     "Care": "care",
-    "Options": "apply",
+    "Options": "options",
     "Plan": "plan",
     "Report": "report",
     "connect": "plan",

@@ -17,8 +17,8 @@ from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.errors import ExitCode, RefusedError, SlotferryError
 from slotferry.options import default_journal_path
-from slotferry.reshard.apply import cluster_lock
 from slotferry.reshard.care import Care, Gate
+from slotferry.reshard.cluster_lock import cluster_lock
 from slotferry.reshard.conflicts import ConflictFile, Keep
 from slotferry.reshard.copying import discard_recorded
 from slotferry.reshard.health import Finding, Health, group, look

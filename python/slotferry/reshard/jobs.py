@@ -11,10 +11,11 @@ from collections.abc import Callable
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.events import Event
-from slotferry.reshard.apply import Options, apply_plan
+from slotferry.reshard.apply import apply_plan
 from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.events import ReshardEnded
 from slotferry.reshard.journal import ReshardJournal
+from slotferry.reshard.options import Options
 from slotferry.reshard.plan import Plan, Policy, make_plan
 from slotferry.reshard.report import Report
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from slotferry.admin import lost
-from slotferry.errors import SlotferryError
+from slotferry.errors import RefusedError, SlotferryError
 from slotferry.reshard.members import Member, parse_nodes
 from slotferry.reshard.wire import Wire, encode
+
+MethodName = Literal["auto", "setslot", "atomic"]
 
 
 @dataclass(frozen=True)
@@ -64,8 +66,20 @@ class Method(Protocol):
         """Hang up."""
 
 
-def choose_method(source: Member, target: Member) -> str:
-    """Return the name of the best method that both nodes know."""
+def choose_method(source: Member, target: Member, wanted: MethodName = "auto") -> str:
+    """Return the name of the method to use: of those wanted the best that both nodes know."""
+    best = _best_method(source, target)
+    if wanted == "setslot":
+        return "setslot"
+    if wanted == "atomic" and best == "setslot":
+        raise RefusedError(
+            f"{source} and {target} know no atomic moves",
+            hint="they take Valkey ≥ 9 or Redis ≥ 8.4 on both nodes; use --method auto",
+        )
+    return best
+
+
+def _best_method(source: Member, target: Member) -> str:
     products = {source.product, target.product}
     oldest = min(source.version, target.version)
     if products == {"valkey"} and oldest >= (9, 0):

@@ -27,8 +27,8 @@ from slotferry.reshard.wire import format_ranges, parse_ranges, ranges_of
 
 if TYPE_CHECKING:
     from slotferry.events import Event
-    from slotferry.reshard.apply import Options
     from slotferry.reshard.care import Care
+    from slotferry.reshard.options import Options
     from slotferry.reshard.report import Report
 
 BY = ("slots", "keys", "bytes", "load")
@@ -256,7 +256,8 @@ class Plan:
         `Report.remaining` and `Report.error`. Raises `SlotferryError` where the run was refused and nothing
         has moved.
         """
-        from slotferry.reshard.apply import Options, apply_plan
+        from slotferry.reshard.apply import apply_plan
+        from slotferry.reshard.options import Options
 
         where = cluster or self.connector
         if where is None:

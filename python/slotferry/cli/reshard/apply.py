@@ -143,7 +143,8 @@ def apply(
     """
     from slotferry.cancel import CancelRequest
     from slotferry.cli.report_file import ReportFile
-    from slotferry.reshard.apply import Options, apply_plan
+    from slotferry.reshard.apply import apply_plan
+    from slotferry.reshard.options import Options
 
     connector = take_connector(cluster, parameters)
     care = take_care(parameters)

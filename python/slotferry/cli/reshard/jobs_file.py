@@ -27,8 +27,8 @@ else:
 
 if TYPE_CHECKING:
     from slotferry.admin import Connector
-    from slotferry.reshard.apply import Options
     from slotferry.reshard.care import Care
+    from slotferry.reshard.options import Options
     from slotferry.reshard.plan import Policy
 
 
@@ -121,7 +121,7 @@ class JobSettings:
 
     def options(self, name: str, journal: Path | None) -> Options:
         """Return the options of a run of this job."""
-        from slotferry.reshard.apply import Options
+        from slotferry.reshard.options import Options
 
         return Options(job=name, journal=journal, method=self.method, retry_for=self.retry_for, replan=True)
 
