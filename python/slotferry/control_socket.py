@@ -20,9 +20,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from slotferry.controls import Controls, Rates
+from slotferry.controls import Controls
 from slotferry.errors import JobNotRunningError, JournalError, SlotferryError, UsageError
-from slotferry.joblock import is_running, lock_folder
+from slotferry.joblock import Kind, is_running, lock_folder, lock_name
 
 Json = dict[str, Any]
 
@@ -35,8 +35,15 @@ _PATIENCE = 5.0
 class ControlSocket:
     """Listens for one run from `with` to its end; `status` says how the run is."""
 
-    def __init__(self, journal: Path, job: str, controls: Controls, status: Callable[[], Json]) -> None:
-        self.path = _path(journal, job)
+    def __init__(
+        self,
+        journal: Path,
+        job: str,
+        controls: Controls,
+        status: Callable[[], Json],
+        kind: Kind = "migrate",
+    ) -> None:
+        self.path = _path(journal, lock_name(job, kind))
         self._job = job
         self._controls = controls
         self._status = status
@@ -85,25 +92,25 @@ class ControlSocket:
         elif command == "resume":
             self._controls.paused = False
         elif command == "rate":
-            given = {name: request[name] for name in asdict(self._controls.rates) if name in request}
-            self._controls.rates = Rates(**{**asdict(self._controls.rates), **given})
+            names = asdict(self._controls.rates)
+            self._controls.change_rates({name: request[name] for name in names if name in request})
         elif command == "cancel":
             self._controls.cancel.ask(immediately=bool(request.get("immediately")))
         elif command != "status":
             raise UsageError(f"the run knows no command {command!r}", hint="is it of an older version?")
 
 
-def ask(journal: Path, job: str, command: str, **arguments: Any) -> Json:
+def ask(journal: Path, job: str, command: str, kind: Kind = "migrate", **arguments: Any) -> Json:
     """Ask the run of `job` that goes on now; return its answer, which says how the run is.
 
     Raises `JobNotRunningError` where none goes on, and `SlotferryError` for a request that it refuses.
     """
-    if not is_running(journal, job):
+    if not is_running(journal, job, kind):
         raise JobNotRunningError(
             f"the job {job} is not running",
-            hint="see 'slotferry jobs list'; start it with 'slotferry migrate'",
+            hint="see 'slotferry jobs list'; start it with 'slotferry migrate' or 'slotferry reshard'",
         )
-    path = _path(journal, job)
+    path = _path(journal, lock_name(job, kind))
     try:
         line = _exchange(path, json.dumps({"command": command, **arguments}).encode())
         answer: Json = json.loads(line)
@@ -118,10 +125,10 @@ def ask(journal: Path, job: str, command: str, **arguments: Any) -> Json:
     return answer
 
 
-def live_status(journal: Path, job: str) -> Json | None:
+def live_status(journal: Path, job: str, kind: Kind = "migrate") -> Json | None:
     """Return how the run of `job` is; None where none goes on or it does not say."""
     try:
-        return ask(journal, job, "status")
+        return ask(journal, job, "status", kind)
     except SlotferryError:
         return None
 
@@ -168,9 +175,9 @@ def _exchange(path: Path, line: bytes) -> bytes:
             return answer.readline()
 
 
-def _path(journal: Path, job: str) -> Path:
-    name = job if len(job) <= _LONGEST_NAME else hashlib.sha256(job.encode()).hexdigest()[:32]
-    return lock_folder(journal) / f"{name}.sock"
+def _path(journal: Path, name: str) -> Path:
+    short = name if len(name) <= _LONGEST_NAME else hashlib.sha256(name.encode()).hexdigest()[:32]
+    return lock_folder(journal) / f"{short}.sock"
 
 
 @contextlib.contextmanager

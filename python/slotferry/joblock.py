@@ -2,7 +2,7 @@
 
 Invariant: who holds the lock is the only one to write this job's rows. The lock is `flock` on
 `<journal>.locks/<job>.lock`; the file says who holds it and stays behind (taking it away could let two
-processes lock two files of the same name).
+processes lock two files of the same name). A reshard's is `reshard@<job>.lock`, which no migration is called.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ import socket
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from slotferry.errors import JobLockedError, JournalError
+
+Kind = Literal["migrate", "reshard"]
+KINDS: tuple[Kind, ...] = ("migrate", "reshard")
 
 _PATIENCE = 0.2  # seconds: outlasts a look by `is_running`
 
@@ -23,9 +27,10 @@ _PATIENCE = 0.2  # seconds: outlasts a look by `is_running`
 class JobLock:
     """Holds the lock of `job` from `with` to its end. Raises `JobLockedError` where another has it."""
 
-    def __init__(self, journal: Path, job: str) -> None:
-        self.path = _lock_path(journal, job)
+    def __init__(self, journal: Path, job: str, kind: Kind = "migrate") -> None:
+        self.path = _lock_path(journal, lock_name(job, kind))
         self.job = job
+        self.kind = kind
         self._file = -1
 
     def __enter__(self) -> JobLock:
@@ -46,9 +51,10 @@ class JobLock:
             if time.monotonic() >= deadline:
                 holder = _describe_holder(os.pread(self._file, 1000, 0))
                 os.close(self._file)
+                noun = "migration" if self.kind == "migrate" else "reshard"
                 raise JobLockedError(
                     f"the job {self.job} is being run by {holder}",
-                    hint="wait until it has ended, or stop it; another migration needs another --job",
+                    hint=f"wait until it has ended, or stop it; another {noun} needs another --job",
                 )
             time.sleep(_PATIENCE / 10)
         os.ftruncate(self._file, 0)
@@ -60,10 +66,15 @@ class JobLock:
         os.close(self._file)  # which unlocks
 
 
-def is_running(journal: Path, job: str) -> bool:
+def lock_name(job: str, kind: Kind) -> str:
+    """Return what the lock of a job is called: a migration and a reshard may be namesakes."""
+    return job if kind == "migrate" else f"reshard@{job}"
+
+
+def is_running(journal: Path, job: str, kind: Kind = "migrate") -> bool:
     """Whether some process holds the lock of `job` now."""
     try:
-        file = os.open(_lock_path(journal, job), os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(_lock_path(journal, lock_name(job, kind)), os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -87,8 +98,8 @@ def lock_folder(journal: Path) -> Path:
     return journal.parent / f"{journal.name}.locks"
 
 
-def _lock_path(journal: Path, job: str) -> Path:
-    return lock_folder(journal) / f"{job}.lock"
+def _lock_path(journal: Path, name: str) -> Path:
+    return lock_folder(journal) / f"{name}.lock"
 
 
 def _try_lock(file: int, how: int) -> bool:

@@ -160,11 +160,7 @@ class Options:
                 f"parallel_scans is {self.parallel_scans}",
                 hint=f"use a power of two from 1 to {MAX_PARTITIONS}",
             )
-        if self.job is not None and not _JOB_NAME.fullmatch(self.job):
-            raise UsageError(
-                f"{self.job!r} can't be the name of a job",
-                hint="use up to 100 letters, digits, dots, dashes and underscores; no dot or dash in front",
-            )
+        check_job_name(self.job)
         if self.on_collision not in get_args(OnCollision):
             raise UsageError(f"on_collision is {self.on_collision!r}", hint="use refuse, record or unchecked")
         selection = self.selection  # which refuses what makes no sense
@@ -231,6 +227,15 @@ class Options:
     def journal_path(self) -> Path:
         """The journal's file."""
         return default_journal_path() if self.journal is None else Path(self.journal)
+
+
+def check_job_name(job: str | None) -> None:
+    """Raise `UsageError` for a name that no job can have; None is chosen by the job itself."""
+    if job is not None and not _JOB_NAME.fullmatch(job):
+        raise UsageError(
+            f"{job!r} can't be the name of a job",
+            hint="use up to 100 letters, digits, dots, dashes and underscores; no dot or dash in front",
+        )
 
 
 def default_journal_path() -> Path:

@@ -171,7 +171,7 @@ def test_pause_file_rate_and_duration(own: LocalCluster, tmp_path: Path) -> None
 
     care = Care(pause_file=pause, max_bytes_per_second=40_000, max_duration=2)
     assert plan.apply(method="setslot", care=care, on_event=watch).status in ("work_left", "completed")
-    assert f"paused: {pause} exists" in reasons
+    assert f"by the file {pause}" in reasons
     assert "limited by max-bytes-per-second" in reasons
 
     again = plan_reshard(own.url, drain=[own.primaries[1].address])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from slotferry.cancel import CancelRequest
 from slotferry.errors import UsageError
-from slotferry.reshard.care import Care, Gate
+from slotferry.reshard.care import Care, Condition, Gate
 from slotferry.reshard.window import Window, find_zone
 
 BERLIN = find_zone("Europe/Berlin")
@@ -73,7 +74,38 @@ def test_a_reason_to_stop_ends_a_pause(tmp_path: Path) -> None:
     cancel = CancelRequest()
     gate = Gate(Care(pause_file=pause), cancel)
     cancel.ask()
-    gate.wait_turn(1)  # would wait for ever
+    assert gate.holds
+    assert list(gate.held()) == []  # would wait for ever
+
+
+def test_a_pause_is_made_where_nothing_is_open_and_says_by_whom() -> None:
+    gate = Gate(Care(), CancelRequest())
+    assert not gate.holds
+    gate.pause()
+    gate.wait_turn(1)  # of what is in hand
+    assert gate.holds
+    assert gate.condition == Condition("running", "finishing the slots in hand: paused by the operator, 0 s")
+    held = gate.held()
+    assert next(held) == Condition("paused", "by the operator, 0 s")
+    gate.resume()
+    assert list(held) == []
+    assert not gate.holds
+
+
+def test_a_changed_rate_cuts_the_groups_and_is_kept_from_then_on() -> None:
+    gate = Gate(Care(max_bytes_per_second=1_000), CancelRequest())
+    gate.set_rate(max_keys_per_second=None, max_bytes_per_second=2_000)
+    assert gate.holds
+    assert list(gate.held()) == []
+    assert not gate.holds
+    assert gate.care.max_bytes_per_second == 2_000
+    gate.pay(1_000)
+    begun = time.monotonic()
+    gate.wait_turn(0)
+    assert time.monotonic() - begun > 0.4
+    gate.pay(1 << 40)
+    gate.set_rate(max_keys_per_second=None, max_bytes_per_second=None)
+    gate.wait_turn(1 << 40)  # would wait for years
 
 
 @pytest.mark.parametrize("name", ["max_duration", "pause_above_latency", "max_bytes_per_second"])

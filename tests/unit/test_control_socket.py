@@ -15,7 +15,8 @@ from slotferry.cancel import CancelRequest
 from slotferry.control_socket import ControlSocket, ask, live_status
 from slotferry.controls import Controls, Rates
 from slotferry.errors import JobNotRunningError, UsageError
-from slotferry.joblock import JobLock
+from slotferry.joblock import JobLock, Kind
+from tests.command import run
 
 
 @pytest.fixture
@@ -24,13 +25,15 @@ def journal(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def listening(journal: Path, job: str = "nightly") -> Iterator[tuple[Controls, ControlSocket]]:
+def listening(
+    journal: Path, job: str = "nightly", kind: Kind = "migrate"
+) -> Iterator[tuple[Controls, ControlSocket]]:
     controls = Controls(CancelRequest(), Rates(max_keys_per_second=9))
 
     def status() -> dict[str, Any]:
         return {"state": "running", "reason": ""}
 
-    with JobLock(journal, job), ControlSocket(journal, job, controls, status) as opened:
+    with JobLock(journal, job, kind), ControlSocket(journal, job, controls, status, kind) as opened:
         assert opened.complaint == ""
         yield controls, opened
 
@@ -73,6 +76,21 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(journal: Path) -> No
                 assert b'"ok": true' not in client.recv(10_000)
         assert controls.rates == Rates(9)
         assert live_status(journal, "nightly") is not None
+
+
+def test_namesakes_are_told_apart(journal: Path) -> None:
+    options = ("--journal", str(journal))
+    with listening(journal) as (migration, _), listening(journal, kind="reshard") as (reshard, _):
+        unclear = run("jobs", "pause", "nightly", *options)
+        assert (unclear.code, "--kind" in unclear.stderr) == (2, True)
+        assert run("jobs", "pause", "nightly", "--kind", "reshard", *options).code == 0
+        assert (migration.paused, reshard.paused) == (False, True)
+        ask(journal, "nightly", "cancel")
+        assert (migration.cancel.level, reshard.cancel.level) == (1, 0)
+    with listening(journal, kind="reshard") as (reshard, _):
+        assert run("jobs", "pause", "nightly", *options).code == 0
+        assert reshard.paused
+        assert run("jobs", "pause", "nightly", "--kind", "migrate", *options).code == 4
 
 
 def test_a_socket_that_a_killed_run_left_behind_is_replaced(journal: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from slotferry.cancel import CancelRequest
 from slotferry.controls import Controls, Rates, Steering
-from slotferry.errors import UsageError
+from slotferry.errors import MigrationInterrupted, UsageError
 from tests.unit.fakes import FakeJob
 
 
@@ -42,6 +42,27 @@ def test_the_next_engine_job_of_a_run_begins_with_what_was_asked_before() -> Non
 def test_a_rate_below_one_is_refused_by_name(field: str) -> None:
     with pytest.raises(UsageError, match=field):
         Rates(**{field: 0})
+
+
+def test_a_run_that_counts_no_keys_is_not_limited_by_them() -> None:
+    controls = Controls(CancelRequest(), Rates(), counts_keys=False)
+    with pytest.raises(UsageError, match="can't be limited by keys"):
+        controls.change_rates({"max_keys_per_second": 5, "max_bytes_per_second": 7})
+    assert controls.rates == Rates()
+    controls.change_rates({"max_keys_per_second": None, "max_bytes_per_second": 7})
+    assert controls.rates == Rates(None, 7)
+
+
+def test_one_of_several_runs_ends_alone_or_with_all_of_them() -> None:
+    everything = CancelRequest()
+    one, another = CancelRequest(within=everything), CancelRequest(within=everything)
+    one.ask(immediately=True)
+    assert (one.level, another.level, everything.level) == (2, 0, 0)
+    everything.ask(signal=15)
+    assert (one.level, another.level) == (2, 1)
+    with pytest.raises(MigrationInterrupted) as ended:
+        another.check()
+    assert ended.value.exit_code == 143
 
 
 def test_rates_read_well() -> None:

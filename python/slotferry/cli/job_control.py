@@ -1,20 +1,23 @@
 """`slotferry jobs pause|resume|rate|cancel`: ask something of a run that goes on in another terminal.
 
 Invariant: a command says what was asked and how the run was then; whether it is followed shows in
-`slotferry jobs show`.
+`slotferry jobs show`. Migrations and reshards are asked alike.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.jobs import journal_option, journal_path, json_option, settings
+from slotferry.cli.jobs import journal_option, journal_path, json_option, kind_option, settings
 from slotferry.cli.types import byte_rate, key_rate, or_none
 from slotferry.errors import UsageError
+
+if TYPE_CHECKING:
+    from slotferry.joblock import Kind
 
 _PAUSE_EXAMPLES = """\
 \b
@@ -41,35 +44,45 @@ Examples:
 @click.argument("job")
 @journal_option
 @json_option
-def pause_job(job: str, journal: Path | None, as_json: bool) -> None:
-    """Pause a running job: nothing more is read until it is resumed.
+@kind_option
+def pause_job(job: str, journal: Path | None, as_json: bool, kind: Any) -> None:
+    """Pause a running job: nothing more is read or moved until it is resumed.
 
-    What is under way is finished and recorded. A job that ends is not paused any more the next time.
+    What is under way is finished and recorded; while a reshard is paused, no slot of it is open. A job that
+    ends is not paused any more the next time.
     """
-    _ask(job, journal, as_json, "pause", f"asked {job} to pause")
+    _ask(job, journal, as_json, kind, "pause", f"asked {job} to pause")
 
 
 @click.command("resume", context_settings=settings, epilog=_PAUSE_EXAMPLES)
 @click.argument("job")
 @journal_option
 @json_option
-def resume_job(job: str, journal: Path | None, as_json: bool) -> None:
+@kind_option
+def resume_job(job: str, journal: Path | None, as_json: bool, kind: Any) -> None:
     """Let a paused job go on."""
-    _ask(job, journal, as_json, "resume", f"asked {job} to go on")
+    _ask(job, journal, as_json, kind, "resume", f"asked {job} to go on")
 
 
 @click.command("rate", context_settings=settings, epilog=_RATE_EXAMPLES)
 @click.argument("job")
 @click.option(
-    "--max-keys-per-second", type=or_none(key_rate), metavar="NUMBER", help="Keys to read; none: no limit."
+    "--max-keys-per-second",
+    type=or_none(key_rate),
+    metavar="NUMBER",
+    help="Keys to read, of a migration alone; none: no limit.",
 )
 @click.option(
-    "--max-bytes-per-second", type=or_none(byte_rate), metavar="SIZE", help="Bytes to read; none: no limit."
+    "--max-bytes-per-second",
+    type=or_none(byte_rate),
+    metavar="SIZE",
+    help="Bytes to read, or to move; none: no limit.",
 )
 @journal_option
 @json_option
-def rate_job(job: str, journal: Path | None, as_json: bool, **limits: int | None) -> None:
-    """Limit what a running job reads in a second.
+@kind_option
+def rate_job(job: str, journal: Path | None, as_json: bool, kind: Any, **limits: int | None) -> None:
+    """Limit what a running migration reads, or a running reshard moves, in a second.
 
     A limit that is not named stays as it is. The next run begins with those of its own command.
     """
@@ -85,7 +98,7 @@ def rate_job(job: str, journal: Path | None, as_json: bool, **limits: int | None
             "no rate was given", hint="give --max-keys-per-second, --max-bytes-per-second or both"
         )
     said = ", ".join(f"{name.replace('_', '-')} {value or 'none'}" for name, value in named.items())
-    _ask(job, journal, as_json, "rate", f"asked {job} for {said}", **named)
+    _ask(job, journal, as_json, kind, "rate", f"asked {job} for {said}", **named)
 
 
 @click.command("cancel", context_settings=settings, epilog=_CANCEL_EXAMPLES)
@@ -93,16 +106,42 @@ def rate_job(job: str, journal: Path | None, as_json: bool, **limits: int | None
 @click.option("--immediately", is_flag=True, help="Do not finish what is under way; still nothing is lost.")
 @journal_option
 @json_option
-def cancel_job(job: str, journal: Path | None, as_json: bool, immediately: bool) -> None:
-    """End a running job in order, as Ctrl-C does: it can be resumed."""
-    _ask(job, journal, as_json, "cancel", f"asked {job} to end", immediately=immediately)
+@kind_option
+def cancel_job(job: str, journal: Path | None, as_json: bool, kind: Any, immediately: bool) -> None:
+    """End a running job in order, as Ctrl-C does: it can be resumed.
+
+    Of 'reshard run', the next job of its file begins then.
+    """
+    _ask(job, journal, as_json, kind, "cancel", f"asked {job} to end", immediately=immediately)
 
 
-def _ask(job: str, journal: Path | None, as_json: bool, command: str, said: str, **arguments: Any) -> None:
+def _ask(
+    job: str,
+    journal: Path | None,
+    as_json: bool,
+    kind: Kind | None,
+    command: str,
+    said: str,
+    **arguments: Any,
+) -> None:
     from slotferry.control_socket import ask
 
-    answer = ask(journal_path(journal), job, command, **arguments)
+    path = journal_path(journal)
+    answer = ask(path, job, command, kind or _running_kind(path, job), **arguments)
     click.echo(json.dumps({**answer, "type": "asked", "command": command}) if as_json else said)
+
+
+def _running_kind(path: Path, job: str) -> Kind:
+    """Return which kind of job is meant. Raises `UsageError` where two of that name are running."""
+    from slotferry.joblock import KINDS, is_running
+
+    running = [kind for kind in KINDS if is_running(path, job, kind)]
+    if len(running) > 1:
+        raise UsageError(
+            f"a migration and a reshard called {job!r} are running",
+            hint="say which with --kind migrate or reshard",
+        )
+    return running[0] if running else KINDS[0]
 
 
 COMMANDS = (pause_job, resume_job, rate_job, cancel_job)

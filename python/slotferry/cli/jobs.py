@@ -278,7 +278,7 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
     head = [
         ("job", record.name),
         ("status", _status(path, record.name, record.status)),
-        *([] if live is None else _live_rows(live)),
+        *([] if live is None else live_rows(live)),
         ("source", setup.source),
         ("target", setup.target),
         ("on-conflict", setup.on_conflict),
@@ -323,7 +323,8 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
         click.echo("\n".join(failure_lines(notes)))
 
 
-def _live_rows(live: dict[str, Any]) -> list[tuple[str, str]]:
+def live_rows(live: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return how a run is, for a table of two columns."""
     from slotferry.controls import Rates
     from slotferry.text import format_duration
 

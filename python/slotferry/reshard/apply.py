@@ -6,24 +6,29 @@ on: the cluster itself says which slots are done and which are open.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
+from slotferry.control_socket import ControlSocket
+from slotferry.controls import Controls, Rates, Steering
 from slotferry.endpoints import Address
 from slotferry.errors import RESUME_HINT, MigrationInterrupted, SlotferryError
 from slotferry.events import Event, Notice
+from slotferry.joblock import JobLock
 from slotferry.reshard.balance import Move
-from slotferry.reshard.care import Care, Gate, LatencyWatch
+from slotferry.reshard.care import Care, Condition, Gate, LatencyWatch
 from slotferry.reshard.cluster_lock import cluster_lock
 from slotferry.reshard.conflicts import ConflictFile
 from slotferry.reshard.copying import discard_recorded
 from slotferry.reshard.drift import drift_of, plan_shards
 from slotferry.reshard.ends import Ends, both_answer, count_keys
-from slotferry.reshard.events import ReshardEnded, ReshardStarted
+from slotferry.reshard.events import ReshardEnded, ReshardProgress, ReshardStarted
 from slotferry.reshard.joining import Joining, meet, with_joining
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member, read_cluster
@@ -36,6 +41,16 @@ from slotferry.reshard.rights import check_rights
 from slotferry.reshard.tally import TICK_SECONDS, Tally, Ticker
 
 _RETRY_NAP = 0.5
+_NO_PROGRESS = ReshardProgress(
+    *("connecting", ""),
+    slots_done=0,
+    slots=0,
+    keys_moved=0,
+    keys=0,
+    bytes_moved=0,
+    keys_per_second=None,
+    elapsed_seconds=0.0,
+)
 
 
 def apply_plan(
@@ -68,11 +83,17 @@ class _Applier:
         self._connector = connector
         self._plan = plan
         self._options = options
-        self._emit = on_event or (lambda _: None)
-        self._cancel = cancel or CancelRequest()
+        self._listener = on_event or (lambda _: None)
+        # What is asked of this job alone ends no other one that shares the request.
+        self._cancel = CancelRequest(within=cancel)
         self._gate = Gate(care, self._cancel)
+        rates = Rates(max_bytes_per_second=care.max_bytes_per_second)
+        self._controls = Controls(self._cancel, rates, counts_keys=False)
+        self._steering = Steering(self._controls)
         self._job = options.job or f"reshard-{plan.digest[:12]}"
         self._tally = Tally()
+        self._ticker = Ticker(self._tally, self._emit)
+        self._progress = _NO_PROGRESS
         self._known: list[Address] = []
         self._method_names: set[str] = set()
         self._run_number = 0
@@ -80,11 +101,16 @@ class _Applier:
 
     def run(self) -> Report:
         begun = time.monotonic()
+        path = self._options.journal_path
         cluster = read_cluster(self._connector)
         with (
-            cluster_lock(self._options.journal_path, cluster),
-            ReshardJournal(self._options.journal_path) as journal,
+            cluster_lock(path, cluster),
+            JobLock(path, self._job, "reshard"),
+            ReshardJournal(path) as journal,
+            ControlSocket(path, self._job, self._controls, self._status, "reshard") as socket,
         ):
+            if socket.complaint:
+                self._notice(socket.complaint)
             cluster = read_cluster(self._connector)  # what the one before us has left
             plan_shards(self._plan, cluster)
             cluster = self._follow(self._joining(cluster)[0])
@@ -135,8 +161,25 @@ class _Applier:
     def _conflict_path(self, journal: Path) -> Path:
         return self._options.conflicts or journal.with_name(f"{self._job}-conflicts.jsonl")
 
+    # What is told, and asked
+
     def _notice(self, text: str) -> None:
         self._emit(Notice(text))
+
+    def _emit(self, event: Event) -> None:
+        if isinstance(event, ReshardProgress):
+            self._progress = event
+        self._listener(event)
+
+    def _status(self) -> dict[str, Any]:
+        """Return how the run is at this instant."""
+        return {"job": self._job, "run": self._run_number, "pid": os.getpid(), **self._progress.to_dict()}
+
+    def _tick(self, condition: Condition) -> None:
+        """Hand on what was asked, and tell how far it is."""
+        for change in self._steering.steer(self._gate):
+            self._notice(change)
+        self._ticker.tick(condition)
 
     # The work
 
@@ -164,7 +207,6 @@ class _Applier:
         self._tally.counted = count_keys(self._connector, cluster, todo)
         mover.ends.look(cluster, shards, todo)
         self._start_telling(cluster, shards, todo)
-        ticker = Ticker(self._tally, self._emit)
         addresses = sorted({m.address for m in shards.values()})
         last_move, told = time.monotonic(), ""
         workers = max(1, len(shards) - 1)
@@ -174,16 +216,21 @@ class _Applier:
         ):
             while todo and self._gate.closed() is None:
                 done_before = self._tally.advance
-                trouble = mover.move(pool, cluster, shards, todo, ticker)
+                trouble = mover.move(pool, cluster, shards, todo, self._tick)
                 if self._tally.advance > done_before:
                     last_move, told = time.monotonic(), ""
+                held = trouble is None and self._gate.holds
                 if trouble is not None:
                     if time.monotonic() - last_move > self._options.retry_for:
                         raise trouble
                     if trouble.message != told:
                         told = trouble.message
                         self._notice(f"{told}; trying again")
-                    self._nap(ticker, "a target is full" if mover.full else "a node is away")
+                    self._nap("a target is full" if mover.full else "a node is away")
+                elif held:
+                    self._hold(mover)
+                    last_move = time.monotonic()
+                if trouble is not None or (held and self._gate.closed() is None):
                     cluster = self._look_again(cluster)
                     shards = plan_shards(self._plan, cluster, strict=False)
                     mover.look_at_full(shards)
@@ -207,11 +254,18 @@ class _Applier:
             )
         )
 
-    def _nap(self, ticker: Ticker, reason: str) -> None:
+    def _nap(self, reason: str) -> None:
         deadline = time.monotonic() + _RETRY_NAP
         while time.monotonic() < deadline:
             self._gate.check_abandoned()
-            ticker.tick(reason)
+            self._tick(Condition("waiting", reason))
+            time.sleep(TICK_SECONDS)
+
+    def _hold(self, mover: Mover) -> None:
+        """Wait while the gate holds, without connections: servers may end those that say nothing for long."""
+        mover.close()
+        for condition in self._gate.held():
+            self._tick(condition)
             time.sleep(TICK_SECONDS)
 
     def _look_again(self, before: Cluster) -> Cluster:

@@ -1,17 +1,19 @@
 """What keeps a reshard from hurting: windows, limits and pauses, and the gate that enforces them.
 
 Invariant: whoever waits at the gate waits for a reason that can be read from another thread. A reason to stop
-is final; it ends every pause, so that what is in hand is finished and nothing stays open.
+is final; it ends every pause, so that what is in hand is finished and nothing stays open. A pause that was
+asked for may take hours: it is made where nothing is open. For one of latency, work stops where it is.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Literal
 
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
@@ -25,6 +27,8 @@ _LOOK_SECONDS = 0.05  # between two looks at the latency
 _FILE_SECONDS = 0.25  # between two looks at the pause file
 _CALM_LOOKS = 4  # so many good looks in a row end a pause
 _SHARE_OF_BOUND = 0.1  # of the latency bound: what one MIGRATE may take
+
+State = Literal["connecting", "running", "paused", "waiting"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,14 @@ class Care:
 
 
 @dataclass(frozen=True)
+class Condition:
+    """How a run is, with the reason where it does not go on as it could."""
+
+    state: State = "running"
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class Closed:
     """Why nothing may be begun: `reason` in words, `until` when a window opens (seconds since 1970)."""
 
@@ -65,7 +77,10 @@ class Closed:
 
 
 class Gate:
-    """Shared by the workers of one run: they pass it before each batch, and look for a reason to stop."""
+    """Shared by the workers of one run: they pass it before each batch, and look for a reason to stop.
+
+    It can be steered meanwhile (`controls.Steered`): `care` has the limits as they are now.
+    """
 
     def __init__(self, care: Care, cancel: CancelRequest, clock: Callable[[], float] = time.time) -> None:
         self.care = care
@@ -78,21 +93,63 @@ class Gate:
         self._filled = time.monotonic()
         self._lock = threading.Lock()
         self._slow = ""
-        self._reasons: dict[int, str] = {}
+        self._waits: dict[int, Condition] = {}
         self._next_file_look = 0.0
         self._paused_by_file = False
+        self._paused_since: float | None = None
+        self._limits_changed = False
 
     @property
-    def reason(self) -> str:
-        """Why somebody waits now; empty where nobody does."""
+    def condition(self) -> Condition:
+        """How those fare who are at work."""
         with self._lock:
-            return next(iter(self._reasons.values()), "")
+            wait = next(iter(self._waits.values()), Condition())
+        if (closed := self.closed()) is not None:
+            end = closed.reason
+        elif asked := self._pause_asked_for():
+            end = f"paused {asked}"
+        else:
+            return wait
+        return replace(
+            wait, reason="; ".join(filter(None, [f"finishing the slots in hand: {end}", wait.reason]))
+        )
+
+    def pause(self) -> None:
+        """Begin with no further slot, until `resume`."""
+        self._paused_since = time.monotonic()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._paused_since = None
+
+    def set_rate(self, *, max_keys_per_second: int | None, max_bytes_per_second: int | None) -> None:
+        """Limit what is moved in a second from now on; a limit of keys there is none."""
+        del max_keys_per_second
+        with self._lock:
+            self.care = replace(self.care, max_bytes_per_second=max_bytes_per_second)
+            self._tokens, self._filled = 0.0, time.monotonic()
+            self._limits_changed = True
 
     @property
     def batch_seconds(self) -> float | None:
         """How long one MIGRATE should block at most; None where there is no bound."""
         bound = self.care.pause_above_latency
         return None if bound is None else bound * _SHARE_OF_BOUND
+
+    @property
+    def holds(self) -> bool:
+        """Whether no slot may be begun now: it is time to stop, to pause, or to look at changed limits."""
+        return self._limits_changed or bool(self._pause_asked_for()) or self.closed() is not None
+
+    def held(self) -> Iterator[Condition]:
+        """Yield how the run is, for as long as `holds` is true for another reason than one to stop.
+
+        To be asked for when nothing is open.
+        """
+        self._limits_changed = False
+        while (reason := self._pause_asked_for()) and self.closed() is None:
+            self.check_abandoned()
+            yield Condition("paused", reason)
 
     def closed(self) -> Closed | None:
         """Return why no further slot may be begun; None where it may."""
@@ -119,10 +176,10 @@ class Gate:
 
     def wait_turn(self, size: int) -> None:
         """Wait until a batch of `size` bytes may go. A reason to stop ends every pause but the rate's."""
-        while (reason := self._pause()) and not self.closed():
-            self._wait(reason, _FILE_SECONDS / 5)
+        while (slow := self._slow) and not self.closed():
+            self._wait(Condition("paused", slow), _LOOK_SECONDS)
         while (missing := self._take(size)) > 0:
-            self._wait("limited by max-bytes-per-second", min(missing, 0.1))
+            self._wait(Condition("running", "limited by max-bytes-per-second"), min(missing, 0.1))
 
     def pay(self, size: int) -> None:
         """Take `size` bytes that have gone already out of the budget: whoever comes next waits for it."""
@@ -134,21 +191,22 @@ class Gate:
         """Wait, and let it be seen why. An immediate cancel ends it."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
-            self._wait(reason, min(left, 0.1))
+            self._wait(Condition("waiting", reason) if reason else Condition(), min(left, 0.1))
 
     def report_latency(self, slow: str) -> None:
         """Take what the latency watch says: why to pause, or an empty text."""
         self._slow = slow
 
-    def _pause(self) -> str:
-        if self._slow:
-            return self._slow
+    def _pause_asked_for(self) -> str:
+        """Return by what a pause was asked for; empty where it was not."""
+        if (since := self._paused_since) is not None:
+            return f"by the operator, {time.monotonic() - since:.0f} s"
         if self.care.pause_file is not None:
             if time.monotonic() >= self._next_file_look:
                 self._next_file_look = time.monotonic() + _FILE_SECONDS
                 self._paused_by_file = self.care.pause_file.exists()
             if self._paused_by_file:
-                return f"paused: {self.care.pause_file} exists"
+                return f"by the file {self.care.pause_file}"
         return ""
 
     def _take(self, size: int) -> float:
@@ -166,17 +224,17 @@ class Gate:
             self._tokens -= size  # below 0: a batch larger than the budget is paid off afterwards
             return 0.0
 
-    def _wait(self, reason: str, seconds: float) -> None:
+    def _wait(self, condition: Condition, seconds: float) -> None:
         if self._cancel.level > 1:
             raise self._cancel.error()
         me = threading.get_ident()
         with self._lock:
-            self._reasons[me] = reason
+            self._waits[me] = condition
         try:
             time.sleep(seconds)
         finally:
             with self._lock:
-                del self._reasons[me]
+                del self._waits[me]
 
     def check_abandoned(self) -> None:
         """Raise `MigrationInterrupted` where the run is to end at once, whatever is open."""
@@ -231,5 +289,5 @@ class LatencyWatch:
                 continue
             took = time.perf_counter() - begun
             if took > bound:
-                return f"paused: {address} answers in {took * 1000:.0f} ms, bound {bound * 1000:g} ms"
+                return f"{address} answers in {took * 1000:.0f} ms, bound {bound * 1000:g} ms"
         return ""

@@ -146,7 +146,7 @@ def describe_progress(event: ReshardProgress) -> str:
         format_bytes(event.bytes_moved),
     ]
     if event.reason:
-        return ", ".join([*parts, event.reason])
+        return ", ".join([*parts, f"{event.state}: {event.reason}"])
     if event.keys_per_second:
         parts.append(f"{event.keys_per_second:,.0f} keys/s")
     if event.seconds_left is not None:

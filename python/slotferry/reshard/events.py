@@ -30,10 +30,15 @@ class ReshardStarted(Event):
 
 @dataclass(frozen=True)
 class ReshardProgress(Event):
-    """How far it is: slots and keys of this job, over all its runs. `reason` says why it waits."""
+    """How far it is: slots and keys of this job, over all its runs; the rate is over the last seconds.
+
+    `state` is `running`, `paused` or `waiting`; `reason` says why it does not go on as it could.
+    """
 
     type: ClassVar[str] = "progress"
 
+    state: str
+    reason: str
     slots_done: int
     slots: int
     keys_moved: int
@@ -41,7 +46,6 @@ class ReshardProgress(Event):
     bytes_moved: int
     keys_per_second: float | None
     elapsed_seconds: float
-    reason: str
 
     @property
     def seconds_left(self) -> float | None:

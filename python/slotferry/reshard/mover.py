@@ -17,7 +17,7 @@ from slotferry.errors import RESUME_HINT, MigrationInterrupted, RefusedError, Sl
 from slotferry.events import Event, Notice
 from slotferry.reshard.atomic import RedisAtomic, ValkeyAtomic
 from slotferry.reshard.balance import Move
-from slotferry.reshard.care import Gate
+from slotferry.reshard.care import Condition, Gate
 from slotferry.reshard.conflicts import ConflictFile
 from slotferry.reshard.copying import SlotCopier
 from slotferry.reshard.ends import Ends, both_answer
@@ -28,11 +28,12 @@ from slotferry.reshard.methods import Method, MethodName, Moved, Pair, choose_me
 from slotferry.reshard.plan import Plan
 from slotferry.reshard.rollback import has_room
 from slotferry.reshard.setslot import SetslotMigrate
-from slotferry.reshard.tally import TICK_SECONDS, Tally, Ticker
+from slotferry.reshard.tally import TICK_SECONDS, Tally
 from slotferry.reshard.wire import Wire, format_ranges
 
 _FEEDS = 2  # targets that one source feeds at once: while one is told of its slots, keys go to the other
 _GROUP_KEYS = 20_000  # keys that lie in slots open at one time
+_GROUP_SECONDS = 2.0  # that a group may take where a rate is given
 _METHODS: dict[str, Any] = {kind.name: kind for kind in (SetslotMigrate, ValkeyAtomic, RedisAtomic)}
 
 
@@ -71,9 +72,9 @@ class Mover:
     _notices: deque[str] = field(default_factory=deque)  # of the workers
 
     def close(self) -> None:
-        """Hang up."""
-        for method in self._methods.values():
-            method.close()
+        """Hang up; what moves next connects anew, and heeds the limits as they are then."""
+        while self._methods:
+            self._methods.popitem()[1].close()
 
     def look_at_full(self, shards: Mapping[str, Member]) -> None:
         """Forget those full targets that have room by now."""
@@ -95,14 +96,17 @@ class Mover:
         cluster: Cluster,
         shards: Mapping[str, Member],
         todo: Sequence[Move],
-        ticker: Ticker,
+        tick: Callable[[Condition], None],
     ) -> SlotferryError | None:
-        """Move until nothing is left, it is time to stop, or there is trouble, which is returned."""
+        """Move until nothing is left, the gate holds, or there is trouble, which is returned.
+
+        Then nothing is open that need not be. `tick` is called about ten times a second.
+        """
         queues = _queues(todo)
         running: _Running = {}
         trouble: SlotferryError | None = None
         while running or (queues and trouble is None):
-            if trouble is None and self.gate.closed() is None:
+            if trouble is None and not self.gate.holds:
                 self._start(pool, cluster, shards, queues, running)
             if not running:
                 break
@@ -113,11 +117,11 @@ class Mover:
             queues = [queue for queue in queues if queue.slots]
             while self._notices:
                 self.emit(Notice(self._notices.popleft()))
-            ticker.tick(self.gate.reason)
+            tick(self.gate.condition)
         if (
             trouble is None
             and queues
-            and self.gate.closed() is None
+            and not self.gate.holds
             and not any(q.is_alive(shards) and q.target not in self.full for q in queues)
         ):
             trouble = next(iter(self.full.values()), None) or _nobody(queues[0], self.plan)
@@ -164,20 +168,25 @@ class Mover:
     def _group(self, queue: _Queue, name: str) -> list[int]:
         """Take the next slots off a queue: as many as may be open together."""
         kind = _METHODS[name]
-        per_key = self.plan.bytes / self.plan.keys if self.plan.keys else 0.0
         most_bytes = float(kind.most_bytes)
-        if self.gate.care.max_bytes_per_second is not None and name != "setslot":
-            # The servers' own moves know no limit: what is slowed down is the pace of the groups.
-            most_bytes = min(most_bytes, 2.0 * self.gate.care.max_bytes_per_second)
+        if (rate := self.gate.care.max_bytes_per_second) is not None:
+            # What is in hand is finished before a pause or the end; and the servers' own moves know no limit:
+            # what is slowed down is the pace of the groups.
+            most_bytes = min(most_bytes, _GROUP_SECONDS * rate)
         most_keys = _GROUP_KEYS if name == "setslot" else 1 << 62
         group: list[int] = []
         keys = 0
         while queue.slots and len(group) < kind.most_slots:
             keys += self.tally.counted.get(queue.slots[0], 0)
-            if group and (keys > most_keys or keys * per_key > most_bytes):
+            if group and (keys > most_keys or keys * self._key_bytes > most_bytes):
                 break
             group.append(queue.slots.popleft())
         return group
+
+    @property
+    def _key_bytes(self) -> float:
+        """What a key takes, as the plan estimates it."""
+        return self.plan.bytes / self.plan.keys if self.plan.keys else 0.0
 
     def _move(self, name: str, pair: Pair, slots: list[int], shared: bool) -> Moved:
         """Move a group; runs in a worker."""
@@ -186,7 +195,10 @@ class Mover:
         try:
             if method is None or method.name != name:
                 method = self._methods[key] = self._make(name, pair)
-            return method.move(slots, self.tally.add, shared=shared)
+            moved = method.move(slots, self.tally.add, shared=shared)
+            if name != "setslot":
+                self.gate.pay(round(moved.keys * self._key_bytes))
+            return moved
         except BaseException:
             # Its connections may hold replies that nobody has read.
             if (broken := self._methods.pop(key, None)) is not None:
@@ -232,6 +244,8 @@ class Mover:
             except SlotferryError as error:
                 return error
             rest = [slot for slot in rest if slot not in tally.stuck]
+        else:
+            queue.slots.extendleft(reversed(rest))
         self.journal.settle(self.job, outcome.moved, outcome.left, outcome.keys, outcome.bytes)
         if rest:
             self.journal.forget_open(rest)

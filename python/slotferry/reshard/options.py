@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slotferry.errors import UsageError
-from slotferry.options import default_journal_path
+from slotferry.options import check_job_name, default_journal_path
 from slotferry.reshard.methods import MethodName
 
 
@@ -33,6 +33,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.method not in ("auto", "setslot", "atomic"):
             raise UsageError(f"{self.method!r} is no method", hint="use auto, setslot or atomic")
+        check_job_name(self.job)
 
     @property
     def journal_path(self) -> Path:

@@ -111,7 +111,7 @@ class SetslotMigrate:
         rest = self._hand_over(wanted, here, there, outcome, told)
         if outcome.full is not None:
             return outcome
-        if self._copier is not None and self._gate.closed() is not None:
+        if self._copier is not None and self._gate.holds:
             rest = self._leave_unbegun(rest, here)
         listed = self._list(rest, outcome, opened=here.migrating.keys())
         self._close_at_target([s for s in rest if s in outcome.left and s not in here.migrating])
@@ -260,7 +260,7 @@ class SetslotMigrate:
         }
         handed: set[int] = set()
         for number, part in enumerate(copier.parts(counts)):
-            if self._gate.closed() is not None:
+            if self._gate.holds:
                 break
             self._gate.check_abandoned()
             self._gate.wait_turn(0)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from slotferry.events import Event
+from slotferry.reshard.care import Condition
 from slotferry.reshard.events import ReshardProgress
 
 TICK_SECONDS = 0.1
@@ -69,8 +70,8 @@ class Ticker:
         self._next = 0.0
         self._past: deque[tuple[float, int]] = deque()
 
-    def tick(self, reason: str) -> None:
-        """Tell it if it is time; `reason` says why nothing goes on."""
+    def tick(self, condition: Condition) -> None:
+        """Tell it if it is time."""
         now = time.monotonic()
         if now < self._next:
             return
@@ -83,6 +84,8 @@ class Ticker:
         rate = (tally.keys - keys) / (now - since) if now - since > 0.5 else None
         self._emit(
             ReshardProgress(
+                state=condition.state,
+                reason=condition.reason,
                 slots_done=len(tally.moved),
                 slots=tally.slots,
                 keys_moved=tally.before[0] + tally.keys,
@@ -90,6 +93,5 @@ class Ticker:
                 bytes_moved=tally.before[1] + tally.bytes,
                 keys_per_second=rate,
                 elapsed_seconds=now - self._begun,
-                reason=reason,
             )
         )

@@ -47,17 +47,22 @@ def job_dicts(path: Path) -> list[dict[str, Any]]:
 
 def show(path: Path, job: str, *, as_json: bool) -> None:
     """Print a reshard: its plan in short, what became of its slots, its runs."""
+    from slotferry.control_socket import live_status
+
     with open_recorded(path) as journal:
         record = None if journal is None else journal.job(job)
         if journal is None or record is None:
             return
+        live = live_status(path, job, "reshard")
         told = _job_dict(path, journal, record)
         runs = journal.runs(job)
         reasons = journal.reasons(job)
     if not as_json:
-        _show_text(record, told, runs, reasons)
+        _show_text(record, told, live, runs, reasons)
         return
     click.echo(json.dumps(told))
+    if live is not None:
+        click.echo(json.dumps({**live, "type": "live"}))
     for run in runs:
         status = told["status"] if run.status == "running" else run.status
         click.echo(json.dumps({"type": "run", **asdict(run), "status": status}))
@@ -122,8 +127,13 @@ def _status(path: Path, journal: ReshardJournal, record: ReshardRecord) -> str:
 
 
 def _show_text(
-    record: ReshardRecord, told: dict[str, Any], runs: list[ReshardRun], reasons: dict[str, str]
+    record: ReshardRecord,
+    told: dict[str, Any],
+    live: dict[str, Any] | None,
+    runs: list[ReshardRun],
+    reasons: dict[str, str],
 ) -> None:
+    from slotferry.cli.jobs import live_rows
     from slotferry.display.tables import align, format_time
     from slotferry.text import format_bytes
 
@@ -134,6 +144,7 @@ def _show_text(
         ("job", record.name),
         ("kind", "reshard"),
         ("status", told["status"]),
+        *([] if live is None else live_rows(live)),
         ("cluster", record.cluster),
         ("by", record.plan.policy.by),
         ("slots", ", ".join(parts)),
