@@ -83,6 +83,12 @@ class Access:
         certificate. Raises `EngineError("usage", …)` for a PEM that can't be read.
         """
 
+    def hang_up(self) -> None:
+        """End every wait of a `Handover` that was given this, for ever; may be called by any thread.
+
+        For the slots under way it is as if their nodes were lost. A `Job` does not mind.
+        """
+
 @final
 class Counts:
     """How many keys ended how; every scanned key is in exactly one of the others or still under way."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 import inspect
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from weakref import WeakSet
 
 from redis.backoff import NoBackoff
 from redis.connection import AbstractConnection, Connection, UnixDomainSocketConnection
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 5.0
 _WRITTEN = ("target", "cluster")  # the sides that are written to; a cluster is a reshard's
 REPLY_TIMEOUT = 10.0
+_Opened = TypeVar("_Opened", "Node", "Access")
 RETRY_HINT = "check that it runs, then try again"
 _FEED_SECONDS = 0.5
 _FEED_BYTES = 1 << 20
@@ -176,6 +180,13 @@ class Node:
         """Return the logged-in connection's socket, for whoever speaks RESP on it without redis-py."""
         return self._connection._sock  # type: ignore[no-any-return]  # the only way to it
 
+    def hang_up(self) -> None:
+        """Let whoever waits for this server lose the connection. To be called by another thread."""
+        if (connected := self._connection._sock) is not None:
+            with suppress(OSError):
+                # Below TLS: its own farewell is no business of another thread.
+                socket.socket.shutdown(connected, socket.SHUT_RDWR)
+
     def info(self, *sections: str) -> dict[str, str]:
         """Return the fields of INFO, or of some of its sections."""
         text: bytes = self.need("INFO", *sections)
@@ -213,6 +224,8 @@ class Connector:
         self.server: Address | None = None
         """The server that was found behind Sentinels, which `open` opens where it is given no address."""
         self.login = Login(side, endpoint.username, endpoint.password)
+        self._opened: WeakSet[Node | Access] = WeakSet()
+        self._opening = threading.Lock()
         self._context = _tls_context(endpoint.tls) if endpoint.uses_tls else None
         self._stamp = stamp_files(self.files)
 
@@ -236,6 +249,13 @@ class Connector:
             node.connect()
         return node
 
+    def hang_up(self) -> None:
+        """Hang up whatever is open, also what the engine has opened for a handover. For other threads."""
+        with self._opening:
+            opened = list(self._opened)
+        for each in opened:
+            each.hang_up()
+
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that connections are opened with; where one changes, `renew` has something new."""
@@ -254,7 +274,7 @@ class Connector:
         Raises `SlotferryError`.
         """
         number = self.endpoint.database if database is None else database
-        return replace(self.endpoint, database=number).access(self.login.current())
+        return self._remembered(replace(self.endpoint, database=number).access(self.login.current()))
 
     def renew(self) -> bool:
         """Ask for the credentials and read the files anew; return whether anything changed.
@@ -291,7 +311,12 @@ class Connector:
                 make = _TlsConnection
                 common.update(context=self._context, server_name=self.endpoint.tls.server_name)
         connection = make(**common)
-        return Node(connection, self.side, name, tls=self._context is not None)
+        return self._remembered(Node(connection, self.side, name, tls=self._context is not None))
+
+    def _remembered(self, opened: _Opened) -> _Opened:
+        with self._opening:
+            self._opened.add(opened)
+        return opened
 
 
 def _tls_context(tls: Tls) -> ssl.SSLContext:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import stat
 from collections.abc import Callable
 from functools import partial
@@ -178,3 +180,21 @@ def test_a_job_has_one_run_at_a_time_whatever_its_cluster(own: LocalCluster, pla
     odd = run("reshard", "apply", plan, own.url, "--job", "../nightly")
     assert odd.code == 2
     assert "can't be the name of a job" in odd.stderr
+
+
+@pytest.mark.parametrize("own", ["redis-7.0", "valkey-8.1"], indirect=True)
+def test_an_immediate_end_does_not_wait_for_a_node_that_hangs(own: LocalCluster, plan: str) -> None:
+    command = ("reshard", "apply", plan, own.url, "--job", "nightly", "--json")
+    with Running(*command, "--max-bytes-per-second", "40kB") as running:
+        _until(lambda: _gone(own) > 0, "slots to move")
+        os.kill(own.primaries[0].pid, signal.SIGSTOP)
+        try:
+            assert run("jobs", "cancel", "nightly", "--immediately").code == 0
+            outcome = running.finish()
+        finally:
+            os.kill(own.primaries[0].pid, signal.SIGCONT)
+    assert (outcome.code, outcome.summary["status"]) == (130, "interrupted")
+    own.wait_until_healthy()
+    done = run(*command)
+    assert done.code == 0, done.stderr
+    assert_clean(own)

@@ -29,6 +29,7 @@ from slotferry.reshard.copying import discard_recorded
 from slotferry.reshard.drift import drift_of, plan_shards
 from slotferry.reshard.ends import Ends, both_answer, count_keys
 from slotferry.reshard.events import ReshardEnded, ReshardProgress, ReshardStarted
+from slotferry.reshard.hangup import Hangup
 from slotferry.reshard.joining import Joining, meet, with_joining
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member, read_cluster
@@ -100,6 +101,10 @@ class _Applier:
         self._resumed = False
 
     def run(self) -> Report:
+        with Hangup(self._connector, self._gate):
+            return self._run()
+
+    def _run(self) -> Report:
         begun = time.monotonic()
         path = self._options.journal_path
         cluster = read_cluster(self._connector)
@@ -129,7 +134,7 @@ class _Applier:
             try:
                 self._carry_out(journal, cluster, joins)
             except SlotferryError as failure:
-                error = failure
+                error = self._gate.reason_of(failure)
             except KeyboardInterrupt as failure:
                 error = MigrationInterrupted("interrupted", hint=RESUME_HINT)
                 error.__cause__ = failure

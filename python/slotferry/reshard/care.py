@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Literal
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.endpoints import Address
-from slotferry.errors import SlotferryError, UsageError
+from slotferry.errors import SlotferryError, TargetLostError, UsageError
 from slotferry.reshard.window import Window, find_zone
 from slotferry.reshard.wire import Wire
 
@@ -92,6 +93,7 @@ class Gate:
         self._tokens = 0.0
         self._filled = time.monotonic()
         self._lock = threading.Lock()
+        self._unbroken = threading.Lock()
         self._slow = ""
         self._waits: dict[int, Condition] = {}
         self._next_file_look = 0.0
@@ -225,8 +227,7 @@ class Gate:
             return 0.0
 
     def _wait(self, condition: Condition, seconds: float) -> None:
-        if self._cancel.level > 1:
-            raise self._cancel.error()
+        self.check_abandoned()
         me = threading.get_ident()
         with self._lock:
             self._waits[me] = condition
@@ -236,9 +237,32 @@ class Gate:
             with self._lock:
                 del self._waits[me]
 
+    @property
+    def abandoned(self) -> bool:
+        """Whether the run is to end at once."""
+        return self._cancel.level > 1
+
+    @contextmanager
+    def unbroken(self) -> Iterator[None]:
+        """Let what is begun within come to its end, where the run is to end at once too."""
+        with self._unbroken:
+            yield
+
+    def hang_up(self, connector: Connector) -> None:
+        """Hang up what is open, unless that would break off what is to come to its end."""
+        if self._unbroken.acquire(blocking=False):
+            try:
+                connector.hang_up()
+            finally:
+                self._unbroken.release()
+
+    def reason_of(self, error: SlotferryError) -> SlotferryError:
+        """Return what a run ends with that met `error`: who is hung up on is not lost."""
+        return self._cancel.error() if self.abandoned and isinstance(error, TargetLostError) else error
+
     def check_abandoned(self) -> None:
         """Raise `MigrationInterrupted` where the run is to end at once, whatever is open."""
-        if self._cancel.level > 1:
+        if self.abandoned:
             raise self._cancel.error()
 
 

@@ -162,7 +162,8 @@ class SetslotMigrate:
 
         No process may be recorded any more that they are copied from: keys lie on the target alone now.
         """
-        back = roll_back(self._connector, self.pair, self._source, self._target, slots)
+        with self._gate.unbroken():  # keys on their way home are seen nowhere
+            back = roll_back(self._connector, self.pair, self._source, self._target, slots)
         keys = sum(self._sent.get(slot, (0, 0))[0] for slot in back.closed)
         size = sum(self._sent.get(slot, (0, 0))[1] for slot in back.closed)
         outcome.keys -= keys

@@ -6,7 +6,7 @@ use slotferry_core::net;
 use crate::error::raise;
 
 /// How to open a connection to one side: credentials, database, TLS.
-#[pyclass(frozen, module = "slotferry._core")]
+#[pyclass(frozen, weakref, module = "slotferry._core")]
 pub(crate) struct Access(pub net::Access);
 
 #[pymethods]
@@ -54,6 +54,10 @@ impl Access {
             insecure: tls_insecure,
         };
         access.with_tls(settings).map(Self).map_err(|error| raise(&error))
+    }
+
+    fn hang_up(&self) {
+        self.0.hangup.hang_up();
     }
 
     fn __repr__(&self) -> String {

@@ -1,10 +1,13 @@
 //! One connection of a handover: commands go out as they are written, replies are looked at as they come.
 //!
 //! Invariant: `outstanding` counts the replies that are still to come; a connection that broke is not used again.
+//! One that is hung up by another thread is one that broke: what its node has done by then is not known.
 
+use std::future::Future;
+use std::io;
 use std::time::Duration;
 
-use crate::net::{self, Access, Address, Bytes, Connection, HandshakeError, Outgoing};
+use crate::net::{self, Access, Address, Bytes, Connection, HandshakeError, Hangup, Outgoing};
 use crate::resp::{Decoded, Reply, decode, encode};
 
 /// A node that answers nothing for so long is given up.
@@ -12,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) struct Peer {
     connection: Connection,
+    hangup: Hangup,
     out: Bytes,
     pub outstanding: usize,
 }
@@ -19,13 +23,18 @@ pub(super) struct Peer {
 impl Peer {
     /// Connect and log in. The error says why that failed.
     pub async fn open(address: &Address, access: &Access, name: &str) -> Result<Self, String> {
-        let (connection, _) = net::open(address, access, false)
-            .await
-            .map_err(|error| match error {
-                HandshakeError::Lost(why) | HandshakeError::Denied(why) | HandshakeError::Refused(why) => why,
-            })?;
+        let opening = net::open(address, access, false);
+        let (connection, _) =
+            unless_hung_up(&access.hangup, opening)
+                .await?
+                .map_err(|error| match error {
+                    HandshakeError::Lost(why)
+                    | HandshakeError::Denied(why)
+                    | HandshakeError::Refused(why) => why,
+                })?;
         let mut peer = Self {
             connection,
+            hangup: access.hangup.clone(),
             out: Bytes::default(),
             outstanding: 0,
         };
@@ -53,10 +62,7 @@ impl Peer {
     /// Send what was appended, without waiting for replies.
     pub async fn send(&mut self) -> Result<(), String> {
         while !self.out.chunk().is_empty() {
-            tokio::time::timeout(PATIENCE, self.connection.exchange(&mut self.out, false))
-                .await
-                .map_err(|_| silent())?
-                .map_err(|error| net::plain(&error))?;
+            answer(&self.hangup, self.connection.exchange(&mut self.out, false)).await?;
         }
         Ok(())
     }
@@ -79,10 +85,7 @@ impl Peer {
                 }
                 Decoded::Partial(need) => self.connection.expect(need),
             }
-            tokio::time::timeout(PATIENCE, self.connection.exchange(&mut self.out, true))
-                .await
-                .map_err(|_| silent())?
-                .map_err(|error| net::plain(&error))?;
+            answer(&self.hangup, self.connection.exchange(&mut self.out, true)).await?;
         }
         Ok(())
     }
@@ -97,6 +100,66 @@ impl Peer {
     }
 }
 
-fn silent() -> String {
-    format!("no reply for {} s", PATIENCE.as_secs())
+/// Wait for an exchange with the node, as long as one waits for one.
+async fn answer<T>(hangup: &Hangup, exchange: impl Future<Output = io::Result<T>>) -> Result<T, String> {
+    unless_hung_up(hangup, tokio::time::timeout(PATIENCE, exchange))
+        .await?
+        .map_err(|_| format!("no reply for {} s", PATIENCE.as_secs()))?
+        .map_err(|error| net::plain(&error))
+}
+
+async fn unless_hung_up<T>(hangup: &Hangup, work: impl Future<Output = T>) -> Result<T, String> {
+    tokio::select! {
+        biased; // so that nothing more is sent afterwards
+        () = hangup.hung_up() => Err("given up, since the run was to end at once".to_owned()),
+        done = work => Ok(done),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+    use std::thread;
+
+    use super::*;
+
+    fn silent_node() -> (TcpListener, Address) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        (listener, Address::tcp("127.0.0.1".to_owned(), port))
+    }
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(future)
+    }
+
+    #[test]
+    fn another_thread_ends_the_wait_for_a_silent_node() {
+        let (listener, address) = silent_node();
+        let access = Access::default();
+        let hangup = access.hangup.clone();
+        let other = thread::spawn(move || {
+            let (mut node, _) = listener.accept().unwrap();
+            let asked = node.read(&mut [0; 100]).unwrap();
+            hangup.hang_up();
+            asked
+        });
+        let why = block_on(Peer::open(&address, &access, "name")).err().unwrap();
+        assert!(why.contains("given up"), "{why}");
+        assert!(other.join().unwrap() > 0);
+    }
+
+    #[test]
+    fn nothing_is_sent_once_hung_up() {
+        let (_listener, address) = silent_node();
+        let access = Access::default();
+        access.clone().hangup.hang_up();
+        let why = block_on(Peer::open(&address, &access, "name")).err().unwrap();
+        assert!(why.contains("given up"), "{why}");
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use super::tls;
+use super::{Hangup, tls};
 use crate::error::Result;
 
 /// How to open a connection to one side.
@@ -27,6 +27,8 @@ pub struct Access {
     /// since it looks the keys up before there is an executing client, and asks that one for its command
     /// (`lookupKey`, called by `getNodeByQuery`).
     pub untouched: bool,
+    /// Hangs up what was opened with this, where whoever opened it heeds that (a handover does).
+    pub hangup: Hangup,
     /// TLS, if the connection is encrypted.
     pub(super) tls: Option<Tls>,
 }
@@ -62,6 +64,7 @@ impl Access {
             database,
             renewable: false,
             untouched: false,
+            hangup: Hangup::default(),
             tls: None,
         }
     }
@@ -92,7 +95,7 @@ impl fmt::Debug for Access {
             .field("renewable", &self.renewable)
             .field("untouched", &self.untouched)
             .field("tls", &self.tls.is_some())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 

@@ -6,6 +6,7 @@ mod access;
 mod address_map;
 mod connection;
 mod handshake;
+mod hangup;
 mod tls;
 
 use std::fmt;
@@ -16,6 +17,7 @@ pub use address_map::{AddressMap, AddressRule};
 pub use connection::{Bytes, Connection, Outgoing};
 pub(crate) use handshake::plain;
 pub use handshake::{HandshakeError, open};
+pub use hangup::Hangup;
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
