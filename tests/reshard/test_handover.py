@@ -29,7 +29,7 @@ from tests.reshard.client import fill_keys, keys_in, open_slots, slots_owned
 from tests.reshard.moving import MOVING, assert_clean, plan_away
 from tests.servers.kinds import available
 from tests.servers.proxy import Proxy
-from tests.servers.raw import connect
+from tests.servers.raw import RawConnection, connect
 
 SLOT = MOVING[0]
 _MULTI = b"$5\r\nMULTI\r\n"
@@ -181,6 +181,61 @@ def test_a_key_that_expires_before_the_transaction_is_gone_on_both_nodes(own: Lo
     assert (fate, keys) == ("handed_over", 9)
     assert keys_at(first) == {}
     assert len(keys_at(second)) == 9
+
+
+@pytest.mark.parametrize("own", REDIS, indirect=True)
+def test_the_only_key_that_expires_is_given_its_expiry_before_the_transaction(own: LocalCluster) -> None:
+    """Where no key expires, keys are not asked one by one."""
+    first, second, _ = own.primaries
+    importing(own, SLOT)
+    name = keys_in([SLOT], 1)[0]
+
+    def let_expire() -> None:
+        with connect(first) as connection:
+            connection.execute("PEXPIRE", name, 1_000_000)
+
+    with held_before_the_transaction(own) as carry:
+        assert carry(let_expire)[1:3] == ("handed_over", 10)
+    assert {key for key, (_, ttl) in keys_at(second).items() if ttl > 0} == {name}
+
+
+def test_a_key_that_begins_to_expire_in_the_middle_of_a_call_keeps_its_expiry(own: LocalCluster) -> None:
+    first, second, _ = own.primaries
+    later = MOVING[1]
+    importing(own, SLOT, later)
+    name = keys_in([later], 10)[7]
+    with Proxy(first.host, first.port) as proxy, connect(first) as connection:
+        mover = handover(proxy, own, lanes=1)
+        proxy.hold_at(_MULTI)
+        outcomes: list[Any] = []
+        thread = threading.Thread(target=lambda: outcomes.extend(mover.hand_over([SLOT, later])))
+        thread.start()
+        assert proxy.held.wait(30)
+        asked = _calls(connection, "pttl")
+        connection.execute("PEXPIRE", name, 1_000_000)
+        proxy.resume()
+        thread.join(30)
+        asked_later = _calls(connection, "pttl") - asked
+    assert [fate for _, fate, *_ in outcomes] == ["handed_over"] * 2
+    assert {key for key, (_, ttl) in keys_at(second, later).items() if ttl > 0} == {name}
+    assert keys_at(second, later).keys() == set(keys_in([later], 10))
+    assert (asked, asked_later) == (3, 10)  # of the first chunk, when nothing was known; then of every key
+
+
+def test_keys_are_watched_a_chunk_at_a_time(own: LocalCluster) -> None:
+    """WATCH takes time in the square of its keys: of thousands at once, the source would stand still."""
+    importing(own, SLOT)
+    with connect(own.primaries[0]) as connection:
+        connection.execute("CONFIG", "RESETSTAT")
+        ((_, fate, keys, *_),) = handover(own.primaries[0], own, chunk_keys=3).hand_over([SLOT])
+        assert (fate, keys) == ("handed_over", 10)
+        assert _calls(connection, "watch") == 4
+
+
+def _calls(connection: RawConnection, command: str) -> int:
+    text = connection.execute("INFO", "commandstats").decode()
+    lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return int(lines.get(f"cmdstat_{command}", "calls=0").split(",")[0].removeprefix("calls="))
 
 
 def test_a_slot_that_changes_all_the_time_is_left_as_it_was(own: LocalCluster) -> None:

@@ -27,7 +27,7 @@ from slotferry.reshard.wire import Wire, encode, format_ranges, is_error, refuse
 _CHUNK_KEYS = 100
 _MOST_READING = 16
 _SECONDS_PER_READING = 0.00025  # of round trip: so much longer, and one slot more is read at a time
-_MOST_KEYS = 4_000  # in one transaction: it blocks the source for about 3 ms
+_MOST_KEYS = 1_000  # in one transaction; WATCH takes about 2 ns for each pair of them
 _MOST_BYTES, _MOST_KEY_BYTES = 16_000_000, 1_000_000
 _CALL_KEYS = 6_400  # about what one call hands over: pauses and limits are looked at between two calls
 _CHUNK_BYTES = 500_000

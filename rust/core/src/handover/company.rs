@@ -9,7 +9,17 @@ use tokio::sync::{Notify, Semaphore};
 
 use super::Limits;
 
+/// Whether keys of the source expire, as far as is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expiries {
+    Unknown,
+    Some,
+    None,
+}
+
 pub(super) struct Company {
+    /// What the last look at the source's keyspace said.
+    pub expiries: Cell<Expiries>,
     /// Who may read now; the source is asked for no more than these want.
     pub reading: Semaphore,
     together: usize,
@@ -26,6 +36,7 @@ pub(super) struct Company {
 impl Company {
     pub fn new(limits: &Limits) -> Self {
         Self {
+            expiries: Cell::new(Expiries::Unknown),
             reading: Semaphore::new(limits.reading),
             together: limits.together,
             most_keys: limits.keys,

@@ -17,6 +17,8 @@
 //! cannot do in a transaction, and end with a failed assertion.
 
 mod company;
+mod copy;
+mod keys;
 mod peer;
 mod slot;
 
@@ -31,7 +33,14 @@ use tokio::task::LocalSet;
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{Access, Address};
 use company::Company;
-use slot::Lane;
+use keys::Keys;
+use slot::{Broken, Lane, Listed};
+
+/// So many times the keys of a chunk are listed ahead, as slots were filled so far.
+const CHUNKS_LISTED: usize = 8;
+
+/// Slots that are listed ahead at most.
+const MOST_LISTED: usize = 8;
 
 /// Both nodes and how to reach them.
 #[derive(Debug, Clone)]
@@ -159,6 +168,8 @@ impl Handover {
     pub fn hand_over(&mut self, slots: &[u16]) -> Vec<Outcome> {
         let queue = Rc::new(Queue {
             slots: RefCell::new(slots.iter().copied().collect()),
+            listed: RefCell::new(VecDeque::new()),
+            ahead: Cell::new(1),
             outcomes: RefCell::new(Vec::with_capacity(slots.len())),
             stopped: Cell::new(false),
             company: Company::new(&self.spec.limits),
@@ -185,12 +196,9 @@ impl Handover {
         });
         self.idle.extend(lanes);
         let mut outcomes = queue.outcomes.take();
-        let waiting = queue.slots.take();
-        outcomes.extend(
-            waiting
-                .into_iter()
-                .map(|slot| Outcome::without_keys(slot, Fate::NotBegun)),
-        );
+        let listed = queue.listed.take().into_iter().map(|(slot, _)| slot);
+        let waiting = listed.chain(queue.slots.take());
+        outcomes.extend(waiting.map(|slot| Outcome::without_keys(slot, Fate::NotBegun)));
         outcomes
     }
 }
@@ -198,21 +206,78 @@ impl Handover {
 /// What the lanes of one call share.
 struct Queue {
     slots: RefCell<VecDeque<u16>>,
+    /// The next slots, with their keys.
+    listed: RefCell<VecDeque<(u16, Keys)>>,
+    /// Slots to be listed at once.
+    ahead: Cell<usize>,
     outcomes: RefCell<Vec<Outcome>>,
     stopped: Cell<bool>,
     company: Company,
 }
 
+impl Queue {
+    fn settle(&self, outcome: Outcome) {
+        if matches!(outcome.fate, Fate::Lost { .. }) {
+            self.stopped.set(true);
+        }
+        self.outcomes.borrow_mut().push(outcome);
+    }
+
+    /// Take the next slot; where none is listed, list some.
+    async fn next(&self, lane: &mut Lane) -> Option<(u16, Keys)> {
+        loop {
+            if let Some(next) = self.listed.borrow_mut().pop_front() {
+                return Some(next);
+            }
+            let slots: Vec<u16> = {
+                let mut slots = self.slots.borrow_mut();
+                let count = self.ahead.get().min(slots.len());
+                slots.drain(..count).collect()
+            };
+            let &first = slots.first()?;
+            match lane.list(&slots).await {
+                Ok(lists) => self.take_lists(&slots, lists, lane),
+                Err(broken) => {
+                    self.lose(first, &slots[1..], lane, broken);
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn take_lists(&self, slots: &[u16], lists: Vec<Listed>, lane: &Lane) {
+        let mut keys = 0;
+        for (&slot, list) in slots.iter().zip(lists) {
+            match list {
+                Ok(list) => {
+                    keys += list.len();
+                    self.listed.borrow_mut().push_back((slot, list));
+                }
+                Err(refusal) => self.settle(Outcome::without_keys(slot, Fate::Refused(refusal))),
+            }
+        }
+        let each = keys.div_ceil(slots.len()).max(1);
+        let most = lane.spec.limits.chunk_keys * CHUNKS_LISTED;
+        self.ahead.set((most / each).clamp(1, MOST_LISTED));
+    }
+
+    fn lose(&self, first: u16, others: &[u16], lane: &mut Lane, broken: Broken) {
+        self.company.lose();
+        self.settle(lane.lost(first, broken));
+        let mut slots = self.slots.borrow_mut();
+        others.iter().rev().for_each(|&slot| slots.push_front(slot));
+    }
+}
+
 async fn work(mut lane: Lane, queue: Rc<Queue>) -> Lane {
     while !queue.stopped.get() {
-        let Some(slot) = queue.slots.borrow_mut().pop_front() else {
+        queue.company.enter();
+        let Some((slot, keys)) = queue.next(&mut lane).await else {
+            queue.company.leave();
             break;
         };
-        let outcome = lane.carry(slot, &queue.company).await;
-        if matches!(outcome.fate, Fate::Lost { .. }) {
-            queue.stopped.set(true);
-        }
-        queue.outcomes.borrow_mut().push(outcome);
+        let outcome = lane.carry(slot, keys, &queue.company).await;
+        queue.settle(outcome);
     }
     lane
 }

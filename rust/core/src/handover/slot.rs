@@ -1,4 +1,4 @@
-//! One slot on its way: listed, watched, read, restored, and given up in a transaction.
+//! One slot on its way: copied, and given up in a transaction.
 //!
 //! Invariant: whatever ends a try before its transaction is sent, what it restored is dropped again, or the
 //! slot is told as lost.
@@ -8,20 +8,13 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::company::Company;
+use super::keys::Keys;
 use super::peer::Peer;
 use super::{Fate, HandoverSpec, Outcome};
-use crate::payload::append_string;
-use crate::resp::Reply;
-use crate::resp::encode::{self, ExpiryCommand};
+use crate::resp::{Reply, encode};
 
 /// Tries before a slot is left to a way that does not mind changes.
 const TRIES: usize = 3;
-
-/// A string up to this length is read by GETRANGE, which costs the source less than MEMORY USAGE and DUMP.
-const STRING_BYTES: u16 = 16 * 1024;
-
-/// Of a hundred keys so many have to be strings for GETRANGE to be tried.
-const MOSTLY: usize = 90;
 
 /// How long the target's replica is waited for.
 const REPLICA_MILLIS: &[u8] = b"500";
@@ -34,19 +27,21 @@ const GIVE_UP: &[u8] = b"redis.call('CLUSTER','SETSLOT',ARGV[1],'MIGRATING',ARGV
 
 /// A connection to either node, and the slot that they carry.
 pub(super) struct Lane {
-    spec: Arc<HandoverSpec>,
-    source: Option<Peer>,
-    target: Option<Peer>,
-    keys: Keys,
+    pub spec: Arc<HandoverSpec>,
+    pub source: Option<Peer>,
+    pub target: Option<Peer>,
+    pub keys: Keys,
+    /// Whether keys are watched: those of this try, or of one before it.
+    pub watching: bool,
     /// Places of the keys that were sent to the target, which has not answered yet.
-    sent: VecDeque<usize>,
+    pub sent: VecDeque<usize>,
     /// Places of the keys that the target has taken.
-    restored: Vec<usize>,
+    pub restored: Vec<usize>,
     /// What each key takes at the source, where it was asked.
-    sizes: Vec<u64>,
-    bytes: u64,
-    mostly_strings: bool,
-    strings_refused: bool,
+    pub sizes: Vec<u64>,
+    pub bytes: u64,
+    pub mostly_strings: bool,
+    pub strings_refused: bool,
 }
 
 impl fmt::Debug for Lane {
@@ -55,33 +50,8 @@ impl fmt::Debug for Lane {
     }
 }
 
-/// The keys of a slot, one after the other.
-#[derive(Default)]
-struct Keys {
-    names: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-impl Keys {
-    fn clear(&mut self) {
-        self.names.clear();
-        self.ends.clear();
-    }
-
-    fn push(&mut self, key: &[u8]) {
-        self.names.extend_from_slice(key);
-        self.ends.push(self.names.len());
-    }
-
-    fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    fn get(&self, place: usize) -> &[u8] {
-        let start = if place == 0 { 0 } else { self.ends[place - 1] };
-        &self.names[start..self.ends[place]]
-    }
-}
+/// The keys of a slot, or why the source does not list them.
+pub(super) type Listed = Result<Keys, String>;
 
 /// How a try ended.
 enum Tried {
@@ -91,18 +61,11 @@ enum Tried {
 }
 
 /// A connection broke.
-struct Broken {
+pub(super) struct Broken {
     source: bool,
     why: String,
     /// The transaction was sent: whether it took place is not known, so nothing is taken back.
     undecided: bool,
-}
-
-/// How the keys of a try are read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reading {
-    Strings,
-    Dump,
 }
 
 impl Lane {
@@ -112,6 +75,7 @@ impl Lane {
             source: None,
             target: None,
             keys: Keys::default(),
+            watching: false,
             sent: VecDeque::new(),
             restored: Vec::new(),
             sizes: Vec::new(),
@@ -121,11 +85,14 @@ impl Lane {
         }
     }
 
-    /// Hand one slot over.
-    pub async fn carry(&mut self, slot: u16, company: &Company) -> Outcome {
+    /// Hand a slot over whose keys were listed. The company was entered for it.
+    pub async fn carry(&mut self, slot: u16, keys: Keys, company: &Company) -> Outcome {
+        let mut listed = Some(keys);
         for _ in 0..TRIES {
-            company.enter();
-            let prepared = self.prepare(slot, company).await;
+            if listed.is_none() {
+                company.enter();
+            }
+            let prepared = self.prepare(slot, listed.take(), company).await;
             let tried = match prepared {
                 Ok(None) if company.ready(self.keys.len()).await => self.give_up(slot).await,
                 Ok(None) => Ok(Tried::Left(Fate::NotBegun)),
@@ -175,7 +142,8 @@ impl Lane {
         }
     }
 
-    fn lost(&mut self, slot: u16, broken: Broken) -> Outcome {
+    /// Tell a slot as lost, and forget both connections.
+    pub fn lost(&mut self, slot: u16, broken: Broken) -> Outcome {
         self.source = None;
         self.target = None;
         Outcome::without_keys(
@@ -188,25 +156,41 @@ impl Lane {
     }
 
     /// Bring all of the slot to where one transaction is missing. Returns why it is left alone, if it is.
-    async fn prepare(&mut self, slot: u16, company: &Company) -> Result<Option<Fate>, Broken> {
+    async fn prepare(
+        &mut self,
+        slot: u16,
+        listed: Option<Keys>,
+        company: &Company,
+    ) -> Result<Option<Fate>, Broken> {
         self.sent.clear();
         self.restored.clear();
         self.bytes = 0;
         self.keys.clear();
         self.open().await?;
-        let turn = company.reading.acquire().await;
-        if let Some(refusal) = self.list(slot).await? {
-            return Ok(Some(Fate::Refused(refusal)));
-        }
+        self.keys = match listed {
+            Some(keys) => keys,
+            None => match self.list(&[slot]).await?.pop() {
+                Some(Ok(keys)) => keys,
+                Some(Err(refusal)) => return Ok(Some(Fate::Refused(refusal))),
+                None => Keys::default(),
+            },
+        };
         if self.keys.len() > self.spec.limits.keys {
             return Ok(Some(Fate::Large));
         }
+        let turn = company.reading.acquire().await;
         if self.keys.len() > 0
-            && let Some(fate) = self.copy().await?
+            && let Some(fate) = self.copy(company).await?
         {
             return Ok(Some(fate));
         }
         drop(turn);
+        // The source is at work for the next one while the target takes the last of this one.
+        let mut refusal = None;
+        self.settle(&mut refusal).await?;
+        if let Some(text) = refusal {
+            return Ok(Some(Fate::Refused(text)));
+        }
         self.await_replica(company).await?;
         Ok(None)
     }
@@ -228,307 +212,43 @@ impl Lane {
             .map_err(at_source)
     }
 
-    /// Read the slot's keys, one more than there may be, and WATCH them. Returns the source's refusal.
-    async fn list(&mut self, slot: u16) -> Result<Option<String>, Broken> {
-        let Self {
-            keys, source, spec, ..
-        } = self;
-        let source = opened(source, at_source)?;
-        keys.clear();
-        let mut refusal = None;
-        source.add(2, |out| {
-            // Keys of a try before are watched still.
-            encode::command(out, &[b"UNWATCH"]);
-            let most = (spec.limits.keys + 1).to_string();
-            let slot = slot.to_string();
-            encode::command(
-                out,
-                &[b"CLUSTER", b"GETKEYSINSLOT", slot.as_bytes(), most.as_bytes()],
-            );
+    /// Read the keys of slots, of each one more than there may be; or the source's refusal.
+    pub async fn list(&mut self, slots: &[u16]) -> Result<Vec<Listed>, Broken> {
+        self.open().await?;
+        let most = (self.spec.limits.keys + 1).to_string();
+        let source = opened(&mut self.source, at_source)?;
+        source.add(slots.len(), |out| {
+            for slot in slots {
+                let slot = slot.to_string();
+                encode::command(
+                    out,
+                    &[b"CLUSTER", b"GETKEYSINSLOT", slot.as_bytes(), most.as_bytes()],
+                );
+            }
         });
+        let mut listed: Vec<Listed> = Vec::with_capacity(slots.len());
         source
-            .replies(2, |reply| match reply {
-                Reply::Array(Some(count)) => count,
+            .replies(slots.len(), |reply| match reply {
+                Reply::Array(Some(count)) => {
+                    listed.push(Ok(Keys::default()));
+                    count
+                }
                 Reply::Bulk(Some(key)) => {
-                    keys.push(key);
+                    if let Some(Ok(keys)) = listed.last_mut() {
+                        keys.push(key);
+                    }
                     0
                 }
                 other => {
+                    let mut refusal = None;
                     note(&mut refusal, &other);
+                    listed.push(Err(refusal.unwrap_or_else(|| "no list of keys came".to_owned())));
                     0
                 }
             })
             .await
             .map_err(at_source)?;
-        if refusal.is_none() && keys.len() > 0 && keys.len() <= spec.limits.keys {
-            source.add(1, |out| {
-                encode::head(out, keys.len() + 1);
-                encode::bulk(out, b"WATCH");
-                for place in 0..keys.len() {
-                    encode::bulk(out, keys.get(place));
-                }
-            });
-        }
-        Ok(refusal)
-    }
-
-    /// Copy the keys that were listed; WATCH is under way. Returns why the slot is left alone, if it is.
-    async fn copy(&mut self) -> Result<Option<Fate>, Broken> {
-        let mut refusal = None;
-        let all: Vec<usize> = (0..self.keys.len()).collect();
-        let strings = self.mostly_strings && !self.strings_refused;
-        let mut watched = false;
-        let rest = if strings {
-            let others = self
-                .read(&all, Reading::Strings, &mut watched, &mut refusal)
-                .await?;
-            self.mostly_strings = others.len() * 100 <= all.len() * (100 - MOSTLY);
-            others
-        } else {
-            all
-        };
-        if self.bytes > self.spec.limits.bytes {
-            return Ok(Some(Fate::Large));
-        }
-        if refusal.is_none() && !rest.is_empty() {
-            if let Some(fate) = self.weigh(&rest, &mut watched, &mut refusal).await? {
-                return Ok(Some(fate));
-            }
-            let others = self
-                .read(&rest, Reading::Dump, &mut watched, &mut refusal)
-                .await?;
-            if !strings {
-                self.mostly_strings = others.len() * 100 >= rest.len() * MOSTLY;
-            }
-        }
-        Ok(refusal.map(Fate::Refused))
-    }
-
-    /// Ask how large keys are. Returns `Large` if one of them, or all together, are.
-    async fn weigh(
-        &mut self,
-        places: &[usize],
-        watched: &mut bool,
-        refusal: &mut Option<String>,
-    ) -> Result<Option<Fate>, Broken> {
-        let Self {
-            keys,
-            source,
-            spec,
-            sizes,
-            ..
-        } = self;
-        let source = opened(source, at_source)?;
-        let (mut total, mut largest) = (0, 0);
-        sizes.clear();
-        sizes.resize(keys.len(), 0);
-        for chunk in places.chunks(spec.limits.chunk_keys) {
-            source.add(chunk.len(), |out| {
-                for &place in chunk {
-                    encode::memory_usage(out, keys.get(place));
-                }
-            });
-            let first = usize::from(!std::mem::replace(watched, true));
-            let mut asked = chunk.iter();
-            source
-                .replies(chunk.len() + first, |reply| {
-                    match reply {
-                        Reply::Integer(size) => {
-                            total += size.unsigned_abs();
-                            largest = largest.max(size.unsigned_abs());
-                            if let Some(&place) = asked.next() {
-                                sizes[place] = size.unsigned_abs();
-                            }
-                        }
-                        Reply::Bulk(None) => {
-                            asked.next(); // gone meanwhile
-                        }
-                        other => note(refusal, &other),
-                    }
-                    0
-                })
-                .await
-                .map_err(at_source)?;
-        }
-        let limits = spec.limits;
-        Ok((total > limits.bytes || largest > limits.key_bytes).then_some(Fate::Large))
-    }
-
-    /// Read keys and restore them on the target. Returns, of strings, the places that are to be read otherwise;
-    /// of what DUMP gave, the places of strings.
-    async fn read(
-        &mut self,
-        places: &[usize],
-        reading: Reading,
-        watched: &mut bool,
-        refusal: &mut Option<String>,
-    ) -> Result<Vec<usize>, Broken> {
-        let mut others = Vec::new();
-        let cut = self.cut(places, reading);
-        let mut chunks = cut.iter().map(|&(first, end)| &places[first..end]).peekable();
-        if let Some(first) = chunks.peek() {
-            self.ask(first, reading)?;
-        }
-        while let Some(chunk) = chunks.next() {
-            self.take(chunk, reading, watched, &mut others, refusal).await?;
-            if refusal.is_none()
-                && let Some(next) = chunks.peek()
-            {
-                // The source is at work while the target is.
-                self.ask(next, reading)?;
-                opened(&mut self.source, at_source)?
-                    .send()
-                    .await
-                    .map_err(at_source)?;
-            }
-            self.settle(refusal).await?;
-            if refusal.is_some() {
-                break;
-            }
-        }
-        Ok(others)
-    }
-
-    /// Where to cut: no more keys than may be asked for at once, and no more bytes where sizes are known.
-    fn cut(&self, places: &[usize], reading: Reading) -> Vec<(usize, usize)> {
-        let limits = &self.spec.limits;
-        let mut cut = Vec::new();
-        let (mut first, mut bytes) = (0, 0);
-        for (at, &place) in places.iter().enumerate() {
-            let size = if reading == Reading::Dump {
-                self.sizes[place]
-            } else {
-                0
-            };
-            if at > first && (at - first >= limits.chunk_keys || bytes + size > limits.chunk_bytes) {
-                cut.push((first, at));
-                (first, bytes) = (at, 0);
-            }
-            bytes += size;
-        }
-        cut.push((first, places.len()));
-        cut
-    }
-
-    fn ask(&mut self, places: &[usize], reading: Reading) -> Result<(), Broken> {
-        let Self { keys, source, .. } = self;
-        opened(source, at_source)?.add(2 * places.len(), |out| {
-            for &place in places {
-                let key = keys.get(place);
-                // As MIGRATE does it: a TTL that is told and set at once needs no clock in common.
-                encode::expiry(out, ExpiryCommand::Relative, key);
-                match reading {
-                    // One byte more than there may be tells a longer one.
-                    Reading::Strings => encode::getrange(out, key, i64::from(STRING_BYTES)),
-                    Reading::Dump => encode::dump(out, key),
-                }
-            }
-        });
-        Ok(())
-    }
-
-    /// Read the replies of a chunk, and pass what they hold on to the target.
-    async fn take(
-        &mut self,
-        places: &[usize],
-        reading: Reading,
-        watched: &mut bool,
-        others: &mut Vec<usize>,
-        refusal: &mut Option<String>,
-    ) -> Result<(), Broken> {
-        let Self {
-            keys,
-            source,
-            target,
-            sent,
-            bytes,
-            strings_refused,
-            ..
-        } = self;
-        let target = opened(target, at_target)?;
-        let source = opened(source, at_source)?;
-        if !std::mem::replace(watched, true) {
-            source
-                .replies(1, |reply| {
-                    note(refusal, &reply);
-                    0
-                })
-                .await
-                .map_err(at_source)?;
-        }
-        let (mut at, mut expiry) = (0, None);
-        let mut payload = Vec::new();
-        source
-            .replies(2 * places.len(), |reply| {
-                let Some(expires) = expiry.take() else {
-                    expiry = Some(match reply {
-                        Reply::Integer(expiry) => expiry,
-                        other => {
-                            note(refusal, &other);
-                            -2
-                        }
-                    });
-                    return 0;
-                };
-                let place = places[at];
-                at += 1;
-                let ttl = u64::try_from(expires).map_or(0, |millis| millis.max(1));
-                let mut pass_on = |payload: &[u8]| {
-                    *bytes += payload.len() as u64;
-                    sent.push_back(place);
-                    target.add(1, |out| {
-                        encode::restore_asking(out, keys.get(place), ttl, payload);
-                    });
-                };
-                match (reading, reply) {
-                    (Reading::Strings, Reply::Bulk(Some(value)))
-                        if !value.is_empty() && value.len() <= usize::from(STRING_BYTES) =>
-                    {
-                        payload.clear();
-                        append_string(&mut payload, value);
-                        pass_on(&payload);
-                    }
-                    (Reading::Strings, reply) => {
-                        *strings_refused |=
-                            matches!(reply, Reply::Error(text) if text.starts_with(b"NOPERM"));
-                        others.push(place);
-                    }
-                    (Reading::Dump, Reply::Bulk(Some(value))) => {
-                        // Type 0 is a string.
-                        if value.starts_with(&[0]) {
-                            others.push(place);
-                        }
-                        pass_on(value);
-                    }
-                    (Reading::Dump, Reply::Bulk(None)) => {}
-                    (Reading::Dump, other) => note(refusal, &other),
-                }
-                0
-            })
-            .await
-            .map_err(at_source)?;
-        target.send().await.map_err(at_target)
-    }
-
-    /// Read the target's replies to all that was sent.
-    async fn settle(&mut self, refusal: &mut Option<String>) -> Result<(), Broken> {
-        let Self {
-            target,
-            sent,
-            restored,
-            ..
-        } = self;
-        opened(target, at_target)?
-            .replies(sent.len(), |reply| {
-                let place = sent.pop_front();
-                match reply {
-                    Reply::Simple(_) => restored.extend(place),
-                    other => note(refusal, &other),
-                }
-                0
-            })
-            .await
-            .map_err(at_target)
+        Ok(listed)
     }
 
     /// Wait until a replica of the target has the copies too: after the transaction there is no other.
@@ -616,8 +336,9 @@ impl Lane {
             })
             .await
             .map_err(undecided)?;
+        self.watching = false;
         Ok(match refusal {
-            _ if done => Tried::Done(restored.len() as u64),
+            _ if done => Tried::Done(self.restored.len() as u64),
             _ if changed => Tried::Changed,
             Some(text) => Tried::Left(Fate::Refused(text)),
             None => Tried::Left(Fate::Refused("the transaction gave no reply".to_owned())),
@@ -664,7 +385,7 @@ impl Lane {
 }
 
 /// Keep the first error.
-fn note(refusal: &mut Option<String>, reply: &Reply<'_>) {
+pub(super) fn note(refusal: &mut Option<String>, reply: &Reply<'_>) {
     if let Reply::Error(text) = reply
         && refusal.is_none()
     {
@@ -672,7 +393,7 @@ fn note(refusal: &mut Option<String>, reply: &Reply<'_>) {
     }
 }
 
-fn at_source(why: String) -> Broken {
+pub(super) fn at_source(why: String) -> Broken {
     Broken {
         source: true,
         why,
@@ -680,7 +401,7 @@ fn at_source(why: String) -> Broken {
     }
 }
 
-fn at_target(why: String) -> Broken {
+pub(super) fn at_target(why: String) -> Broken {
     Broken {
         source: false,
         why,
@@ -688,7 +409,10 @@ fn at_target(why: String) -> Broken {
     }
 }
 
-fn opened(peer: &mut Option<Peer>, side: impl FnOnce(String) -> Broken) -> Result<&mut Peer, Broken> {
+pub(super) fn opened(
+    peer: &mut Option<Peer>,
+    side: impl FnOnce(String) -> Broken,
+) -> Result<&mut Peer, Broken> {
     peer.as_mut()
         .ok_or_else(|| side("the connection is not open".to_owned()))
 }
