@@ -520,8 +520,9 @@ class Handover:
         client_name: str,
         replicated: bool,
         lanes: int,
-        reading: int,
+        reading_keys: int,
         together: int,
+        together_keys: int,
         chunk_keys: int,
         chunk_bytes: int,
         max_keys: int,
@@ -532,9 +533,10 @@ class Handover:
 
         `source` and `target` are primaries, `(host, port)`; `client_name` is what the connections are called
         there. With `replicated`, a replica of the target is waited for before a slot is given up. `lanes`
-        slots are under way at a time; of them `reading` are read, `chunk_keys` keys or `chunk_bytes` at once,
-        and `together` are given up at once, as far as they come. A slot with more than `max_keys` keys or
-        `max_bytes`, or with a key of more than `max_key_bytes` (MEMORY USAGE), is left alone.
+        slots are under way at a time. As many are read as `reading_keys` allows, `chunk_keys` keys or
+        `chunk_bytes` at once; `together` of them, or `together_keys` keys, are given up at once, as far as
+        they come. A slot with more than `max_keys` keys or `max_bytes`, or with a key of more than
+        `max_key_bytes` (MEMORY USAGE), is left alone.
         Raises `EngineError("usage", …)`.
         """
 

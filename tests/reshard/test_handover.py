@@ -39,7 +39,8 @@ REDIS = [name for name in ("redis-6.2", "redis-7.0", "redis-8.0") if name in ava
 def handover(source: LocalServer | Proxy, nodes: LocalCluster, **limits: int) -> _core.Handover:
     second = nodes.primaries[1]
     options: dict[str, Any] = {
-        "lanes": 2, "reading": 2, "together": 2, "chunk_keys": 3, "chunk_bytes": 1_000, "max_keys": 1_000,
+        "lanes": 2, "reading_keys": 20, "together": 2, "together_keys": 100, "chunk_keys": 3,
+        "chunk_bytes": 1_000, "max_keys": 1_000,
         "max_bytes": 1 << 20, "max_key_bytes": 100_000, **limits,
     }  # fmt: skip
     return _core.Handover(
@@ -306,8 +307,8 @@ def test_a_target_that_the_source_does_not_know_gets_nothing(own: LocalCluster) 
     mover = _core.Handover(
         source=(first.host, first.port), target=(second.host, second.port), target_id="f" * 40,
         access=_core.Access(), client_name="mover", replicated=False, lanes=1,
-        reading=1, together=1, chunk_keys=100, chunk_bytes=10_000, max_keys=100, max_bytes=1 << 20,
-        max_key_bytes=1 << 20,
+        reading_keys=1, together=1, together_keys=1, chunk_keys=100, chunk_bytes=10_000, max_keys=100,
+        max_bytes=1 << 20, max_key_bytes=1 << 20,
     )  # fmt: skip
     ((_, fate, _, _, why),) = mover.hand_over([SLOT])
     assert (fate, "know about node" in why) == ("refused", True)

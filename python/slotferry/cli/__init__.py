@@ -15,16 +15,7 @@ from collections.abc import Sequence
 import click
 
 from slotferry._core import __version__
-from slotferry.cli.check import check
-from slotferry.cli.completion import completion
-from slotferry.cli.demo import demo
-from slotferry.cli.job_control import COMMANDS as JOB_COMMANDS
-from slotferry.cli.jobs import jobs
-from slotferry.cli.migrate import migrate
-from slotferry.cli.reshard import reshard
-from slotferry.cli.rewrite import rewrite
-from slotferry.cli.slot import slot
-from slotferry.cli.verify import verify
+from slotferry.cli.lazy import LazyGroup
 from slotferry.errors import ExitCode, SlotferryError, unexpected
 
 _EXAMPLES = """\
@@ -40,22 +31,19 @@ Examples:
 Run 'slotferry COMMAND --help' for the options of a command and more examples.
 """
 
+_COMMANDS = ("migrate", "check", "verify", "reshard", "jobs", "rewrite", "slot", "demo", "completion")
 _COMPLETE = "_SLOTFERRY_COMPLETE"
 
 
 @click.group(
+    cls=LazyGroup,
+    homes={name: f"slotferry.cli.{name}:{name}" for name in _COMMANDS},
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EXAMPLES,
 )
 @click.version_option(package_name="slotferry", message=f"%(package)s %(version)s, engine {__version__}")
 def cli() -> None:
     """Move Redis and Valkey data into a cluster: fast, resumable, without losing a key."""
-
-
-for _command in (migrate, check, verify, reshard, jobs, rewrite, slot, demo, completion):
-    cli.add_command(_command)
-for _command in JOB_COMMANDS:
-    jobs.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

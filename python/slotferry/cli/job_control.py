@@ -142,6 +142,3 @@ def _running_kind(path: Path, job: str) -> Kind:
             hint="say which with --kind migrate or reshard",
         )
     return running[0] if running else KINDS[0]
-
-
-COMMANDS = (pause_job, resume_job, rate_job, cancel_job)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.lazy import LazyGroup
 from slotferry.errors import UsageError
 from slotferry.text import escape_key
 
@@ -66,7 +67,12 @@ Examples:
 """
 
 
-@click.group(epilog=_EXAMPLES, no_args_is_help=False)
+@click.group(
+    cls=LazyGroup,
+    homes={name: f"slotferry.cli.job_control:{name}_job" for name in ("pause", "resume", "rate", "cancel")},
+    epilog=_EXAMPLES,
+    no_args_is_help=False,
+)
 def jobs() -> None:
     """List, show, steer and discard the jobs in the journal."""
 

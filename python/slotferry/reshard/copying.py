@@ -25,8 +25,11 @@ from slotferry.reshard.methods import Pair, correct_owner, itself
 from slotferry.reshard.wire import Wire, encode, format_ranges, is_error, refused
 
 _CHUNK_KEYS = 100
-_MOST_READING = 16
-_SECONDS_PER_READING = 0.00025  # of round trip: so much longer, and one slot more is read at a time
+_LANES, _MOST_LANES = 16, 64
+_READING_KEYS = 100  # keeps near servers busy, and lets others have their turn soon
+_TOGETHER, _TOGETHER_KEYS = 8, 200
+_MOST_TIMES = 16  # so much more at once for far servers:
+_SECONDS_PER_TIME = 0.00025  # of round trip
 _MOST_KEYS = 1_000  # in one transaction; WATCH takes about 2 ns for each pair of them
 _MOST_BYTES, _MOST_KEY_BYTES = 16_000_000, 1_000_000
 _CALL_KEYS = 6_400  # about what one call hands over: pauses and limits are looked at between two calls
@@ -173,8 +176,7 @@ class SlotCopier:
             source, into = self._pair.source, self._pair.target
             text: bytes = target_wire.need("INFO", "replication")
             limits = self._limits
-            # One slot at a time keeps near servers busy, and lets others have their turn soon; not far ones.
-            reading = min(limits.reading, 1 + int(source_wire.round_trip() / _SECONDS_PER_READING))
+            times = min(limits.times, 1 + int(source_wire.round_trip() / _SECONDS_PER_TIME))
             try:
                 self._handover = Handover(
                     source=(source.address.host, source.address.port),
@@ -183,9 +185,10 @@ class SlotCopier:
                     access=self._connector.access(),
                     client_name=self._name,
                     replicated=b"state=online" in text,
-                    lanes=4 * reading,
-                    reading=reading,
-                    together=2 * reading,
+                    lanes=min(_MOST_LANES, times * _LANES),
+                    reading_keys=times * limits.reading_keys,
+                    together=times * _TOGETHER,
+                    together_keys=min(limits.keys, times * _TOGETHER_KEYS),
                     chunk_keys=limits.chunk_keys,
                     chunk_bytes=limits.chunk_bytes,
                     max_keys=limits.keys,
@@ -209,15 +212,16 @@ class _Limits:
 
     def __init__(self, gate: Gate) -> None:
         self._rate = gate.care.max_bytes_per_second
-        self.reading, self.chunk_keys, self.keys = _MOST_READING, _CHUNK_KEYS, _MOST_KEYS
+        self.times, self.reading_keys = _MOST_TIMES, _READING_KEYS
+        self.chunk_keys, self.keys = _CHUNK_KEYS, _MOST_KEYS
         self.bytes, self.chunk_bytes = _MOST_BYTES, _CHUNK_BYTES
         if self._rate is not None:
             self.bytes = min(_MOST_BYTES, max(self._rate, _MOST_KEY_BYTES))
         self._call = _CALL_KEYS
         if gate.batch_seconds is not None:
             at_once = max(10, int(gate.batch_seconds / _SECONDS_PER_KEY))
-            self.reading = 1
-            self.chunk_keys = min(_CHUNK_KEYS, at_once)
+            self.times = 1
+            self.reading_keys = self.chunk_keys = min(_CHUNK_KEYS, at_once)
             self.keys = min(_MOST_KEYS, 4 * at_once)
             self.chunk_bytes = min(_CHUNK_BYTES, int(gate.batch_seconds * _BYTES_PER_SECOND))
             self._call = min(_CALL_KEYS, 16 * at_once)

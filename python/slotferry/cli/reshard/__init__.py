@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import click
 
-from slotferry.cli.reshard.apply import apply
-from slotferry.cli.reshard.fix import fix
-from slotferry.cli.reshard.plan import plan
-from slotferry.cli.reshard.run import run
-from slotferry.cli.reshard.status import status
+from slotferry.cli.lazy import LazyGroup
 
+_COMMANDS = ("plan", "apply", "run", "status", "fix")
 _EXAMPLES = """\
 \b
 Examples:
@@ -24,10 +21,10 @@ Examples:
 """
 
 
-@click.group(epilog=_EXAMPLES)
+@click.group(
+    cls=LazyGroup,
+    homes={name: f"slotferry.cli.reshard.{name}:{name}" for name in _COMMANDS},
+    epilog=_EXAMPLES,
+)
 def reshard() -> None:
     """Balance a cluster: plan slot moves, apply them in a window, mend what others left open."""
-
-
-for _command in (plan, apply, run, status, fix):
-    reshard.add_command(_command)

@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
 use super::Limits;
 
@@ -20,10 +20,11 @@ pub(super) enum Expiries {
 pub(super) struct Company {
     /// What the last look at the source's keyspace said.
     pub expiries: Cell<Expiries>,
-    /// Who may read now; the source is asked for no more than these want.
-    pub reading: Semaphore,
+    /// Who may read now, a permit a key: the source is asked for no more than these want.
+    reading: Semaphore,
+    reading_keys: usize,
     together: usize,
-    most_keys: usize,
+    together_keys: usize,
     preparing: Cell<usize>,
     ready: Cell<usize>,
     keys: Cell<usize>,
@@ -37,9 +38,10 @@ impl Company {
     pub fn new(limits: &Limits) -> Self {
         Self {
             expiries: Cell::new(Expiries::Unknown),
-            reading: Semaphore::new(limits.reading),
+            reading: Semaphore::new(limits.reading_keys),
+            reading_keys: limits.reading_keys,
             together: limits.together,
-            most_keys: limits.keys,
+            together_keys: limits.together_keys,
             preparing: Cell::new(0),
             ready: Cell::new(0),
             keys: Cell::new(0),
@@ -47,6 +49,13 @@ impl Company {
             replica_is_late: Cell::new(false),
             go: Notify::new(),
         }
+    }
+
+    /// Wait for the turn to read a slot of `keys` keys; it lasts until what is returned is dropped.
+    pub async fn turn_to_read(&self, keys: usize) -> Option<SemaphorePermit<'_>> {
+        let permits = u32::try_from(keys.min(self.reading_keys)).unwrap_or(u32::MAX);
+        // It is never closed.
+        self.reading.acquire_many(permits).await.ok()
     }
 
     /// A lane begins with a slot; it is to be told ready, or to have left.
@@ -80,7 +89,7 @@ impl Company {
     }
 
     fn look(&self) {
-        let enough = self.ready.get() >= self.together || self.keys.get() >= self.most_keys;
+        let enough = self.ready.get() >= self.together || self.keys.get() >= self.together_keys;
         if enough || self.preparing.get() == 0 {
             self.ready.set(0);
             self.keys.set(0);
@@ -100,11 +109,12 @@ mod tests {
     fn company(together: usize) -> Company {
         Company::new(&Limits {
             lanes: 4,
-            reading: 1,
+            reading_keys: 1,
             together,
+            together_keys: 100,
             chunk_keys: 1,
             chunk_bytes: 1,
-            keys: 100,
+            keys: 1_000,
             bytes: 1,
             key_bytes: 1,
         })

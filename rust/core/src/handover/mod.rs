@@ -67,10 +67,12 @@ pub struct HandoverSpec {
 pub struct Limits {
     /// Slots under way at a time; each has a connection to either node.
     pub lanes: usize,
-    /// Slots whose keys are read at a time.
-    pub reading: usize,
+    /// Keys of the slots that are read at a time; a slot of more is read alone.
+    pub reading_keys: usize,
     /// Slots that are given up together, as far as they come: each time makes the source save its configuration.
     pub together: usize,
+    /// Keys of the slots that are given up together: so many are enough.
+    pub together_keys: usize,
     /// Keys that are read in one go.
     pub chunk_keys: usize,
     /// Bytes that are read in one go, as MEMORY USAGE counts them; a larger key goes alone.
@@ -144,11 +146,11 @@ impl Handover {
         if spec.limits.lanes == 0
             || spec.limits.chunk_keys == 0
             || spec.limits.keys == 0
-            || spec.limits.reading == 0
+            || spec.limits.reading_keys == 0
         {
             return Err(Error::new(
                 ErrorKind::Usage,
-                "lanes, reading, chunk_keys and keys must be at least 1",
+                "lanes, reading_keys, chunk_keys and keys must be at least 1",
             ));
         }
         let runtime = tokio::runtime::Builder::new_current_thread()

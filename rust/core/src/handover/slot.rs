@@ -178,7 +178,7 @@ impl Lane {
         if self.keys.len() > self.spec.limits.keys {
             return Ok(Some(Fate::Large));
         }
-        let turn = company.reading.acquire().await;
+        let turn = company.turn_to_read(self.keys.len()).await;
         if self.keys.len() > 0
             && let Some(fate) = self.copy(company).await?
         {
