@@ -34,7 +34,7 @@ from slotferry.reshard.joining import Joining, meet, with_joining
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member, read_cluster
 from slotferry.reshard.methods import choose_method
-from slotferry.reshard.mover import Mover
+from slotferry.reshard.mover import Mover, give_way
 from slotferry.reshard.options import Options
 from slotferry.reshard.plan import Plan, make_plan
 from slotferry.reshard.report import Report, Status
@@ -217,7 +217,7 @@ class _Applier:
         workers = max(1, len(shards) - 1)
         with (
             LatencyWatch(self._connector, self._gate, addresses),
-            ThreadPoolExecutor(workers, thread_name_prefix="slotferry-move") as pool,
+            ThreadPoolExecutor(workers, "slotferry-move", initializer=give_way) as pool,
         ):
             while todo and self._gate.closed() is None:
                 done_before = self._tally.advance
