@@ -11,8 +11,8 @@ import contextlib
 import hashlib
 import json
 import os
+import selectors
 import socket
-import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -30,6 +30,7 @@ _LONGEST_LINE = 64 << 10
 _LONGEST_NAME = 60
 _LONGEST_PATH = 100  # sun_path takes 104 bytes (macOS) or 108 (Linux), with the zero at the end
 _PATIENCE = 5.0
+_PAUSE = 0.1
 
 
 class ControlSocket:
@@ -61,17 +62,14 @@ class ControlSocket:
                 f"can't be opened: {error.strerror or error}"
             )
         else:
-            threading.Thread(
-                target=self._server.serve_forever, args=(0.1,), name="slotferry-control", daemon=True
-            ).start()
+            self._server.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
+            self._server.close()
             with contextlib.suppress(OSError):
                 self.path.unlink()
 
@@ -133,36 +131,62 @@ def live_status(journal: Path, job: str, kind: Kind = "migrate") -> Json | None:
         return None
 
 
-class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    daemon_threads = True
-    block_on_close = False
+class _Server:
+    """Listens in a thread of its own, and answers each client in another one, so that none keeps others off.
+
+    Not socketserver's: its end is seen only at the next poll.
+    """
 
     def __init__(self, path: str, answer: Callable[[bytes], Json]) -> None:
-        self.answer = answer
-        super().__init__(path, _Handler, bind_and_activate=False)
+        self._answer = answer
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="slotferry-control", daemon=True)
+        self._socket = socket.socket(socket.AF_UNIX)
         try:
             # What lies there is of a run that was killed: the lock says that no other is alive.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-            self.server_bind()
+            self._socket.bind(path)
             os.chmod(path, 0o600)  # before anybody is listened to
-            self.server_activate()
+            self._socket.listen()
+            self._socket.setblocking(False)  # a client may be gone again before it is accepted
+            self._end, self._ended = socket.socketpair()
         except BaseException:
-            self.server_close()
+            self._socket.close()
             raise
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stay silent: a client that hangs up is no business of the run's."""
+    def start(self) -> None:
+        self._thread.start()
 
+    def close(self) -> None:
+        """Listen no longer. Who is being answered is not waited for."""
+        self._ending.set()
+        self._end.close()
+        self._thread.join()
+        self._ended.close()
+        self._socket.close()
 
-class _Handler(socketserver.StreamRequestHandler):
-    timeout = _PATIENCE
-    server: _Server
+    def _listen(self) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, selectors.EVENT_READ)
+            selector.register(self._ended, selectors.EVENT_READ)
+            while selector.select() and not self._ending.is_set():
+                self._take_in()
 
-    def handle(self) -> None:
-        line = self.rfile.readline(_LONGEST_LINE)
-        if line:
-            self.wfile.write(json.dumps(self.server.answer(line)).encode() + b"\n")
+    def _take_in(self) -> None:
+        try:
+            client, _ = self._socket.accept()
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+        except (OSError, RuntimeError):  # no file or thread is left, which may last
+            self._ending.wait(_PAUSE)
+
+    def _serve(self, client: socket.socket) -> None:
+        with contextlib.suppress(Exception), client:  # a client that hangs up is no business of the run's
+            client.settimeout(_PATIENCE)
+            with client.makefile("rb") as request:
+                line = request.readline(_LONGEST_LINE)
+            if line:
+                client.sendall(json.dumps(self._answer(line)).encode() + b"\n")
 
 
 def _exchange(path: Path, line: bytes) -> bytes:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import stat
+import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +79,34 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(journal: Path) -> No
                 assert b'"ok": true' not in client.recv(10_000)
         assert controls.rates == Rates(9)
         assert live_status(journal, "nightly") is not None
+
+
+def test_a_run_ends_at_once_whoever_is_connected(journal: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as silent, ExitStack() as run:
+        _, opened = run.enter_context(listening(journal))
+        silent.connect(str(opened.path))
+        assert ask(journal, "nightly", "status")["state"] == "running"  # who says nothing keeps nobody off
+        begun = time.monotonic()
+        run.close()
+        assert time.monotonic() - begun < 0.08
+    assert "slotferry-control" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_client_that_could_not_be_taken_in_does_not_end_the_listening(
+    journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accepts = [OSError(errno.EMFILE, "Too many open files")]
+    accept = socket.socket.accept
+
+    def fail_once(listener: socket.socket) -> Any:
+        if accepts:
+            raise accepts.pop()
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", fail_once)
+    with listening(journal):
+        assert ask(journal, "nightly", "status")["state"] == "running"
+    assert not accepts
 
 
 def test_namesakes_are_told_apart(journal: Path) -> None:
