@@ -76,8 +76,8 @@ def test_pause_show_rate_resume_and_cancel_from_another_terminal(
         keys = run("jobs", "rate", "nightly", "--max-keys-per-second", "100")
         assert keys.code == 2
         assert "a reshard can't be limited by keys" in keys.stderr
-        assert run("jobs", "rate", "nightly", "--max-bytes-per-second", "50kB").code == 0
-        _until(lambda: _live()["max_bytes_per_second"] == 50_000, "the rate to be taken")
+        assert run("jobs", "rate", "nightly", "--max-bytes-per-second", "10kB").code == 0
+        _until(lambda: _live()["max_bytes_per_second"] == 10_000, "the rate to be taken")
         assert _gone(own) == moved
         assert run("jobs", "resume", "nightly").code == 0
         _until(lambda: _gone(own) > moved, "the run to go on")
@@ -100,7 +100,7 @@ def test_pause_show_rate_resume_and_cancel_from_another_terminal(
     notices = [line["message"] for line in outcome.lines if line["type"] == "notice"]
     assert [notice for notice in notices if "operator" in notice] == [
         "paused by the operator",
-        "the operator's rate is 50,000 bytes/s now",
+        "the operator's rate is 10,000 bytes/s now",
         "resumed by the operator",
     ]
     assert any(line["type"] == "progress" and line["state"] == "paused" for line in outcome.lines)
