@@ -15,14 +15,15 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from slotferry._core import SLOTS
 from slotferry.addressmap import AddressMap
-from slotferry.admin import Connector, Node, lost, raise_for, unfit
+from slotferry.admin import Connector
 from slotferry.endpoints import Address, Endpoint
 from slotferry.errors import SlotferryError
+from slotferry.link import lost, unfit
+from slotferry.node import Node, raise_for
 from slotferry.rdb_versions import probe_versions
 from slotferry.sentinel import Found, ServiceFinder
-
-SLOTS = 16_384
 
 SlotRange = tuple[int, int, str, int]
 """First slot, last slot, host, port: as the engine takes it."""

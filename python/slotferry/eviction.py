@@ -10,9 +10,10 @@ from typing import Literal
 
 from redis.exceptions import NoPermissionError, ResponseError
 
-from slotferry.admin import Connector, Node
+from slotferry.admin import Connector
 from slotferry.discovery import SourceFacts, TargetFacts
 from slotferry.errors import SourceUnfitError, TargetUnfitError
+from slotferry.node import Node
 
 Eviction = Literal["idle_time", "frequency"]
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from redis.exceptions import NoPermissionError, ResponseError
 
-from slotferry.admin import Connector, Node
+from slotferry.admin import Connector
 from slotferry.discovery import SourceFacts, TargetFacts
 from slotferry.endpoints import Address
 from slotferry.errors import TargetUnfitError
+from slotferry.node import Node
 
 _LIST_HINT = "grant +function|list and +function|load, or leave functions out with --no-functions"
 

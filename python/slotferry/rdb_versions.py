@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from redis.exceptions import ResponseError
 
 from slotferry._core import key_slot
-from slotferry.admin import Node
+from slotferry.node import Node
 
 KNOWN_VERSIONS = (9, 10, 11, 12, 13, 14, 80, 81, 82)
 """Redis 6.2 to 8.8 and Valkey 9; a server that writes a later one takes these as well."""

@@ -21,9 +21,11 @@ from typing import Any, Literal
 from redis.exceptions import NoPermissionError, ResponseError
 
 from slotferry.addressmap import AddressMap
-from slotferry.admin import Connector, Node, lost, raise_for, unfit
+from slotferry.admin import Connector
 from slotferry.endpoints import Address, Service
 from slotferry.errors import SlotferryError, SourceLostError
+from slotferry.link import lost, unfit
+from slotferry.node import Node, raise_for
 
 _CATCH_UP_SECONDS = 10.0
 _LOOK_SECONDS = 1.0

@@ -14,10 +14,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from slotferry.admin import CONNECT_TIMEOUT, REPLY_TIMEOUT, Connector, lost
-from slotferry.discovery import SLOTS, Topology, cluster_info, read_topology
+from slotferry._core import SLOTS
+from slotferry.admin import Connector
+from slotferry.discovery import Topology, cluster_info, read_topology
 from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError, unexpected
+from slotferry.link import CONNECT_TIMEOUT, REPLY_TIMEOUT, lost
 
 _GRACE = 0.2  # seconds after the first answer in which another may turn out to be newer
 _MOST_ASKED = 8

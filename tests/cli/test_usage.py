@@ -249,3 +249,16 @@ def test_the_package_is_imported_without_a_client_library() -> None:
     script = "import sys, slotferry.cli; print(sorted({'redis', 'sqlite3', 'tqdm'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_resharding_needs_no_client_library() -> None:
+    script = """
+import importlib, pkgutil, sys
+import slotferry.cli.reshard, slotferry.reshard
+for package in (slotferry.cli.reshard, slotferry.reshard):
+    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+print(sorted({"redis", "asyncio", "ssl"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

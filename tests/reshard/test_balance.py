@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slotferry.discovery import SLOTS
+from slotferry._core import SLOTS
 from slotferry.reshard.balance import Balance, balance
 from slotferry.reshard.wire import format_ranges, parse_ranges, ranges_of
 

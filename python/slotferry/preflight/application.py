@@ -15,9 +15,10 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from slotferry._core import key_slot
-from slotferry.admin import Connector, Node
+from slotferry.admin import Connector
 from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError
+from slotferry.node import Node
 from slotferry.preflight.commands import (
     OTHERWISE,
     SPLITTABLE,

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-from slotferry.discovery import SLOTS, Topology
+from slotferry._core import SLOTS
+from slotferry.discovery import Topology
 from slotferry.endpoints import Address
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
 from slotferry.preflight.survey import ServerView, Survey

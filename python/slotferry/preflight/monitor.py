@@ -16,8 +16,8 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from slotferry.admin import Node
 from slotferry.errors import SlotferryError
+from slotferry.node import Node
 
 _HEAD = re.compile(rb'\+?\d+\.\d+ \[(\d+) (.*?)\] (?=")')
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)

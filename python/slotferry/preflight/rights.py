@@ -15,9 +15,9 @@ from typing import Any
 
 from redis.exceptions import NoPermissionError, ResponseError
 
-from slotferry.admin import Node
 from slotferry.discovery import ServerFacts
 from slotferry.endpoints import Side
+from slotferry.node import Node
 from slotferry.preflight.rows import Row, error, ok
 
 PROBE_KEY = "slotferry:preflight"

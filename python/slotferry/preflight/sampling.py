@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 
 from redis.exceptions import ResponseError
 
-from slotferry.admin import Connector, Node
+from slotferry.admin import Connector
 from slotferry.discovery import SourceFacts
+from slotferry.node import Node
 from slotferry.preflight.keyspace import KeyFacts, KeyspaceSums
 
 _QUICK_KEYS = 4_000

@@ -15,9 +15,10 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from slotferry.admin import Connector, Node
+from slotferry.admin import Connector
 from slotferry.discovery import SourceFacts, TargetFacts, Topology
 from slotferry.endpoints import Address
+from slotferry.node import Node
 from slotferry.preflight.rights import Command, denied_commands, source_probes, target_probes
 
 _CLOCK_SAMPLES = 3

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from slotferry.admin import Connector, lost
+from slotferry.admin import Connector
+from slotferry.link import encode, lost
 from slotferry.reshard.care import Gate
 from slotferry.reshard.methods import Moved, Pair, itself, owner_of
-from slotferry.reshard.wire import Wire, encode, format_ranges, is_error, ranges_of, refused, text_of
+from slotferry.reshard.wire import Wire, format_ranges, is_error, ranges_of, refused, text_of
 
 _POLL_SECONDS = (0.005, 0.2)
 

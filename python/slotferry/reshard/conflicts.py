@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from slotferry.admin import Connector, lost
+from slotferry.admin import Connector
 from slotferry.errors import RefusedError
-from slotferry.reshard.wire import Wire, decode_key, encode, is_error, text_of
+from slotferry.link import encode, lost
+from slotferry.reshard.wire import Wire, decode_key, is_error, text_of
 from slotferry.text import escape_key
 
 if TYPE_CHECKING:

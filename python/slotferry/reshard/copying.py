@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from slotferry._core import EngineError, Handover
-from slotferry.admin import Connector, lost
+from slotferry.admin import Connector
 from slotferry.errors import SlotferryError
+from slotferry.link import encode, lost
 from slotferry.reshard.care import Gate
 from slotferry.reshard.conflicts import ConflictFile
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member
 from slotferry.reshard.methods import Pair, correct_owner, itself
-from slotferry.reshard.wire import Wire, encode, format_ranges, is_error, refused
+from slotferry.reshard.wire import Wire, format_ranges, is_error, refused
 
 _CHUNK_KEYS = 100
 _LANES, _MOST_LANES = 16, 64

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from slotferry.admin import Connector
 from slotferry.errors import SlotferryError
+from slotferry.link import encode
 from slotferry.reshard.balance import Move
 from slotferry.reshard.copying import can_copy, lacking, process_of
 from slotferry.reshard.members import Cluster, Member
-from slotferry.reshard.wire import Wire, encode, is_error
+from slotferry.reshard.wire import Wire, is_error
 
 
 def both_answer(source: str, target: str, shards: Mapping[str, Member]) -> bool:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.errors import ExitCode, RefusedError, SlotferryError
+from slotferry.link import encode
 from slotferry.options import default_journal_path
 from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.cluster_lock import cluster_lock
@@ -26,7 +27,7 @@ from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member
 from slotferry.reshard.methods import Moved, Pair
 from slotferry.reshard.setslot import SetslotMigrate
-from slotferry.reshard.wire import Wire, encode, format_ranges, is_error, text_of
+from slotferry.reshard.wire import Wire, format_ranges, is_error, text_of
 
 Choice = Literal["ask", "owner", "other"]
 _SETTLE_SECONDS = 1.0  # between two looks that tell a mover from what it left behind

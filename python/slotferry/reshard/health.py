@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from slotferry._core import SLOTS
 from slotferry.admin import Connector
-from slotferry.discovery import SLOTS
 from slotferry.errors import SlotferryError
+from slotferry.link import encode
 from slotferry.reshard.atomic import migration_tasks, move_ended, slot_migrations
 from slotferry.reshard.members import Cluster, Member, read_cluster
-from slotferry.reshard.wire import Wire, encode, format_ranges, is_error, refused
+from slotferry.reshard.wire import Wire, format_ranges, is_error, refused
 
 StepKind = Literal["assign", "tell", "move_on", "bring_home", "close"]
 

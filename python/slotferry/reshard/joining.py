@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from slotferry.admin import Connector, lost, unfit
+from slotferry.admin import Connector
 from slotferry.endpoints import Address
 from slotferry.errors import RefusedError, SlotferryError, UsageError
+from slotferry.link import lost, unfit
 from slotferry.reshard.members import Cluster, Member
 from slotferry.reshard.methods import nodes_of
 from slotferry.reshard.wire import Wire, is_error, refused, text_of

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from slotferry.admin import Connector, unfit
-from slotferry.discovery import SLOTS
+from slotferry._core import SLOTS
+from slotferry.admin import Connector
 from slotferry.errors import SlotferryError
+from slotferry.link import encode, unfit
 from slotferry.reshard.members import Cluster, Member
-from slotferry.reshard.wire import Wire, encode, is_error, refused, text_of
+from slotferry.reshard.wire import Wire, is_error, refused, text_of
 
 MEMORY_USAGE = b"*3\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n"
 _SLOTS_AT_ONCE = 250

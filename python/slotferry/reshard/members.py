@@ -12,11 +12,12 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from slotferry._core import SLOTS
 from slotferry.addressmap import AddressMap
-from slotferry.admin import Connector, lost, unfit
-from slotferry.discovery import SLOTS
+from slotferry.admin import Connector
 from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError, UsageError
+from slotferry.link import lost, unfit
 from slotferry.reshard.wire import Wire, format_ranges, is_error, refused, text_of
 
 _LOOKS, _LOOK_SECONDS = 20, 0.25  # while slots seem to be nobody's

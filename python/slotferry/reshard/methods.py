@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from slotferry.admin import lost
 from slotferry.errors import RefusedError, SlotferryError
+from slotferry.link import encode, lost
 from slotferry.reshard.members import Member, parse_nodes
-from slotferry.reshard.wire import Wire, encode
+from slotferry.reshard.wire import Wire
 
 MethodName = Literal["auto", "setslot", "atomic"]
 

@@ -15,9 +15,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from slotferry.admin import Connector, lost
+from slotferry.admin import Connector
 from slotferry.errors import RESUME_HINT, MigrationInterrupted, RefusedError, SlotferryError
 from slotferry.events import Event, Notice
+from slotferry.link import lost
 from slotferry.reshard.atomic import RedisAtomic, ValkeyAtomic
 from slotferry.reshard.balance import Move
 from slotferry.reshard.care import Condition, Gate

@@ -9,11 +9,12 @@ import time
 
 from slotferry.admin import Connector
 from slotferry.errors import RefusedError
+from slotferry.link import encode
 from slotferry.reshard.drift import plan_shards
 from slotferry.reshard.members import Cluster, Member
 from slotferry.reshard.methods import MethodName, choose_method
 from slotferry.reshard.plan import Plan
-from slotferry.reshard.wire import Wire, encode, is_error, refused
+from slotferry.reshard.wire import Wire, is_error, refused
 
 
 def check_rights(connector: Connector, plan: Plan, cluster: Cluster, wanted: MethodName) -> None:

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 
 from slotferry.admin import Connector
 from slotferry.errors import SlotferryError, TargetLostError
+from slotferry.link import encode
 from slotferry.reshard.methods import Pair
-from slotferry.reshard.wire import Wire, decode_key, encode, is_error, text_of
+from slotferry.reshard.wire import Wire, decode_key, is_error, text_of
 
 _BATCH_KEYS = 100
 _TIMEOUT_MS = 30_000

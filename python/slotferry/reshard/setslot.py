@@ -11,9 +11,10 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from slotferry.admin import Connector, lost
+from slotferry.admin import Connector
 from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError
+from slotferry.link import encode, lost
 from slotferry.reshard.care import Gate
 from slotferry.reshard.conflicts import ConflictFile, Keep
 from slotferry.reshard.copying import SlotCopier, process_of
@@ -21,7 +22,7 @@ from slotferry.reshard.measure import memory_usage
 from slotferry.reshard.members import Member
 from slotferry.reshard.methods import Moved, Pair, correct_owner, itself, nodes_of
 from slotferry.reshard.rollback import NoRoomError, RolledBack, no_room, roll_back
-from slotferry.reshard.wire import Wire, decode_key, encode, is_error, refused, text_of
+from slotferry.reshard.wire import Wire, decode_key, is_error, refused, text_of
 from slotferry.text import format_bytes, shorten_key
 
 _LIST_KEYS = 1_000  # of a slot at once

@@ -7,27 +7,18 @@ them just as MIGRATE wants them, and nothing here takes them apart.
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from slotferry.admin import Connector, lost, shortest, unfit
+from slotferry.admin import Connector, shortest
 from slotferry.endpoints import Address
+from slotferry.link import encode, lost, unfit
 
 _RECEIVE = 1 << 18
 _PIPELINE = 1000  # commands: enough to make the round trip cheap, few enough to let other clients through
 _LISTINGS = 16  # listings of slots: each may be long
 _Reply = TypeVar("_Reply")
-
-
-def encode(*parts: bytes | str | int) -> bytes:
-    """Return one command in RESP."""
-    pieces = [b"*%d\r\n" % len(parts)]
-    for part in parts:
-        raw = part if isinstance(part, bytes) else str(part).encode()
-        pieces.append(b"$%d\r\n%b\r\n" % (len(raw), raw))
-    return b"".join(pieces)
 
 
 def decode_key(encoded: bytes) -> bytes:
@@ -49,8 +40,8 @@ class Wire:
     """One connection to one node; a context manager. Raises `SlotferryError` where it breaks."""
 
     def __init__(self, connector: Connector, address: Address) -> None:
-        self._node = connector.open(address)
-        self._socket: socket.socket = self._node.socket()
+        self._link = connector.dial(address)
+        self._socket = self._link.connection
         self._buffer = b""
         self._at = 0
         self.address = address
@@ -66,7 +57,7 @@ class Wire:
 
     def close(self) -> None:
         """Hang up."""
-        self._node.__exit__(None, None, None)
+        self._link.close()
 
     def set_timeout(self, seconds: float) -> None:
         """Set how long a reply may take."""
@@ -89,7 +80,7 @@ class Wire:
         reply = self.call(*parts)
         if is_error(reply):
             raise refused(
-                self._node.name, f"{parts[0]} {parts[1]}" if len(parts) > 1 else str(parts[0]), reply
+                self._link.name, f"{parts[0]} {parts[1]}" if len(parts) > 1 else str(parts[0]), reply
             )
         return reply
 
@@ -129,7 +120,7 @@ class Wire:
         """Read one array of bulk strings and return them encoded."""
         head = self._line()
         if head[:1] != b"*":
-            raise refused(self._node.name, "CLUSTER GETKEYSINSLOT", head)
+            raise refused(self._link.name, "CLUSTER GETKEYSINSLOT", head)
         found = []
         for _ in range(int(head[1:])):
             end = self._buffer.find(b"\r\n", self._at)
@@ -182,7 +173,7 @@ class Wire:
 
     def _lost(self, error: OSError | None) -> Exception:
         reason = (error.strerror or str(error)) if error is not None else "it closed the connection"
-        return lost(self._node.side, f"was lost at {self._node.name}: {reason}", "see whether that node runs")
+        return lost(self._link.side, f"was lost at {self._link.name}: {reason}", "see whether that node runs")
 
 
 def refused(node: str, command: str, reply: bytes) -> Exception:
