@@ -6,21 +6,26 @@ not refused is `RunStarted`, the last is always `RunEnded`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from slotferry.report import Keys, Report
+from slotferry.notices import Event, Notice
 
+if TYPE_CHECKING:
+    from slotferry.report import Keys, Report
 
-@dataclass(frozen=True)
-class Event:
-    """The base of all; `type` names it in JSON."""
-
-    type: ClassVar[str] = "event"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the event as a JSON object."""
-        return {"type": self.type, **asdict(self)}
+__all__ = [
+    "CheckpointSaved",
+    "DryRunResult",
+    "EngineNews",
+    "Event",
+    "Notice",
+    "PhaseStarted",
+    "Progress",
+    "RunEnded",
+    "RunStarted",
+    "TopologyChanged",
+]
 
 
 @dataclass(frozen=True)
@@ -44,15 +49,6 @@ class RunStarted(Event):
     partitions: int
     expected_keys: int
     dry_run: bool
-
-
-@dataclass(frozen=True)
-class Notice(Event):
-    """Something that the operator has to know: a decision that was taken, or a problem that was met."""
-
-    type: ClassVar[str] = "notice"
-
-    message: str
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ Invariant: an `Options` that exists is valid; a wrong value raises `UsageError` 
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,8 @@ from slotferry.addressmap import AddressMap
 from slotferry.controls import Rates
 from slotferry.endpoints import Password, Tls
 from slotferry.errors import UsageError
+from slotferry.job_names import check_job_name, default_journal_path
+from slotferry.limits import MAX_WAIT_REPLICAS, MAX_WAIT_TIMEOUT, MIN_BIG_KEY, MIN_MEMORY
 from slotferry.partitions import MAX_PARTITIONS, is_partition_count
 from slotferry.rewrite import Rule, as_bytes
 
@@ -26,13 +26,6 @@ if TYPE_CHECKING:
 OnConflict = Literal["error", "replace", "skip"]
 OnCollision = Literal["refuse", "record", "unchecked"]
 FieldTtl = Literal["error", "drop"]
-
-MIN_MEMORY = 1 << 20
-MAX_WAIT_REPLICAS = 100
-MAX_WAIT_TIMEOUT = 20_000
-"""Milliseconds: a connection that is silent for 30 s is given up."""
-MIN_BIG_KEY = 64_000
-_JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -227,19 +220,3 @@ class Options:
     def journal_path(self) -> Path:
         """The journal's file."""
         return default_journal_path() if self.journal is None else Path(self.journal)
-
-
-def check_job_name(job: str | None) -> None:
-    """Raise `UsageError` for a name that no job can have; None is chosen by the job itself."""
-    if job is not None and not _JOB_NAME.fullmatch(job):
-        raise UsageError(
-            f"{job!r} can't be the name of a job",
-            hint="use up to 100 letters, digits, dots, dashes and underscores; no dot or dash in front",
-        )
-
-
-def default_journal_path() -> Path:
-    """Return `$XDG_STATE_HOME/slotferry/journal.db`; the folder is `~/.local/state` where that is not set."""
-    state = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
-    return base / "slotferry" / "journal.db"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from slotferry.cli import main
+from slotferry.reshard.plan import Plan, Policy
 from tests.cli.conftest import Invoke
 
 GOOD = ("migrate", "redis://127.0.0.1:1", "redis://127.0.0.1:1")
@@ -261,4 +262,25 @@ for package in (slotferry.cli.reshard, slotferry.reshard):
 print(sorted({"redis", "asyncio", "ssl"} & sys.modules.keys()))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_carrying_a_plan_out_imports_no_more_than_it_needs(tmp_path: Path) -> None:
+    script = """
+import sys
+from slotferry.cli import main
+main(sys.argv[1:])
+ours = ("discovery", "events", "options", "report", "rewrite", "sentinel")
+print(sorted({"tomllib", "zoneinfo", "tqdm", *(f"slotferry.{name}" for name in ours)} & sys.modules.keys()))
+"""
+    plan = tmp_path / "plan.json"
+    plan.write_text(Plan("redis+cluster://node:1", 0.0, Policy(), "", (), (), (), False).to_json())
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        cluster = f"redis://127.0.0.1:{bound.getsockname()[1]}"
+        command = ("reshard", "apply", str(plan), cluster, "--journal", str(tmp_path / "journal.db"))
+        done = subprocess.run(
+            [sys.executable, "-c", script, *command], capture_output=True, text=True, check=True
+        )
+    assert "can't be reached" in done.stderr
     assert done.stdout == "[]\n"

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from slotferry.job_names import default_journal_path
 from slotferry.joblock import JobLock
 from slotferry.local import LocalCluster, wait_until
-from slotferry.options import default_journal_path
 from slotferry.reshard.journal import ReshardJournal
 from tests.command import Running, run
 from tests.reshard.client import LoadClient, keys_in, open_slots, slots_owned

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from slotferry.job_names import default_journal_path
 from slotferry.local import LocalCluster, LocalServer
-from slotferry.options import default_journal_path
 from slotferry.reshard.cluster_lock import cluster_lock
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import read_cluster

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from slotferry.errors import UsageError
-from slotferry.options import Options, default_journal_path
+from slotferry.job_names import default_journal_path
+from slotferry.options import Options
 
 
 @pytest.mark.parametrize(

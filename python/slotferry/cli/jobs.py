@@ -83,7 +83,8 @@ def jobs() -> None:
 def list_jobs(journal: Path | None, as_json: bool) -> None:
     """List the jobs, the one that changed last first."""
     from slotferry.cli.reshard import recorded
-    from slotferry.display.tables import align, format_time
+    from slotferry.display.columns import align
+    from slotferry.display.tables import format_time
 
     path = journal_path(journal)
     opened = _open(path)
@@ -171,7 +172,7 @@ def discard_job(job: str, journal: Path | None, as_json: bool, kind: str | None)
 
 def journal_path(journal: Path | None) -> Path:
     """Return the journal that is meant."""
-    from slotferry.options import default_journal_path
+    from slotferry.job_names import default_journal_path
 
     return journal or default_journal_path()
 
@@ -275,7 +276,8 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
 
 def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
     from slotferry.control_socket import live_status
-    from slotferry.display.tables import align, failure_lines, key_place, story_lines
+    from slotferry.display.columns import align
+    from slotferry.display.tables import failure_lines, key_place, story_lines
 
     setup, keys = record.setup, record.totals.keys
     live = live_status(path, record.name)

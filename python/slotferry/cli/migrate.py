@@ -37,7 +37,7 @@ from slotferry.cli.types import (
 )
 from slotferry.display import Display, choose_display
 from slotferry.errors import InternalError
-from slotferry.options import MAX_WAIT_REPLICAS
+from slotferry.limits import MAX_WAIT_REPLICAS
 
 if TYPE_CHECKING:
     from slotferry.migration import Migration, Report

@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from slotferry.errors import RefusedError, UsageError
-from slotferry.report import Report
+
+if TYPE_CHECKING:
+    from slotferry.report import Report
 
 
 class ReportFile:

@@ -148,7 +148,7 @@ def _of_servers(source: str, target: str, options: Options, samples: int) -> tup
 
 
 def _text(found: Findings, topology: Topology | None, options: Options) -> Sequence[str]:
-    from slotferry.display.tables import align
+    from slotferry.display.columns import align
     from slotferry.text import shorten_key
 
     def place(database: int, key: bytes) -> str:

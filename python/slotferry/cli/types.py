@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import click
 
-from slotferry.options import MIN_BIG_KEY, MIN_MEMORY
+from slotferry.limits import MIN_BIG_KEY, MIN_MEMORY
 from slotferry.partitions import MAX_PARTITIONS, is_partition_count
 
 _SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TextIO
 
-from slotferry.events import Event, Notice
+from slotferry.notices import Event, Notice
 
 
 class Display:

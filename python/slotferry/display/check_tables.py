@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 
-from slotferry.display.tables import align
+from slotferry.display.columns import align
 from slotferry.preflight.application import Application
 from slotferry.preflight.crossslot import CommandUse
 from slotferry.preflight.keyspace import Keyspace, PlacedShare, Share

@@ -10,9 +10,10 @@ import time
 from typing import TextIO
 
 from slotferry.display.base import Display
-from slotferry.events import CheckpointSaved, Event, Progress
+from slotferry.notices import Event
 
-FREQUENT_SECONDS = 1.0
+_FREQUENT = ("progress", "checkpoint")
+_FREQUENT_SECONDS = 1.0
 
 
 class JsonLines(Display):
@@ -24,9 +25,9 @@ class JsonLines(Display):
 
     def show(self, event: Event) -> None:
         """Write the event as a line."""
-        if isinstance(event, Progress | CheckpointSaved):
+        if event.type in _FREQUENT:
             now = time.monotonic()
             if now < self._next.get(event.type, 0.0):
                 return
-            self._next[event.type] = now + FREQUENT_SECONDS
+            self._next[event.type] = now + _FREQUENT_SECONDS
         self.say(json.dumps(event.to_dict()))

@@ -6,10 +6,11 @@ Invariant: figures are the report's, keys are escaped, and a row that says nothi
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TextIO
 
 from slotferry.display.base import Display
+from slotferry.display.columns import align
 from slotferry.events import DryRunResult, Event, RunEnded, RunStarted
 from slotferry.journal import PendingKey
 from slotferry.report import FailedKey, Report
@@ -131,20 +132,6 @@ def key_place(key: FailedKey | PendingKey) -> str:
     """Return a key's name, with its database where that is not 0."""
     name = shorten_key(key.key)
     return f"db {key.database}: {name}" if key.database else name
-
-
-def align(rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), indent: str = "") -> list[str]:
-    """Return the rows as lines with their columns below each other; `numbers` are flush right."""
-    table = list(rows)
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        indent
-        + "  ".join(
-            cell.rjust(width) if index in numbers else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in table
-    ]
 
 
 def format_time(seconds: float | None) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slotferry.display.tables import align
+from slotferry.display.columns import align
 from slotferry.text import format_bytes, format_duration, shorten_key
 from slotferry.verify_report import DIFFERENCES, Difference, VerifyReport
 

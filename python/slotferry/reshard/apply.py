@@ -19,8 +19,8 @@ from slotferry.control_socket import ControlSocket
 from slotferry.controls import Controls, Rates, Steering
 from slotferry.endpoints import Address
 from slotferry.errors import RESUME_HINT, MigrationInterrupted, SlotferryError
-from slotferry.events import Event, Notice
 from slotferry.joblock import JobLock
+from slotferry.notices import Event, Notice
 from slotferry.reshard.balance import Move
 from slotferry.reshard.care import Care, Condition, Gate, LatencyWatch
 from slotferry.reshard.cluster_lock import cluster_lock

@@ -16,8 +16,8 @@ from typing import Any, Literal
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.errors import ExitCode, RefusedError, SlotferryError
+from slotferry.job_names import default_journal_path
 from slotferry.link import encode
-from slotferry.options import default_journal_path
 from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.cluster_lock import cluster_lock
 from slotferry.reshard.conflicts import ConflictFile, Keep

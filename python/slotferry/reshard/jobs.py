@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
-from slotferry.events import Event
+from slotferry.notices import Event
 from slotferry.reshard.apply import apply_plan
 from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.events import ReshardEnded

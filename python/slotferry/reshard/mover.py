@@ -17,8 +17,8 @@ from typing import Any
 
 from slotferry.admin import Connector
 from slotferry.errors import RESUME_HINT, MigrationInterrupted, RefusedError, SlotferryError
-from slotferry.events import Event, Notice
 from slotferry.link import lost
+from slotferry.notices import Event, Notice
 from slotferry.reshard.atomic import RedisAtomic, ValkeyAtomic
 from slotferry.reshard.balance import Move
 from slotferry.reshard.care import Condition, Gate

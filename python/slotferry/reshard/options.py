@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slotferry.errors import UsageError
-from slotferry.options import check_job_name, default_journal_path
+from slotferry.job_names import check_job_name, default_journal_path
 from slotferry.reshard.methods import MethodName
 
 

@@ -26,7 +26,7 @@ from slotferry.reshard.members import Cluster, Member, read_still_cluster
 from slotferry.reshard.wire import format_ranges, parse_ranges, ranges_of
 
 if TYPE_CHECKING:
-    from slotferry.events import Event
+    from slotferry.notices import Event
     from slotferry.reshard.care import Care
     from slotferry.reshard.options import Options
     from slotferry.reshard.report import Report

@@ -6,14 +6,17 @@ Invariant: figures are the plan's or the report's own; an estimate is called one
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from slotferry.display.tables import align
-from slotferry.reshard.health import Finding
-from slotferry.reshard.members import Cluster
+from slotferry.display.columns import align
 from slotferry.reshard.plan import Holding, Plan, PlannedNode, count_ranges
-from slotferry.reshard.report import Report
 from slotferry.reshard.wire import format_ranges
 from slotferry.text import format_bytes, format_duration
+
+if TYPE_CHECKING:
+    from slotferry.reshard.health import Finding
+    from slotferry.reshard.members import Cluster
+    from slotferry.reshard.report import Report
 
 
 def plan_table(plan: Plan) -> str:

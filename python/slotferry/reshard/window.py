@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from slotferry.errors import UsageError
 
@@ -93,6 +92,8 @@ def find_zone(name: str | None) -> tzinfo:
     if name is None:
         local = datetime.now().astimezone().tzinfo
         return local if local is not None else timezone.utc
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # seldom asked for, and every run comes by here
+
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):

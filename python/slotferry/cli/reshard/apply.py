@@ -29,7 +29,7 @@ from slotferry.errors import UsageError
 
 if TYPE_CHECKING:
     from slotferry.cancel import CancelRequest
-    from slotferry.events import Event
+    from slotferry.notices import Event
     from slotferry.reshard.care import Care
 
 _EXAMPLES = """\

@@ -172,7 +172,7 @@ def _read(path: Path, where: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
 def _job(path: Path, name: str, settings: Mapping[str, Any]) -> JobSettings:
     from slotferry.addressmap import AddressMap
-    from slotferry.options import check_job_name
+    from slotferry.job_names import check_job_name
     from slotferry.reshard.care import DEFAULT_MAX_KEY, Care
     from slotferry.reshard.plan import DEFAULT_SAMPLES, DEFAULT_THRESHOLD, Policy
 

@@ -134,7 +134,8 @@ def _show_text(
     reasons: dict[str, str],
 ) -> None:
     from slotferry.cli.jobs import live_rows
-    from slotferry.display.tables import align, format_time
+    from slotferry.display.columns import align
+    from slotferry.display.tables import format_time
     from slotferry.text import format_bytes
 
     slots = told["slots"]

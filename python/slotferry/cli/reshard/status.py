@@ -45,7 +45,7 @@ Examples:
 @login_options
 def status(cluster: str, journal: Path | None, as_json: bool, **parameters: Any) -> int:
     """Say what is wrong with the slots of CLUSTER, and which reshard jobs are unfinished; change nothing."""
-    from slotferry.options import default_journal_path
+    from slotferry.job_names import default_journal_path
     from slotferry.reshard.health import look
     from slotferry.reshard.tables import finding_lines, primary_lines
 
