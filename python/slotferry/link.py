@@ -246,7 +246,7 @@ def unreachable(link: Link, cause: BaseException | None, text: str) -> Slotferry
     if link.tls:
         from slotferry.tls import explain  # only here: see its docstring
 
-        if explained := explain(cause, "target" if link.side == "target" else "source"):
+        if explained := explain(cause, "source" if link.side == "Sentinel" else link.side):
             reason, hint = explained
             return unfit(link.side, f"can't be reached over TLS at {link.name}: {reason}", hint)
     if isinstance(cause, OSError) and cause.strerror:
