@@ -284,3 +284,15 @@ print(sorted({"tomllib", "zoneinfo", "tqdm", *(f"slotferry.{name}" for name in o
         )
     assert "can't be reached" in done.stderr
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(("arguments", "frozen"), [("", True), ("['slot', 'key']", False)])
+def test_only_a_process_of_its_own_ends_without_a_search_for_garbage(arguments: str, frozen: bool) -> None:
+    script = f"""
+import atexit, gc, sys
+from slotferry.cli import main
+atexit.register(lambda: print(gc.get_freeze_count() > 0))
+sys.exit(main({arguments}))
+"""
+    done = subprocess.run([sys.executable, "-c", script, "slot", "key"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, str(frozen))

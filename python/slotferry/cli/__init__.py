@@ -6,7 +6,9 @@ errors.py; a traceback is shown only with SLOTFERRY_DEBUG=1.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import os
 import sys
 import traceback
@@ -48,6 +50,9 @@ def cli() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code."""
+    if arguments is None:
+        # The process ends after this: what is left goes with it, and need not be searched for cycles first.
+        atexit.register(gc.freeze)
     code = _run(list(sys.argv[1:] if arguments is None else arguments))
     try:
         sys.stdout.flush()
