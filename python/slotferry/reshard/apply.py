@@ -29,7 +29,7 @@ from slotferry.reshard.copying import discard_recorded
 from slotferry.reshard.drift import drift_of, plan_shards
 from slotferry.reshard.ends import Ends, both_answer, count_keys
 from slotferry.reshard.events import ReshardEnded, ReshardProgress, ReshardStarted
-from slotferry.reshard.hangup import Hangup
+from slotferry.reshard.hangup import Hangup, looking
 from slotferry.reshard.joining import Joining, meet, with_joining
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member, read_cluster
@@ -150,7 +150,8 @@ class _Applier:
         if not self._options.replan:
             raise drift
         self._notice(f"{drift.message}; planning anew")
-        self._plan = make_plan(self._connector, self._plan.policy)
+        with looking(self._connector, self._cancel):
+            self._plan = make_plan(self._connector, self._plan.policy)
         return read_cluster(self._connector)
 
     def _joining(self, cluster: Cluster) -> tuple[Cluster, list[Joining]]:

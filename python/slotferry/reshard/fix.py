@@ -2,7 +2,7 @@
 
 Invariant: a key that two nodes hold with different values stays on both, and both versions are in a file,
 until a person has said which one to keep. The cluster's lock is held; a cluster whose slots are moving under
-somebody else's hands is left alone.
+somebody else's hands is left alone. Whatever ends it, the same again finds what is left: the cluster says it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any, Literal
 
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
-from slotferry.errors import ExitCode, RefusedError, SlotferryError
+from slotferry.errors import ExitCode, MigrationInterrupted, RefusedError, SlotferryError
 from slotferry.job_names import default_journal_path
 from slotferry.link import encode
 from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.cluster_lock import cluster_lock
 from slotferry.reshard.conflicts import ConflictFile, Keep
 from slotferry.reshard.copying import discard_recorded
+from slotferry.reshard.hangup import Hangup, looking
 from slotferry.reshard.health import Finding, Health, group, look
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member
@@ -76,15 +77,25 @@ def fix(
     """Mend what `look` finds. Raises `SlotferryError`; what was mended until then stays so.
 
     `keep` decides where a key differs between two nodes: `owner` keeps what the slot's owner holds, `other`
-    the other node's, `ask` leaves both. `cancel_moves` ends the servers' own slot migrations first.
+    the other node's, `ask` leaves both. `cancel_moves` ends the servers' own slot migrations first. `cancel`
+    ends it after the slots in hand, or at once: then a node that does not answer is hung up on.
     """
     path = journal or default_journal_path()
-    health = look(connector)
+    asked = cancel or CancelRequest()
+    with looking(connector, asked):
+        health = look(connector)
     with cluster_lock(path, health.cluster), ReshardJournal(path) as opened:
-        fixer = _Fixer(
-            connector, opened, keep, conflicts or path.with_name("fix-conflicts.jsonl"), say, cancel
-        )
-        return fixer.run(cancel_moves)
+        file = conflicts or path.with_name("fix-conflicts.jsonl")
+        fixer = _Fixer(connector, opened, keep, file, say, asked)
+        try:
+            with Hangup(connector, fixer.gate):
+                return fixer.run(cancel_moves)
+        except MigrationInterrupted as ending:
+            raise MigrationInterrupted(
+                f"interrupted; {len(fixer.mended):,} slots were mended",
+                hint="run the same command again: it finds what is left",
+                signal=asked.signal,
+            ) from ending
 
 
 class _Fixer:
@@ -95,13 +106,13 @@ class _Fixer:
         keep: Choice,
         conflicts: Path,
         say: Callable[[str], None],
-        cancel: CancelRequest | None,
+        cancel: CancelRequest,
     ) -> None:
         self.connector = connector
         self.journal = journal
         self.keep = keep
         self.say = say
-        self.cancel = cancel or CancelRequest()
+        self.cancel = cancel
         self.gate = Gate(Care(), self.cancel)
         self.conflicts = ConflictFile(conflicts)
         self.report = FixReport(file=conflicts)
@@ -111,15 +122,15 @@ class _Fixer:
         health = self.settled()
         if cancel_moves and health.moves:
             self.cancel_all(health)
-            health = look(self.connector)
+            health = self.look()
         if discard_recorded(self.connector, health.cluster, self.journal, self.conflicts, self.say):
-            health = look(self.connector)
+            health = self.look()
         for _ in range(_ROUNDS):
             if not health.steps:
                 break
             before = self.report.conflicts, len(self.mended)
             self.once(health)
-            health = look(self.connector)
+            health = self.look()
             self.report.conflicts = self.conflicts.count
             if (self.report.conflicts, len(self.mended)) == before:
                 break
@@ -130,13 +141,17 @@ class _Fixer:
         self.report.remaining = tuple(health.findings)
         return self.report
 
+    def look(self) -> Health:
+        with looking(self.connector, self.cancel):
+            return look(self.connector)
+
     def settled(self) -> Health:
         """Return what is wrong, once two looks agree on it."""
-        first = look(self.connector)
+        first = self.look()
         if not first.steps:
             return first
         time.sleep(_SETTLE_SECONDS)
-        second = look(self.connector)
+        second = self.look()
         if first.holders != second.holders and _open_holders(first) != _open_holders(second):
             raise RefusedError(
                 "keys of open slots are being moved at this moment, by a reshard that is not ours",
@@ -210,9 +225,9 @@ class _Fixer:
                 back = mover.roll_back(rest, outcome, lambda _keys, _size: None)
                 outcome.moved += back.closed
                 outcome.left.update(back.stuck)
-        except RefusedError:
-            raise
         except SlotferryError as error:
+            if isinstance(error, RefusedError) or self.gate.abandoned:
+                raise
             self.report.left.update(dict.fromkeys(slots, error.message))
             return
         finally:

@@ -14,6 +14,7 @@ from slotferry.notices import Event
 from slotferry.reshard.apply import apply_plan
 from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.events import ReshardEnded
+from slotferry.reshard.hangup import looking
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.options import Options
 from slotferry.reshard.plan import Plan, Policy, make_plan
@@ -36,17 +37,21 @@ def run_job(
 
     Outside of its windows, with nothing begun, that is `outside_window`.
 
-    Raises `SlotferryError` where the run was refused.
+    Raises `SlotferryError` where the run was refused, or `cancel` was asked for before there was a plan.
     """
     unfinished = _unfinished(name, policy, options)
-    closed = Gate(care, cancel or CancelRequest()).closed()
+    asked = cancel or CancelRequest()
+    closed = Gate(care, asked).closed()
     if closed is not None and unfinished is None:
         report = Report(name, "outside_window", reason=closed.reason, opens_at=closed.until)
         if on_event is not None:
             on_event(ReshardEnded(report))
         return report
-    plan = unfinished or make_plan(connector, policy)
-    return apply_plan(connector, plan, options, care=care, on_event=on_event, cancel=cancel)
+    plan = unfinished
+    if plan is None:
+        with looking(connector, asked):
+            plan = make_plan(connector, policy)
+    return apply_plan(connector, plan, options, care=care, on_event=on_event, cancel=asked)
 
 
 def _unfinished(name: str, policy: Policy, options: Options) -> Plan | None:

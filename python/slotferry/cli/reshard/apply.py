@@ -7,7 +7,9 @@ slots in hand, the second stops at once; the next run goes on either way.
 from __future__ import annotations
 
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -211,16 +213,34 @@ def show(as_json: bool, progress: Any) -> Iterator[Callable[[Event], None]]:
 
 @contextmanager
 def signals(cancel: CancelRequest) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM ask for an orderly end, and the second for one at once."""
+    """Let the first Ctrl-C or SIGTERM ask for an orderly end, and the second for one at once.
+
+    They are heard of in a thread: a handler would wait for the main one, which may have begun to wait
+    for a node that hangs.
+    """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    ear, mouth = socket.socketpair()
+    mouth.setblocking(False)
 
-    def ask(number: int, _: FrameType | None) -> None:
-        cancel.ask(immediately=cancel.level > 0, signal=number)
+    def listen() -> None:
+        while heard := ear.recv(1):
+            if heard[0] in before:
+                cancel.ask(immediately=cancel.level > 0, signal=heard[0])
 
+    listener = threading.Thread(target=listen, name="slotferry-signals", daemon=True)
+    listener.start()
+    told_before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
     for number in before:
-        signal.signal(number, ask)
+        signal.signal(number, _ignore)  # not SIG_IGN, of which nobody would hear
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(told_before)
+        mouth.close()
+        listener.join()
+        ear.close()
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None: ...

@@ -1,6 +1,7 @@
 """`slotferry reshard fix`: says what it would do, and does it with `--apply`.
 
 Invariant: without `--apply` nothing is changed. A key that differs between two nodes is decided by a person.
+The first Ctrl-C or SIGTERM finishes the slots in hand, the second stops at once; the next fix mends the rest.
 """
 
 from __future__ import annotations
@@ -75,12 +76,15 @@ def fix(
     from slotferry.cancel import CancelRequest
     from slotferry.cli.reshard.apply import signals
     from slotferry.reshard import fix as mending
+    from slotferry.reshard.hangup import looking
     from slotferry.reshard.health import look
     from slotferry.reshard.tables import finding_lines
 
     connector = take_connector(cluster, parameters)
+    cancel = CancelRequest()
     if not really:
-        health = look(connector)
+        with signals(cancel), looking(connector, cancel):
+            health = look(connector)
         for line in health.findings if as_json else []:
             click.echo(json.dumps(line.to_dict()))
         if not as_json:
@@ -95,7 +99,6 @@ def fix(
             err=not as_json,
         )
 
-    cancel = CancelRequest()
     with signals(cancel):
         report = mending.fix(
             connector,

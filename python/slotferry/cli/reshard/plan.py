@@ -1,6 +1,6 @@
 """`slotferry reshard plan`: what would move, and what it would cost.
 
-Invariant: nothing is changed; the plan's file is whole or absent.
+Invariant: nothing is changed; the plan's file is whole or absent. Ctrl-C and SIGTERM end it at once.
 """
 
 from __future__ import annotations
@@ -53,11 +53,17 @@ def plan(
     URL of one node. A NODE is a primary's host:port or the beginning of its id. The password is best given in
     SLOTFERRY_CLUSTER_PASSWORD.
     """
+    from slotferry.cancel import CancelRequest
+    from slotferry.cli.reshard.apply import signals
+    from slotferry.reshard.hangup import looking
     from slotferry.reshard.plan import Policy, make_plan
     from slotferry.reshard.tables import plan_table
 
     connector = take_connector(cluster, parameters)
-    made = make_plan(connector, Policy(weights=parse_weights(weights), **parameters))
+    policy = Policy(weights=parse_weights(weights), **parameters)
+    cancel = CancelRequest()
+    with signals(cancel), looking(connector, cancel):
+        made = make_plan(connector, policy)
     if output is not None:
         write_whole(output, made.to_json())
     if as_json:

@@ -45,12 +45,17 @@ Examples:
 @login_options
 def status(cluster: str, journal: Path | None, as_json: bool, **parameters: Any) -> int:
     """Say what is wrong with the slots of CLUSTER, and which reshard jobs are unfinished; change nothing."""
+    from slotferry.cancel import CancelRequest
+    from slotferry.cli.reshard.apply import signals
     from slotferry.job_names import default_journal_path
+    from slotferry.reshard.hangup import looking
     from slotferry.reshard.health import look
     from slotferry.reshard.tables import finding_lines, primary_lines
 
     connector = take_connector(cluster, parameters)
-    health = look(connector)
+    cancel = CancelRequest()
+    with signals(cancel), looking(connector, cancel):
+        health = look(connector)
     jobs = _unfinished(journal or default_journal_path(), set(health.cluster.members))
     code = ExitCode.OK if health.ok else ExitCode.INCOMPLETE
     if as_json:
