@@ -18,11 +18,18 @@ from tests.reshard.moving import MOVING
 from tests.servers.kinds import available
 from tests.servers.raw import connect
 
+KINDS = ["redis-6.2", "redis-7.0", "redis-8.0", "valkey-8.1", "valkey-9.1"]
+
 
 @pytest.fixture
-def newcomer(own: LocalCluster, stack: ExitStack) -> LocalServer:
+def newcomer(request: pytest.FixtureRequest, own: LocalCluster, stack: ExitStack) -> LocalServer:
+    """Return an empty node: of the kind of the cluster's, or of the one that it is parametrised with."""
     config = {"cluster-enabled": "yes", "cluster-node-timeout": "5000"}
-    return stack.enter_context(LocalServer(available()["redis-7.0"].binary, config=config))
+    name = getattr(request, "param", "")
+    if name and name not in available():
+        pytest.skip(f"this machine has no {name}")
+    binary = available()[name].binary if name else own.primaries[0].binary
+    return stack.enter_context(LocalServer(binary, config=config))
 
 
 def known_nodes(node: LocalServer) -> int:
@@ -30,6 +37,7 @@ def known_nodes(node: LocalServer) -> int:
         return len(connection.execute("CLUSTER", "NODES").splitlines())
 
 
+@pytest.mark.parametrize("own", KINDS, indirect=True)
 def test_an_empty_node_joins_with_the_plan(own: LocalCluster, newcomer: LocalServer, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     planned = run("reshard", "plan", own.url, "--add", newcomer.address, "-o", str(file))
@@ -60,6 +68,31 @@ def test_an_empty_node_joins_with_the_plan(own: LocalCluster, newcomer: LocalSer
     assert plan_reshard(own.url, add=[newcomer.address]).joins == ()
 
 
+@pytest.mark.parametrize(
+    ("own", "newcomer"),
+    [
+        ("redis-6.2", "redis-7.0"),
+        ("redis-7.0", "redis-8.0"),
+        ("redis-7.0", "valkey-8.1"),
+        ("valkey-8.1", "valkey-9.1"),
+    ],
+    indirect=True,
+)
+def test_a_node_of_a_newer_version_joins(own: LocalCluster, newcomer: LocalServer) -> None:
+    before = slots_owned(own)
+    assert plan_reshard(own.url, add=[newcomer.address]).apply().ok
+    with connect(newcomer) as connection:
+        held = connection.execute("DBSIZE")
+    assert held > 0
+    for node in own.primaries:
+        with connect(node) as connection:
+            held += connection.execute("DBSIZE")
+    assert held == len(MOVING) * 10
+    assert len(slots_owned(own)) <= len(before) - 4_000
+    assert run("reshard", "status", own.url).code == 0
+
+
+@pytest.mark.parametrize("own", KINDS, indirect=True)
 def test_nodes_that_can_not_join(
     own: LocalCluster, newcomer: LocalServer, cluster: LocalCluster, source: LocalServer
 ) -> None:
@@ -82,6 +115,7 @@ def test_nodes_that_can_not_join(
     assert known_nodes(newcomer) == 1
 
 
+@pytest.mark.parametrize("own", KINDS, indirect=True)
 def test_a_node_with_keys_does_not_join(own: LocalCluster, newcomer: LocalServer) -> None:
     with connect(newcomer) as connection:
         connection.execute("CLUSTER", "ADDSLOTS", *range(16_384))
