@@ -1,6 +1,6 @@
 """Runs `load.py` beside a test, and fills clusters for it.
 
-Invariant: the client runs in a process of its own, so that its latencies are not the test's.
+Invariant: the client runs in a process and a session of its own, so that its latencies are not the test's.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class LoadClient:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Linux shares processors out by session: it must not wait for the test's
         )
         assert self._process.stdout is not None
         assert self._process.stdout.readline() == "ready\n"

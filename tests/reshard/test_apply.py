@@ -5,20 +5,24 @@ from __future__ import annotations
 import json
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from slotferry import plan_reshard
-from slotferry.errors import JobLockedError, RefusedError, TargetUnfitError
+from slotferry.errors import JobLockedError, RefusedError, TargetLostError, TargetUnfitError
 from slotferry.local import LocalCluster
+from slotferry.reshard import copying
 from slotferry.reshard.apply import apply_plan
 from slotferry.reshard.care import Care
 from slotferry.reshard.cluster_lock import cluster_lock
+from slotferry.reshard.copying import SlotCopier
 from slotferry.reshard.members import read_cluster
 from slotferry.reshard.options import Options
 from slotferry.reshard.plan import connect
+from slotferry.reshard.setslot import SetslotMigrate
 from tests.command import run
-from tests.reshard.client import LoadClient, fill_keys, keys_in, slots_owned
+from tests.reshard.client import LoadClient, fill_keys, keys_in, open_slots, slots_owned
 from tests.reshard.moving import MOVING, assert_clean, plan_away
 from tests.servers.kinds import available
 from tests.servers.raw import connect as raw
@@ -81,6 +85,62 @@ def test_keys_of_every_kind_and_with_a_ttl_arrive(own: LocalCluster) -> None:
         assert connection.execute("GET", name + "\r\n$5\r\n") == b"odd"
         assert len(connection.execute("GET", name + "big")) == 3_000_000
     assert_clean(own, len(MOVING) * 10 + 3)
+
+
+def test_a_part_is_closed_while_the_next_one_is_copied(
+    own: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "_CALL_KEYS", 500)
+    begin, end, close = SlotCopier.begin, SlotCopier.end, SetslotMigrate._close_handed
+    under_way: list[SlotCopier] = []
+    beside = []
+
+    def begun(self: SlotCopier, *arguments: Any) -> Any:
+        under_way.append(self)
+        return begin(self, *arguments)
+
+    def ended(self: SlotCopier, *arguments: Any) -> Any:
+        under_way.remove(self)
+        return end(self, *arguments)
+
+    def closed(self: SetslotMigrate, slots: Any, *arguments: Any) -> None:
+        beside.append(bool(slots) and self._copier in under_way)
+        close(self, slots, *arguments)
+
+    monkeypatch.setattr(SlotCopier, "begin", begun)
+    monkeypatch.setattr(SlotCopier, "end", ended)
+    monkeypatch.setattr(SetslotMigrate, "_close_handed", closed)
+
+    assert plan_away(own).apply(method="setslot").ok
+    assert any(beside)
+    assert_clean(own)
+
+
+def test_what_was_handed_over_is_closed_where_the_next_part_fails(
+    own: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "_CALL_KEYS", 500)
+    begin = SlotCopier.begin
+    parts = []
+
+    def fail_later(self: SlotCopier, slots: Any, *arguments: Any) -> Any:
+        parts.append(slots)
+        if len(parts) > 1:
+            raise TargetLostError("the cluster was lost", hint="")
+        return begin(self, slots, *arguments)
+
+    monkeypatch.setattr(SlotCopier, "begin", fail_later)
+
+    plan = plan_away(own)
+    report = plan.apply(method="setslot", retry_for=0.0)
+
+    assert isinstance(report.error, TargetLostError)
+    owned = slots_owned(own)
+    assert not [slot for slot in parts[0] if owned[slot] is own.primaries[0]]
+    assert open_slots(own) == []
+    monkeypatch.undo()
+    assert plan.apply(method="setslot").ok
+    assert_clean(own)
 
 
 def test_a_slot_with_too_large_a_key_stays_and_is_said(own: LocalCluster) -> None:

@@ -18,7 +18,7 @@ from slotferry import link
 from slotferry.admin import Connector
 from slotferry.endpoints import Address, Endpoint, Tls
 from slotferry.errors import SlotferryError, TargetLostError, TargetUnfitError
-from slotferry.reshard.wire import Wire
+from slotferry.reshard.wire import Wire, slot_commands
 from tests.servers.fake import http_peer, mute_peer
 
 Script = dict[bytes, bytes]
@@ -256,3 +256,9 @@ def test_a_node_whose_connection_broke_is_connected_anew() -> None:
             node.call("LOAD")
         assert node.call("PING") == b"PONG"
     assert server.received.count(link.encode("AUTH", "ann", "secret")) == 2
+
+
+def test_commands_of_many_slots_are_those_of_one() -> None:
+    for rest in ((), ("STABLE",), ("NODE", "f" * 40), (1_000,)):
+        one_by_one = [link.encode("CLUSTER", "SETSLOT", slot, *rest) for slot in (0, 10, 16_383)]
+        assert slot_commands("SETSLOT", (0, 10, 16_383), *rest) == one_by_one

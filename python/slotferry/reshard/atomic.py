@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from slotferry.admin import Connector
-from slotferry.link import encode, lost
+from slotferry.link import lost
 from slotferry.reshard.care import Gate
 from slotferry.reshard.methods import Moved, Pair, itself, owner_of
-from slotferry.reshard.wire import Wire, format_ranges, is_error, ranges_of, refused, text_of
+from slotferry.reshard.wire import Wire, format_ranges, is_error, ranges_of, refused, slot_commands, text_of
 
 _POLL_SECONDS = (0.005, 0.2)
 
@@ -54,7 +54,7 @@ class ValkeyAtomic:
                 outcome.left[slot] = f"another job has moved it away from {self._pair.source}"
         if not wanted:
             return outcome
-        counts = self._source.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in wanted])
+        counts = self._source.each(slot_commands("COUNTKEYSINSLOT", wanted))
         keys = sum(int(count[1:]) for count in counts if not is_error(count))
         self._gate.wait_turn(0)
         before = {job["name"] for job in self._jobs()}
@@ -165,7 +165,7 @@ class RedisAtomic:
                 outcome.left[slot] = f"another job has moved it away from {self._pair.source}"
         if not wanted:
             return outcome
-        counts = self._source.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in wanted])
+        counts = self._source.each(slot_commands("COUNTKEYSINSLOT", wanted))
         keys = sum(int(count[1:]) for count in counts if not is_error(count))
         self._gate.wait_turn(0)
         ends = [end for first_last in ranges_of(wanted) for end in first_last]

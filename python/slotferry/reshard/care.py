@@ -116,6 +116,11 @@ class Gate:
             wait, reason="; ".join(filter(None, [f"finishing the slots in hand: {end}", wait.reason]))
         )
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether one may have to wait for a turn."""
+        return self.care.max_bytes_per_second is not None or self.care.pause_above_latency is not None
+
     def pause(self) -> None:
         """Begin with no further slot, until `resume`."""
         self._paused_since = time.monotonic()

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from slotferry._core import EngineError, Handover
 from slotferry.admin import Connector
@@ -23,9 +25,9 @@ from slotferry.reshard.conflicts import ConflictFile
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member
 from slotferry.reshard.methods import Pair, correct_owner, itself
-from slotferry.reshard.wire import Wire, format_ranges, is_error, refused
+from slotferry.reshard.wire import Wire, format_ranges, is_error, refused, slot_commands
 
-_CHUNK_KEYS = 100
+_CHUNK_KEYS = 50  # read in one go: clients wait for as long as that takes
 _LANES, _MOST_LANES = 16, 64
 _READING_KEYS = 100  # keeps near servers busy, and lets others have their turn soon
 _TOGETHER, _TOGETHER_KEYS = 8, 200
@@ -79,6 +81,9 @@ def process_of(wire: Wire, member: Member) -> str:
     return "/".join([member.id, *known]) if all(known) and fields.get("role") == "master" else ""
 
 
+HandingOver = Future[Any]  # of what `Handover.hand_over` returns
+
+
 @dataclass
 class Handed:
     """What a call has handed over; `refused`: nothing, since the servers refused it."""
@@ -87,6 +92,7 @@ class Handed:
     keys: int = 0
     bytes: int = 0
     refused: bool = False
+    error: SlotferryError | None = None
 
 
 class SlotCopier:
@@ -114,10 +120,14 @@ class SlotCopier:
         self._handover: Handover | None = None
         self._limits = _Limits(gate)
         self._bytes_per_key = 0.0
+        self._beside: ThreadPoolExecutor | None = None
 
     def close(self) -> None:
         """Hang up."""
         self._handover = None
+        if self._beside is not None:
+            self._beside.shutdown()
+            self._beside = None
 
     def parts(self, counts: Mapping[int, int]) -> Iterable[list[int]]:
         """Divide slots, given with how many keys each has, into what one call may hand over."""
@@ -132,34 +142,36 @@ class SlotCopier:
         if part:
             yield part
 
-    def hand_over(
-        self, slots: Sequence[int], source: Wire, target: Wire, told: Callable[[int, int], None]
-    ) -> Handed:
-        """Hand over slots that are closed at the source and of which the target holds nothing.
+    def begin(self, slots: Sequence[int], source: Wire, target: Wire) -> HandingOver:
+        """Begin to hand over slots that are closed at the source and of which the target holds nothing.
 
-        Those that are not handed over are as before, but the target imports them. Raises `SlotferryError`.
+        What is returned is for `end`, which is to be called before anything else. Raises `SlotferryError`.
         """
-        result = Handed()
-        imported = [encode("CLUSTER", "SETSLOT", slot, "IMPORTING", self._pair.source.id) for slot in slots]
+        imported = slot_commands("SETSLOT", slots, "IMPORTING", self._pair.source.id)
         ready = [
             slot for slot, reply in zip(slots, target.each(imported), strict=True) if not is_error(reply)
         ]
-        error: SlotferryError | None = None
+        handover = self._open(source, target)
+        if self._beside is None:
+            self._beside = ThreadPoolExecutor(1, "slotferry-copy")
+        return self._beside.submit(handover.hand_over, ready)
+
+    def end(self, under_way: HandingOver, told: Callable[[int, int], None]) -> Handed:
+        """Wait for what was begun. Slots that were not handed over are as before, but the target imports."""
+        result = Handed()
         refusals = []
-        for slot, fate, keys, size, why in self._open(source, target).hand_over(ready):
+        for slot, fate, keys, size, why in under_way.result():
             if fate == "handed_over":
                 result.slots.append(slot)
                 result.keys += keys
                 result.bytes += size
             elif fate in ("source_lost", "target_lost"):
                 node = self._pair.source if fate == "source_lost" else self._pair.target
-                error = lost("cluster", f"was lost at {node}: {why}", "see whether that node runs")
+                result.error = lost("cluster", f"was lost at {node}: {why}", "see whether that node runs")
             elif fate == "refused":
                 refusals.append(why)
         told(result.keys, result.bytes)
         self._gate.pay(result.bytes)
-        if error is not None:
-            raise error
         if result.keys:
             self._bytes_per_key = result.bytes / result.keys
         if refusals and not result.slots:
@@ -222,7 +234,7 @@ class _Limits:
         if gate.batch_seconds is not None:
             at_once = max(10, int(gate.batch_seconds / _SECONDS_PER_KEY))
             self.times = 1
-            self.reading_keys = self.chunk_keys = min(_CHUNK_KEYS, at_once)
+            self.reading_keys, self.chunk_keys = min(_READING_KEYS, at_once), min(_CHUNK_KEYS, at_once)
             self.keys = min(_MOST_KEYS, 4 * at_once)
             self.chunk_bytes = min(_CHUNK_BYTES, int(gate.batch_seconds * _BYTES_PER_SECOND))
             self._call = min(_CALL_KEYS, 16 * at_once)
@@ -311,9 +323,9 @@ def discard_recorded(
                 continue
             say(f"dropping what an interrupted run has copied: slots {format_ranges(slots)} at {pair.target}")
             discard_copies(here, there, pair, slots, process, conflicts, client_name(job, pair), say)
-            counts = there.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots])
+            counts = there.each(slot_commands("COUNTKEYSINSLOT", slots))
             emptied = [slot for slot, count in zip(slots, counts, strict=True) if count == b":0"]
-            there.each([encode("CLUSTER", "SETSLOT", slot, "STABLE") for slot in emptied])
+            there.each(slot_commands("SETSLOT", emptied, "STABLE"))
             settled += [(job, slot) for slot in emptied]
             found = True
     journal.forget_copies(settled)

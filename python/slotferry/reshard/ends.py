@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from slotferry.admin import Connector
 from slotferry.errors import SlotferryError
-from slotferry.link import encode
 from slotferry.reshard.balance import Move
 from slotferry.reshard.copying import can_copy, lacking, process_of
 from slotferry.reshard.members import Cluster, Member
-from slotferry.reshard.wire import Wire, is_error
+from slotferry.reshard.wire import Wire, is_error, slot_commands
 
 
 def both_answer(source: str, target: str, shards: Mapping[str, Member]) -> bool:
@@ -32,7 +31,7 @@ def count_keys(connector: Connector, cluster: Cluster, todo: Sequence[Move]) -> 
             by_owner.setdefault(owner, []).append(move.slot)
     for owner, slots in by_owner.items():
         with Wire(connector, cluster.members[owner].address) as wire:
-            counts = wire.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots])
+            counts = wire.each(slot_commands("COUNTKEYSINSLOT", slots))
         counted.update(
             (slot, int(count[1:])) for slot, count in zip(slots, counts, strict=True) if not is_error(count)
         )
@@ -75,7 +74,7 @@ class Ends:
                     if node in sources:
                         self.processes[node] = process_of(wire, member)
                     slots = goes.get(node, [])
-                    counts = wire.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots])
+                    counts = wire.each(slot_commands("COUNTKEYSINSLOT", slots))
                     self._foreign.update(s for s, count in zip(slots, counts, strict=True) if count != b":0")
             except SlotferryError:
                 self._foreign.update(goes.get(node, []))  # what it is, its moves will tell

@@ -17,7 +17,6 @@ from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.errors import ExitCode, MigrationInterrupted, RefusedError, SlotferryError
 from slotferry.job_names import default_journal_path
-from slotferry.link import encode
 from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.cluster_lock import cluster_lock
 from slotferry.reshard.conflicts import ConflictFile, Keep
@@ -28,7 +27,7 @@ from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member
 from slotferry.reshard.methods import Moved, Pair
 from slotferry.reshard.setslot import SetslotMigrate
-from slotferry.reshard.wire import Wire, format_ranges, is_error, text_of
+from slotferry.reshard.wire import Wire, format_ranges, is_error, slot_commands, text_of
 
 Choice = Literal["ask", "owner", "other"]
 _SETTLE_SECONDS = 1.0  # between two looks that tell a mover from what it left behind
@@ -177,9 +176,9 @@ class _Fixer:
                 if kind == "assign" and ends[1] is not None:
                     self.assign(cluster, ends[1], part)
                 elif kind == "tell" and ends[0] is not None:
-                    self.each(ends[0], [encode("CLUSTER", "SETSLOT", s, "NODE", target) for s in part], part)
+                    self.each(ends[0], slot_commands("SETSLOT", part, "NODE", target), part)
                 elif kind == "close" and ends[0] is not None:
-                    self.each(ends[0], [encode("CLUSTER", "SETSLOT", s, "STABLE") for s in part], part)
+                    self.each(ends[0], slot_commands("SETSLOT", part, "STABLE"), part)
                 elif ends[0] is not None and ends[1] is not None:
                     self.move(cluster, kind == "move_on", ends[0], ends[1], part)
 
@@ -193,13 +192,13 @@ class _Fixer:
 
     def assign(self, cluster: Cluster, owner: Member, slots: list[int]) -> None:
         """Give slots that nobody owns to a node, and tell the others."""
-        self.each(owner, [encode("CLUSTER", "ADDSLOTS", slot) for slot in slots], slots)
+        self.each(owner, slot_commands("ADDSLOTS", slots), slots)
         with Wire(self.connector, owner.address) as wire:
             wire.call("CLUSTER", "BUMPEPOCH")  # so that its claim counts for more than any old one
         for member in cluster.primaries:
             if member.id != owner.id and member.answered:
                 with Wire(self.connector, member.address) as wire:
-                    wire.each([encode("CLUSTER", "SETSLOT", slot, "NODE", owner.id) for slot in slots])
+                    wire.each(slot_commands("SETSLOT", slots, "NODE", owner.id))
 
     def move(self, cluster: Cluster, onward: bool, source: Member, target: Member, slots: list[int]) -> None:
         """Move keys: onward from the owner to where they were going, or home to the owner."""

@@ -14,10 +14,9 @@ from typing import Any, Literal
 from slotferry._core import SLOTS
 from slotferry.admin import Connector
 from slotferry.errors import SlotferryError
-from slotferry.link import encode
 from slotferry.reshard.atomic import migration_tasks, move_ended, slot_migrations
 from slotferry.reshard.members import Cluster, Member, read_cluster
-from slotferry.reshard.wire import Wire, format_ranges, is_error, refused
+from slotferry.reshard.wire import Wire, format_ranges, is_error, refused, slot_commands
 
 StepKind = Literal["assign", "tell", "move_on", "bring_home", "close"]
 
@@ -118,7 +117,7 @@ def look(connector: Connector) -> Health:
 def _look_at(connector: Connector, member: Member) -> tuple[dict[int, int], list[Finding]]:
     """Return how many keys of which slot a node holds, and the servers' own moves that it exports."""
     with Wire(connector, member.address) as wire:
-        counts = wire.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in range(SLOTS)])
+        counts = wire.each(slot_commands("COUNTKEYSINSLOT", range(SLOTS)))
         if is_error(counts[0]):
             raise refused(str(member), "CLUSTER COUNTKEYSINSLOT", counts[0])
         held = {slot: int(count[1:]) for slot, count in enumerate(counts) if count not in (b":0",)}

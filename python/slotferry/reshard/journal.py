@@ -215,23 +215,21 @@ class ReshardJournal:
 
     def set_open(self, name: str, slots: Mapping[int, str]) -> None:
         """Write down that the slots are about to be opened, with the process that each may be copied from."""
-        with self._transaction() as execute:
-            for slot, process in slots.items():
-                execute(
-                    "INSERT INTO reshard_slots (job, slot, state, copied_from) VALUES (?, ?, 'open', ?) "
-                    "ON CONFLICT (job, slot) DO UPDATE SET state = 'open', reason = '', "
-                    "copied_from = excluded.copied_from",
-                    (name, slot, process),
-                )
+        with self._transaction():
+            self._connection.executemany(
+                "INSERT INTO reshard_slots (job, slot, state, copied_from) VALUES (?, ?, 'open', ?) "
+                "ON CONFLICT (job, slot) DO UPDATE SET state = 'open', reason = '', "
+                "copied_from = excluded.copied_from",
+                ((name, slot, process) for slot, process in slots.items()),
+            )
 
     def settle(self, name: str, moved: Iterable[int], left: dict[int, str], keys: int, size: int) -> None:
         """Write down what became of slots that were open. A slot that is left open stays so here."""
         with self._transaction() as execute:
-            for slot in moved:
-                execute(
-                    "UPDATE reshard_slots SET state = 'moved', reason = '' WHERE job = ? AND slot = ?",
-                    (name, slot),
-                )
+            self._connection.executemany(
+                "UPDATE reshard_slots SET state = 'moved', reason = '' WHERE job = ? AND slot = ?",
+                ((name, slot) for slot in moved),
+            )
             for slot, reason in left.items():
                 state = "open" if reason.startswith("open") else "left"
                 execute(
@@ -245,9 +243,10 @@ class ReshardJournal:
 
     def forget_open(self, slots: Iterable[int]) -> None:
         """Write down that nothing is open there any more, as the cluster says."""
-        with self._transaction() as execute:
-            for slot in slots:
-                execute("DELETE FROM reshard_slots WHERE slot = ? AND state = 'open'", (slot,))
+        with self._transaction():
+            self._connection.executemany(
+                "DELETE FROM reshard_slots WHERE slot = ? AND state = 'open'", ((slot,) for slot in slots)
+            )
 
     def end(self, name: str, number: int, report: Report) -> None:
         """Write down how a run ended; the job's status is its last run's."""

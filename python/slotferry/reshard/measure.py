@@ -15,7 +15,7 @@ from slotferry.admin import Connector
 from slotferry.errors import SlotferryError
 from slotferry.link import encode, unfit
 from slotferry.reshard.members import Cluster, Member
-from slotferry.reshard.wire import Wire, is_error, refused, text_of
+from slotferry.reshard.wire import Wire, is_error, refused, slot_commands, text_of
 
 MEMORY_USAGE = b"*3\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n"
 _SLOTS_AT_ONCE = 250
@@ -64,7 +64,7 @@ def _measure_node(
     """Fill in the slots of one node (threads share `weights`, but no slot) and return the keys sized."""
     sampled = 0
     with Wire(connector, member.address) as wire:
-        counts = wire.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots])
+        counts = wire.each(slot_commands("COUNTKEYSINSLOT", slots))
         for slot, count in zip(slots, counts, strict=True):
             if is_error(count):
                 raise refused(str(member), "CLUSTER COUNTKEYSINSLOT", count)

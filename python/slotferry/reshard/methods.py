@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from slotferry.errors import RefusedError, SlotferryError
-from slotferry.link import encode, lost
+from slotferry.link import lost
 from slotferry.reshard.members import Member, parse_nodes
-from slotferry.reshard.wire import Wire
+from slotferry.reshard.wire import Wire, slot_commands
 
 MethodName = Literal["auto", "setslot", "atomic"]
 
@@ -97,7 +97,7 @@ def nodes_of(wire: Wire) -> dict[str, Member]:
 
 def itself(wire: Wire, expected: Member, seen: Mapping[str, Member] | None = None) -> Member:
     """Return what a node says of itself (`seen`: has said). Raises where another one answers by now."""
-    for member in (nodes_of(wire) if seen is None else seen).values():
+    for member in (_own_line(wire) if seen is None else seen).values():
         if "myself" in member.flags:
             if member.id != expected.id:
                 raise lost("cluster", f"has another node at {wire.address} by now", "it is looked up again")
@@ -105,6 +105,12 @@ def itself(wire: Wire, expected: Member, seen: Mapping[str, Member] | None = Non
                 raise lost("cluster", f"has made {wire.address} a replica", "it goes on with the new primary")
             return member
     raise lost("cluster", f"does not say who {wire.address} is", "see that node's log")
+
+
+def _own_line(wire: Wire) -> dict[str, Member]:
+    text: bytes = wire.need("CLUSTER", "NODES")  # of it the other lines may be many
+    own = [line for line in text.decode().splitlines() if "myself" in line.split(maxsplit=3)[2]]
+    return parse_nodes("\n".join(own), wire.address, {})
 
 
 def owner_of(wire: Wire, slot: int) -> str | None:
@@ -125,4 +131,4 @@ def correct_owner(
     nodes = (nodes_of(wire) if seen is None else seen).values()
     owners = {slot: member for member in nodes for slot in member.slots.intersection(slots)}
     known = {slot for slot, m in owners.items() if m.id == owner or "myself" in m.flags}
-    wire.each([encode("CLUSTER", "SETSLOT", s, "NODE", owner) for s in slots if s not in known])
+    wire.each(slot_commands("SETSLOT", (s for s in slots if s not in known), "NODE", owner))

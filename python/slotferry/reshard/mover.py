@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from slotferry.admin import Connector
@@ -35,7 +36,7 @@ from slotferry.reshard.setslot import SetslotMigrate
 from slotferry.reshard.tally import TICK_SECONDS, Tally
 from slotferry.reshard.wire import Wire, format_ranges
 
-_FEEDS = 2  # targets that one source feeds at once: while one is told of its slots, keys go to the other
+_FEEDS = 2  # targets that one source feeds at once at most
 _GROUP_KEYS = 20_000  # keys that lie in slots open at one time
 _GROUP_SECONDS = 2.0  # that a group may take where a rate is given
 _NICENESS = 10
@@ -141,16 +142,16 @@ class Mover:
         running: _Running,
     ) -> None:
         """Give every pair of idle nodes its next group of slots; the longest queue goes first."""
-        feeds = _FEEDS if self.gate.care.pause_above_latency is None else 1
         gives = Counter(queue.source for queue, _ in running.values())
         takes = {queue.target for queue, _ in running.values()}
         for queue in sorted(queues, key=lambda queue: -len(queue.slots)):
             if not queue.slots or queue.target in self.full or not queue.is_alive(shards):
                 continue
-            if gives[queue.source] >= feeds or queue.target in takes:
-                continue
             source, target = shards[queue.source], shards[queue.target]
             name = choose_method(source, target, self.wanted)
+            feeds = self._feeds(source, name)
+            if gives[queue.source] >= feeds or queue.target in takes:
+                continue
             slots = self._group(queue, name)
             self.journal.set_open(self.job, self.ends.allow_copies(source, target, name, slots))
             pair = self._pair(cluster, source, target, queue)
@@ -160,6 +161,15 @@ class Mover:
             running[pool.submit(self._move, name, pair, slots, shared)] = (queue, slots)
             gives[queue.source] += 1
             takes.add(queue.target)
+
+    def _feeds(self, source: Member, name: str) -> int:
+        """Return how many targets a source feeds at once.
+
+        With MIGRATE, keys go to one while the other is told of its slots. Slots that are handed over are
+        closed while the next ones are copied: a second target would only be more for clients to wait for.
+        """
+        handed_over = name == "setslot" and bool(self.ends.processes.get(source.id))
+        return 1 if handed_over or self.gate.care.pause_above_latency is not None else _FEEDS
 
     def _pair(self, cluster: Cluster, source: Member, target: Member, queue: _Queue) -> Pair:
         return Pair(
@@ -188,7 +198,7 @@ class Mover:
             group.append(queue.slots.popleft())
         return group
 
-    @property
+    @cached_property
     def _key_bytes(self) -> float:
         """What a key takes, as the plan estimates it."""
         return self.plan.bytes / self.plan.keys if self.plan.keys else 0.0

@@ -19,7 +19,7 @@ from slotferry.admin import Connector
 from slotferry.errors import SlotferryError, TargetLostError
 from slotferry.link import encode
 from slotferry.reshard.methods import Pair
-from slotferry.reshard.wire import Wire, decode_key, is_error, text_of
+from slotferry.reshard.wire import Wire, decode_key, is_error, slot_commands, text_of
 
 _BATCH_KEYS = 100
 _TIMEOUT_MS = 30_000
@@ -67,8 +67,8 @@ class _RollBack:
         held = set(self._held(slots))
         fits = not held or has_room(self._source)
         untouched = [slot for slot in slots if slot not in held]
-        self._source.each([encode("CLUSTER", "SETSLOT", slot, "STABLE") for slot in untouched])
-        self._target.each([encode("CLUSTER", "SETSLOT", slot, "STABLE") for slot in untouched])
+        self._source.each(slot_commands("SETSLOT", untouched, "STABLE"))
+        self._target.each(slot_commands("SETSLOT", untouched, "STABLE"))
         late = self._held(untouched)
         self._result.closed += [slot for slot in untouched if slot not in late]
         for slot in late:
@@ -84,7 +84,7 @@ class _RollBack:
 
     def _held(self, slots: Sequence[int]) -> list[int]:
         """Return the slots of which the target holds keys."""
-        counts = self._target.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots])
+        counts = self._target.each(slot_commands("COUNTKEYSINSLOT", slots))
         return [slot for slot, count in zip(slots, counts, strict=True) if count != b":0"]
 
     def _bring_home(self, slot: int) -> None:

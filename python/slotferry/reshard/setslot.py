@@ -22,7 +22,7 @@ from slotferry.reshard.measure import memory_usage
 from slotferry.reshard.members import Member
 from slotferry.reshard.methods import Moved, Pair, correct_owner, itself, nodes_of
 from slotferry.reshard.rollback import NoRoomError, RolledBack, no_room, roll_back
-from slotferry.reshard.wire import Wire, decode_key, is_error, refused, text_of
+from slotferry.reshard.wire import Wire, decode_key, is_error, refused, slot_commands, text_of
 from slotferry.text import format_bytes, shorten_key
 
 _LIST_KEYS = 1_000  # of a slot at once
@@ -179,7 +179,7 @@ class SetslotMigrate:
         target = self.pair.target.id
         correct_owner(self._source, slots, target)
         # Without it the source would not let MIGRATE have keys of a slot that is not its own.
-        commands = [encode("CLUSTER", "SETSLOT", slot, "IMPORTING", target) for slot in slots]
+        commands = slot_commands("SETSLOT", slots, "IMPORTING", target)
         ready = []
         for slot, reply in zip(slots, self._source.each(commands), strict=True):
             if is_error(reply):
@@ -192,7 +192,7 @@ class SetslotMigrate:
         for slot in stubborn:
             outcome.left[slot] = "open: a key differs between its two nodes"
         done = [slot for slot in ready if slot not in stubborn]
-        self._source.each([encode("CLUSTER", "SETSLOT", slot, "STABLE") for slot in done])
+        self._source.each(slot_commands("SETSLOT", done, "STABLE"))
         outcome.moved += done
         return outcome
 
@@ -244,8 +244,8 @@ class SetslotMigrate:
     ) -> list[int]:
         """Hand over what can be handed over whole, a part at a time; return the slots that can't be.
 
-        Each part is closed before the next one: where a key of an open slot is missing, commands with several
-        keys are refused, and replicas of the source answer that there is none.
+        Each part is closed while the next one is copied: where a key of an open slot is missing, commands
+        with several keys are refused, and replicas of the source answer that there is none.
         """
         copier = self._copier
         if copier is None or process_of(self._source, self.pair.source) != copier.process:
@@ -256,28 +256,50 @@ class SetslotMigrate:
             copier.discard(self._source, self._target, left_over)
             filled = set(_filled(self._target, fit))
         fit = [slot for slot in fit if slot not in filled]
-        counted = self._source.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in fit])
+        counted = self._source.each(slot_commands("COUNTKEYSINSLOT", fit))
         counts = {
             slot: int(count[1:]) for slot, count in zip(fit, counted, strict=True) if not is_error(count)
         }
-        handed: set[int] = set()
-        for number, part in enumerate(copier.parts(counts)):
-            if self._gate.holds:
-                break
-            self._gate.check_abandoned()
-            self._gate.wait_turn(0)
-            if number:
-                here, _ = self._states()
-            closed = [slot for slot in part if slot in here.slots and slot not in here.migrating]
-            correct_owner(self._target, closed, self.pair.source.id, self._seen_by_target)
-            result = copier.hand_over(closed, self._source, self._target, told)
-            outcome.keys += result.keys
-            outcome.bytes += result.bytes
-            handed.update(result.slots)
-            self._complete(result.slots, dict.fromkeys(result.slots, Listed((), ())), outcome, told)
-            if result.refused or outcome.full is not None:
-                break
-        return [slot for slot in slots if slot not in handed]
+        handed: list[int] = []
+        to_close: list[int] = []
+        try:
+            for number, part in enumerate(copier.parts(counts)):
+                if self._gate.holds:
+                    break
+                if self._gate.is_limited:
+                    # No slot is open while one waits for a turn.
+                    self._close_handed(to_close, outcome, told)
+                    to_close = []
+                self._gate.check_abandoned()
+                self._gate.wait_turn(0)
+                if number:
+                    here, _ = self._states()
+                closed = [slot for slot in part if slot in here.slots and slot not in here.migrating]
+                correct_owner(self._target, closed, self.pair.source.id, self._seen_by_target)
+                under_way = copier.begin(closed, self._source, self._target)
+                try:
+                    self._close_handed(to_close, outcome, told)
+                finally:
+                    result = copier.end(under_way, told)
+                    outcome.keys += result.keys
+                    outcome.bytes += result.bytes
+                    handed += result.slots
+                    to_close = result.slots
+                if result.error is not None:
+                    raise result.error
+                if result.refused or outcome.full is not None:
+                    break
+        except SlotferryError:
+            with suppress(SlotferryError):
+                self._close_handed(to_close, outcome, told)
+            raise
+        self._close_handed(to_close, outcome, told)
+        done = set(handed)
+        return [slot for slot in slots if slot not in done]
+
+    def _close_handed(self, slots: Sequence[int], outcome: Moved, told: Callable[[int, int], None]) -> None:
+        """Make slots the target's that were handed over, with what has come into them meanwhile."""
+        self._complete(slots, dict.fromkeys(slots, Listed((), ())), outcome, told)
 
     def _leave_unbegun(self, slots: Sequence[int], here: Member) -> list[int]:
         """Close what need not be begun any more; return the slots that an earlier run has begun."""
@@ -286,7 +308,7 @@ class SetslotMigrate:
         return begun
 
     def _close_at_target(self, slots: Sequence[int]) -> None:
-        self._target.each([encode("CLUSTER", "SETSLOT", slot, "STABLE") for slot in slots])
+        self._target.each(slot_commands("SETSLOT", slots, "STABLE"))
 
     def _list(
         self, slots: Sequence[int], outcome: Moved, *, opened: Container[int] | None
@@ -295,7 +317,7 @@ class SetslotMigrate:
 
         `opened` are slots that stay open then; None: a large key is no reason any more.
         """
-        asked = [encode("CLUSTER", "GETKEYSINSLOT", slot, _LIST_KEYS) for slot in slots]
+        asked = slot_commands("GETKEYSINSLOT", slots, _LIST_KEYS)
         found = self._source.each_keys(asked)
         sizes = self._sizes([key for keys in found for key in keys])
         listed: dict[int, Listed] = {}
@@ -330,14 +352,14 @@ class SetslotMigrate:
         """Open the slots, on the target first. Return those that are open on both ends."""
         source, target = self.pair.source.id, self.pair.target.id
         correct_owner(self._target, slots, source)
-        replies = self._target.each([encode("CLUSTER", "SETSLOT", s, "IMPORTING", source) for s in slots])
+        replies = self._target.each(slot_commands("SETSLOT", slots, "IMPORTING", source))
         opened = []
         for slot, reply in zip(slots, replies, strict=True):
             if is_error(reply):
                 outcome.left[slot] = self._why_not_open(self.pair.target, reply)
             else:
                 opened.append(slot)
-        replies = self._source.each([encode("CLUSTER", "SETSLOT", s, "MIGRATING", target) for s in opened])
+        replies = self._source.each(slot_commands("SETSLOT", opened, "MIGRATING", target))
         ready = []
         for slot, reply in zip(opened, replies, strict=True):
             if is_error(reply):
@@ -493,7 +515,7 @@ class SetslotMigrate:
             raise lost(
                 "cluster", f"lost the state of slot {strayed[0]} at {self.pair.source}", "it is opened again"
             )
-        commands = [encode("CLUSTER", "SETSLOT", slot, "NODE", self.pair.target.id) for slot in slots]
+        commands = slot_commands("SETSLOT", slots, "NODE", self.pair.target.id)
         self._claim(slots, commands)
         self._source.each(commands)  # what it may refuse (it is a replica by now) it learns by gossip
         for member in self.pair.others:
@@ -510,8 +532,8 @@ class SetslotMigrate:
         """
         claims = [[command] for command in commands]
         if self.pair.target.product == "redis":
-            for place in range(1, len(slots) - 1):
-                claims[place].insert(0, encode("CLUSTER", "SETSLOT", slots[place], "STABLE"))
+            for place, ended in enumerate(slot_commands("SETSLOT", slots[1:-1], "STABLE"), 1):
+                claims[place].insert(0, ended)
         replies = iter(self._target.each([command for claim in claims for command in claim]))
         for slot, claim in zip(slots, claims, strict=True):
             for reply in [next(replies) for _ in claim]:
@@ -536,5 +558,5 @@ class SetslotMigrate:
 
 def _filled(wire: Wire, slots: Sequence[int]) -> list[int]:
     """Return the slots of which a node holds keys."""
-    counts = wire.each([encode("CLUSTER", "COUNTKEYSINSLOT", slot) for slot in slots])
+    counts = wire.each(slot_commands("COUNTKEYSINSLOT", slots))
     return [slot for slot, count in zip(slots, counts, strict=True) if count != b":0"]

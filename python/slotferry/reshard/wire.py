@@ -21,6 +21,13 @@ _LISTINGS = 16  # listings of slots: each may be long
 _Reply = TypeVar("_Reply")
 
 
+def slot_commands(name: str, slots: Iterable[int], *rest: str | int) -> list[bytes]:
+    """Return `CLUSTER name slot rest…` in RESP for each slot: there may be thousands."""
+    head = encode("CLUSTER", name).replace(b"*2", b"*%d" % (3 + len(rest)), 1)
+    tail = encode(*rest).partition(b"\r\n")[2]
+    return [b"%b$%d\r\n%d\r\n%b" % (head, len(str(slot)), slot, tail) for slot in slots]
+
+
 def decode_key(encoded: bytes) -> bytes:
     r"""Return the key that `$3\r\nkey\r\n` stands for."""
     return encoded[encoded.index(b"\r\n") + 2 : -2]
