@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,17 +11,22 @@ from typing import Any
 import pytest
 
 from slotferry import plan_reshard
+from slotferry.cancel import CancelRequest
 from slotferry.errors import JobLockedError, RefusedError, TargetLostError, TargetUnfitError
-from slotferry.local import LocalCluster
+from slotferry.link import encode
+from slotferry.local import LocalCluster, LocalServer
 from slotferry.reshard import copying
 from slotferry.reshard.apply import apply_plan
-from slotferry.reshard.care import Care
+from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.cluster_lock import cluster_lock
+from slotferry.reshard.conflicts import ConflictFile
 from slotferry.reshard.copying import SlotCopier
-from slotferry.reshard.members import read_cluster
+from slotferry.reshard.members import Cluster, Member, read_cluster
+from slotferry.reshard.methods import Pair
 from slotferry.reshard.options import Options
 from slotferry.reshard.plan import connect
 from slotferry.reshard.setslot import SetslotMigrate
+from slotferry.reshard.wire import Wire
 from tests.command import run
 from tests.reshard.client import LoadClient, fill_keys, keys_in, open_slots, slots_owned
 from tests.reshard.moving import MOVING, assert_clean, plan_away
@@ -103,9 +109,9 @@ def test_a_part_is_closed_while_the_next_one_is_copied(
         under_way.remove(self)
         return end(self, *arguments)
 
-    def closed(self: SetslotMigrate, slots: Any, *arguments: Any) -> None:
-        beside.append(bool(slots) and self._copier in under_way)
-        close(self, slots, *arguments)
+    def closed(self: SetslotMigrate, *arguments: Any) -> None:
+        beside.append(bool(self._to_close) and self._copier in under_way)
+        close(self, *arguments)
 
     monkeypatch.setattr(SlotCopier, "begin", begun)
     monkeypatch.setattr(SlotCopier, "end", ended)
@@ -123,11 +129,13 @@ def test_what_was_handed_over_is_closed_where_the_next_part_fails(
     begin = SlotCopier.begin
     parts = []
 
-    def fail_later(self: SlotCopier, slots: Any, *arguments: Any) -> Any:
+    def fail_later(self: SlotCopier, slots: Any, source: Wire, target: Wire) -> Any:
         parts.append(slots)
-        if len(parts) > 1:
-            raise TargetLostError("the cluster was lost", hint="")
-        return begin(self, slots, *arguments)
+        if len(parts) == 1:
+            return begin(self, slots, source, target)
+        for wire in (source, target):
+            wire.send(3 * encode("PING"))  # replies that come too late are no answers to what is asked next
+        raise TargetLostError("the cluster was lost", hint="")
 
     monkeypatch.setattr(SlotCopier, "begin", fail_later)
 
@@ -141,6 +149,55 @@ def test_what_was_handed_over_is_closed_where_the_next_part_fails(
     monkeypatch.undo()
     assert plan.apply(method="setslot").ok
     assert_clean(own)
+
+
+def test_a_part_that_can_not_be_closed_beside_the_next_one_is_closed_after_it(
+    own: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "_CALL_KEYS", 500)
+    close = SetslotMigrate._close_handed
+    failed: list[bool] = []
+
+    def fail_once(self: SetslotMigrate, *arguments: Any) -> None:
+        if self._to_close and not failed:
+            failed.append(True)
+            for wire in (self._source, self._target):
+                wire.send(3 * encode("PING"))
+            raise TargetLostError("the cluster was lost", hint="")
+        close(self, *arguments)
+
+    monkeypatch.setattr(SetslotMigrate, "_close_handed", fail_once)
+
+    report = plan_away(own).apply(method="setslot")
+
+    assert (report.status, report.keys) == ("completed", 4_000)
+    assert failed
+    assert_clean(own)
+
+
+def test_what_hangs_up_reaches_the_copying_too(own: LocalCluster, tmp_path: Path) -> None:
+    first, second, _ = own.primaries
+    connector = connect(own.url)
+    cluster = read_cluster(connector)
+    source, target = (cluster.members[node.id] for node in _primaries(cluster, first, second))
+    pair, gate = Pair(source, target, (), frozenset(), frozenset()), Gate(Care(), CancelRequest())
+    copier = SlotCopier(
+        connector, pair, gate, ConflictFile(tmp_path / "conflicts"), lambda _: None, "job", "process"
+    )
+    with Wire(connector, source.address) as here, Wire(connector, target.address) as there:
+        under_way = copier.begin([], here, there)  # opens nothing yet
+        assert copier.end(under_way, lambda _keys, _size: None).slots == []
+        gc.collect()
+        connector.hang_up()
+    handover = copier._handover
+    assert handover is not None
+    ((_, fate, _, _, why),) = handover.hand_over(MOVING[:1])
+    assert (fate, "given up" in why) == ("source_lost", True)
+    copier.close()
+
+
+def _primaries(cluster: Cluster, *nodes: LocalServer) -> list[Member]:
+    return [next(m for m in cluster.members.values() if str(m.address) == node.address) for node in nodes]
 
 
 def test_a_slot_with_too_large_a_key_stays_and_is_said(own: LocalCluster) -> None:

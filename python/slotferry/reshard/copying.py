@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from slotferry._core import EngineError, Handover
+from slotferry._core import Access, EngineError, Handover
 from slotferry.admin import Connector
 from slotferry.errors import SlotferryError
 from slotferry.link import encode, lost
@@ -118,13 +118,14 @@ class SlotCopier:
         self._name = client_name(job, pair)
         self.process = process
         self._handover: Handover | None = None
+        self._access: Access | None = None  # kept, so that it can be hung up
         self._limits = _Limits(gate)
         self._bytes_per_key = 0.0
         self._beside: ThreadPoolExecutor | None = None
 
     def close(self) -> None:
         """Hang up."""
-        self._handover = None
+        self._handover = self._access = None
         if self._beside is not None:
             self._beside.shutdown()
             self._beside = None
@@ -174,7 +175,7 @@ class SlotCopier:
         self._gate.pay(result.bytes)
         if result.keys:
             self._bytes_per_key = result.bytes / result.keys
-        if refusals and not result.slots:
+        if refusals and not result.slots and result.error is None:
             result.refused = True
             if not self._said:
                 self._said = True
@@ -190,12 +191,13 @@ class SlotCopier:
             text: bytes = target_wire.need("INFO", "replication")
             limits = self._limits
             times = min(limits.times, 1 + int(source_wire.round_trip() / _SECONDS_PER_TIME))
+            self._access = self._connector.access()
             try:
                 self._handover = Handover(
                     source=(source.address.host, source.address.port),
                     target=(into.address.host, into.address.port),
                     target_id=into.id,
-                    access=self._connector.access(),
+                    access=self._access,
                     client_name=self._name,
                     replicated=b"state=online" in text,
                     lanes=min(_MOST_LANES, times * _LANES),

@@ -24,7 +24,7 @@ from slotferry.reshard.atomic import RedisAtomic, ValkeyAtomic
 from slotferry.reshard.balance import Move
 from slotferry.reshard.care import Condition, Gate
 from slotferry.reshard.conflicts import ConflictFile
-from slotferry.reshard.copying import SlotCopier
+from slotferry.reshard.copying import SlotCopier, can_copy
 from slotferry.reshard.ends import Ends, both_answer
 from slotferry.reshard.events import SlotsLeft
 from slotferry.reshard.journal import ReshardJournal
@@ -147,10 +147,12 @@ class Mover:
         for queue in sorted(queues, key=lambda queue: -len(queue.slots)):
             if not queue.slots or queue.target in self.full or not queue.is_alive(shards):
                 continue
+            if queue.target in takes:
+                continue
             source, target = shards[queue.source], shards[queue.target]
             name = choose_method(source, target, self.wanted)
-            feeds = self._feeds(source, name)
-            if gives[queue.source] >= feeds or queue.target in takes:
+            feeds = self._feeds(source, target, name)
+            if gives[queue.source] >= feeds:
                 continue
             slots = self._group(queue, name)
             self.journal.set_open(self.job, self.ends.allow_copies(source, target, name, slots))
@@ -162,13 +164,15 @@ class Mover:
             gives[queue.source] += 1
             takes.add(queue.target)
 
-    def _feeds(self, source: Member, name: str) -> int:
+    def _feeds(self, source: Member, target: Member, name: str) -> int:
         """Return how many targets a source feeds at once.
 
         With MIGRATE, keys go to one while the other is told of its slots. Slots that are handed over are
         closed while the next ones are copied: a second target would only be more for clients to wait for.
         """
-        handed_over = name == "setslot" and bool(self.ends.processes.get(source.id))
+        handed_over = (
+            name == "setslot" and can_copy(source, target) and bool(self.ends.processes.get(source.id))
+        )
         return 1 if handed_over or self.gate.care.pause_above_latency is not None else _FEEDS
 
     def _pair(self, cluster: Cluster, source: Member, target: Member, queue: _Queue) -> Pair:

@@ -31,6 +31,7 @@ _BATCH_BYTES = 1_000_000  # what one MIGRATE carries at most; a larger key goes 
 _FIRST_KEYS, _LEAST_KEYS, _MOST_KEYS = 50, 5, 400
 _BATCH_SECONDS = 0.004  # what one MIGRATE should block at most, where no latency bound says less
 _MIGRATE_TIMEOUT = 5.0
+_LAST_TRY_SECONDS = 2.0
 _SLOWEST_BYTES = 20e6  # bytes a second that a big key is given time for
 
 
@@ -89,6 +90,7 @@ class SetslotMigrate:
         self._homeward = False
         self._shared = False
         self._sent: dict[int, tuple[int, int]] = {}  # keys and bytes by slot, of this group
+        self._to_close: list[int] = []  # handed over, and open still
 
     def close(self) -> None:
         """Hang up."""
@@ -260,46 +262,71 @@ class SetslotMigrate:
         counts = {
             slot: int(count[1:]) for slot, count in zip(fit, counted, strict=True) if not is_error(count)
         }
-        handed: list[int] = []
-        to_close: list[int] = []
+        self._to_close = []
         try:
-            for number, part in enumerate(copier.parts(counts)):
-                if self._gate.holds:
-                    break
-                if self._gate.is_limited:
-                    # No slot is open while one waits for a turn.
-                    self._close_handed(to_close, outcome, told)
-                    to_close = []
-                self._gate.check_abandoned()
-                self._gate.wait_turn(0)
-                if number:
-                    here, _ = self._states()
-                closed = [slot for slot in part if slot in here.slots and slot not in here.migrating]
-                correct_owner(self._target, closed, self.pair.source.id, self._seen_by_target)
-                under_way = copier.begin(closed, self._source, self._target)
-                try:
-                    self._close_handed(to_close, outcome, told)
-                finally:
-                    result = copier.end(under_way, told)
-                    outcome.keys += result.keys
-                    outcome.bytes += result.bytes
-                    handed += result.slots
-                    to_close = result.slots
-                if result.error is not None:
-                    raise result.error
-                if result.refused or outcome.full is not None:
-                    break
-        except SlotferryError:
+            handed = self._hand_over_parts(copier, copier.parts(counts), here, outcome, told)
+            self._close_handed(outcome, told)
+        except Exception:
             with suppress(SlotferryError):
-                self._close_handed(to_close, outcome, told)
+                self._close_after_failure(outcome, told)
             raise
-        self._close_handed(to_close, outcome, told)
-        done = set(handed)
-        return [slot for slot in slots if slot not in done]
+        return [slot for slot in slots if slot not in handed]
 
-    def _close_handed(self, slots: Sequence[int], outcome: Moved, told: Callable[[int, int], None]) -> None:
+    def _hand_over_parts(
+        self,
+        copier: SlotCopier,
+        parts: Iterable[list[int]],
+        here: Member,
+        outcome: Moved,
+        told: Callable[[int, int], None],
+    ) -> set[int]:
+        """Return the slots that were handed over; the last of them are still to be closed."""
+        handed: set[int] = set()
+        for number, part in enumerate(parts):
+            if self._gate.holds:
+                break
+            if self._gate.is_limited:
+                self._close_handed(outcome, told)  # no slot is open while one waits for a turn
+            self._gate.check_abandoned()
+            self._gate.wait_turn(0)
+            if number:
+                here, _ = self._states()
+                if any(here.migrating.get(slot) != self.pair.target.id for slot in self._to_close):
+                    raise self._lost_state()
+            closed = [slot for slot in part if slot in here.slots and slot not in here.migrating]
+            correct_owner(self._target, closed, self.pair.source.id, self._seen_by_target)
+            under_way = copier.begin(closed, self._source, self._target)
+            try:
+                self._close_handed(outcome, told)
+            finally:
+                result = copier.end(under_way, told)
+                outcome.keys += result.keys
+                outcome.bytes += result.bytes
+                handed.update(result.slots)
+                self._to_close += result.slots
+            if result.error is not None:
+                raise result.error
+            if result.refused or outcome.full is not None:
+                break
+        return handed
+
+    def _close_handed(self, outcome: Moved, told: Callable[[int, int], None]) -> None:
         """Make slots the target's that were handed over, with what has come into them meanwhile."""
+        slots = self._to_close
         self._complete(slots, dict.fromkeys(slots, Listed((), ())), outcome, told)
+        self._to_close = []
+
+    def _close_after_failure(self, outcome: Moved, told: Callable[[int, int], None]) -> None:
+        """Close what was handed over, over new connections: to the old ones, replies may be outstanding."""
+        if not self._to_close:
+            return
+        for wire in (self._source, self._target):
+            wire.close()
+        self._source = Wire(self._connector, self.pair.source.address)
+        self._target = Wire(self._connector, self.pair.target.address)
+        for wire in (self._source, self._target):
+            wire.set_timeout(_LAST_TRY_SECONDS)
+        self._close_handed(outcome, told)
 
     def _leave_unbegun(self, slots: Sequence[int], here: Member) -> list[int]:
         """Close what need not be begun any more; return the slots that an earlier run has begun."""
@@ -509,12 +536,8 @@ class SetslotMigrate:
                 f"has failed over {self.pair.source} in the middle",
                 "it goes on with its successor",
             )
-        if strayed := [
-            s for s in slots if here.migrating.get(s) != self.pair.target.id or s not in there.importing
-        ]:
-            raise lost(
-                "cluster", f"lost the state of slot {strayed[0]} at {self.pair.source}", "it is opened again"
-            )
+        if any(here.migrating.get(s) != self.pair.target.id or s not in there.importing for s in slots):
+            raise self._lost_state()
         commands = slot_commands("SETSLOT", slots, "NODE", self.pair.target.id)
         self._claim(slots, commands)
         self._source.each(commands)  # what it may refuse (it is a replica by now) it learns by gossip
@@ -522,6 +545,9 @@ class SetslotMigrate:
             if member.is_primary and not member.is_down and member.address not in self._deaf:
                 self._tell(member, commands)
         outcome.moved += slots
+
+    def _lost_state(self) -> SlotferryError:
+        return lost("cluster", f"lost the state of open slots at {self.pair.source}", "they are opened again")
 
     def _claim(self, slots: Sequence[int], commands: Sequence[bytes]) -> None:
         """Make the slots the target's own, in its eyes.
