@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slotferry.reshard.care import Care
+    from slotferry.reshard.control import Control
     from slotferry.reshard.options import Options
     from slotferry.reshard.plan import Plan, connect, plan_reshard
     from slotferry.reshard.report import Report
 
-__all__ = ["Care", "Options", "Plan", "Report", "connect", "plan_reshard"]
+__all__ = ["Care", "Control", "Options", "Plan", "Report", "connect", "plan_reshard"]
 
 _HOMES = {
     "Care": "care",
+    "Control": "control",
     "Options": "options",
     "Plan": "plan",
     "Report": "report",

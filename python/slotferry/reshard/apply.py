@@ -25,6 +25,7 @@ from slotferry.reshard.balance import Move
 from slotferry.reshard.care import Care, Condition, Gate, LatencyWatch
 from slotferry.reshard.cluster_lock import cluster_lock
 from slotferry.reshard.conflicts import ConflictFile
+from slotferry.reshard.control import Control
 from slotferry.reshard.copying import discard_recorded
 from slotferry.reshard.drift import drift_of, plan_shards
 from slotferry.reshard.ends import Ends, both_answer, count_keys
@@ -62,13 +63,18 @@ def apply_plan(
     care: Care | None = None,
     on_event: Callable[[Event], None] | None = None,
     cancel: CancelRequest | None = None,
+    control: Control | None = None,
 ) -> Report:
     """Carry out `plan` in this thread and return how it ended; see `Plan.apply`.
 
     A run that ends because of a lost cluster or an interruption is in the report's `error`. Raises
     `SlotferryError` where the run was refused: nothing has moved then.
     """
-    return _Applier(connector, plan, options or Options(), care or Care(), on_event, cancel).run()
+    asked = control.request if control is not None else cancel
+    applier = _Applier(connector, plan, options or Options(), care or Care(), on_event, asked)
+    if control is not None:
+        control.attach(applier.controls)
+    return applier.run()
 
 
 class _Applier:
@@ -89,8 +95,8 @@ class _Applier:
         self._cancel = CancelRequest(within=cancel)
         self._gate = Gate(care, self._cancel)
         rates = Rates(max_bytes_per_second=care.max_bytes_per_second)
-        self._controls = Controls(self._cancel, rates, counts_keys=False)
-        self._steering = Steering(self._controls)
+        self.controls = Controls(self._cancel, rates, counts_keys=False)
+        self._steering = Steering(self.controls)
         self._job = options.job or f"reshard-{plan.digest[:12]}"
         self._tally = Tally()
         self._ticker = Ticker(self._tally, self._emit)
@@ -112,7 +118,7 @@ class _Applier:
             cluster_lock(path, cluster),
             JobLock(path, self._job, "reshard"),
             ReshardJournal(path) as journal,
-            ControlSocket(path, self._job, self._controls, self._status, "reshard") as socket,
+            ControlSocket(path, self._job, self.controls, self._status, "reshard") as socket,
         ):
             if socket.complaint:
                 self._notice(socket.complaint)
@@ -183,9 +189,12 @@ class _Applier:
 
     def _tick(self, condition: Condition) -> None:
         """Hand on what was asked, and tell how far it is."""
+        self._steer()
+        self._ticker.tick(condition)
+
+    def _steer(self) -> None:
         for change in self._steering.steer(self._gate):
             self._notice(change)
-        self._ticker.tick(condition)
 
     # The work
 
@@ -220,6 +229,7 @@ class _Applier:
             LatencyWatch(self._connector, self._gate, addresses),
             ThreadPoolExecutor(workers, "slotferry-move", initializer=give_way) as pool,
         ):
+            self._steer()  # a pause may have been asked for already
             while todo and self._gate.closed() is None:
                 done_before = self._tally.advance
                 trouble = mover.move(pool, cluster, shards, todo, self._tick)

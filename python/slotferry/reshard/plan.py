@@ -28,6 +28,7 @@ from slotferry.reshard.wire import format_ranges, parse_ranges, ranges_of
 if TYPE_CHECKING:
     from slotferry.notices import Event
     from slotferry.reshard.care import Care
+    from slotferry.reshard.control import Control
     from slotferry.reshard.options import Options
     from slotferry.reshard.report import Report
 
@@ -243,6 +244,7 @@ class Plan:
         options: Options | None = None,
         care: Care | None = None,
         on_event: Callable[[Event], None] | None = None,
+        control: Control | None = None,
         password: Password | None = None,
         tls: Tls | None = None,
         address_map: Sequence[str] = (),
@@ -251,10 +253,10 @@ class Plan:
         """Carry the plan out in this thread and return how it ended; the same again goes on.
 
         `cluster` is needed for a plan that was read from a file; `password`, `tls` and `address_map` go with
-        it, as in `plan_reshard`. `changes` are fields of `Options` by name, such as `method="setslot"`. A run
-        that was stopped, or that lost the cluster, returns its report too: look at `Report.ok`,
-        `Report.remaining` and `Report.error`. Raises `SlotferryError` where the run was refused and nothing
-        has moved.
+        it, as in `plan_reshard`. `control` is what other threads pause, limit and end the run with. `changes`
+        are fields of `Options` by name, such as `method="setslot"`. A run that was stopped, or that lost the
+        cluster, returns its report too: look at `Report.ok`, `Report.remaining` and `Report.error`. Raises
+        `SlotferryError` where the run was refused and nothing has moved.
         """
         from slotferry.reshard.apply import apply_plan
         from slotferry.reshard.options import Options
@@ -264,7 +266,7 @@ class Plan:
             raise UsageError("the plan does not say how to log in", hint="give apply() the cluster's URL")
         connector = _connector(where, password, tls, address_map)
         chosen = replace(options or Options(), **changes)
-        return apply_plan(connector, self, chosen, care=care, on_event=on_event)
+        return apply_plan(connector, self, chosen, care=care, on_event=on_event, control=control)
 
 
 def _digest(content: Mapping[str, Any]) -> str:
