@@ -23,6 +23,7 @@ from slotferry.errors import (
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from slotferry.endpoints import Side
 
@@ -98,8 +99,11 @@ class Link:
 
     def _connect(self) -> None:
         try:
-            plain = _unix(self._where) if isinstance(self._where, str) else _tcp(self._where)
-            self._socket = plain
+            plain = (
+                _unix(self._where, self._begin)
+                if isinstance(self._where, str)
+                else _tcp(self._where, self._begin)
+            )
             if self._context is not None and isinstance(self._where, Address):
                 wrapped = self._context.wrap_socket(
                     plain,
@@ -112,6 +116,9 @@ class Link:
             raise unreachable(self, error, "Timeout connecting to server") from None
         except OSError as error:
             raise unreachable(self, error, str(error)) from None
+
+    def _begin(self, plain: socket.socket) -> None:
+        self._socket = plain  # it can be hung up on while it is connected
 
     def _log_in(self) -> None:
         username, password = self._login
@@ -159,23 +166,24 @@ class Link:
         return refuses(self, rest if code == "ERR" else text)
 
 
-def _tcp(address: Address) -> socket.socket:
+def _tcp(address: Address, begin: Callable[[socket.socket], None]) -> socket.socket:
     failure: OSError | None = None
     for family, kind, protocol, _, where in socket.getaddrinfo(
         address.host, address.port, type=socket.SOCK_STREAM
     ):
         try:
-            return _connected(socket.socket(family, kind, protocol), where)
+            return _connected(socket.socket(family, kind, protocol), where, begin)
         except OSError as error:  # noqa: PERF203 - a handful of addresses
             failure = error
     raise failure or OSError("the name has no address")
 
 
-def _unix(path: str) -> socket.socket:
-    return _connected(socket.socket(socket.AF_UNIX), path)
+def _unix(path: str, begin: Callable[[socket.socket], None]) -> socket.socket:
+    return _connected(socket.socket(socket.AF_UNIX), path, begin)
 
 
-def _connected(plain: socket.socket, where: object) -> socket.socket:
+def _connected(plain: socket.socket, where: object, begin: Callable[[socket.socket], None]) -> socket.socket:
+    begin(plain)
     try:
         if plain.family != socket.AF_UNIX:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

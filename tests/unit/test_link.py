@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -247,6 +248,30 @@ def test_connections_stay_alive_and_hang_up_from_another_thread() -> None:
             opener.hang_up()
             with pytest.raises(TargetLostError):
                 wire.call("PING")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a connection under way can't be hung up on")
+def test_a_host_that_does_not_answer_is_hung_up_on_from_another_thread() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as first:
+        first.connect(full.getsockname())  # nobody else is let in as long as it is not accepted
+        connector = Connector(
+            Endpoint.parse(f"redis://127.0.0.1:{full.getsockname()[1]}", "cluster"), "cluster"
+        )
+        errors: list[SlotferryError] = []
+
+        def dial() -> None:
+            with pytest.raises(SlotferryError) as raised:
+                connector.dial()
+            errors.append(raised.value)
+
+        dialling = threading.Thread(target=dial)
+        dialling.start()
+        while dialling.is_alive():
+            connector.hang_up()
+            dialling.join(0.01)
+    (error,) = errors
+    assert isinstance(error, TargetLostError)
+    assert "Timeout" not in error.message
 
 
 def test_a_node_whose_connection_broke_is_connected_anew() -> None:
