@@ -18,10 +18,11 @@ from slotferry.admin import Connector
 from slotferry.endpoints import Address, Endpoint
 from slotferry.local import LocalCluster, LocalServer, wait_until
 from slotferry.reshard.care import Care
-from slotferry.reshard.copying import process_of
+from slotferry.reshard.copying import lacking, process_of
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import read_cluster
 from slotferry.reshard.plan import Plan
+from slotferry.reshard.plan import connect as connect_to
 from slotferry.reshard.wire import Wire
 from tests.command import run
 from tests.reshard.broken import half_moved, node_id, setslot
@@ -504,3 +505,13 @@ def test_many_keys_in_a_slot_and_a_large_one_go_as_well(own: LocalCluster) -> No
         connection.execute("SET", keys_in([MOVING[1]], 1)[0], b"x" * 2_000_000)
     assert plan_away(own).apply().ok
     assert_clean(own, len(MOVING) * 10 + 4_990)
+
+
+@pytest.mark.parametrize("own", ["redis-6.2", "redis-7.0", "redis-8.0", "valkey-9.1"], indirect=True)
+def test_looking_what_is_allowed_cuts_nobody_off(own: LocalCluster) -> None:
+    node = own.primaries[0]
+    connector = connect_to(own.url)
+    with connect(node) as bystander, Wire(connector, Address(node.host, node.port)) as wire:
+        number = bystander.execute("CLIENT", "ID")
+        assert lacking(wire) == ""
+        assert bystander.execute("CLIENT", "ID") == number

@@ -35,6 +35,7 @@ _MOST_TIMES = 16  # so much more at once for far servers:
 _SECONDS_PER_TIME = 0.00025  # of round trip
 _MOST_KEYS = 1_000  # in one transaction; WATCH takes about 8 ns for each pair of them
 _MOST_BYTES, _MOST_KEY_BYTES = 16_000_000, 1_000_000
+_NOBODY = b"%d" % (2**63 - 1)  # a number that no client will have
 _CALL_KEYS = 6_400  # about what one call hands over: pauses and limits are looked at between two calls
 _CHUNK_BYTES = 500_000
 _BYTES_PER_SECOND = 150e6  # that a node dumps or restores, roughly, where values are large
@@ -52,15 +53,16 @@ def can_copy(source: Member, target: Member) -> bool:
 def lacking(wire: Wire) -> str:
     """Return the command of a handover that the user may not run there; empty where it may run all.
 
-    The probes change nothing: the key is nobody's, and there is no client 0.
+    The probes change nothing: the key is nobody's, and so is the client's number. It is not 0, which stands for
+    every client in the CLIENT KILL of Redis 6.2.
     """
     key = b"slotferry:probe"
     probes: tuple[tuple[bytes, ...], ...] = (
         (b"WATCH", key), (b"UNWATCH",), (b"MULTI",), (b"EXEC",), (b"EVAL", b"return 0", b"0"),
         (b"UNLINK", key), (b"DEL", key), (b"DUMP", key), (b"PTTL", key),
         (b"MEMORY", b"USAGE", key), (b"ASKING",), (b"WAIT", b"0", b"1"),
-        (b"CLIENT", b"SETNAME", b"slotferry"), (b"CLIENT", b"LIST", b"ID", b"0"),
-        (b"CLIENT", b"KILL", b"ID", b"0"),
+        (b"CLIENT", b"SETNAME", b"slotferry"), (b"CLIENT", b"LIST", b"ID", _NOBODY),
+        (b"CLIENT", b"KILL", b"ID", _NOBODY),
     )  # fmt: skip
     wire.send(b"".join(encode(*probe) for probe in probes))
     for probe, reply in [(probe, wire.reply()) for probe in probes]:
