@@ -53,8 +53,8 @@ def can_copy(source: Member, target: Member) -> bool:
 def lacking(wire: Wire) -> str:
     """Return the command of a handover that the user may not run there; empty where it may run all.
 
-    The probes change nothing: the key is nobody's, and so is the client's number. It is not 0, which stands for
-    every client in the CLIENT KILL of Redis 6.2.
+    The probes change nothing: the key is nobody's, and so is the client's number. It is not 0, which stands
+    for every client in the CLIENT KILL of Redis 6.2.
     """
     key = b"slotferry:probe"
     probes: tuple[tuple[bytes, ...], ...] = (
