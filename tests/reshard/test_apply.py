@@ -175,6 +175,29 @@ def test_a_part_that_can_not_be_closed_beside_the_next_one_is_closed_after_it(
     assert_clean(own)
 
 
+def test_a_part_that_only_the_target_has_been_told_of_leaves_no_other_open(
+    own: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "_CALL_KEYS", 500)
+    claim = SetslotMigrate._claim
+    claims: list[Any] = []
+
+    def fail_once(self: SetslotMigrate, slots: Any, commands: Any) -> None:
+        claims.append(slots)
+        claim(self, slots, commands)
+        if len(claims) == 1:
+            raise TargetLostError("the cluster was lost", hint="")
+
+    monkeypatch.setattr(SetslotMigrate, "_claim", fail_once)
+
+    report = plan_away(own).apply(method="setslot", retry_for=0.0)
+
+    assert isinstance(report.error, TargetLostError)
+    assert len(claims) == 2, "the part that was copied meanwhile"
+    assert open_slots(own) == []
+    assert_clean(own)
+
+
 def test_what_hangs_up_reaches_the_copying_too(own: LocalCluster, tmp_path: Path) -> None:
     first, second, _ = own.primaries
     connector = connect(own.url)

@@ -5,17 +5,16 @@ Invariant: other lines go above the bar, never through it.
 
 from __future__ import annotations
 
-import os
 from typing import NoReturn, TextIO
 
 from tqdm import tqdm
 
 from slotferry.display.base import Display
 from slotferry.display.phrases import News, describe_start, describe_state, seconds_left
+from slotferry.display.terminal_bar import open_bar
 from slotferry.events import Event, Progress, RunEnded, RunStarted
 from slotferry.text import format_bytes, format_duration
 
-_DEFAULT_SIZE = (100, 25)
 _FORMAT = "{percentage:3.0f}%|{bar}| {desc}"
 _FORMAT_WITHOUT_TOTAL = "{desc}"
 
@@ -54,30 +53,10 @@ class BarDisplay(Display):
     def _move(self, event: Progress) -> None:
         layout = _FORMAT if event.expected_keys else _FORMAT_WITHOUT_TOTAL
         if self._bar is None:
-            columns, rows = (None, None) if _has_size(self.stream) else _DEFAULT_SIZE
-            # Progress comes ten times a second already; tqdm need not choose among it.
-            self._bar = tqdm(
-                desc=_describe(event),
-                total=event.expected_keys,
-                file=self.stream,
-                dynamic_ncols=columns is None,
-                ncols=columns,
-                nrows=rows,
-                mininterval=0,
-                miniters=1,
-                bar_format=layout,
-            )
+            self._bar = open_bar(self.stream, event.expected_keys, layout, _describe(event))
         bar = self._bar
         bar.total, bar.n, bar.bar_format = event.expected_keys, event.keys.scanned, layout
         bar.set_description_str(_describe(event))
-
-
-def _has_size(stream: TextIO) -> bool:
-    """Whether the terminal knows its size; some don't, and tqdm would show nothing there."""
-    try:
-        return os.get_terminal_size(stream.fileno()).columns > 0
-    except (OSError, ValueError):
-        return False
 
 
 def _describe(event: Progress) -> str:

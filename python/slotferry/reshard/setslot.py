@@ -326,6 +326,8 @@ class SetslotMigrate:
         self._target = Wire(self._connector, self.pair.target.address)
         for wire in (self._source, self._target):
             wire.set_timeout(_LAST_TRY_SECONDS)
+        # Some may be the target's already.
+        self._to_close = self._sort_out(self._to_close, *self._states(), outcome)
         self._close_handed(outcome, told)
 
     def _leave_unbegun(self, slots: Sequence[int], here: Member) -> list[int]:
