@@ -5,6 +5,7 @@ Invariant: every scanned key is in exactly one of the outcomes, so after a run t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, astuple, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -114,7 +115,8 @@ class FailedKey:
 class Report:
     """How a run ended. `totals` are the job's, over all its runs; times and rates are this run's.
 
-    `failures` are the first few failed keys; all of them are in the journal. `notes` counts the keys that
+    `failures` are the first few failed keys; all of them are in the journal. `failed_kinds` counts them by
+    kind. `notes` counts the keys that
     are copied without something that a policy gave up (`field_ttl`); the journal names them.
     `keys_by_primary` is this run's. `story` is what happened since the job was last completed, over all its
     runs: failovers, lost nodes, decisions. `error` says why the status is `interrupted` or `failed`.
@@ -130,6 +132,7 @@ class Report:
     resumed: bool
     error: SlotferryError | None = None
     failures: tuple[FailedKey, ...] = ()
+    failed_kinds: Mapping[str, int] = field(default_factory=dict)
     keys_by_primary: tuple[tuple[str, int], ...] = ()
     engine_cpu_seconds: float = 0.0
     notes: int = 0

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from slotferry.databases import Databases, Route
 from slotferry.discovery import SourceFacts
@@ -18,6 +20,8 @@ from slotferry.journal import JobRecord, Journal, Setup
 from slotferry.key_list import KeyList
 from slotferry.options import Options
 from slotferry.partitions import plan_partitions
+
+_POLICY = ("on_conflict", "field_ttl", "wait_replicas", "eviction_metadata")
 
 
 def make_setup(source: Endpoint, target: Endpoint, options: Options) -> Setup:
@@ -56,13 +60,38 @@ def default_job_name(source: Endpoint, target: Endpoint) -> str:
 
 
 def check_setup(record: JobRecord, setup: Setup) -> None:
-    """Raise `JobMismatchError` where the journal's job was started with another setup."""
-    differences = record.setup.differences(setup)
+    """Raise `JobMismatchError` where the journal's job was started with another setup.
+
+    One that has ended its work may begin another pass with another policy.
+    """
+    known = replace(record.setup, **_policy(setup)) if _has_ended(record) else record.setup
+    differences = known.differences(setup)
     if differences:
         raise JobMismatchError(
             f"the job {record.name} was started with another setup: {'; '.join(differences)}",
             hint="give the same options to resume it, another --job, or --restart to start it over",
         )
+
+
+def starts_over(record: JobRecord, setup: Setup, options: Options) -> bool:
+    """Whether the job is done from the start, whatever the journal knows of it.
+
+    It is when asked to be, when all is done, and when it has ended and gets another policy: that one has
+    to hold for every key, also for those that are settled.
+    """
+    if options.restart or record.status == "completed":
+        return True
+    return _has_ended(record) and record.setup != setup
+
+
+def _has_ended(record: JobRecord) -> bool:
+    """Whether the job was scanned to its end."""
+    return record.status in ("completed", "completed_with_failures")
+
+
+def _policy(setup: Setup) -> dict[str, Any]:
+    """Return what each pass of a job may have anew; all else says which keys go where."""
+    return {name: getattr(setup, name) for name in _POLICY}
 
 
 def planned_partitions(options: Options, facts: SourceFacts) -> int:
@@ -93,7 +122,7 @@ def prepare_job(
 ) -> bool:
     """Bring the journal's job to where this run starts; return whether it resumes earlier work.
 
-    A job that is new, restarted or completed starts over; so does one whose source has another `run_id`,
+    A job that is new or `starts_over` has no earlier work; so does one whose source has another `run_id`,
     which `notify` is told. Otherwise its marks and unsettled keys stand. A job of `names` has no cursors.
     """
     record, run_id = journal.job(name), facts.server.run_id
@@ -102,7 +131,9 @@ def prepare_job(
     if record is None:
         journal.create(name, setup, most, run_id, databases, names=names)
         return False
-    if options.restart or record.status == "completed":
+    if starts_over(record, setup, options):
+        if not options.restart and (changes := record.setup.differences(setup)):
+            notify(f"the job {name} has ended its work; this is a fresh pass: {'; '.join(changes)}")
         journal.reset(name, setup, most, run_id, databases, names=names)
         return False
     if record.run_id != run_id and names is not None:

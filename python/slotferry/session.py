@@ -31,7 +31,14 @@ from slotferry.journal import Advance, Journal
 from slotferry.key_list import KeyList
 from slotferry.options import Options
 from slotferry.report import FailedKey, Keys, Report, Status, Totals
-from slotferry.resume import check_setup, default_job_name, make_setup, partitions_by_database, prepare_job
+from slotferry.resume import (
+    check_setup,
+    default_job_name,
+    make_setup,
+    partitions_by_database,
+    prepare_job,
+    starts_over,
+)
 from slotferry.runner import Emit, EngineDriver, ProgressTeller, Runner, Sides, Work
 from slotferry.story import Happening, Storyteller
 
@@ -65,6 +72,7 @@ class _Figures:
     runs: int = 0
     resumed: bool = False
     failures: tuple[FailedKey, ...] = ()
+    failed_kinds: dict[str, int] = field(default_factory=dict)
     notes: int = 0
     verification: VerifyReport | None = None
     story: tuple[Happening, ...] = ()
@@ -151,7 +159,7 @@ class Session:
                 check_setup(record, self._setup)
             # Of several replicas the one that the cursors come from is worth the most.
             preferred = "" if record is None or options.restart else record.run_id
-            resumes = record is not None and not options.restart and record.status != "completed"
+            resumes = record is not None and not starts_over(record, self._setup, options)
             sides = self._look(preferred, journal.databases(self.job) if resumes else ())
             sides = self._with_eviction(sides)
             functions = self._plan_functions(sides)
@@ -180,6 +188,7 @@ class Session:
             finally:
                 figures.totals = journal.totals(self.job)
                 figures.failures = tuple(journal.failures(self.job, _REPORTED_FAILURES))
+                figures.failed_kinds = journal.difference_counts((self.job, self.job))
                 figures.collisions = journal.count_notes(self.job, "collision")
                 figures.notes = journal.count_notes(self.job) - figures.collisions
                 ours = None if error is None else as_our_error(error, self._cancel)
@@ -398,6 +407,7 @@ class Session:
             resumed=figures.resumed,
             error=error,
             failures=figures.failures,
+            failed_kinds=figures.failed_kinds,
             keys_by_primary=tuple(sorted(driver.keys_by_primary.items())) if driver else (),
             engine_cpu_seconds=driver.engine_cpu_seconds if driver else 0.0,
             notes=figures.notes,

@@ -13,6 +13,7 @@ from slotferry.journal import Advance, Journal, Mark
 from slotferry.options import Options
 from slotferry.report import FailedKey, Keys, Totals
 from slotferry.resume import check_setup, default_job_name, make_setup, prepare_job
+from slotferry.rewrite import AddPrefix
 
 SOURCE = Endpoint.parse("redis://u:secret@old:6379/2", "source")
 TARGET = Endpoint.parse("redis+cluster://new2:7000,new1:7000", "target")
@@ -104,6 +105,46 @@ def test_another_setup_is_refused_with_the_difference(journal: Journal) -> None:
         JobMismatchError, match="on-conflict: the journal has error, the command says replace"
     ):
         check_setup(record, other)
+
+
+@pytest.mark.parametrize("status", ["completed", "completed_with_failures"])
+def test_a_job_that_has_ended_takes_another_policy_for_a_fresh_pass(journal: Journal, status: str) -> None:
+    leave(journal, status)
+    options = replace(OPTIONS, on_conflict="replace", field_ttl="drop", wait_replicas=1)
+    record = journal.job("job")
+    assert record is not None
+    setup = make_setup(SOURCE, TARGET, options)
+    check_setup(record, setup)
+    notices: list[str] = []
+    assert not prepare_job(journal, "job", setup, FACTS, options, notices.append)
+    assert "on-conflict: the journal has error, the command says replace" in notices[0]
+    assert journal.totals("job") == Totals()
+    again = journal.job("job")
+    assert again is not None
+    assert again.setup == setup
+
+
+@pytest.mark.parametrize("status", ["completed", "completed_with_failures", "interrupted"])
+def test_what_says_which_keys_go_where_is_never_another(journal: Journal, status: str) -> None:
+    leave(journal, status)
+    record = journal.job("job")
+    assert record is not None
+    elsewhere = Endpoint.parse("redis+cluster://new3:7000", "target")
+    other_source = Endpoint.parse("redis://old:6379/3", "source")
+    for setup in (
+        make_setup(SOURCE, elsewhere, OPTIONS),
+        make_setup(other_source, TARGET, OPTIONS),
+        make_setup(SOURCE, TARGET, replace(OPTIONS, match="other*")),
+        make_setup(SOURCE, TARGET, replace(OPTIONS, type="hash")),
+        make_setup(SOURCE, TARGET, replace(OPTIONS, slots=[(0, 5)])),
+        make_setup(SOURCE, TARGET, replace(OPTIONS, rules=[AddPrefix("new:")])),
+        replace(SETUP, databases="0,2"),
+        replace(SETUP, map_db="2=0"),
+        replace(SETUP, keys_from="digest"),
+        replace(SETUP, purpose="verify"),
+    ):
+        with pytest.raises(JobMismatchError):
+            check_setup(record, setup)
 
 
 def test_a_setup_holds_no_secret_and_any_bytes() -> None:

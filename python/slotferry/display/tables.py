@@ -80,8 +80,6 @@ def summary_table(report: Report) -> str:
         lines += ["failed keys:", *failure_lines(report.failures)]
         if keys.failed > len(report.failures):
             lines.append(f"  and {keys.failed - len(report.failures):,} more")
-    if any(failure.kind == "denied" for failure in report.failures):
-        lines.append("denied: grant the target's user these keys, as in ACL SETUSER <user> ~*")
     if report.notes:
         lines.append(f"{report.notes:,} keys lost the TTLs of their fields, as --field-ttl drop says")
     if report.collisions:
@@ -90,8 +88,33 @@ def summary_table(report: Report) -> str:
             f"'slotferry jobs show {report.job}' lists them"
         )
     if keys.failed or keys.pending:
-        lines.append(f"see them with 'slotferry jobs show {report.job}'; the same command tries them again")
+        lines.append(f"see them with 'slotferry jobs show {report.job}'")
+        lines += next_steps(report)
     return "\n".join(lines)
+
+
+def next_steps(report: Report) -> list[str]:
+    """Return what helps the keys that are not settled, a line for each way that they ended."""
+    kinds = report.failed_kinds
+    steps = []
+    if report.keys.pending:
+        steps.append("pending: the same command tries them again")
+    if kinds.get("conflict") or kinds.get("ttl_conflict"):
+        steps.append(
+            "conflicts: decide with --on-conflict replace or skip, which the same job takes for another pass"
+            if report.status == "completed_with_failures"
+            else "conflicts: when the job has ended its work, it takes --on-conflict replace or skip"
+        )
+    if kinds.get("denied"):
+        steps.append(
+            "denied: grant the users these keys, as in ACL SETUSER <user> ~*; "
+            "then the same command tries them again"
+        )
+    if kinds.get("payload"):
+        steps.append("payload: the target can't load these values; the same command fails until it can")
+    if kinds.get("error"):
+        steps.append("error: put right what the messages say; then the same command tries them again")
+    return steps
 
 
 def story_lines(story: Sequence[Happening], limit: int) -> list[str]:
