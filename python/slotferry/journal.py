@@ -2,8 +2,8 @@
 
 Invariant: a checkpoint is written in one transaction, so what the file says is always true together: the
 marks, the counts, and which keys are pending or failed. A key is unsettled at most once per job. No
-credential is ever stored. Cursors are unsigned 64-bit numbers, which SQLite has none of: they are kept as
-decimal text.
+credential is ever stored. A row that is not as it was written is refused (row_checks.py). Cursors are
+unsigned 64-bit numbers, which SQLite has none of: they are kept as decimal text.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from slotferry.errors import SlotferryError
-from slotferry.journal_file import explained, open_database
+from slotferry.errors import JournalError, SlotferryError
+from slotferry.journal_file import TABLES, explained, open_database
 from slotferry.report import FailedKey, Keys, Totals
+from slotferry.row_checks import DISCARD_HINT, check_rows, parsing
 from slotferry.story import Happening
 
 _CHUNK_KEYS = 50_000
@@ -146,6 +147,7 @@ class Journal:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
+        self._checked: set[str] = set()
 
     @classmethod
     def open(cls, path: Path) -> Journal:
@@ -167,12 +169,36 @@ class Journal:
     # Reading
 
     def jobs(self) -> list[JobRecord]:
-        """Return every job, the one that changed last first."""
+        """Return every job, the one that changed last first. Raises `JournalError` for a damaged one."""
+        with explained(self.path):
+            check_rows(self._connection, ("jobs",), self.path)
         rows = self._select("SELECT name FROM jobs ORDER BY updated DESC, name")
-        return [record for (name,) in rows if (record := self.job(name)) is not None]
+        return [record for (name,) in rows if (record := self._record(name)) is not None]
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a job of that name, be it damaged."""
+        return bool(self._select("SELECT 1 FROM jobs WHERE name = ?", name))
 
     def job(self, name: str) -> JobRecord | None:
-        """Return the job of that name, or None."""
+        """Return the job of that name, or None.
+
+        Raises `JournalError` where a row of it is damaged, or it has a setting of a newer Slotferry.
+        """
+        if name not in self._checked:  # what this process writes itself need not be looked at again
+            with explained(self.path):
+                check_rows(self._connection, TABLES, self.path, name)
+            self._checked.add(name)
+        return self._record(name)
+
+    def forget_damaged(self, name: str) -> bool:
+        """Forget the job, and return True, where it can't be read."""
+        try:
+            self.job(name)
+        except JournalError:
+            return self.discard(name)
+        return False
+
+    def _record(self, name: str) -> JobRecord | None:
         rows = self._select(
             "SELECT setup, partition_count, run_id, status, created, updated, "
             "(SELECT count(*) FROM runs WHERE job = name) FROM jobs WHERE name = ?",
@@ -183,7 +209,7 @@ class Journal:
         setup, partition_count, run_id, status, created, updated, runs = rows[0]
         return JobRecord(
             name,
-            Setup(**json.loads(setup)),
+            self._parse_setup(name, setup),
             partition_count,
             run_id,
             status,
@@ -192,6 +218,18 @@ class Journal:
             updated,
             runs,
         )
+
+    def _parse_setup(self, name: str, text: str) -> Setup:
+        with parsing(self.path, "jobs", f"name {name!r}"):
+            settings = json.loads(text)
+            unknown = sorted(settings.keys() - {f.name for f in fields(Setup)})
+            if unknown:
+                raise JournalError(
+                    f"the job {name} in {self.path} has a setting that this Slotferry does not know: "
+                    f"{', '.join(unknown)[:200]}",
+                    hint=f"use the newer Slotferry that wrote it, or {DISCARD_HINT}",
+                )
+            return Setup(**settings)
 
     def totals(self, name: str) -> Totals:
         """Return the job's figures over all its runs."""
@@ -209,23 +247,25 @@ class Journal:
             "error_message FROM runs WHERE job = ? ORDER BY number",
             name,
         )
-        return [
-            RunRecord(
-                *(number, bool(resumed), host, pid, started, ended, status),
-                keys=Keys(**json.loads(keys)) if keys else None,
-                elapsed_seconds=elapsed,
-                error_kind=kind,
-                error_message=message,
-            )
-            for number, resumed, host, pid, started, ended, status, keys, elapsed, kind, message in rows
-        ]
+        with parsing(self.path, "runs", f"job {name!r}"):
+            return [
+                RunRecord(
+                    *(number, bool(resumed), host, pid, started, ended, status),
+                    keys=Keys(**json.loads(keys)) if keys else None,
+                    elapsed_seconds=elapsed,
+                    error_kind=kind,
+                    error_message=message,
+                )
+                for number, resumed, host, pid, started, ended, status, keys, elapsed, kind, message in rows
+            ]
 
     def marks(self, name: str) -> list[Mark]:
         """Return the marks of the job's partitions, by database and index."""
         rows = self._select(
             "SELECT idx, cursor, done, db FROM partitions WHERE job = ? ORDER BY db, idx", name
         )
-        return [Mark(index, int(cursor), bool(done), database) for index, cursor, done, database in rows]
+        with parsing(self.path, "partitions", f"job {name!r}"):
+            return [Mark(index, int(cursor), bool(done), database) for index, cursor, done, database in rows]
 
     def databases(self, name: str) -> list[int]:
         """Return the databases of the source that the job copies."""

@@ -1,7 +1,7 @@
 """The journal's file: its tables, how it is made and opened, and what its errors mean.
 
 Invariant: a file that is not ours, is damaged or is newer than we are is refused and left as it is; a new
-one is for its owner alone.
+one is for its owner alone. Rows carry checksums (row_checks.py).
 """
 
 from __future__ import annotations
@@ -15,10 +15,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from slotferry.errors import JournalError
+from slotferry.row_checks import protect
 
 APPLICATION_ID = 0x534C4F54  # "SLOT": tells our files from other programs' SQLite files
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+TABLES = ("jobs", "partitions", "unsettled", "runs", "notes", "story", "big_keys")
 _BUSY_SECONDS = 10.0
+_NOT_DAMAGE = (
+    "full",
+    "locked",
+    "busy",
+    "disk I/O",
+    "unable to open",
+    "readonly",
+    "out of memory",
+    "interrupted",
+)
 
 _SCHEMA = """
 CREATE TABLE jobs (
@@ -141,10 +153,14 @@ def explained(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into `JournalError`."""
     try:
         yield
+    except UnicodeDecodeError as error:  # a damaged name in a message of SQLite
+        raise _damaged(path, "a text is not UTF-8") from error
     except sqlite3.Error as error:
         text = str(error)
-        if "not a database" in text or "malformed" in text:
-            raise _damaged(path, text) from error
+        if "decode" in text:
+            raise _damaged(path, "a text is not UTF-8") from error
+        if not any(cause in text for cause in _NOT_DAMAGE):
+            raise _damaged(path, text.splitlines()[0] if text else type(error).__name__) from error
         raise JournalError(
             f"the journal {path} can't be used: {text}",
             hint="check its permissions and the free space, or name another file with --journal",
@@ -169,7 +185,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             for statement in _SCHEMA.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.execute("PRAGMA user_version = 2")
         connection.execute("COMMIT")
     if _pragma(connection, "application_id") != APPLICATION_ID:
         raise JournalError(
@@ -178,15 +194,21 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     if _pragma(connection, "user_version") == 1:
         _bring_to_version_2(connection)
     version = _pragma(connection, "user_version")
-    if version != SCHEMA_VERSION:
+    if version not in (2, SCHEMA_VERSION):
         raise JournalError(
             f"the journal {path} has version {version}, and this Slotferry knows version {SCHEMA_VERSION}",
             hint="use the newer Slotferry that wrote it, or name another file with --journal",
         )
-    if (check := _pragma(connection, "quick_check(1)")) != "ok":
+    if (check := _pragma(connection, "integrity_check(1)")) != "ok":
         raise _damaged(path, str(check).splitlines()[-1])
+    if orphan := connection.execute("PRAGMA foreign_key_check").fetchone():
+        raise _damaged(path, f"a row of the table {orphan[0]} belongs to no job")
     for statement in _ADDED.split(";"):
         connection.execute(statement)
+    protect(connection, TABLES, path)
+    if version == 2:
+        # Who knows no checksums must not write rows any more.
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _bring_to_version_2(connection: sqlite3.Connection) -> None:

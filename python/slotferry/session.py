@@ -153,6 +153,7 @@ class Session:
             self._story = Storyteller(lambda told: journal.tell(self.job, told))
             if socket.complaint:
                 self._emit(Notice(socket.complaint))
+            self._forget_damaged(journal, self.job)
             record = journal.job(self.job)
             if record is not None and not options.restart:
                 figures.totals, figures.runs = record.totals, record.runs
@@ -197,6 +198,11 @@ class Session:
                 self._story.write()
                 self._story = None
                 figures.story = tuple(journal.story(self.job))
+
+    def _forget_damaged(self, journal: Journal, name: str) -> None:
+        """Let a restart begin without what the journal can't say any more."""
+        if self._options.restart and journal.forget_damaged(name):
+            self._emit(Notice(f"what the journal has of the job {name} is damaged: it begins without it"))
 
     def _migrate(self, journal: Journal, sides: Sides) -> None:
         self._driver = EngineDriver(sides, self._options, self._emit, self._cancel, self.controls)

@@ -74,6 +74,8 @@ class VerifySession(Session):
         ):
             if socket.complaint:
                 self._emit(Notice(socket.complaint))
+            for name in (self.job, self._extra_job):
+                self._forget_damaged(journal, name)
             record = journal.job(self.job)
             if record is not None and (self._resumes(record) or not _is_verification(record)):
                 check_setup(record, self._setup)

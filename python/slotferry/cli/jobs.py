@@ -165,7 +165,8 @@ def discard_job(job: str, journal: Path | None, as_json: bool, kind: str | None)
     if _kind(path, job, kind) == "reshard":
         recorded.discard(path, job)
     else:
-        with _open_job(path, job) as (opened, _), JobLock(path, job):
+        # A damaged job is forgotten unread.
+        with _opened(path, job) as opened, JobLock(path, job):
             opened.discard(job)
     click.echo(json.dumps({"type": "discarded", "job": job}) if as_json else f"discarded {job}")
 
@@ -192,26 +193,38 @@ def _kind(path: Path, job: str, wanted: str | None) -> str:
     found = []
     if opened is not None:
         with opened:
-            found += ["migrate"] if opened.job(job) is not None else []
-        found += ["reshard"] if recorded.find(path, job) is not None else []
+            found += ["migrate"] if opened.has(job) else []
+        found += ["reshard"] if recorded.has(path, job) else []
     found = [kind for kind in found if wanted in (None, kind)]
     if len(found) > 1:
         raise UsageError(
             f"{job!r} is a migration and a reshard in {path}", hint="say which with --kind migrate or reshard"
         )
     if not found:
-        raise UsageError(f"there is no job {job!r} in {path}", hint="see 'slotferry jobs list'")
+        raise _no_job(path, job)
     return found[0]
 
 
 @contextmanager
-def _open_job(path: Path, job: str) -> Iterator[tuple[Journal, JobRecord]]:
+def _opened(path: Path, job: str) -> Iterator[Journal]:
     with ExitStack() as stack:
         opened = _open(path)
-        record = stack.enter_context(opened).job(job) if opened is not None else None
-        if opened is None or record is None:
-            raise UsageError(f"there is no job {job!r} in {path}", hint="see 'slotferry jobs list'")
+        if opened is None or not stack.enter_context(opened).has(job):
+            raise _no_job(path, job)
+        yield opened
+
+
+@contextmanager
+def _open_job(path: Path, job: str) -> Iterator[tuple[Journal, JobRecord]]:
+    with _opened(path, job) as opened:
+        record = opened.job(job)
+        if record is None:
+            raise _no_job(path, job)
         yield opened, record
+
+
+def _no_job(path: Path, job: str) -> UsageError:
+    return UsageError(f"there is no job {job!r} in {path}", hint="see 'slotferry jobs list'")
 
 
 def _status(path: Path, job: str, recorded: str) -> str:

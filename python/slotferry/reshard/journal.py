@@ -22,7 +22,9 @@ from slotferry.journal_file import explained, open_database
 from slotferry.reshard.plan import Plan
 from slotferry.reshard.report import Report
 from slotferry.reshard.wire import format_ranges
+from slotferry.row_checks import check_rows, parsing, protect
 
+_NAMES = ("reshard_jobs", "reshard_slots", "reshard_runs")
 _TABLES = """
 CREATE TABLE IF NOT EXISTS reshard_jobs (
     name TEXT PRIMARY KEY,
@@ -102,6 +104,7 @@ class ReshardJournal:
                 self._connection.execute(
                     "ALTER TABLE reshard_slots ADD COLUMN copied_from TEXT NOT NULL DEFAULT ''"
                 )
+            protect(self._connection, _NAMES, path)
 
     def __enter__(self) -> ReshardJournal:
         return self
@@ -117,7 +120,9 @@ class ReshardJournal:
         return [record for (name,) in rows if (record := self.job(name)) is not None]
 
     def job(self, name: str) -> ReshardRecord | None:
-        """Return the job of that name, or None."""
+        """Return the job of that name, or None. Raises `JournalError` where a row of it is damaged."""
+        with explained(self.path):
+            check_rows(self._connection, _NAMES, self.path, name)
         rows = self._select(
             "SELECT cluster, plan, status, keys, bytes, conflicts, created, updated, "
             "(SELECT count(*) FROM reshard_runs WHERE job = name) FROM reshard_jobs WHERE name = ?",
@@ -126,7 +131,12 @@ class ReshardJournal:
         if not rows:
             return None
         cluster, plan, *rest = rows[0]
-        return ReshardRecord(name, cluster, Plan.from_json(plan, name="the plan in the journal"), *rest)
+        with parsing(self.path, "reshard_jobs", f"name {name!r}"):
+            return ReshardRecord(name, cluster, Plan.from_json(plan, name="the plan"), *rest)
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a job of that name, be it damaged."""
+        return bool(self._select("SELECT 1 FROM reshard_jobs WHERE name = ?", name))
 
     def slots(self, name: str, state: str) -> list[int]:
         """Return the job's slots in that state: `open`, `moved` or `left`."""
@@ -142,10 +152,11 @@ class ReshardJournal:
             "WHERE job = ? ORDER BY number",
             name,
         )
-        return [
-            ReshardRun(number, host, pid, started, ended, status, _why(summary))
-            for number, host, pid, started, ended, status, summary in rows
-        ]
+        with parsing(self.path, "reshard_runs", f"job {name!r}"):
+            return [
+                ReshardRun(number, host, pid, started, ended, status, _why(summary))
+                for number, host, pid, started, ended, status, summary in rows
+            ]
 
     def reasons(self, name: str) -> dict[str, str]:
         """Return the slots that were left, or left open, as ranges, by reason."""
@@ -164,10 +175,12 @@ class ReshardJournal:
 
     def open_slots(self) -> dict[int, str]:
         """Return the slots that some job of ours may have left open, with the job's name."""
+        self._check_slots()
         return dict(self._select("SELECT slot, job FROM reshard_slots WHERE state = 'open'"))
 
     def copied_from(self) -> list[tuple[str, int, str]]:
         """Return (job, slot, process) of the open slots that may have been copied before they were opened."""
+        self._check_slots()
         return self._select(
             "SELECT job, slot, copied_from FROM reshard_slots WHERE state = 'open' AND copied_from <> '' "
             "ORDER BY job, slot"
@@ -260,6 +273,10 @@ class ReshardJournal:
                 "UPDATE reshard_jobs SET status = ?, conflicts = ?, updated = ? WHERE name = ?",
                 (report.status, report.conflicts, now, name),
             )
+
+    def _check_slots(self) -> None:
+        with explained(self.path):
+            check_rows(self._connection, ("reshard_slots",), self.path)
 
     def _select(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         with explained(self.path):

@@ -33,10 +33,10 @@ def open_recorded(path: Path) -> Iterator[ReshardJournal | None]:
         yield journal
 
 
-def find(path: Path, job: str) -> ReshardRecord | None:
-    """Return the reshard of that name, or None."""
+def has(path: Path, job: str) -> bool:
+    """Return whether there is a reshard of that name, be it damaged."""
     with open_recorded(path) as journal:
-        return None if journal is None else journal.job(job)
+        return journal is not None and journal.has(job)
 
 
 def job_dicts(path: Path) -> list[dict[str, Any]]:
@@ -72,12 +72,23 @@ def show(path: Path, job: str, *, as_json: bool) -> None:
 
 def discard(path: Path, job: str) -> None:
     """Forget a reshard. Raises `JobLockedError` while slots are moved, `RefusedError` while some are open."""
+    from slotferry.control_socket import live_status
     from slotferry.joblock import JobLock
     from slotferry.reshard.wire import format_ranges
+    from slotferry.row_checks import DamagedRowError
 
     with open_recorded(path) as journal, ExitStack() as locks:
-        record = None if journal is None else journal.job(job)
-        if journal is None or record is None:
+        if journal is None:
+            return
+        try:
+            record = journal.job(job)
+        except DamagedRowError:
+            # Whose nodes can't be read is known to be idle by its socket; of open slots the cluster knows.
+            if live_status(path, job, "reshard") is not None:
+                raise
+            journal.discard(job)
+            return
+        if record is None:
             return
         try:
             for node in sorted(record.plan.nodes, key=lambda node: node.id):
