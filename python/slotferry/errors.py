@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class ExitCode(IntEnum):
-    """What the process ends with; 3, 5, 6, 75, 130 and 143 are resumable with the same command."""
+    """What the process ends with; 3, 5, 6, 75, 130 and 143 are resumable with the same command.
+
+    74: the work is done and saved, but an output (stdout, or a file that an option names) is not whole.
+    """
 
     OK = 0
     BUG = 1
@@ -24,6 +27,7 @@ class ExitCode(IntEnum):
     REFUSED = 4
     SOURCE_LOST = 5
     TARGET_LOST = 6
+    OUTPUT_LOST = 74
     WORK_LEFT = 75
     INTERRUPTED = 130
     TERMINATED = 143
@@ -116,6 +120,13 @@ class TargetLostError(SlotferryError, ConnectionError):
 
     kind = "target_lost"
     exit_code = ExitCode.TARGET_LOST
+
+
+class OutputError(SlotferryError, OSError):
+    """The work is done and saved, but an output could not be written."""
+
+    kind = "output"
+    exit_code = ExitCode.OUTPUT_LOST
 
 
 class MigrationInterrupted(SlotferryError):  # noqa: N818 - like KeyboardInterrupt: somebody wanted it

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from slotferry.errors import ExitCode
+from slotferry.errors import ExitCode, OutputError
 from slotferry.report import FailedKey, Keys, Report
 from slotferry.text import escape_key
 
@@ -98,7 +98,8 @@ class VerifyReport(Report):
     @property
     def exit_code(self) -> ExitCode:
         """What the command line exits with."""
-        if self.error is not None:
+        differ = self.differing or self.pending
+        if self.error is not None and not (isinstance(self.error, OutputError) and differ):
             return self.error.exit_code
         return ExitCode.OK if self.ok else ExitCode.INCOMPLETE
 

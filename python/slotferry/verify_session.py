@@ -8,21 +8,20 @@ job of their own in the journal, since their cursors come from different servers
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from slotferry import preflight
 from slotferry.cancel import CancelRequest
 from slotferry.control_socket import ControlSocket
 from slotferry.endpoints import Endpoint
-from slotferry.errors import RefusedError, SlotferryError, UsageError
+from slotferry.errors import OutputError, SlotferryError
 from slotferry.events import Notice, PhaseStarted
 from slotferry.joblock import JobLock
 from slotferry.journal import JobRecord, Journal
+from slotferry.output_file import OutputFile
 from slotferry.preflight.rights import (
     denied_commands,
     judge_rights,
@@ -57,7 +56,9 @@ class VerifySession(Session):
         self._examples: tuple[Difference, ...] = ()
         self._repair: Repair | None = None
         self._paused_seconds = 0.0
-        self._file = None if options.differences is None else _DifferencesFile(Path(options.differences))
+        named = options.differences
+        self._file = None if named is None else OutputFile(named, "differences", "--differences")
+        self._lost_output: OutputError | None = None
 
     def perform(self) -> VerifyReport:
         """Run and return the report, whose `error` says why the run ended early, be it Ctrl-C."""
@@ -150,8 +151,18 @@ class VerifySession(Session):
             for name, number in zip(jobs, numbers, strict=True):
                 status = status_of(journal.totals(name).keys, ours)
                 journal.end_run(name, number, status, time.monotonic() - begun, ours)
-            if self._file is not None:
-                self._file.write(journal, jobs)
+            self._write_differences(journal, jobs)
+
+    def _write_differences(self, journal: Journal, jobs: tuple[str, str]) -> None:
+        """Write all that the journal has. What goes wrong with that is told by the report."""
+        if self._file is None:
+            return
+        differences = map(Difference.of, journal.failed_of(jobs))
+        try:
+            self._file.write(json.dumps(difference.to_dict()) + "\n" for difference in differences)
+        except OutputError as error:
+            self._lost_output = error
+            self._emit(Notice(error.message))
 
     def _compare(self, journal: Journal, sides: Sides) -> None:
         options = self._verify
@@ -244,6 +255,7 @@ class VerifySession(Session):
         done = max(0, keys.scanned if not figures.resumed else settled - figures.settled_before)
         active = max(0.0, elapsed - self._paused_seconds)
         status: Status = status_of(keys, error)
+        lost = self._lost_output
         if error is None:
             differ = self._kinds or keys.pending or self._target_keys.pending
             status = "completed_with_differences" if differ else "completed"
@@ -255,7 +267,7 @@ class VerifySession(Session):
             keys_per_second=done / active if active > 0 else 0.0,
             runs=figures.runs,
             resumed=figures.resumed,
-            error=error,
+            error=error or lost,
             keys_by_primary=tuple(sorted(driver.keys_by_primary.items())) if driver else (),
             engine_cpu_seconds=driver.engine_cpu_seconds if driver else 0.0,
             target_keys=self._target_keys,
@@ -266,44 +278,10 @@ class VerifySession(Session):
             quick=self._verify.quick,
             sample=self._verify.partial,
         )
-        if error is not None:
-            error.report = report
+        if report.error is not None:
+            report.error.report = report
         return report
 
 
 def _is_verification(record: JobRecord) -> bool:
     return record.setup.purpose.startswith("verify ")
-
-
-class _DifferencesFile:
-    """The file of `--differences`: whole or absent. Raises `UsageError` where it can't be written."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-        def probe() -> None:
-            self._draft.touch()
-            self._draft.unlink()
-
-        self._trying(probe, UsageError)
-
-    def write(self, journal: Journal, jobs: tuple[str, str]) -> None:
-        """Write every difference that the journal has. Raises `RefusedError`."""
-
-        def write() -> None:
-            with self._draft.open("w", encoding="utf-8") as file:
-                for failure in journal.failed_of(jobs):
-                    file.write(json.dumps(Difference.of(failure).to_dict()) + "\n")
-            self._draft.replace(self._path)
-
-        self._trying(write, RefusedError)
-
-    def _trying(self, deed: Callable[[], object], kind: type[SlotferryError]) -> None:
-        try:
-            deed()
-        except OSError as error:
-            raise kind(
-                f"the differences can't be written to {self._path}: {error.strerror}",
-                hint="name another file with --differences",
-            ) from None

@@ -57,7 +57,7 @@ GOOD = ("migrate", "redis://127.0.0.1:1", "redis://127.0.0.1:1")
         ((*GOOD, "--source-password-file", "none"), "password file none can't be read"),
         (
             (*GOOD, "--report", "/nonexistent/report.json"),
-            "the report /nonexistent/report.json can't be written",
+            "the report can't be written to /nonexistent/report.json: there is no folder /nonexistent",
         ),
         ((*GOOD, "--config", "none.toml"), "the config file none.toml can't be read"),
         (("jobs",), "Missing command"),

@@ -13,11 +13,13 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TextIO, cast
 
 import click
 
 from slotferry._core import __version__
 from slotferry.cli.lazy import LazyGroup
+from slotferry.cli.stdout import GuardedStdout
 from slotferry.errors import ExitCode, SlotferryError, unexpected
 
 _EXAMPLES = """\
@@ -53,16 +55,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         # The process ends after this: what is left goes with it, and need not be searched for cycles first.
         atexit.register(gc.freeze)
-    code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    stdout = sys.stdout
+    guarded = GuardedStdout(stdout or open(os.devnull, "w"))  # noqa: SIM115 - for the rest of the process
+    sys.stdout = cast("TextIO", guarded)
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _silence_stdout()
-    except OSError as error:
-        _silence_stdout()
-        _complain(f"stdout can't be written: {error.strerror}", "the output is not complete")
-        return code or ExitCode.REFUSED
-    return code
+        code = _run(list(sys.argv[1:] if arguments is None else arguments))
+        try:
+            guarded.flush()
+        except BrokenPipeError:
+            _silence(stdout)
+        if guarded.failure is not None:
+            _silence(stdout)
+            _complain(
+                f"stdout can't be written: {guarded.failure.strerror}",
+                "the output is not whole; what was to be done is done and recorded",
+            )
+            return code or ExitCode.OUTPUT_LOST
+        return code
+    finally:
+        sys.stdout = stdout
 
 
 def _run(arguments: list[str]) -> int:
@@ -107,8 +118,8 @@ def _complain(message: str, hint: str = "", error: BaseException | None = None) 
             click.echo(f"  hint: {hint}", err=True)
 
 
-def _silence_stdout() -> None:
+def _silence(stdout: TextIO) -> None:
     """Let the interpreter's own flush at exit go nowhere: it would change the exit code."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, stdout.fileno())
     os.close(nowhere)

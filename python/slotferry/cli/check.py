@@ -16,6 +16,7 @@ import click
 
 from slotferry.cli.sides import File, network_options, side_settings, tls_options
 from slotferry.cli.types import duration
+from slotferry.output_file import OutputFile
 
 if TYPE_CHECKING:
     from slotferry.preflight.report import CheckReport
@@ -97,9 +98,12 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
     from slotferry.preflight.check import check as run_check
 
     options = CheckOptions(**side_settings(parameters), **parameters)
+    rules = None if save_rules is None else OutputFile(save_rules, "rules", "--save-rules")
     report = run_check(
         source, target, options, notify=lambda text: click.echo(f"slotferry: {text}", err=True)
     )
+    if rules is not None:
+        _save_rules(rules, report)
     if as_json:
         for row in report.rows:
             click.echo(json.dumps(row.to_dict()))
@@ -109,14 +113,11 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
 
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         click.echo(check_table(report, width))
-    if save_rules is not None:
-        _save_rules(save_rules, report)
     return report.exit_code
 
 
-def _save_rules(path: Path, report: CheckReport) -> None:
-    """Write the hash-tag advice. Raises `UsageError` where the file can't be written."""
-    from slotferry.errors import UsageError
+def _save_rules(file: OutputFile, report: CheckReport) -> None:
+    """Write the hash-tag advice. Raises `OutputError` where the file can't be written."""
     from slotferry.rewrite import rules_to_toml
 
     rules = () if report.application is None else report.application.rules()
@@ -124,10 +125,5 @@ def _save_rules(path: Path, report: CheckReport) -> None:
         f"Hash tags that bring keys which are used together into one slot, by 'slotferry check' of\n"
         f"{report.source}. The application has to use the new names as well."
     )
-    try:
-        path.write_text(rules_to_toml(rules, heading), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(
-            f"the rules {path} can't be written: {error.strerror}", hint="name another file with --save-rules"
-        ) from None
-    click.echo(f"slotferry: {len(rules)} rewrite rules written to {path}", err=True)
+    file.write([rules_to_toml(rules, heading)])
+    click.echo(f"slotferry: {len(rules)} rewrite rules written to {file.path}", err=True)

@@ -82,6 +82,7 @@ Exit codes:
   1  a bug of ours                 5  source lost, run again to resume
   2  usage                         6  target lost, run again to resume
   3  done, but keys failed or are pending, or --verify found differences
+  74 all done and recorded, but an output could not be written
   130, 143  interrupted, checkpoint saved, run again to resume
 """
 
@@ -229,13 +230,8 @@ def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any
     from slotferry.cli.report_file import ReportFile
 
     migration = _migration(**parameters)
-    file = None if report is None else ReportFile(report)
-    result = follow(migration, as_json, progress)
-    if file is not None:
-        file.write(result)
-    if result.error is not None:
-        raise result.error
-    return result.exit_code
+    file = ReportFile(report)
+    return file.end(follow(migration, as_json, progress))
 
 
 def _migration(source: str, target: str, **parameters: Any) -> Migration:

@@ -1,44 +1,60 @@
-"""The file of `--report`.
+"""The file of `--report`, and how a command ends that was asked for one.
 
-Invariant: the file is whole or absent: written beside its place, then renamed. That it can be written is
-known before the run.
+Invariant: the run's own exit code goes first; that an output is lost shows where the run itself succeeded.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from slotferry.errors import RefusedError, UsageError
+import click
+
+from slotferry.errors import ExitCode, OutputError
+from slotferry.output_file import OutputFile
 
 if TYPE_CHECKING:
-    from slotferry.report import Report
+    from slotferry.errors import SlotferryError
+
+
+class Reported(Protocol):
+    """What the reports of migrations, verifications and reshards have in common."""
+
+    @property
+    def error(self) -> SlotferryError | None:
+        """Why the run ended early."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the command line exits with."""
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the summary."""
 
 
 class ReportFile:
-    """A file that will hold the summary. Raises `UsageError` where it can't be written."""
+    """What becomes of a report at the end. Raises `UsageError` for a file that can't be written."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            self._draft.touch()
-            self._draft.unlink()
-        except OSError as error:
-            raise UsageError(
-                f"the report {path} can't be written: {error.strerror}",
-                hint="name another file with --report",
-            ) from None
+    def __init__(self, path: Path | None) -> None:
+        self._file = None if path is None else OutputFile(path, "report", "--report")
 
-    def write(self, report: Report) -> None:
-        """Write the summary. Raises `RefusedError`."""
+    def end(self, report: Reported) -> int:
+        """Write the summary, where it was asked for, and return the exit code.
+
+        Raises what ended the run, or else `OutputError`.
+        """
+        lost = report.error if isinstance(report.error, OutputError) else None
+        ended = None if lost is not None else report.error
         try:
-            self._draft.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
-            self._draft.replace(self.path)
-        except OSError as error:
-            raise RefusedError(
-                f"the report {self.path} can't be written: {error.strerror}",
-                hint=f"the run itself ended as {report.status}; see 'slotferry jobs show {report.job}'",
-            ) from None
+            if self._file is not None:
+                self._file.write([json.dumps(report.to_dict(), indent=2), "\n"])
+        except OutputError as error:
+            lost = lost or error
+        if lost is not None and ended is None and report.exit_code in (ExitCode.OK, ExitCode.OUTPUT_LOST):
+            raise lost
+        if lost is not None:
+            click.echo(f"slotferry: {lost.message}", err=True)
+        if ended is not None:
+            raise ended
+        return report.exit_code

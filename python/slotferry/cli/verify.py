@@ -50,6 +50,7 @@ Exit codes:
   1  a bug of ours                 5  source lost, run again to resume
   2  usage                         6  target lost, run again to resume
   3  keys differ, or could not be compared
+  74 all done and recorded, but an output could not be written
   130, 143  interrupted, checkpoint saved, run again to resume
 """
 
@@ -176,13 +177,8 @@ def verify(as_json: bool, progress: Any, report: Path | None, **parameters: Any)
     from slotferry.cli.report_file import ReportFile
 
     verification = _verification(**parameters)
-    file = None if report is None else ReportFile(report)
-    result = follow(verification, as_json, progress)
-    if file is not None:
-        file.write(result)
-    if result.error is not None:
-        raise result.error
-    return result.exit_code
+    file = ReportFile(report)
+    return file.end(follow(verification, as_json, progress))
 
 
 def _verification(source: str, target: str, **parameters: Any) -> Verification:

@@ -152,15 +152,11 @@ def apply(
     care = take_care(parameters)
     loaded = read_plan(plan)
     options = Options(**parameters)
-    file = None if report is None else ReportFile(report)
+    file = ReportFile(report)
     cancel = CancelRequest()
     with show(as_json, progress) as tell, signals(cancel):
         result = apply_plan(connector, loaded, options, care=care, on_event=tell, cancel=cancel)
-    if file is not None:
-        file.write(result)  # type: ignore[arg-type]  # it needs what both reports have
-    if result.error is not None:
-        raise result.error
-    return result.exit_code
+    return file.end(result)
 
 
 def read_plan(path: Path) -> Any:

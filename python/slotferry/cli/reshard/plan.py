@@ -21,7 +21,7 @@ from slotferry.cli.reshard.options import (
     policy_options,
     take_connector,
 )
-from slotferry.errors import RefusedError
+from slotferry.output_file import OutputFile
 
 _EXAMPLES = """\
 \b
@@ -59,13 +59,14 @@ def plan(
     from slotferry.reshard.plan import Policy, make_plan
     from slotferry.reshard.tables import plan_table
 
+    file = None if output is None else OutputFile(output, "plan", "-o")
     connector = take_connector(cluster, parameters)
     policy = Policy(weights=parse_weights(weights), **parameters)
     cancel = CancelRequest()
     with signals(cancel), looking(connector, cancel):
         made = make_plan(connector, policy)
-    if output is not None:
-        write_whole(output, made.to_json())
+    if file is not None:
+        file.write([made.to_json()])
     if as_json:
         click.echo(json.dumps(made.to_dict()))
         return
@@ -81,15 +82,3 @@ def cluster_shown(cluster: str) -> str:
     """Return the URL without user and password, for a line that a person copies."""
     scheme, _, rest = cluster.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file beside its place, then rename it. Raises `RefusedError`."""
-    draft = path.with_name(f".{path.name}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise RefusedError(
-            f"the plan {path} can't be written: {error.strerror}", hint="name another file with -o"
-        ) from None
