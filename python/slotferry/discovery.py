@@ -15,6 +15,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from slotferry import replies
 from slotferry._core import SLOTS
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
@@ -24,6 +25,9 @@ from slotferry.link import lost, unfit
 from slotferry.node import Node, raise_for
 from slotferry.rdb_versions import probe_versions
 from slotferry.sentinel import Found, ServiceFinder
+
+_WORD = re.compile(r"[\x21-\x7e]{1,100}")
+_PRODUCT = re.compile(r"[\x20-\x7e]{1,100}")
 
 SlotRange = tuple[int, int, str, int]
 """First slot, last slot, host, port: as the engine takes it."""
@@ -142,7 +146,7 @@ def discover_source(connector: Connector, preferred: str = "") -> SourceFacts:
         database = connector.endpoint.database
         if database and not server.cluster:
             node.need("SELECT", database)
-        keys = int(node.need("DBSIZE"))
+        keys = node.need_parsed(replies.integer, "DBSIZE")
         return SourceFacts(server, keys, node.round_trip(), found, _keyspace(node), _used_memory(node))
 
 
@@ -236,35 +240,36 @@ def _server_facts(node: Node) -> ServerFacts:
         )
         raise unfit(node.side, f"is a Sentinel at {node.name}, which holds no keys", hint)
     run_id, version = info.get("run_id", ""), info.get("redis_version", "")
-    if not run_id or not version:
+    product = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}"
+    if not _WORD.fullmatch(run_id) or not _WORD.fullmatch(version) or not _PRODUCT.fullmatch(product):
         raise unfit(
             node.side, f"does not say its run_id and version at {node.name}", "is INFO complete there?"
         )
     return ServerFacts(
         node=node.name,
         run_id=run_id,
-        version=tuple(int(part) for part in version.split(".") if part.isdecimal()),
-        product=f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}",
+        version=tuple(int(part) for part in version.split(".") if re.fullmatch("[0-9]{1,9}", part)),
+        product=product,
         cluster=info.get("cluster_enabled") == "1" or info.get("redis_mode") == "cluster",
     )
 
 
 def _keyspace(node: Node) -> dict[int, int]:
     """Return how many keys each database holds."""
-    lines = (re.fullmatch(r"db([0-9]+)=keys=([0-9]+),.*", f"{k}={v}") for k, v in node.info().items())
+    lines = (
+        re.fullmatch(r"db([0-9]{1,9})=keys=([0-9]{1,18}),.*", f"{k}={v}") for k, v in node.info().items()
+    )
     return {int(line[1]): int(line[2]) for line in lines if line}
 
 
 def _used_memory(node: Node) -> int | None:
-    used = node.info().get("used_memory", "")
-    return int(used) if used.isdecimal() else None
+    used = replies.number_of(node.info(), "used_memory", -1)
+    return used if used >= 0 else None
 
 
 def cluster_info(node: Node) -> dict[str, str]:
     """Return the fields of CLUSTER INFO. Raises `SlotferryError`."""
-    text: bytes = node.need("CLUSTER", "INFO")
-    lines = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines())
-    return {name: value for name, _, value in lines}
+    return node.need_parsed(replies.info, "CLUSTER", "INFO")
 
 
 def _database_refusal(node: Node, database: int) -> str:
@@ -281,21 +286,21 @@ def _database_refusal(node: Node, database: int) -> str:
 def read_topology(node: Node, address_map: AddressMap) -> Topology:
     """Return the topology that a node of the target knows. Raises `SlotferryError`."""
     try:
-        reply = node.call("CLUSTER", "SLOTS")
+        return node.parsed(
+            lambda reply: parse_cluster_slots(reply, node.address, address_map), "CLUSTER", "SLOTS"
+        )
     except ResponseError as error:
         raise_for(error, node, "CLUSTER SLOTS")
-    return parse_cluster_slots(reply, node.address, address_map)
 
 
 def parse_cluster_slots(reply: Any, asked: Address, address_map: AddressMap | None = None) -> Topology:
     """Return the topology that a CLUSTER SLOTS reply describes, by the addresses that nodes are reached at.
 
-    An entry is `[first, last, [host, port, …], replicas…]`; a host that is empty, "?" or null means the one
-    that was asked.
+    A host that is empty, "?" or null means the one that was asked. Raises `MalformedReplyError`.
     """
     known = address_map or AddressMap()
     ranges = []
-    for first, last, primary, *_ in reply:
-        reached = known.named(primary[0], int(primary[1]), asked)
-        ranges.append((int(first), int(last), reached.host, reached.port))
+    for entry in replies.cluster_slots(reply):
+        reached = known.named(entry.primary.host, entry.primary.port, asked)
+        ranges.append((entry.first, entry.last, reached.host, reached.port))
     return Topology(tuple(sorted(ranges)))

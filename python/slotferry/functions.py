@@ -14,6 +14,7 @@ from typing import Any
 
 from redis.exceptions import NoPermissionError, ResponseError
 
+from slotferry import replies
 from slotferry.admin import Connector
 from slotferry.discovery import SourceFacts, TargetFacts
 from slotferry.endpoints import Address
@@ -106,13 +107,19 @@ def load_functions(target: Connector, plan: FunctionPlan) -> None:
 def _libraries(node: Node) -> dict[str, bytes] | None:
     """Return the code of each library; None where the server knows no functions."""
     try:
-        reply = node.call("FUNCTION", "LIST", "WITHCODE")
+        return node.parsed(_parse_libraries, "FUNCTION", "LIST", "WITHCODE")
     except NoPermissionError:
         raise
     except ResponseError:
         return None
+
+
+def _parse_libraries(reply: Any) -> dict[str, bytes]:
+    """Return what FUNCTION LIST WITHCODE says: a flat list of names and values for each library."""
     found = {}
-    for entry in reply:
-        fields: dict[bytes, Any] = dict(zip(entry[::2], entry[1::2], strict=True))
-        found[fields[b"library_name"].decode("utf-8", "replace")] = bytes(fields[b"library_code"])
+    for entry in replies.array(reply):
+        names = replies.array(entry)[::2]
+        fields = dict(zip(replies.texts(names), entry[1::2], strict=False))
+        name, code = replies.texts([fields.get(b"library_name"), fields.get(b"library_code")])
+        found[replies.text(name)] = code
     return found

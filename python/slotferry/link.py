@@ -20,10 +20,11 @@ from slotferry.errors import (
     TargetLostError,
     TargetUnfitError,
 )
+from slotferry.replies import MalformedReplyError, NotRespError, ReplyReader, bare
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from slotferry.endpoints import Side
 
@@ -32,7 +33,6 @@ REPLY_TIMEOUT = 10.0
 RETRY_HINT = "check that it runs, then try again"
 _WRITTEN = ("target", "cluster")  # the sides that are written to; a cluster is a reshard's
 _KEEP_ALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}  # as redis-py
-_RECEIVE = 1 << 16
 
 _OLD_SERVER = "-err wrong number of arguments for 'auth' command"  # before Redis 6: it knows no users
 _NO_LOGINS = (
@@ -133,20 +133,17 @@ class Link:
 
     def _ask(self, *command: str) -> str:
         """Send one command and return the line that answers it."""
-        line = b""
         try:
             self.connection.sendall(encode(*command))
-            while b"\r\n" not in line:
-                if not (data := self.connection.recv(_RECEIVE)):
-                    raise unreachable(self, None, "Connection closed by server")
-                line += data
-        except SlotferryError:
-            raise  # some of them are an OSError as well
+            line = ReplyReader(self.connection, REPLY_TIMEOUT).line()
         except TimeoutError as error:
             raise unreachable(self, error, "Timeout reading from socket") from None
-        except OSError as error:
+        except MalformedReplyError as error:
+            raise malformed(self, command[0], error) from None
+        except (OSError, EOFError) as error:
             raise unreachable(self, error, str(error)) from None
-        return line.partition(b"\r\n")[0].decode("utf-8", "replace")
+        self.connection.settimeout(REPLY_TIMEOUT)
+        return line.decode("utf-8", "replace")
 
     def _refusal(self, reply: str) -> SlotferryError:
         """Return the error for an answer to AUTH."""
@@ -209,6 +206,12 @@ def encode(*parts: bytes | str | int) -> bytes:
     return b"".join(pieces)
 
 
+def command_name(command: Sequence[str | bytes | int]) -> str:
+    """Return what a command is called in a message: `INFO`, `CLUSTER SLOTS`; keys are no part of it."""
+    words = [str(part) for part in command[:2] if isinstance(part, str) and part.isupper()]
+    return " ".join(words) or "a command"
+
+
 def unfit(side: Side, what: str, hint: str) -> SlotferryError:
     """Return the error for a side that needs a person: `the <side> <what>`."""
     return (TargetUnfitError if side in _WRITTEN else SourceUnfitError)(f"the {side} {what}", hint=hint)
@@ -235,6 +238,14 @@ def speaks_no_resp(link: Link) -> SlotferryError:
     """Return the error for a reply that is none."""
     hint = "check the port; for one that speaks TLS use rediss:// or rediss+cluster://"
     return unfit(link.side, f"does not speak RESP at {link.name}", hint)
+
+
+def malformed(link: Link, command: str, error: MalformedReplyError) -> SlotferryError:
+    """Return the error for a reply to `command` that is not what the command gives."""
+    if isinstance(error, NotRespError):
+        return speaks_no_resp(link)
+    hint = "see what answers there: a Redis or Valkey server does not"
+    return unfit(link.side, f"answers {command} at {link.name} with a reply {error}", hint)
 
 
 def refuses(link: Link, text: str, command: str = "") -> SlotferryError:
@@ -265,4 +276,4 @@ def unreachable(link: Link, cause: BaseException | None, text: str) -> Slotferry
 
 
 def _bare(text: str) -> str:
-    return text.rstrip(".")
+    return bare(text).rstrip(".")

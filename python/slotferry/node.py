@@ -1,71 +1,57 @@
 """A server as discovery and preflight talk to it: one command, one raw reply.
 
 Invariant: nothing is sent twice (no retries) and nothing waits without a limit; whatever goes wrong comes
-out as a `SlotferryError` that names the side and the node. RESP2 throughout, whatever redis-py defaults to.
-Of redis-py only the protocol is used: connections are opened and logged in by link.py.
+out as a `SlotferryError` that names the side and the node. RESP2 throughout. Of redis-py only the exceptions
+are used: connections are opened and logged in by link.py, replies are read by replies.py.
 """
 
 from __future__ import annotations
 
-import inspect
-import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from redis.backoff import NoBackoff
-from redis.connection import AbstractConnection, Connection
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
-    InvalidResponse,
     NoPermissionError,
     RedisError,
     ResponseError,
 )
-from redis.retry import Retry
 
+from slotferry import replies
 from slotferry.admin import shortest
 from slotferry.endpoints import Address
 from slotferry.link import (
     REPLY_TIMEOUT,
     RETRY_HINT,
     Link,
+    command_name,
+    encode,
     lacks_right,
     loads,
     lost,
+    malformed,
     refuses,
     refuses_login,
-    speaks_no_resp,
-    unfit,
     unreachable,
 )
+from slotferry.replies import ErrorReply, MalformedReplyError, ReplyReader
 
 _FEED_SECONDS = 0.5
 _FEED_BYTES = 1 << 20
+_PASSING = "max number of clients reached"
 
-# No CLIENT SETINFO: it costs round trips, and redis-py swallows what a server has to say against the client
-# in its reply (such as DENIED, protected mode). How it is turned off depends on the version.
-_NO_GREETING: dict[str, None] = (
-    {"driver_info": None}
-    if "driver_info" in inspect.signature(AbstractConnection).parameters
-    else {"lib_name": None, "lib_version": None}
-)
+# What redis-py tells apart of them, where somebody here does too; of these the code is left out of the text.
+_ERRORS: dict[str, type[RedisError]] = {
+    "ERR": ResponseError,
+    "NOPERM": NoPermissionError,
+    "NOAUTH": AuthenticationError,
+    "WRONGPASS": AuthenticationError,
+    "LOADING": BusyLoadingError,
+}
 
-
-class _Connection(Connection):
-    """redis-py's protocol on a connection that is open and logged in."""
-
-    def __init__(self, link: Link) -> None:
-        settings: dict[str, Any] = {"protocol": 2, "socket_timeout": REPLY_TIMEOUT, **_NO_GREETING}
-        super().__init__(host=link.name, retry=Retry(NoBackoff(), 0), **settings)  # type: ignore[no-untyped-call]
-        self._link = link
-
-    def _connect(self) -> socket.socket:
-        return self._link.connection
-
-    def _host_error(self) -> str:
-        return self._link.name
+_Parsed = TypeVar("_Parsed")
 
 
 class Node:
@@ -75,8 +61,7 @@ class Node:
         self.link = link
         self.side = link.side
         self.name = link.name
-        self._connection: Any = _Connection(link)  # redis-py is hardly typed
-        self._connection.connect()  # type: ignore[no-untyped-call]  # takes over the socket
+        self._reader: ReplyReader | None = ReplyReader(link.connection, REPLY_TIMEOUT)
 
     def __enter__(self) -> Node:
         return self
@@ -84,7 +69,11 @@ class Node:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._connection.disconnect()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        self._reader = None
+        self.link.close()
 
     @property
     def address(self) -> Address:
@@ -92,12 +81,28 @@ class Node:
         host, _, port = self.name.rpartition(":")
         return Address(host.strip("[]"), int(port))
 
-    def _connected(self) -> Any:
-        """Return the connection; redis-py hangs up after an error, and it is opened anew then."""
-        if self._connection._sock is None:
+    def _send(self, command: str, data: bytes) -> ReplyReader:
+        """Send encoded commands; where an error has ended the connection, it is opened anew."""
+        if self._reader is None:
             self.link.open()
-            self._connection.connect()
-        return self._connection
+            self._reader = ReplyReader(self.link.connection, REPLY_TIMEOUT)
+        self.link.connection.settimeout(REPLY_TIMEOUT)
+        self._guarded(command, lambda: self.link.connection.sendall(data))
+        return self._reader
+
+    def _guarded(self, command: str, work: Callable[[], _Parsed]) -> _Parsed:
+        """Do what may fail for the connection or the peer, and hang up then. Raises `SlotferryError`."""
+        try:
+            return work()
+        except MalformedReplyError as error:
+            self._hang_up()
+            raise malformed(self.link, command, error) from None
+        except TimeoutError as error:
+            self._hang_up()
+            raise unreachable(self.link, error, "Timeout reading from socket") from None
+        except (OSError, EOFError) as error:
+            self._hang_up()
+            raise unreachable(self.link, error, str(error)) from None
 
     def call(self, *command: str | bytes | int) -> Any:
         """Send one command and return its reply as it came: bytes, int, list or None.
@@ -105,31 +110,43 @@ class Node:
         An error reply is raised as redis-py's `ResponseError`, for the caller to judge; a lost connection,
         refused credentials or a reply that is no RESP as a `SlotferryError`.
         """
-        try:
-            connection = self._connected()
-            connection.send_command(*command, check_health=False)
-            return connection.read_response()
-        except ResponseError:
-            raise
-        except RedisError as error:
-            raise_for(error, self)
+        name = command_name(command)
+        reader = self._send(name, encode(*command))
+        reply = self._guarded(name, reader.read)
+        if not isinstance(reply, ErrorReply):
+            return reply
+        error = _exception(reply)
+        if not isinstance(error, ResponseError):
+            raise_for(error, self, name)
+        raise error
 
     def call_many(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
         """Send commands in one go and return their replies; an error reply is returned, not raised.
 
         Keep a call's replies within a few MB: nothing is read before everything is sent.
         """
-        connection, replies = self._connected(), []
-        try:
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            for _ in commands:
-                try:
-                    replies.append(connection.read_response())
-                except ResponseError as error:  # noqa: PERF203 - what each one says is wanted
-                    replies.append(error)
-        except RedisError as error:
-            raise_for(error, self)
-        return replies
+        if not commands:
+            return []
+        reader = self._send(command_name(commands[0]), b"".join(encode(*command) for command in commands))
+        found: list[Any] = []
+        for command in commands:
+            reply = self._guarded(command_name(command), reader.read)
+            found.append(_exception(reply) if isinstance(reply, ErrorReply) else reply)
+        failed = next((each for each in found if isinstance(each, RedisError)), None)
+        if failed is not None and not isinstance(failed, ResponseError):
+            raise_for(failed, self)
+        return found
+
+    def parsed(self, parse: Callable[[Any], _Parsed], *command: str | bytes | int) -> _Parsed:
+        """Return what `parse`, of replies.py, makes of the reply to a command.
+
+        Raises as `call`, and a `SlotferryError` where the reply is not what the command gives.
+        """
+        return self.take(parse, self.call(*command), command_name(command))
+
+    def take(self, parse: Callable[[Any], _Parsed], reply: Any, command: str) -> _Parsed:
+        """Return what `parse` makes of a reply to `command`. Raises `SlotferryError` where it is no such."""
+        return self._guarded(command, lambda: parse(reply))
 
     def feed(self, command: str) -> Iterator[bytes]:
         """Send a command that never ends answering (MONITOR) and yield what comes, raw, as it comes.
@@ -137,10 +154,7 @@ class Node:
         Yields empty bytes when nothing came for half a second. Nothing else can be called on this node
         afterwards.
         """
-        try:
-            self._connected().send_command(command, check_health=False)
-        except RedisError as error:
-            raise_for(error, self)
+        self._send(command, encode(command))
         plain = self.link.connection
         plain.settimeout(_FEED_SECONDS)
         while True:
@@ -157,22 +171,18 @@ class Node:
 
     def need(self, *command: str | bytes | int) -> Any:
         """`call` for a command that can't be done without: an error reply becomes a `SlotferryError`."""
+        return self.need_parsed(lambda reply: reply, *command)
+
+    def need_parsed(self, parse: Callable[[Any], _Parsed], *command: str | bytes | int) -> _Parsed:
+        """Do as `parsed` does for a command that can't be done without."""
         try:
-            return self.call(*command)
+            return self.parsed(parse, *command)
         except ResponseError as error:
             raise_for(error, self, str(command[0]))
 
     def info(self, *sections: str) -> dict[str, str]:
         """Return the fields of INFO, or of some of its sections."""
-        text: bytes = self.need("INFO", *sections)
-        if not isinstance(text, bytes):
-            raise unfit(
-                self.side,
-                f"answers INFO with something else at {self.name}",
-                "is it a Redis or Valkey server?",
-            )
-        lines = (line.partition(":") for line in text.decode("utf-8", "replace").splitlines())
-        return {name: value for name, colon, value in lines if colon}
+        return self.need_parsed(replies.info, "INFO", *sections)
 
     def round_trip(self, samples: int = 5) -> float:
         """Return the shortest of some round trips, in seconds."""
@@ -188,17 +198,23 @@ class Node:
         return shortest(ping, samples)
 
 
+def _exception(reply: ErrorReply) -> RedisError:
+    """Return redis-py's exception for an error reply."""
+    code, _, rest = reply.text.partition(" ")
+    if code == "ERR" and rest == _PASSING:
+        return RedisError(rest)
+    return _ERRORS[code](rest) if code in _ERRORS else ResponseError(reply.text)
+
+
 def raise_for(error: RedisError, node: Node, command: str = "") -> NoReturn:
     """Raise the `SlotferryError` that `error`, met at `node`, stands for."""
-    link, text = node.link, str(error).rstrip(".")
+    link, said = node.link, str(error).rstrip(".")
     if isinstance(error, NoPermissionError):
-        raise lacks_right(link, text) from None
+        raise lacks_right(link, said) from None
     if isinstance(error, AuthenticationError):
-        raise refuses_login(link, text) from None
-    if isinstance(error, InvalidResponse):
-        raise speaks_no_resp(link) from None
+        raise refuses_login(link, said) from None
     if isinstance(error, ResponseError):
-        raise refuses(link, text, command) from None
+        raise refuses(link, said, command) from None
     if isinstance(error, BusyLoadingError):
         raise loads(link) from None
-    raise unreachable(link, error.__context__, text) from None
+    raise unreachable(link, None, said) from None

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from redis.exceptions import NoPermissionError, ResponseError
 
+from slotferry import replies
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
 from slotferry.endpoints import Address, Service
@@ -141,21 +142,31 @@ class ServiceFinder:
         name = self.service.name
         try:
             with self._sentinels.open(address) as node:
-                state = self._master(node, name)
-                replicas = node.need("SENTINEL", "REPLICAS", name) if self.service.role != "primary" else []
+                replicas = (
+                    node.need_parsed(self._addresses, "SENTINEL", "REPLICAS", name)
+                    if self.service.role != "primary"
+                    else ()
+                )
+                primary, epoch = self._master(node, name)
                 return _View(
                     sentinel=address,
-                    primary=self._address(state),
-                    epoch=int(state.get("config-epoch", "0")),
-                    replicas=tuple(self._address(_fields(reply)) for reply in replicas),
+                    primary=primary,
+                    epoch=epoch,
+                    replicas=replicas,
                     quorum=_quorum_complaint(node, name),
                 )
         except SlotferryError as error:
             return error
 
-    def _master(self, node: Node, name: str) -> dict[str, str]:
+    def _master(self, node: Node, name: str) -> tuple[Address, int]:
+        """Return the primary that a Sentinel names, and as of which epoch."""
+
+        def parse(reply: Any) -> tuple[Address, int]:
+            state = replies.pairs(reply)
+            return self._address(state), replies.number_of(state, "config-epoch")
+
         try:
-            return _fields(node.call("SENTINEL", "MASTER", name))
+            return node.parsed(parse, "SENTINEL", "MASTER", name)
         except NoPermissionError as error:
             raise_for(error, node, "SENTINEL MASTER")
         except ResponseError as error:
@@ -256,7 +267,13 @@ class ServiceFinder:
             server = self._look_at_replica(server.address)
 
     def _address(self, fields: dict[str, str]) -> Address:
-        return self.address_map.reach(Address(fields.get("ip", ""), int(fields.get("port", "0"))))
+        host, port = replies.host_and_port(fields.get("ip"), replies.number_of(fields, "port"))
+        if not host:
+            raise replies.MalformedReplyError("that names no address")
+        return self.address_map.reach(Address(host, port))
+
+    def _addresses(self, reply: Any) -> tuple[Address, ...]:
+        return tuple(self._address(replies.pairs(fields)) for fields in replies.array(reply))
 
     def _lost(self, what: str, hint: str) -> SlotferryError:
         error = lost("source", "", hint)
@@ -267,7 +284,7 @@ class ServiceFinder:
 def _describe(address: Address, info: dict[str, str]) -> _Server:
     run_id = info.get("run_id", "")
     if info.get("role") == "master":
-        return _Server(address, "primary", run_id, int(info.get("master_repl_offset", "-1")))
+        return _Server(address, "primary", run_id, replies.number_of(info, "master_repl_offset", -1))
     trouble = ""
     if info.get("master_link_status") != "up":
         down = info.get("master_link_down_since_seconds", "-1")
@@ -275,13 +292,7 @@ def _describe(address: Address, info: dict[str, str]) -> _Server:
         trouble = f"has no link to its primary{since}"
     elif info.get("master_sync_in_progress") == "1":
         trouble = "is being synchronised"
-    return _Server(address, "replica", run_id, int(info.get("slave_repl_offset", "-1")), trouble)
-
-
-def _fields(reply: Any) -> dict[str, str]:
-    """Return a Sentinel's flat list of names and values as a dict."""
-    texts = [part.decode("utf-8", "replace") if isinstance(part, bytes) else str(part) for part in reply]
-    return dict(zip(texts[::2], texts[1::2], strict=False))
+    return _Server(address, "replica", run_id, replies.number_of(info, "slave_repl_offset", -1), trouble)
 
 
 def _quorum_complaint(node: Node, name: str) -> str:
@@ -297,7 +308,11 @@ def _quorum_complaint(node: Node, name: str) -> str:
 def _watched(node: Node) -> str:
     """Return the names that a Sentinel knows, for a hint."""
     try:
-        names = [_fields(reply).get("name", "") for reply in node.call("SENTINEL", "MASTERS")]
+        names = node.parsed(
+            lambda reply: [replies.pairs(one).get("name", "") for one in replies.array(reply)],
+            "SENTINEL",
+            "MASTERS",
+        )
     except ResponseError:
         return ""
     return f" ({', '.join(sorted(names))})" if names else ""

@@ -20,6 +20,7 @@ from slotferry.discovery import Topology, cluster_info, read_topology
 from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError, unexpected
 from slotferry.link import CONNECT_TIMEOUT, REPLY_TIMEOUT, lost
+from slotferry.replies import number_of
 
 _GRACE = 0.2  # seconds after the first answer in which another may turn out to be newer
 _MOST_ASKED = 8
@@ -56,7 +57,7 @@ class TopologyViews:
         def look(address: Address) -> View:
             with connector.open(address) as node:
                 topology = read_topology(node, connector.address_map)
-                return View(topology, int(cluster_info(node).get("cluster_current_epoch", "0")))
+                return View(topology, number_of(cluster_info(node), "cluster_current_epoch"))
 
         return cls(look, connector.endpoint.addresses)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from slotferry import replies
 from slotferry._core import key_slot
 from slotferry.admin import Connector
 from slotferry.endpoints import Address
@@ -183,7 +184,7 @@ class ApplicationStudy:
             if command[0] == "SLOWLOG" and "COMMANDLOG" in self._sources:
                 return
             try:
-                entries = node.call(*command)
+                entries = node.parsed(replies.array, *command)
             except ResponseError:
                 continue
             if command[0] not in self._sources:
@@ -397,14 +398,14 @@ def slow_entries(entries: Any) -> Iterable[tuple[bytes, ...]]:
 
 def _command_table(node: Node) -> CommandTable:
     try:
-        return CommandTable.parse(node.call("COMMAND"))
-    except (ResponseError, TypeError):
+        return CommandTable.parse(node.parsed(replies.array, "COMMAND"))
+    except ResponseError:
         return CommandTable()
 
 
 def _getkeys(node: Node, arguments: Arguments) -> list[bytes] | None:
     try:
-        return [bytes(key) for key in node.call("COMMAND", "GETKEYS", *arguments)]
+        return node.parsed(replies.texts, "COMMAND", "GETKEYS", *arguments)
     except ResponseError as refusal:
         # "The command has no key arguments", "Invalid arguments": an answer as well.
         return None if "NOPERM" in str(refusal) or "permission" in str(refusal) else []

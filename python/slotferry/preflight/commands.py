@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from slotferry import replies
+
 Arguments = Sequence[bytes]
 
 _VERIFIED_PER_COMMAND = 5
 _MAX_QUESTIONS = 2_000
+_FARTHEST = 1_000  # no command has its keys farther from either end
 
 OTHERWISE = {
     "select": "a cluster has database 0 alone (Valkey 9: as many as cluster-databases says)",
@@ -142,7 +145,11 @@ def _read_entry(entry: Any, specs: dict[str, KeySpec]) -> None:
     try:
         name = _lower(entry[0])
         flags = {flag.lower() for flag in entry[2]}
-        specs[name] = KeySpec(int(entry[3]), int(entry[4]), int(entry[5]), b"movablekeys" in flags)
+        first, last, step = (replies.integer(place, -_FARTHEST, _FARTHEST) for place in entry[3:6])
+        spec = KeySpec(first, last, step, b"movablekeys" in flags)
+        if spec.first > 0 and spec.step < 1:
+            return
+        specs[name] = spec
         for subcommand in entry[9] if len(entry) > 9 else ():
             _read_entry(subcommand, specs)
     except (AttributeError, TypeError, ValueError, IndexError):
@@ -281,8 +288,8 @@ def parse_command_stats(info: Mapping[str, str]) -> dict[str, int]:
     calls: dict[str, int] = {}
     for name, value in info.items():
         fields = dict(part.partition("=")[::2] for part in value.split(","))
-        if name.startswith("cmdstat_") and fields.get("calls", "").isdecimal():
-            calls[name.removeprefix("cmdstat_").lower()] = int(fields["calls"])
+        if name.startswith("cmdstat_") and (count := replies.number_of(fields, "calls", -1)) >= 0:
+            calls[name.removeprefix("cmdstat_").lower()] = count
     return calls
 
 

@@ -10,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from redis.exceptions import ResponseError
 
+from slotferry import replies
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
 from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
+from slotferry.replies import AnnouncedNode
 
 _AT_ONCE = 16
 
@@ -63,27 +65,24 @@ def _announced(target: Connector) -> tuple[list[Address], list[Address]]:
     for seed in target.endpoint.addresses:
         try:
             with target.open(seed) as node:
-                reply = node.call("CLUSTER", "SLOTS")
+                entries = node.parsed(replies.cluster_slots, "CLUSTER", "SLOTS")
         except SlotferryError as error_:
             failure = failure or error_
             continue
         primaries: dict[Address, None] = {}
         replicas: dict[Address, None] = {}
-        for _, _, primary, *others in reply:
-            primaries[_address(primary, seed, target.address_map)] = None
-            replicas.update((_address(other, seed, target.address_map), None) for other in others)
+        for entry in entries:
+            primaries[_address(entry.primary, seed, target.address_map)] = None
+            replicas.update((_address(other, seed, target.address_map), None) for other in entry.replicas)
         return list(primaries), [address for address in replicas if address not in primaries]
     if failure is None:
         return [], []
     raise failure
 
 
-def _address(entry: list[bytes | int | None], asked: Address, address_map: AddressMap) -> Address:
-    """Return where an address of CLUSTER SLOTS is reached."""
-    host, port = entry[0], entry[1]
-    return address_map.named(
-        host if isinstance(host, bytes) else None, port if isinstance(port, int) else 0, asked
-    )
+def _address(node: AnnouncedNode, asked: Address, address_map: AddressMap) -> Address:
+    """Return where a node of CLUSTER SLOTS is reached."""
+    return address_map.named(node.host, node.port, asked)
 
 
 def _failure(target: Connector, address: Address) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 from redis.exceptions import NoPermissionError, ResponseError
 
+from slotferry import replies
 from slotferry.discovery import ServerFacts
 from slotferry.endpoints import Side
 from slotferry.node import Node
@@ -120,7 +121,7 @@ def judge_rights(side: Side, denied: Mapping[str, tuple[str, ...]]) -> list[Row]
 def _dryrun_user(node: Node) -> str | None:
     """Return whom to ask ACL DRYRUN about; None where that can't be asked."""
     try:
-        user = node.call("ACL", "WHOAMI").decode()
+        user = node.parsed(replies.text, "ACL", "WHOAMI")
         answer = node.call("ACL", "DRYRUN", user, "PING")
     except ResponseError:
         return None

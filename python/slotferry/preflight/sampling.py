@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from redis.exceptions import ResponseError
 
+from slotferry import replies
 from slotferry.admin import Connector
 from slotferry.discovery import SourceFacts
 from slotferry.node import Node
@@ -99,17 +100,17 @@ class Sampler:
         count = max(1, wanted // partitions)
         for start in range(0, partitions, self._pages_at_once):
             group = range(start, min(start + self._pages_at_once, partitions))
-            replies = self._node.call_many([("SCAN", cursor, "COUNT", count) for cursor in group])
-            for reply in replies:
-                if isinstance(reply, ResponseError):
-                    raise reply
-            page = dict.fromkeys(key for _, keys in replies for key in keys)
+            answers = self._node.call_many([("SCAN", cursor, "COUNT", count) for cursor in group])
+            for answer in answers:
+                if isinstance(answer, ResponseError):
+                    raise answer
+            pages = [self._node.take(replies.scan_page, answer, "SCAN") for answer in answers]
+            page = dict.fromkeys(key for _, keys in pages for key in keys)
             if page:
                 yield list(page)
 
     def _scan(self, cursor: int) -> tuple[int, list[bytes]]:
-        following, page = self._node.call("SCAN", cursor, "COUNT", _PAGE * self._pages_at_once)
-        return int(following), page
+        return self._node.parsed(replies.scan_page, "SCAN", cursor, "COUNT", _PAGE * self._pages_at_once)
 
     def _look(self, page: list[bytes]) -> list[KeyFacts]:
         questions: list[tuple[str | bytes, ...]] = [("TYPE", key) for key in page]
@@ -130,13 +131,13 @@ class Sampler:
         for index, (key, kind) in enumerate(zip(page, types, strict=True)):
             if isinstance(kind, ResponseError):
                 self.sums.denied += 1
-            elif kind != b"none":  # deleted meanwhile
+            elif (name := self._node.take(replies.text, kind, "TYPE")) != "none":  # deleted meanwhile
                 size = sizes[index] if sizes else None
                 ttl = ttls[index] if ttls else None
                 facts.append(
                     KeyFacts(
                         key,
-                        kind.decode("utf-8", "replace"),
+                        name,
                         size if isinstance(size, int) else None,
                         isinstance(ttl, int) and ttl >= 0,
                     )

@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from redis.exceptions import ResponseError
 
+from slotferry import replies
 from slotferry.admin import Connector
 from slotferry.discovery import SourceFacts, TargetFacts, Topology
 from slotferry.endpoints import Address
@@ -81,18 +81,15 @@ class ServerView:
 
     def number(self, name: str, default: int = 0) -> int:
         """Return a field of INFO as a whole number."""
-        try:
-            return int(self.info.get(name, ""))
-        except ValueError:
-            return default
+        return replies.number_of(self.info, name, default)
 
     @property
     def keys(self) -> dict[int, int]:
         """How many keys each database holds; empty ones are left out."""
         found = {}
         for name, value in self.info.items():
-            database = re.fullmatch(r"db(\d+)", name)
-            keys = re.match(r"keys=([1-9]\d*)", value)
+            database = re.fullmatch(r"db([0-9]{1,9})", name)
+            keys = re.match(r"keys=([1-9][0-9]{0,17})(?![0-9])", value)
             if database and keys:
                 found[int(database[1])] = int(keys[1])
         return found
@@ -187,11 +184,10 @@ def _clock(node: Node) -> Clock | None:
     for _ in range(_CLOCK_SAMPLES):
         before, begun = time.time(), time.perf_counter()
         try:
-            seconds, micros = node.call("TIME")
+            there = node.parsed(replies.clock, "TIME")
         except ResponseError:
             return None
         took = time.perf_counter() - begun
-        there = int(seconds) + int(micros) / 1e6
         clock = Clock(there - (before + took / 2), took / 2)
         if took > _FAR:  # to know it better is not worth the time
             return clock
@@ -203,10 +199,10 @@ def _clock(node: Node) -> Clock | None:
 def _max_value(node: Node) -> int | None:
     """Return proto-max-bulk-len; None where the user may not ask for it."""
     try:
-        reply: Any = node.call("CONFIG", "GET", "proto-max-bulk-len")
-        return int(reply[1])
-    except (ResponseError, IndexError, TypeError, ValueError):
+        found = node.parsed(replies.pairs, "CONFIG", "GET", "proto-max-bulk-len")
+    except ResponseError:
         return None
+    return replies.number_of(found, "proto-max-bulk-len") or None
 
 
 def parse_cluster_nodes(text: str) -> tuple[ClusterNode, ...]:
@@ -231,8 +227,5 @@ def parse_cluster_nodes(text: str) -> tuple[ClusterNode, ...]:
 
 
 def _range_size(text: str) -> int:
-    first, _, last = text.partition("-")
-    try:
-        return int(last or first) - int(first) + 1
-    except ValueError:
-        return 0
+    span = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
+    return int(span[2] or span[1]) - int(span[1]) + 1 if span else 0

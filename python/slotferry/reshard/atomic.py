@@ -11,7 +11,16 @@ from slotferry.admin import Connector
 from slotferry.link import lost
 from slotferry.reshard.care import Gate
 from slotferry.reshard.methods import Moved, Pair, itself, owner_of
-from slotferry.reshard.wire import Wire, format_ranges, is_error, ranges_of, refused, slot_commands, text_of
+from slotferry.reshard.wire import (
+    Wire,
+    count_of,
+    format_ranges,
+    is_error,
+    ranges_of,
+    refused,
+    slot_commands,
+    text_of,
+)
 
 _POLL_SECONDS = (0.005, 0.2)
 
@@ -55,7 +64,7 @@ class ValkeyAtomic:
         if not wanted:
             return outcome
         counts = self._source.each(slot_commands("COUNTKEYSINSLOT", wanted))
-        keys = sum(int(count[1:]) for count in counts if not is_error(count))
+        keys = sum(count_of(count) for count in counts)
         self._gate.wait_turn(0)
         before = {job["name"] for job in self._jobs()}
         ends = [end for first_last in ranges_of(wanted) for end in first_last]
@@ -166,7 +175,7 @@ class RedisAtomic:
         if not wanted:
             return outcome
         counts = self._source.each(slot_commands("COUNTKEYSINSLOT", wanted))
-        keys = sum(int(count[1:]) for count in counts if not is_error(count))
+        keys = sum(count_of(count) for count in counts)
         self._gate.wait_turn(0)
         ends = [end for first_last in ranges_of(wanted) for end in first_last]
         task = self._target.call("CLUSTER", "MIGRATION", "IMPORT", *ends)
@@ -228,9 +237,8 @@ def _fields(reply: object) -> list[dict[str, str]]:
 
     if not isinstance(reply, list):
         return []
-    return [
-        {text(name): text(value) for name, value in zip(row[::2], row[1::2], strict=True)} for row in reply
-    ]
+    rows = [row for row in reply if isinstance(row, list)]
+    return [{text(name): text(value) for name, value in zip(r[::2], r[1::2], strict=False)} for r in rows]
 
 
 def move_ended(job: Mapping[str, str]) -> bool:

@@ -13,7 +13,7 @@ from slotferry.errors import SlotferryError
 from slotferry.reshard.balance import Move
 from slotferry.reshard.copying import can_copy, lacking, process_of
 from slotferry.reshard.members import Cluster, Member
-from slotferry.reshard.wire import Wire, is_error, slot_commands
+from slotferry.reshard.wire import Wire, count_of, is_error, slot_commands
 
 
 def both_answer(source: str, target: str, shards: Mapping[str, Member]) -> bool:
@@ -33,7 +33,7 @@ def count_keys(connector: Connector, cluster: Cluster, todo: Sequence[Move]) -> 
         with Wire(connector, cluster.members[owner].address) as wire:
             counts = wire.each(slot_commands("COUNTKEYSINSLOT", slots))
         counted.update(
-            (slot, int(count[1:])) for slot, count in zip(slots, counts, strict=True) if not is_error(count)
+            (slot, count_of(count)) for slot, count in zip(slots, counts, strict=True) if not is_error(count)
         )
     return counted
 

@@ -16,7 +16,7 @@ from slotferry.admin import Connector
 from slotferry.errors import SlotferryError
 from slotferry.reshard.atomic import migration_tasks, move_ended, slot_migrations
 from slotferry.reshard.members import Cluster, Member, read_cluster
-from slotferry.reshard.wire import Wire, format_ranges, is_error, refused, slot_commands
+from slotferry.reshard.wire import Wire, count_of, format_ranges, is_error, refused, slot_commands
 
 StepKind = Literal["assign", "tell", "move_on", "bring_home", "close"]
 
@@ -120,7 +120,7 @@ def _look_at(connector: Connector, member: Member) -> tuple[dict[int, int], list
         counts = wire.each(slot_commands("COUNTKEYSINSLOT", range(SLOTS)))
         if is_error(counts[0]):
             raise refused(str(member), "CLUSTER COUNTKEYSINSLOT", counts[0])
-        held = {slot: int(count[1:]) for slot, count in enumerate(counts) if count not in (b":0",)}
+        held = {slot: count_of(count) for slot, count in enumerate(counts) if count not in (b":0",)}
         moves = []
         for job in [*slot_migrations(wire), *migration_tasks(wire)]:
             if not move_ended(job) and job.get("operation", "").lower() in ("export", "migrate"):

@@ -5,11 +5,13 @@ Invariant: only an empty node that knows no other one joins. Making a plan chang
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from slotferry import replies
 from slotferry.admin import Connector
 from slotferry.endpoints import Address
 from slotferry.errors import RefusedError, SlotferryError, UsageError
@@ -91,16 +93,15 @@ def _look(wire: Wire, announced: Address) -> Member:
         )
     product = "valkey" if "valkey_version" in fields else "redis"
     version = fields.get("valkey_version") or fields.get("redis_version", "0")
-    numbers = tuple(int(part) for part in version.split(".") if part.isdecimal())
+    numbers = tuple(int(part) for part in version.split(".") if re.fullmatch("[0-9]{1,9}", part))
     return replace(member, peer=announced, product=product, version=numbers, answered=True)
 
 
 def _fields(wire: Wire, *sections: str) -> dict[str, str]:
-    lines = []
+    fields: dict[str, str] = {}
     for section in sections:  # one by one: several at once are known since Redis 7.0
-        text: bytes = wire.need("INFO", section)
-        lines += text.decode("utf-8", "replace").splitlines()
-    return {name: value for name, colon, value in (line.partition(":") for line in lines) if colon}
+        fields |= wire.need_parsed(replies.info, "INFO", section)
+    return fields
 
 
 def meet(connector: Connector, cluster: Cluster, joins: Sequence[Joining], check: Callable[[], None]) -> None:
@@ -150,9 +151,9 @@ def _knows(nodes: Mapping[str, Member], wanted: set[str]) -> bool:
 
 def _bus_port(wire: Wire) -> list[int]:
     """Return the port of a lone node's bus, where it says it."""
-    text: bytes = wire.need("CLUSTER", "NODES")
-    bus = text.decode().split()[1].split(",")[0].partition("@")[2]
-    return [int(bus)] if bus else []
+    described = wire.need_parsed(replies.text, "CLUSTER", "NODES")
+    bus = re.match(r"\S+ [^@, ]*@([0-9]{1,5})", described)
+    return [int(bus[1])] if bus else []
 
 
 def _ip(host: str) -> str:

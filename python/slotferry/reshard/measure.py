@@ -6,16 +6,18 @@ sampled (MEMORY USAGE of some keys a slot), load is what the servers say (CLUSTE
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from slotferry import replies
 from slotferry._core import SLOTS
 from slotferry.admin import Connector
 from slotferry.errors import SlotferryError
 from slotferry.link import encode, unfit
 from slotferry.reshard.members import Cluster, Member
-from slotferry.reshard.wire import Wire, is_error, refused, slot_commands, text_of
+from slotferry.reshard.wire import Wire, count_of, is_error, refused, slot_commands, text_of
 
 MEMORY_USAGE = b"*3\r\n$6\r\nMEMORY\r\n$5\r\nUSAGE\r\n"
 _SLOTS_AT_ONCE = 250
@@ -68,7 +70,7 @@ def _measure_node(
         for slot, count in zip(slots, counts, strict=True):
             if is_error(count):
                 raise refused(str(member), "CLUSTER COUNTKEYSINSLOT", count)
-            weights.keys[slot] = int(count[1:])
+            weights.keys[slot] = count_of(count)
         if by == "load":
             _read_load(wire, member, slots, weights)
         filled = [slot for slot in slots if weights.keys[slot]]
@@ -93,14 +95,15 @@ def _sample(wire: Wire, slots: list[int], samples: int, weights: Weights) -> int
 
 def memory_usage(wire: Wire, keys: Sequence[bytes]) -> list[int]:
     """Return what each encoded key takes in memory, 0 where it is gone. Raises where it is not allowed."""
-    replies = wire.each([MEMORY_USAGE + key for key in keys])
-    joined = b" ".join(replies)
-    if b"-" not in joined:  # neither an error nor a key that is gone: the usual case, read at one go
+    answers = wire.each([MEMORY_USAGE + key for key in keys])
+    joined = b" ".join(answers)
+    # Neither an error nor a key that is gone is the usual case, read at one go.
+    if re.fullmatch(rb"(:[0-9]{1,18}( |$))+", joined):
         return list(map(int, joined.replace(b":", b"").split()))
-    for reply in replies:
+    for reply in answers:
         if is_error(reply) and not reply.startswith((b"-ASK", b"-MOVED")):
             raise refused(str(wire.address), "MEMORY USAGE", reply)
-    return [int(reply[1:]) if reply.startswith(b":") else 0 for reply in replies]
+    return [count_of(reply) for reply in answers]
 
 
 def _read_load(wire: Wire, member: Member, slots: list[int], weights: Weights) -> None:
@@ -109,12 +112,22 @@ def _read_load(wire: Wire, member: Member, slots: list[int], weights: Weights) -
     if is_error(stats):
         raise _no_load(member, text_of(stats), hint)
     own = set(slots)
-    for slot, fields in stats:
-        figures = dict(zip(fields[::2], fields[1::2], strict=True))
+    for slot, figures in wire.take(_parse_stats, stats, "CLUSTER SLOT-STATS"):
         if b"cpu-usec" not in figures:
             raise _no_load(member, "it counts keys alone", hint)
         if slot in own:
             weights.load[slot] = float(figures[b"cpu-usec"])
+
+
+def _parse_stats(reply: object) -> list[tuple[int, dict[bytes, int]]]:
+    """Return the slots of CLUSTER SLOT-STATS, each with its figures."""
+    found = []
+    for row in replies.array(reply):
+        slot, fields, *_ = replies.array(row, 2)
+        names, values = replies.array(fields)[::2], fields[1::2]
+        figures = dict(zip(replies.texts(names), map(replies.integer, values), strict=False))
+        found.append((replies.integer(slot, most=SLOTS - 1), figures))
+    return found
 
 
 def _no_load(member: Member, why: str, hint: str) -> SlotferryError:

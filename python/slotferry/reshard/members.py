@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from slotferry import replies
 from slotferry._core import SLOTS
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
@@ -172,17 +174,16 @@ def _ask_itself(connector: Connector, member: Member) -> Member:
     try:
         with Wire(connector, member.address) as wire:
             own = _members(wire)
-            info: bytes = wire.need("INFO", "server")
+            fields = wire.need_parsed(replies.info, "INFO", "server")
     except SlotferryError as error:
         if error.kind == "target_unfit":
             raise  # a right that is missing won't come by waiting
         return member
     if member.id not in own or "myself" not in own[member.id].flags:
         return member  # another server sits on that address by now
-    fields = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
     product = "valkey" if "valkey_version" in fields else "redis"
     version = fields.get("valkey_version") or fields.get("redis_version", "0")
-    numbers = tuple(int(part) for part in version.split(".") if part.isdecimal())
+    numbers = tuple(int(part) for part in version.split(".") if re.fullmatch("[0-9]{1,9}", part))
     return replace(own[member.id], address=member.address, product=product, version=numbers, answered=True)
 
 
@@ -210,16 +211,22 @@ def _members(wire: Wire) -> dict[str, Member]:
                 "name a node of a cluster; to fill one from a standalone server use 'slotferry migrate'",
             )
         raise refused(str(wire.address), "CLUSTER NODES", text)
-    endpoints = _endpoints(wire.call("CLUSTER", "SLOTS"), wire.address, wire.address_map)
-    return parse_nodes(text.decode(), wire.address, endpoints, wire.address_map)
+    endpoints = wire.need_parsed(
+        lambda reply: _endpoints(reply, wire.address, wire.address_map), "CLUSTER", "SLOTS"
+    )
+    return wire.take(
+        lambda reply: parse_nodes(replies.text(reply), wire.address, endpoints, wire.address_map),
+        text,
+        "CLUSTER NODES",
+    )
 
 
 def _endpoints(reply: object, asked: Address, address_map: AddressMap) -> dict[str, Address]:
     """Return where we reach the nodes: CLUSTER SLOTS knows names for clients that CLUSTER NODES does not."""
     found: dict[str, Address] = {}
-    for row in reply if isinstance(reply, list) else []:
-        for host, port, node_id, *_ in row[2:]:
-            found[node_id.decode()] = address_map.named(host, port, asked)
+    for entry in replies.cluster_slots(reply):
+        for node in (entry.primary, *entry.replicas):
+            found[node.id] = address_map.named(node.host, node.port, asked)
     return found
 
 
@@ -229,8 +236,12 @@ def _slots_of(parts: tuple[str, ...]) -> frozenset[int]:
     served: set[int] = set()
     for part in parts:
         first, _, last = part.partition("-")
-        served.update(range(int(first), int(last or first) + 1))
+        served.update(range(_slot(first), _slot(last or first) + 1))
     return frozenset(served)
+
+
+def _slot(text: str) -> int:
+    return replies.integer(text.encode(), most=SLOTS - 1)
 
 
 def parse_nodes(
@@ -239,14 +250,17 @@ def parse_nodes(
     """Return the members that a CLUSTER NODES reply describes, by id; `endpoints` is where we reach them.
 
     A line is `id ip:port@bus[,hostname…] flags primary-id ping pong epoch link slots…`; a slot is `5`,
-    `0-100`, or open: `[5->-id]` (migrating), `[5-<-id]` (importing).
+    `0-100`, or open: `[5->-id]` (migrating), `[5-<-id]` (importing). Raises `MalformedReplyError`.
     """
     members = {}
     known = address_map or AddressMap()
     for line in text.splitlines():
-        node_id, where, flags, primary, _, _, epoch, _, *slots = line.split()
+        if len(words := line.split()) < 8:
+            raise replies.MalformedReplyError("with a line that describes no node")
+        node_id, where, flags, primary, _, _, epoch, _, *slots = words
         host, _, port = where.split(",")[0].split("@")[0].rpartition(":")
-        peer = Address(host or known.announced_host(asked), int(port))
+        # A node that is not known yet has no address: `:0`.
+        peer = Address(host or known.announced_host(asked), replies.integer(port.encode(), most=65535))
         served: list[str] = []
         migrating: dict[int, str] = {}
         importing: dict[int, str] = {}
@@ -255,7 +269,7 @@ def parse_nodes(
                 slot, way, other = (
                     part[1:-1].partition("->-") if "->-" in part else part[1:-1].partition("-<-")
                 )
-                (migrating if way == "->-" else importing)[int(slot)] = other
+                (migrating if way == "->-" else importing)[_slot(slot)] = other
             else:
                 served.append(part)
         members[node_id] = Member(
@@ -264,7 +278,7 @@ def parse_nodes(
             peer=peer,
             flags=frozenset(flags.split(",")),
             primary_id=None if primary == "-" else primary,
-            epoch=int(epoch),
+            epoch=replies.integer(epoch.encode()),
             slots=_slots_of(tuple(served)),
             migrating=migrating,
             importing=importing,

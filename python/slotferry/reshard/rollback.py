@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from slotferry import replies
 from slotferry.admin import Connector
 from slotferry.errors import SlotferryError, TargetLostError
 from slotferry.link import encode
@@ -41,10 +42,10 @@ class RolledBack:
 
 def has_room(wire: Wire) -> bool:
     """Whether a node is well below its maxmemory, or has none."""
-    text: bytes = wire.need("INFO", "memory")
-    fields = dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
-    limit = int(fields.get("maxmemory", "0"))
-    counted = int(fields.get("used_memory", "0")) - int(fields.get("mem_not_counted_for_evict", "0"))
+    fields = wire.need_parsed(replies.info, "INFO", "memory")
+    limit = replies.number_of(fields, "maxmemory")
+    uncounted = replies.number_of(fields, "mem_not_counted_for_evict")
+    counted = replies.number_of(fields, "used_memory") - uncounted
     return not limit or counted + _SPARE_BYTES < limit
 
 

@@ -22,7 +22,7 @@ from slotferry.reshard.measure import memory_usage
 from slotferry.reshard.members import Member
 from slotferry.reshard.methods import Moved, Pair, correct_owner, itself, nodes_of
 from slotferry.reshard.rollback import NoRoomError, RolledBack, no_room, roll_back
-from slotferry.reshard.wire import Wire, decode_key, is_error, refused, slot_commands, text_of
+from slotferry.reshard.wire import Wire, count_of, decode_key, is_error, refused, slot_commands, text_of
 from slotferry.text import format_bytes, shorten_key
 
 _LIST_KEYS = 1_000  # of a slot at once
@@ -260,7 +260,7 @@ class SetslotMigrate:
         fit = [slot for slot in fit if slot not in filled]
         counted = self._source.each(slot_commands("COUNTKEYSINSLOT", fit))
         counts = {
-            slot: int(count[1:]) for slot, count in zip(fit, counted, strict=True) if not is_error(count)
+            slot: count_of(count) for slot, count in zip(fit, counted, strict=True) if not is_error(count)
         }
         self._to_close = []
         try:

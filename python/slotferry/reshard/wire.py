@@ -7,15 +7,16 @@ them just as MIGRATE wants them, and nothing here takes them apart.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 from slotferry.admin import Connector, shortest
 from slotferry.endpoints import Address
-from slotferry.link import encode, lost, unfit
+from slotferry.link import REPLY_TIMEOUT, command_name, encode, lost, malformed, unfit
+from slotferry.replies import MalformedReplyError, ReplyReader, bare
 
-_RECEIVE = 1 << 18
 _PIPELINE = 1000  # commands: enough to make the round trip cheap, few enough to let other clients through
 _LISTINGS = 16  # listings of slots: each may be long
 _Reply = TypeVar("_Reply")
@@ -38,9 +39,14 @@ def is_error(reply: object) -> bool:
     return isinstance(reply, bytes) and reply.startswith(b"-")
 
 
+def count_of(reply: bytes) -> int:
+    """Return the number of a one-line reply such as `:7`; 0 for any other, such as an error."""
+    return int(reply[1:]) if re.fullmatch(rb":[0-9]{1,18}", reply) else 0
+
+
 def text_of(error: bytes) -> str:
     """Return an error reply as text."""
-    return error[1:].decode("utf-8", "replace")
+    return bare(error[1:].decode("utf-8", "replace"))
 
 
 class Wire:
@@ -49,8 +55,7 @@ class Wire:
     def __init__(self, connector: Connector, address: Address) -> None:
         self._link = connector.dial(address)
         self._socket = self._link.connection
-        self._buffer = b""
-        self._at = 0
+        self._reader = ReplyReader(self._socket, REPLY_TIMEOUT, raw_lines=True)
         self.address = address
         self.address_map = connector.address_map
 
@@ -68,11 +73,12 @@ class Wire:
 
     def set_timeout(self, seconds: float) -> None:
         """Set how long a reply may take."""
-        self._socket.settimeout(seconds)
+        self._reader.timeout = seconds
 
     def send(self, data: bytes) -> None:
         """Send encoded commands."""
         try:
+            self._socket.settimeout(self._reader.timeout)
             self._socket.sendall(data)
         except OSError as error:
             raise self._lost(error) from None
@@ -80,16 +86,22 @@ class Wire:
     def call(self, *parts: bytes | str | int) -> Any:
         """Send one command and return its reply: bytes (a line with its type, or a bulk), int, list, None."""
         self.send(encode(*parts))
-        return self.reply()
+        return self._read(self._reader.read, command_name(parts))
 
     def need(self, *parts: str | int) -> Any:
         """`call` for a command that can't be done without: an error reply is raised."""
         reply = self.call(*parts)
         if is_error(reply):
-            raise refused(
-                self._link.name, f"{parts[0]} {parts[1]}" if len(parts) > 1 else str(parts[0]), reply
-            )
+            raise refused(self._link.name, command_name(parts), reply)
         return reply
+
+    def need_parsed(self, parse: Callable[[Any], _Reply], *parts: str | int) -> _Reply:
+        """Return what `parse`, of replies.py, makes of the reply to a command that can't be done without."""
+        return self.take(parse, self.need(*parts), command_name(parts))
+
+    def take(self, parse: Callable[[Any], _Reply], reply: Any, command: str) -> _Reply:
+        """Return what `parse` makes of a reply to `command`. Raises `SlotferryError` where it is no such."""
+        return self._read(lambda: parse(reply), command)
 
     def round_trip(self) -> float:
         """Return the shortest of some round trips, in seconds."""
@@ -115,68 +127,29 @@ class Wire:
 
     def lines(self, count: int) -> list[bytes]:
         """Read `count` one-line replies."""
-        if not count:
-            return []
-        while self._buffer.count(b"\r\n", self._at) < count:
-            self._fill()
-        pieces = self._buffer[self._at :].split(b"\r\n", count)
-        self._buffer, self._at = pieces.pop(), 0
-        return pieces
+        return [self._read(self._reader.line) for _ in range(count)]
 
     def keys(self) -> list[bytes]:
         """Read one array of bulk strings and return them encoded."""
-        head = self._line()
-        if head[:1] != b"*":
-            raise refused(self._link.name, "CLUSTER GETKEYSINSLOT", head)
-        found = []
-        for _ in range(int(head[1:])):
-            end = self._buffer.find(b"\r\n", self._at)
-            while end < 0:
-                self._fill()
-                end = self._buffer.find(b"\r\n", self._at)
-            size = end - self._at + 4 + int(self._buffer[self._at + 1 : end])
-            while len(self._buffer) - self._at < size:
-                self._fill()
-            found.append(self._buffer[self._at : self._at + size])
-            self._at += size
+        found = self._read(self._reader.encoded_texts, "CLUSTER GETKEYSINSLOT")
+        if isinstance(found, bytes):
+            raise refused(self._link.name, "CLUSTER GETKEYSINSLOT", found)
         return found
 
     def reply(self) -> Any:
         """Read one reply of any kind."""
-        head = self._line()
-        kind, rest = head[:1], head[1:]
-        if kind == b":":
-            return int(rest)
-        if kind == b"$":
-            return None if rest == b"-1" else self._exactly(int(rest))
-        if kind == b"*":
-            return None if rest == b"-1" else [self.reply() for _ in range(int(rest))]
-        return head
+        return self._read(self._reader.read)
 
-    def _line(self) -> bytes:
-        while (end := self._buffer.find(b"\r\n", self._at)) < 0:
-            self._fill()
-        line = self._buffer[self._at : end]
-        self._at = end + 2
-        return line
-
-    def _exactly(self, size: int) -> bytes:
-        while len(self._buffer) - self._at < size + 2:
-            self._fill()
-        value = self._buffer[self._at : self._at + size]
-        self._at += size + 2
-        return value
-
-    def _fill(self) -> None:
-        pieces = [self._buffer[self._at :]]
+    def _read(self, work: Callable[[], _Reply], command: str = "a command") -> _Reply:
         try:
-            data = self._socket.recv(_RECEIVE)
+            return work()
+        except MalformedReplyError as error:
+            self.close()
+            raise malformed(self._link, command, error) from None
+        except EOFError:
+            raise self._lost(None) from None
         except OSError as error:
             raise self._lost(error) from None
-        if not data:
-            raise self._lost(None)
-        pieces.append(data)
-        self._buffer, self._at = b"".join(pieces), 0
 
     def _lost(self, error: OSError | None) -> Exception:
         reason = (error.strerror or str(error)) if error is not None else "it closed the connection"
