@@ -506,8 +506,9 @@ class Handover:
     """Connections between two nodes of a cluster, over which slots are handed from one to the other.
 
     A slot is copied while its owner serves it undisturbed, and is opened there (`MIGRATING`) in one
-    transaction with the removal of its keys, which fails if one of them has changed (`WATCH`). One call at a
-    time; after `fork` a call in the child raises `EngineError("forked", …)`.
+    transaction with the removal of its keys, which fails if one of them has changed (`WATCH`). Streams and
+    values of modules are left at the source, for MIGRATE: WATCH does not see every change of them. One call
+    at a time; after `fork` a call in the child raises `EngineError("forked", …)`.
     """
 
     def __new__(
@@ -554,7 +555,8 @@ class Handover:
         """Hand over slots that the target imports and the source serves closed; GIL released.
 
         Returns (slot, what became of it, keys, bytes of payload, reason) for each. `handed_over`: open at the
-        source, its keys on the target, but for those that came meanwhile; `large`, `busy` (changed again and
-        again), `refused` (the server's words) and `not_begun`: as before, nothing of it on the target;
-        `source_lost` and `target_lost`: copies may lie on the target, and the slot may be open.
+        source, its keys on the target, but for streams, values of modules and what came meanwhile; `large`,
+        `busy` (changed again and again), `refused` (the server's words) and `not_begun`: as before, nothing
+        of it on the target; `source_lost` and `target_lost`: copies may lie on the target, and the slot may
+        be open.
         """

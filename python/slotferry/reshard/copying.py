@@ -5,7 +5,8 @@ that an interrupted run has left on the target is dropped only where that proces
 has not opened it; what differs from the served value by then is written to the conflict file before.
 
 The engine does the work (`_core.Handover`, which says why no client can tell). What it does not take (large
-or busy slots, servers that refuse a command) goes by MIGRATE.
+or busy slots, servers that refuse a command; of all slots streams and values of modules, since WATCH does not
+see every change of them) goes by MIGRATE.
 """
 
 from __future__ import annotations

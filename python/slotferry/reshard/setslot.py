@@ -153,9 +153,10 @@ class SetslotMigrate:
         remaining = list(slots)
         while remaining:
             before = outcome.keys
+            tried = any(listed[slot].keys for slot in remaining)
             self._move_keys([(slot, listed[slot]) for slot in remaining], outcome, told, stubborn)
             remaining = self._still_there([slot for slot in remaining if slot not in stubborn])
-            if remaining and outcome.keys == before:
+            if remaining and tried and outcome.keys == before:
                 self._gate.nap(0.05, "some keys do not move yet")
             listed = self._list(remaining, outcome, opened=None)
         return stubborn

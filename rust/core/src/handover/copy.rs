@@ -2,12 +2,13 @@
 //!
 //! Invariant: a key is watched before it is read, and known to expire or not by what was asked after that. The
 //! source is kept by no command for longer than a chunk of keys takes: WATCH compares each key with all that are
-//! watched already, so its own time grows with their square.
+//! watched already, so its own time grows with their square. Only what WATCH sees every change of is passed on
+//! (`watch_sees_all`); other keys stay at the source, for MIGRATE, as those that come late.
 
 use super::Fate;
 use super::company::{Company, Expiries};
 use super::slot::{Broken, Lane, at_source, at_target, note, opened};
-use crate::payload::append_string;
+use crate::payload::{Kind, append_string};
 use crate::resp::Reply;
 use crate::resp::encode::{self, ExpiryCommand};
 
@@ -328,11 +329,13 @@ impl Lane {
                         others.push(place);
                     }
                     (Reading::Dump, Reply::Bulk(Some(value))) => {
-                        // Type 0 is a string.
-                        if value.starts_with(&[0]) {
+                        let kind = value.first().and_then(|&byte| Kind::of(byte));
+                        if kind == Some(Kind::String) {
                             others.push(place);
                         }
-                        pass_on(value);
+                        if watch_sees_all(kind) {
+                            pass_on(value);
+                        }
                     }
                     (Reading::Dump, Reply::Bulk(None)) => {}
                     (Reading::Dump, other) => note(refusal, &other),
@@ -366,6 +369,17 @@ impl Lane {
     }
 }
 
+/// Whether every change of such a value makes a transaction fail that watches its key.
+///
+/// Of a stream only new and deleted entries do: to no server XGROUP, XREADGROUP, XACK, XCLAIM, XAUTOCLAIM and XSETID
+/// are a change (`t_stream.c` has no `signalModifiedKey` for them). Of a module's values it is for the module to tell.
+fn watch_sees_all(kind: Option<Kind>) -> bool {
+    match kind {
+        Some(Kind::String | Kind::List | Kind::Set | Kind::SortedSet | Kind::Hash) => true,
+        Some(Kind::Stream | Kind::Module) | None => false,
+    }
+}
+
 /// Whether any key of any database has an expiry, by the keyspace section of INFO.
 fn any_expires(text: &[u8]) -> bool {
     let counts = text
@@ -385,7 +399,18 @@ fn any_expires(text: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::any_expires;
+    use super::{any_expires, watch_sees_all};
+    use crate::payload::Kind;
+
+    #[test]
+    fn what_is_not_known_is_not_copied() {
+        for (type_byte, expected) in [(0, true), (14, true), (18, true), (20, true), (25, true)]
+            .into_iter()
+            .chain([6, 7, 8, 15, 19, 21, 26, 27, 28, 255].map(|other| (other, false)))
+        {
+            assert_eq!(watch_sees_all(Kind::of(type_byte)), expected, "type {type_byte}");
+        }
+    }
 
     #[test]
     fn only_a_zero_says_that_no_key_expires() {

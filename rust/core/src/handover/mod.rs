@@ -9,6 +9,8 @@
 //!   transaction the source answers for all keys and sends no ASK; with it, the copied keys are gone there, the
 //!   slot is `MIGRATING`, and the copies are what the keys were at that instant: WATCH makes the transaction
 //!   fail otherwise. A script does both or neither, since a transaction goes on after an error of one command.
+//! - What WATCH does not see all changes of (streams, values of modules) is never copied: it stays at the source
+//!   when the slot is opened, and its next step, MIGRATE, takes it, as it takes keys that come late.
 //! - What was copied is dropped from the target again whenever it is certain that the transaction did not
 //!   take place. Where that is not certain, nothing is dropped, and the outcome says so.
 //! - Keys held in memory stay within `Limits::bytes` a slot and lane.
@@ -88,8 +90,8 @@ pub struct Limits {
 /// What became of a slot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
-    /// Its keys are on the target, and it is open: `MIGRATING` at the source. Keys that came meanwhile may
-    /// still lie there.
+    /// Its keys are on the target, and it is open: `MIGRATING` at the source. Keys that came meanwhile, streams and
+    /// values of modules may still lie there.
     HandedOver,
     /// As before, and nothing of it is on the target: too many keys or bytes, or a key that is too large.
     Large,
