@@ -51,7 +51,8 @@ class EngineError(Exception):
     `run_id` than the cursors come from), `"source_refused"` (credentials, rights or protocol),
     `"target_lost"`, `"target_failed_over"` (see `Job`: acknowledged but not confirmed), `"target_full"` (OOM
     or MISCONF beyond `retry_for`), `"target_refused"` (credentials, rights or protocol; systematic
-    failures), `"target_changed"` (another `run_id` than a sweep's cursor comes from), `"interrupted"`
+    failures), `"target_is_source"` (an address of the target leads to the source, or to a server that shares
+    its data), `"target_changed"` (another `run_id` than a sweep's cursor comes from), `"interrupted"`
     (cancelled), `"usage"` (an argument makes no sense), `"forked"` (the job belongs to the parent process),
     `"internal"` (a bug of ours). `message` is one sentence without secrets.
     """
@@ -387,12 +388,14 @@ class Job:
         source: tuple[str, int] | str,
         source_access: Access,
         source_run_id: str,
+        source_replication_id: str = ...,
         source_has_pexpiretime: bool,
         target_access: Access,
         target_has_pexpiretime: bool,
         target_rdb_versions: Sequence[int] = ...,
         field_ttl: Literal["error", "drop"] = "error",
         topology: Sequence[tuple[int, int, str, int]],
+        target_nodes: Sequence[str] = ...,
         address_map: Sequence[tuple[str, int | None, str, int | None]] = ...,
         partition_count: int,
         partitions: Sequence[tuple[int, int]],
@@ -429,7 +432,12 @@ class Job:
         are those of the payloads that every node of the target takes: others get another footer or are
         translated, hashes whose fields have TTLs by the policy `field_ttl`; with none, only what the target
         refuses is. `topology` is
-        `(first slot, last slot, host, port)` of each range. `partitions` are `(index, cursor)` of those of
+        `(first slot, last slot, host, port)` of each range, `target_nodes` are the ids of the nodes that
+        CLUSTER SLOTS names. A server at an address of the target is written to only when it is a node of a
+        cluster and knows one of them (none: of any cluster). One with `source_run_id` or with
+        `source_replication_id` (`master_replid` of INFO; empty: not known) ends the job with
+        `target_is_source`.
+        `partitions` are `(index, cursor)` of those of
         the `partition_count` (a power of two) partitions that are to be scanned; a partition that starts
         anew has its index as its cursor. `keys` are copied by name besides (pending or failed keys of
         earlier runs); they do not count as scanned. `key_map` chooses among the keys that are scanned and
@@ -480,8 +488,8 @@ class Job:
         The database stays the one that the job was started with.
         """
 
-    def set_topology(self, topology: Sequence[tuple[int, int, str, int]], /) -> None:
-        """Replace the map of slots whole; ranges as in the constructor."""
+    def set_topology(self, topology: Sequence[tuple[int, int, str, int]], nodes: Sequence[str], /) -> None:
+        """Replace the map of slots and the ids of the target's nodes whole; both as in the constructor."""
 
     def pause(self) -> None:
         """Stop reading from the source; what is under way is finished. Returns at once."""

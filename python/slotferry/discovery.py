@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +20,9 @@ from slotferry import replies
 from slotferry._core import SLOTS
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
+from slotferry.clusters import are_one_cluster, mixed_target
 from slotferry.endpoints import Address, Endpoint
-from slotferry.errors import SlotferryError
+from slotferry.errors import MixedTargetError, SlotferryError
 from slotferry.link import lost, unfit
 from slotferry.node import Node, raise_for
 from slotferry.rdb_versions import probe_versions
@@ -28,6 +30,7 @@ from slotferry.sentinel import Found, ServiceFinder
 
 _WORD = re.compile(r"[\x21-\x7e]{1,100}")
 _PRODUCT = re.compile(r"[\x20-\x7e]{1,100}")
+_SEEDS_AT_ONCE = 16
 
 SlotRange = tuple[int, int, str, int]
 """First slot, last slot, host, port: as the engine takes it."""
@@ -42,11 +45,18 @@ class ServerFacts:
     version: tuple[int, ...]
     product: str
     cluster: bool
+    replication_id: str = ""
+    """`master_replid`: a primary and its replicas have one in common. Empty where it does not tell."""
 
     @property
     def has_pexpiretime(self) -> bool:
         """PEXPIRETIME came with Redis 7.0; every Valkey has it and reports 7.2 or more here."""
         return self.version >= (7, 0)
+
+
+def is_same(server: ServerFacts, other: ServerFacts | None) -> bool:
+    """Whether both are one process."""
+    return other is not None and bool(server.run_id) and server.run_id == other.run_id
 
 
 @dataclass(frozen=True)
@@ -79,14 +89,24 @@ class SourceFacts:
 
 @dataclass(frozen=True)
 class Topology:
-    """Which primary serves which slots."""
+    """Which primary serves which slots.
+
+    `primary_ids` are the ids of those primaries, `node_ids` those of the replicas as well, as far as told.
+    """
 
     ranges: tuple[SlotRange, ...]
+    primary_ids: Mapping[Address, str] = field(default_factory=dict, compare=False)
+    node_ids: frozenset[str] = field(default=frozenset(), compare=False)
 
     @property
     def primaries(self) -> tuple[Address, ...]:
         """Each primary once, sorted."""
         return tuple(sorted({Address(host, port) for _, _, host, port in self.ranges}))
+
+    @property
+    def missing_slots(self) -> int:
+        """How many slots no primary serves."""
+        return sum(last - first + 1 for first, last in self.missing)
 
     @property
     def missing(self) -> list[tuple[int, int]]:
@@ -105,12 +125,14 @@ class Topology:
 class PrimaryFacts:
     """A primary of the target: its server, and the `cluster_state` that it sees (`ok` or `fail`).
 
-    `rdb_versions` are those of the payloads that it takes; None where it does not tell.
+    `rdb_versions` are those of the payloads that it takes; None where it does not tell. `node_id` is its id
+    in the cluster, which it keeps when it is restarted; empty where it is not told.
     """
 
     server: ServerFacts
     state: str
     rdb_versions: frozenset[int] | None = None
+    node_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,25 +172,103 @@ def discover_source(connector: Connector, preferred: str = "") -> SourceFacts:
         return SourceFacts(server, keys, node.round_trip(), found, _keyspace(node), _used_memory(node))
 
 
-def discover_target(connector: Connector) -> TargetFacts:
-    """Look at the target and at each of its primaries. Raises `TargetLostError` or `TargetUnfitError`."""
-    with _open_seed(connector) as seed:
-        facts = _server_facts(seed)
-        if not facts.cluster:
-            return TargetFacts(facts)
-        topology = read_topology(seed, connector.address_map)
+def discover_target(connector: Connector, source: ServerFacts | None = None) -> TargetFacts:
+    """Look at the target and at each of its primaries.
+
+    What is not a node of a cluster, or is the `source`, is only asked who it is: for preflight to refuse it.
+    Raises `TargetLostError`, `TargetUnfitError`, or `MixedTargetError` where its addresses lead to two
+    clusters.
+    """
+    seed, topology = _look_at_seeds(connector)
+    if not seed.cluster or is_same(seed, source):
+        return TargetFacts(seed)
     primaries, refusal = [], ""
     for address in topology.primaries:
         with _open_primary(connector, address) as node:
+            server = _server_facts(node)
+            if not server.cluster or is_same(server, source):
+                primaries.append(PrimaryFacts(server, "unknown"))
+                continue
+            if not are_one_cluster(topology.node_ids, read_topology(node, connector.address_map).node_ids):
+                raise mixed_target(_address_of(connector, seed), address)
             owned = [(r[0], r[1]) for r in topology.ranges if Address(r[2], r[3]) == address]
             versions = probe_versions(node, owned)
             primaries.append(
                 PrimaryFacts(
-                    _server_facts(node), cluster_info(node).get("cluster_state", "unknown"), versions
+                    server,
+                    cluster_info(node).get("cluster_state", "unknown"),
+                    versions,
+                    topology.primary_ids.get(address, ""),
                 )
             )
             refusal = refusal or _database_refusal(node, connector.endpoint.database)
-    return TargetFacts(facts, topology, tuple(primaries), refusal)
+    return TargetFacts(seed, topology, tuple(primaries), refusal)
+
+
+@dataclass(frozen=True)
+class _SeedView:
+    """What one of the endpoint's nodes says; of one without a cluster, its server alone."""
+
+    address: Address
+    server: ServerFacts
+    topology: Topology = Topology(())
+    epoch: int = 0
+
+
+def _look_at_seeds(connector: Connector) -> tuple[ServerFacts, Topology]:
+    """Return the first of the endpoint's nodes that answers, and the newest topology that one of them knows.
+
+    Raises the first error where none answers, and `MixedTargetError` where those that do are not one cluster.
+    """
+    addresses = list(dict.fromkeys(connector.endpoint.addresses))
+    if not addresses:
+        raise lost("target", "has no address", "name one of its nodes")
+    with ThreadPoolExecutor(min(len(addresses), _SEEDS_AT_ONCE)) as pool:
+        answers = list(pool.map(lambda address: _look_at_seed(connector, address), addresses))
+    views = [answer for answer in answers if isinstance(answer, _SeedView)]
+    if not views:
+        raise next(answer for answer in answers if isinstance(answer, SlotferryError))
+    _check_seeds(views)
+    newest = max(views, key=lambda view: (view.epoch, -view.topology.missing_slots))
+    return views[0].server, newest.topology
+
+
+def _look_at_seed(connector: Connector, address: Address) -> _SeedView | SlotferryError:
+    try:
+        with connector.open(address) as node:
+            server = _server_facts(node)
+            if not server.cluster:
+                return _SeedView(address, server)
+            topology = read_topology(node, connector.address_map)
+            epoch = replies.number_of(cluster_info(node), "cluster_current_epoch")
+            return _SeedView(address, server, topology, epoch)
+    except SlotferryError as error:
+        return error
+
+
+def _check_seeds(views: Sequence[_SeedView]) -> None:
+    """Raise where the seeds that answer are not nodes of one cluster."""
+    first = views[0]
+    for view in views[1:]:
+        if view.server.cluster != first.server.cluster:
+            bare = first if view.server.cluster else view
+            raise unfit(
+                "target",
+                f"is no cluster at {bare.address} (cluster-enabled is off there), but one at other addresses",
+                "name nodes of one cluster",
+            )
+    # Two that know no node in common may still know one in common with a third.
+    joined, rest = set(first.topology.node_ids), list(views[1:])
+    while near := [view for view in rest if are_one_cluster(joined, view.topology.node_ids)]:
+        for view in near:
+            joined |= view.topology.node_ids
+        rest = [view for view in rest if view not in near]
+    if rest:
+        raise mixed_target(first.address, rest[0].address)
+
+
+def _address_of(connector: Connector, server: ServerFacts) -> Address:
+    return next(address for address in connector.endpoint.addresses if str(address) == server.node)
 
 
 class TopologyRefresher:
@@ -184,13 +284,19 @@ class TopologyRefresher:
         self._next = 0.0
         self._thread: threading.Thread | None = None
         self._result: Topology | None = None
+        self._refusal: MixedTargetError | None = None
 
     def want(self) -> None:
         """Ask for a fresh topology."""
         self._wanted = True
 
     def poll(self) -> Topology | None:
-        """Return a topology that has arrived since the last call, and start a refresh that is due."""
+        """Return a topology that has arrived since the last call, and start a refresh that is due.
+
+        Raises `MixedTargetError` where the addresses lead to two clusters by now.
+        """
+        if self._refusal is not None:
+            raise self._refusal
         arrived = None
         if self._thread is not None and not self._thread.is_alive():
             arrived, self._result, self._thread = self._result, None, None
@@ -207,19 +313,10 @@ class TopologyRefresher:
     def _run(self) -> None:
         try:
             self._result = self._refresh()
+        except MixedTargetError as error:
+            self._refusal = error
         except SlotferryError:
             self._result = None  # `poll` tries again; the engine's retry limit ends it
-
-
-def _open_seed(connector: Connector) -> Node:
-    """Open the first of the endpoint's nodes that answers."""
-    failure: SlotferryError | None = None
-    for address in connector.endpoint.addresses:
-        try:
-            return connector.open(address)
-        except SlotferryError as error:  # noqa: PERF203 - a handful of nodes
-            failure = failure or error
-    raise failure or lost("target", "has no address", "name one of its nodes")
 
 
 def _open_primary(connector: Connector, address: Address) -> Node:
@@ -251,6 +348,7 @@ def _server_facts(node: Node) -> ServerFacts:
         version=tuple(int(part) for part in version.split(".") if re.fullmatch("[0-9]{1,9}", part)),
         product=product,
         cluster=info.get("cluster_enabled") == "1" or info.get("redis_mode") == "cluster",
+        replication_id=info.get("master_replid", "")[:100],
     )
 
 
@@ -299,8 +397,10 @@ def parse_cluster_slots(reply: Any, asked: Address, address_map: AddressMap | No
     A host that is empty, "?" or null means the one that was asked. Raises `MalformedReplyError`.
     """
     known = address_map or AddressMap()
-    ranges = []
+    ranges, primary_ids, node_ids = [], {}, set[str]()
     for entry in replies.cluster_slots(reply):
         reached = known.named(entry.primary.host, entry.primary.port, asked)
         ranges.append((entry.first, entry.last, reached.host, reached.port))
-    return Topology(tuple(sorted(ranges)))
+        primary_ids[reached] = entry.primary.id
+        node_ids.update(node.id for node in (entry.primary, *entry.replicas) if node.id)
+    return Topology(tuple(sorted(ranges)), primary_ids, frozenset(node_ids))

@@ -108,6 +108,12 @@ class TargetUnfitError(RefusedError):
     kind = "target_unfit"
 
 
+class MixedTargetError(TargetUnfitError):
+    """The target's URL, or its nodes' addresses, lead to two clusters."""
+
+    kind = "target_mixed"
+
+
 class SourceLostError(SlotferryError, ConnectionError):
     """The source is not reachable; the job can be resumed."""
 
@@ -163,6 +169,10 @@ _ENGINE_ERRORS: dict[str, tuple[type[SlotferryError], str]] = {
     "target_lost": (TargetLostError, RESUME_HINT),
     "target_failed_over": (TargetLostError, RESUME_HINT),
     "target_changed": (TargetLostError, RESUME_HINT),
+    "target_is_source": (
+        TargetUnfitError,
+        "correct what the target's nodes announce, or give --address-map, then " + RESUME_HINT,
+    ),
     "target_full": (TargetLostError, "give the target room for more data, then " + RESUME_HINT),
     "target_refused": (TargetUnfitError, "put right what the target complains of, then " + RESUME_HINT),
     "usage": (UsageError, ""),

@@ -16,7 +16,8 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from slotferry import replies
 from slotferry.admin import Connector
-from slotferry.discovery import SourceFacts, TargetFacts
+from slotferry.clusters import are_one_cluster, mixed_target
+from slotferry.discovery import SourceFacts, TargetFacts, read_topology
 from slotferry.endpoints import Address
 from slotferry.errors import TargetUnfitError
 from slotferry.node import Node
@@ -88,10 +89,14 @@ def plan_functions(
     return FunctionPlan(len(wanted), tuple(loads), kept)
 
 
-def load_functions(target: Connector, plan: FunctionPlan) -> None:
-    """Do what the plan says. Raises `TargetUnfitError` where a primary refuses a library."""
+def load_functions(target: Connector, target_facts: TargetFacts, plan: FunctionPlan) -> None:
+    """Do what the plan says. Raises `TargetUnfitError` where a primary refuses, or is another server."""
     for address, name, code, replaces in plan.loads:
         with target.open(address) as node:
+            # Whoever answers now has to be of the cluster that was looked at.
+            known = read_topology(node, target.address_map).node_ids
+            if not are_one_cluster(target_facts.topology.node_ids, known):
+                raise mixed_target(target_facts.topology.primaries[0], address)
             replace: tuple[str, ...] = ("REPLACE",) if replaces else ()
             try:
                 node.call("FUNCTION", "LOAD", *replace, code)

@@ -31,7 +31,8 @@ def rehearse(
     """Return what becomes of the source's names, and the target's topology. Raises `SlotferryError`."""
     address_map = options.address_map_rules
     ends = Connector(source, "source", address_map), Connector(target, "target", address_map)
-    source_facts, target_facts = discover_source(ends[0]), discover_target(ends[1])
+    source_facts = discover_source(ends[0])
+    target_facts = discover_target(ends[1], source_facts.server)
     problems: list[SlotferryError] = [
         row.error()
         for row in judge_servers(source_facts, target_facts, target.database)

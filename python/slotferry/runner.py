@@ -114,7 +114,7 @@ class EngineDriver:
         self.keys_by_primary: Counter[str] = Counter()
         self._topology = sides.target_facts.topology
         self._access = AccessKeeper({"source": sides.source, "target": sides.target})
-        views = TopologyViews.of(sides.target)
+        views = TopologyViews.of(sides.target, self._topology.node_ids)
         self._refresher = TopologyRefresher(lambda: views.refresh(self._topology.primaries))
 
     def new_job(self, work: Work, partition_count: int) -> Job:
@@ -128,6 +128,7 @@ class EngineDriver:
             "source": source.path if address is None else (address.host, address.port),
             "source_access": self.sides.source.access(route.source),
             "source_run_id": facts.server.run_id,
+            "source_replication_id": facts.server.replication_id,
             "source_has_pexpiretime": facts.server.has_pexpiretime,
             "target_access": self.sides.target.access(route.target),
             "target_has_pexpiretime": self.sides.target_facts.has_pexpiretime,
@@ -135,6 +136,7 @@ class EngineDriver:
             "field_ttl": self.options.field_ttl,
             "big_key_bytes": self._big_key_bytes(),
             "topology": self._topology.ranges,
+            "target_nodes": sorted(self._topology.node_ids),
             "address_map": self.sides.target.address_map.rules,
             "on_conflict": self.options.on_conflict,
             "key_map": selection.key_map(route.prefix),
@@ -243,7 +245,7 @@ class EngineDriver:
             )
         topology = self._refresher.poll()
         if topology is not None:
-            job.set_topology(topology.ranges)
+            job.set_topology(topology.ranges, sorted(topology.node_ids))
             if topology != self._topology:
                 self._announce(topology)
             self._topology = topology

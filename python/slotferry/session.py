@@ -181,7 +181,7 @@ class Session:
             error: BaseException | None = None
             try:
                 _record_collisions(journal, self.job, collisions)
-                load_functions(sides.target, functions)
+                load_functions(sides.target, sides.target_facts, functions)
                 self._migrate(journal, sides)
             except BaseException as raised:
                 error = raised
@@ -334,7 +334,7 @@ class Session:
         for note in source_facts.notes:
             self._emit(Notice(note))
         self._cancel.check()
-        target_facts = discover_target(target)
+        target_facts = discover_target(target, source_facts.server)
         self._cancel.check()
         sides = Sides(source, target, source_facts, target_facts)
         rows = self._judge(sides)

@@ -158,7 +158,9 @@ class TargetRunner(_Comparing):
         """Look at the target anew; return whether it is as it was."""
         sides = self._driver.sides
         before = fingerprint(sides.target_facts)
-        self._driver.sides = replace(sides, target_facts=discover_target(sides.target))
+        self._driver.sides = replace(
+            sides, target_facts=discover_target(sides.target, sides.source_facts.server)
+        )
         return fingerprint(self._driver.sides.target_facts) == before
 
     def _sweep_again(self, reason: str) -> None:

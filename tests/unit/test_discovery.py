@@ -8,7 +8,7 @@ import pytest
 
 from slotferry.discovery import Topology, TopologyRefresher, parse_cluster_slots
 from slotferry.endpoints import Address
-from slotferry.errors import TargetLostError
+from slotferry.errors import MixedTargetError, TargetLostError
 
 FULL = Topology(((0, 8191, "a", 1), (8192, 16383, "b", 2)))
 
@@ -91,3 +91,26 @@ def test_a_refresh_that_fails_is_tried_again() -> None:
     refresher = TopologyRefresher(refresh, interval=0)
     refresher.want()
     assert poll_until(refresher, bool) == FULL
+
+
+def test_a_refresh_that_meets_two_clusters_is_told() -> None:
+    refusal = MixedTargetError("two")
+
+    def refresh() -> Topology:
+        raise refusal
+
+    refresher = TopologyRefresher(refresh, interval=0)
+    refresher.want()
+    with pytest.raises(MixedTargetError):
+        poll_until(refresher, bool)
+
+
+def test_the_ids_of_nodes_are_those_of_primaries_and_replicas() -> None:
+    reply = [
+        [0, 8191, [b"h", 1, b"one", []], [b"h", 2, b"replica", []]],
+        [8192, 16382, [b"h", 3, b"two"]],
+        [16383, 16383, [b"h", 4]],  # a proxy that tells none
+    ]
+    topology = parse_cluster_slots(reply, Address("asked", 1))
+    assert topology.node_ids == {"one", "two", "replica"}
+    assert topology.primary_ids == {Address("h", 1): "one", Address("h", 3): "two", Address("h", 4): ""}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from slotferry.discovery import Topology
 from slotferry.endpoints import Address
-from slotferry.errors import SlotferryError, TargetLostError
+from slotferry.errors import MixedTargetError, SlotferryError, TargetLostError
 from slotferry.topology_views import TopologyViews, View
 
 A, B, C = (Address("h", port) for port in (1, 2, 3))
@@ -69,3 +70,20 @@ def _given(answer: View | SlotferryError) -> View:
     if isinstance(answer, SlotferryError):
         raise answer
     return answer
+
+
+def test_another_cluster_is_never_believed() -> None:
+    def of(topology: Topology, epoch: int, *ids: str) -> View:
+        return View(replace(topology, node_ids=frozenset(ids)), epoch)
+
+    nodes = {A: of(OLD, 6, "one", "two"), B: of(NEW, 9, "strange"), C: of(NEW, 7, "two", "three")}
+    asked = TopologyViews(nodes.__getitem__, [A, C], {"one", "two"})
+
+    assert (
+        asked.refresh([A, B, C]) == NEW
+    )  # C's; the stranger at B, no seed, is passed over for all its epoch
+    nodes[A] = of(OLD, 8, "three")  # known by now
+    assert asked.refresh([A]) == OLD
+    nodes[C] = of(NEW, 9, "strange")
+    with pytest.raises(MixedTargetError, match="h:1 and h:3 belong to two clusters"):
+        asked.refresh([A])

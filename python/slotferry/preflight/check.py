@@ -31,6 +31,7 @@ from slotferry.preflight.report import CheckReport
 from slotferry.preflight.rights import denied_key, judge_rights
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
 from slotferry.preflight.sampling import Sampler
+from slotferry.preflight.servers import judge_nodes
 from slotferry.preflight.survey import Survey, survey_target, take_survey
 from slotferry.text import format_duration, shorten_key
 
@@ -142,7 +143,8 @@ class _Check:
 
     def perform(self) -> CheckReport:
         begun = time.monotonic()
-        source, target = self._look_at_source(), self._look_at_target()
+        source = self._look_at_source()
+        target = self._look_at_target(source)
         survey = None
         if source is not None and target is not None:
             survey = self._compare(source, target)
@@ -184,9 +186,9 @@ class _Check:
         )
         return facts
 
-    def _look_at_target(self) -> TargetFacts | None:
+    def _look_at_target(self, source: SourceFacts | None) -> TargetFacts | None:
         try:
-            facts = discover_target(self._target)
+            facts = discover_target(self._target, None if source is None else source.server)
         except SlotferryError as failure:
             self._rows.append(_unreached("target", failure))
             return None
@@ -196,6 +198,9 @@ class _Check:
 
     def _look_closer(self, target: TargetFacts) -> None:
         """Judge the target alone, where there is no source to judge it for."""
+        if strangers := list(judge_nodes(target)):
+            self._rows += strangers
+            return
         self._rows += judge_announced(self._target)
         try:
             survey = survey_target(self._target, target)

@@ -34,6 +34,17 @@ def _identities(source: SourceFacts, target: TargetFacts) -> Iterator[Row]:
             "name the cluster to migrate into as the target",
         )
         return
+    history = source.server.replication_id
+    sharing = next((s for s in servers if history and s.replication_id == history), None)
+    if sharing is not None:
+        yield error(
+            "servers",
+            "source",
+            f"the source {source.server.node} and the target's node {sharing.node} hold the same data: "
+            "one is a replica of the other",
+            "name a server that no node of the target replicates and that replicates none of them",
+        )
+        return
     if source.server.cluster:
         refusal = source_is_cluster(source.server.node)
         yield error("servers", "source", refusal.message, refusal.hint)
@@ -43,6 +54,20 @@ def _identities(source: SourceFacts, target: TargetFacts) -> Iterator[Row]:
             "target",
             f"the target {target.seed.node} is no cluster (cluster-enabled is off there)",
             "name a node of the cluster to migrate into",
+        )
+        return
+    yield from judge_nodes(target)
+
+
+def judge_nodes(target: TargetFacts) -> Iterator[Row]:
+    """Yield an error where an address of the target's cluster leads to a server without a cluster."""
+    bare = next((primary.server for primary in target.primaries if not primary.server.cluster), None)
+    if bare is not None:
+        yield error(
+            "servers",
+            "target",
+            f"the target's cluster names {bare.node}, and the server there is not a node of a cluster",
+            "correct what the cluster's nodes announce, or give --address-map",
         )
 
 

@@ -87,12 +87,14 @@ impl Job {
         source,
         source_access,
         source_run_id,
+        source_replication_id = String::new(),
         source_has_pexpiretime,
         target_access,
         target_has_pexpiretime,
         target_rdb_versions = Vec::new(),
         field_ttl = "error",
         topology,
+        target_nodes = Vec::new(),
         address_map = Vec::new(),
         partition_count,
         partitions,
@@ -132,12 +134,14 @@ impl Job {
         source: Source,
         source_access: &Bound<'_, Access>,
         source_run_id: String,
+        source_replication_id: String,
         source_has_pexpiretime: bool,
         target_access: &Bound<'_, Access>,
         target_has_pexpiretime: bool,
         target_rdb_versions: Vec<u16>,
         field_ttl: &str,
         topology: Vec<PyRange>,
+        target_nodes: Vec<String>,
         address_map: Vec<AddressRule>,
         partition_count: u32,
         partitions: Vec<(u32, u64)>,
@@ -174,6 +178,7 @@ impl Job {
             },
             source_access: source_access.get().0.clone(),
             source_run_id,
+            source_replication_id,
             source_expiry: expiry(source_has_pexpiretime),
             target_access: target_access.get().0.clone(),
             target_expiry: expiry(target_has_pexpiretime),
@@ -184,6 +189,7 @@ impl Job {
                 other => return Err(usage(format!("field_ttl is error or drop, not {other}"))),
             },
             topology: ranges(topology),
+            target_nodes,
             address_map: AddressMap::new(address_map),
             partition_count,
             partitions,
@@ -281,10 +287,10 @@ impl Job {
         Checkpoint::new(py, py.detach(|| job.checkpoint()))
     }
 
-    #[pyo3(signature = (topology, /))]
-    fn set_topology(&self, topology: Vec<PyRange>) -> PyResult<()> {
+    #[pyo3(signature = (topology, nodes, /))]
+    fn set_topology(&self, topology: Vec<PyRange>, nodes: Vec<String>) -> PyResult<()> {
         self.inner()?
-            .set_topology(ranges(topology))
+            .set_topology(ranges(topology), nodes)
             .map_err(|error| raise(&error))
     }
 

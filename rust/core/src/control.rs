@@ -103,7 +103,7 @@ pub(crate) struct Status {
 
 #[derive(Debug)]
 pub(crate) enum Command {
-    SetTopology(Vec<SlotRange>),
+    SetTopology(Vec<SlotRange>, Vec<String>),
     SetAccess(Side, Access),
     Pause(bool),
     SetRate { keys: Option<u64>, bytes: Option<u64> },

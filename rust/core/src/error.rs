@@ -20,6 +20,8 @@ pub enum ErrorKind {
     /// A node of the target may have lost acknowledged writes that no replica had confirmed: the next job
     /// starts at the last checkpoint.
     TargetFailedOver,
+    /// An address of the target leads to the source, or to a server that shares the source's data.
+    TargetIsSource,
     /// A node of the target answers with another `run_id`: the cursor taken from it is void.
     TargetChanged,
     /// The target takes no writes (OOM, MISCONF) and did not recover within the retry limit.
@@ -43,6 +45,7 @@ impl ErrorKind {
             Self::SourceRefused => "source_refused",
             Self::TargetLost => "target_lost",
             Self::TargetFailedOver => "target_failed_over",
+            Self::TargetIsSource => "target_is_source",
             Self::TargetChanged => "target_changed",
             Self::TargetFull => "target_full",
             Self::TargetRefused => "target_refused",

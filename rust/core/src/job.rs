@@ -132,10 +132,10 @@ impl Job {
         self.shared.ledger().checkpoint()
     }
 
-    /// Replace the map of slots whole. Fails with `Usage` for a range that is none.
-    pub fn set_topology(&self, ranges: Vec<SlotRange>) -> Result<()> {
+    /// Replace the map of slots and the ids of the target's nodes whole. Fails with `Usage` for a range that is none.
+    pub fn set_topology(&self, ranges: Vec<SlotRange>, nodes: Vec<String>) -> Result<()> {
         topology::check(&ranges)?;
-        self.shared.command(Command::SetTopology(ranges));
+        self.shared.command(Command::SetTopology(ranges, nodes));
         Ok(())
     }
 
@@ -256,7 +256,7 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
         let commands = engine.shared.take_commands();
         for command in commands {
             match command {
-                Command::SetTopology(ranges) => engine.set_topology(&ranges),
+                Command::SetTopology(ranges, nodes) => engine.set_topology(&ranges, nodes),
                 Command::SetAccess(side, access) => engine.set_access(side, access),
                 Command::Pause(paused) => engine.restraint.pause(paused, Instant::now()),
                 Command::SetRate { keys, bytes } => engine.restraint.set_rate(keys, bytes, Instant::now()),

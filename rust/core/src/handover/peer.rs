@@ -7,7 +7,7 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
-use crate::net::{self, Access, Address, Bytes, Connection, HandshakeError, Hangup, Outgoing};
+use crate::net::{self, Access, Address, Bytes, Connection, HandshakeError, Hangup, Outgoing, Question};
 use crate::resp::{Decoded, Reply, decode, encode};
 
 /// A node that answers nothing for so long is given up.
@@ -23,7 +23,7 @@ pub(super) struct Peer {
 impl Peer {
     /// Connect and log in. The error says why that failed.
     pub async fn open(address: &Address, access: &Access, name: &str) -> Result<Self, String> {
-        let opening = net::open(address, access, false);
+        let opening = net::open(address, access, Question::Nothing);
         let (connection, _) =
             unless_hung_up(&access.hangup, opening)
                 .await?

@@ -6,11 +6,14 @@
 use std::io;
 use std::time::Duration;
 
-use super::{Access, Address, Bytes, Connection};
-use crate::resp::{Decoded, Reply, decode, encode};
+use super::{Access, Address, Bytes, Connection, Identity, Question};
+use crate::resp::{Decoded, Tree, encode};
 
 /// How long connecting and logging in may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// No reply to a login is longer; CLUSTER SLOTS of a thousand nodes, whose slots are in single ranges, is shorter.
+const MOST_BYTES: usize = 32 << 20;
 
 /// Why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -26,14 +29,14 @@ pub enum HandshakeError {
     Refused(String),
 }
 
-/// Open a connection: dial, AUTH, SELECT, name ourselves; with `info`, also return the `run_id` of
-/// `INFO server`.
+/// Open a connection: dial, AUTH, SELECT, name ourselves, and ask the server who it is as far as `question` says;
+/// all of it in one round trip.
 pub async fn open(
     address: &Address,
     access: &Access,
-    info: bool,
-) -> Result<(Connection, Option<String>), HandshakeError> {
-    tokio::time::timeout(PATIENCE, shake(address, access, info))
+    question: Question,
+) -> Result<(Connection, Identity), HandshakeError> {
+    tokio::time::timeout(PATIENCE, shake(address, access, question))
         .await
         .unwrap_or_else(|_| {
             Err(HandshakeError::Lost(format!(
@@ -43,46 +46,81 @@ pub async fn open(
         })
 }
 
+/// What one of the replies is to.
+#[derive(Clone, Copy)]
+enum Asked {
+    /// AUTH or SELECT, which must succeed.
+    Login(&'static str),
+    /// A name in CLIENT LIST, and reads that leave LRU and LFU alone (7.2 on): an ACL or an older server may refuse
+    /// these; the copy is the same without.
+    Courtesy,
+    /// INFO of a section.
+    Info,
+    /// CLUSTER SLOTS.
+    Slots,
+}
+
 async fn shake(
     address: &Address,
     access: &Access,
-    info: bool,
-) -> Result<(Connection, Option<String>), HandshakeError> {
+    question: Question,
+) -> Result<(Connection, Identity), HandshakeError> {
     let mut connection = Connection::dial(address, access)
         .await
         .map_err(|error| dial_error(&error))?;
+    let (mut out, mut asked) = (Bytes::default(), Vec::new());
+    let mut ask = |what: Asked, command: &[&[u8]]| {
+        encode::command(out.tail(), command);
+        asked.push(what);
+    };
     if let Some(password) = &access.password {
         let mut arguments: Vec<&[u8]> = vec![b"AUTH"];
         arguments.extend(access.username.as_deref().map(str::as_bytes));
         arguments.push(password.as_bytes());
-        demand(&mut connection, "AUTH", &arguments).await?;
+        ask(Asked::Login("AUTH"), &arguments);
     }
     if access.database > 0 {
         let database = access.database.to_string();
-        demand(&mut connection, "SELECT", &[b"SELECT", database.as_bytes()]).await?;
+        ask(Asked::Login("SELECT"), &[b"SELECT", database.as_bytes()]);
     }
-    // Courtesies: a name in CLIENT LIST, and reads that leave LRU and LFU alone (7.2 on). An ACL or an older
-    // server may refuse them; the copy is the same without.
-    if let Err(error) = call(&mut connection, &[b"CLIENT", b"SETNAME", b"slotferry"]).await?
-        && error.starts_with(b"NOAUTH")
-    {
-        return Err(HandshakeError::Denied(
-            String::from_utf8_lossy(&error).into_owned(),
-        ));
-    }
+    ask(Asked::Courtesy, &[b"CLIENT", b"SETNAME", b"slotferry"]);
     if access.untouched {
-        let _ = call(&mut connection, &[b"CLIENT", b"NO-TOUCH", b"on"]).await?;
+        ask(Asked::Courtesy, &[b"CLIENT", b"NO-TOUCH", b"on"]);
     }
-    let run_id = if info {
-        let text = demand(&mut connection, "INFO", &[b"INFO", b"server"]).await?;
-        let text = String::from_utf8_lossy(&text).into_owned();
-        text.lines()
-            .find_map(|line| line.strip_prefix("run_id:"))
-            .map(|run_id| run_id.trim().to_owned())
-    } else {
-        None
-    };
-    Ok((connection, run_id))
+    if question != Question::Nothing {
+        ask(Asked::Info, &[b"INFO", b"server"]);
+    }
+    if question == Question::Node {
+        // Before 7.0 INFO takes one section at a time.
+        ask(Asked::Info, &[b"INFO", b"replication"]);
+        ask(Asked::Slots, &[b"CLUSTER", b"SLOTS"]);
+    }
+    let mut identity = Identity::default();
+    for what in asked {
+        let reply = read(&mut connection, &mut out).await?;
+        match (what, reply) {
+            (Asked::Courtesy, Tree::Error(error)) if !error.starts_with(b"NOAUTH") => {}
+            (Asked::Courtesy, Tree::Error(error)) => {
+                return Err(HandshakeError::Denied(
+                    String::from_utf8_lossy(&error).into_owned(),
+                ));
+            }
+            (Asked::Login(name), Tree::Error(error)) => return Err(refusal(name, &error)),
+            (Asked::Info, Tree::Error(error)) => return Err(refusal("INFO", &error)),
+            // A server that is no cluster refuses this one; its identity says so.
+            (Asked::Slots, Tree::Error(_)) if !identity.is_cluster_node => {}
+            (Asked::Slots, Tree::Error(error)) => return Err(refusal("CLUSTER SLOTS", &error)),
+            (Asked::Login(_) | Asked::Courtesy, Tree::Text(_)) => {}
+            (Asked::Info, Tree::Text(text)) => identity.take_info(&text),
+            (Asked::Slots, Tree::Array(ranges)) => identity.take_slots(&ranges),
+            _ => {
+                return Err(HandshakeError::Refused(
+                    "the server's reply is not what this command gives".to_owned(),
+                ));
+            }
+        }
+    }
+    Ok((connection, identity))
 }
 
 fn dial_error(error: &io::Error) -> HandshakeError {
@@ -108,58 +146,47 @@ pub(crate) fn plain(error: &io::Error) -> String {
     }
 }
 
-/// Send a command that must succeed; its name stands in the error, its arguments do not.
-async fn demand(
-    connection: &mut Connection,
-    name: &str,
-    arguments: &[&[u8]],
-) -> Result<Vec<u8>, HandshakeError> {
-    call(connection, arguments).await?.map_err(|error| {
-        let text = String::from_utf8_lossy(&error).into_owned();
-        let code = text.split(' ').next().unwrap_or_default();
-        match code {
-            "LOADING" | "BUSY" | "MASTERDOWN" => HandshakeError::Lost(format!("{name}: {text}")),
-            _ if name == "AUTH" || code == "NOAUTH" => {
-                // What is not known here may quote the arguments, and these are a password.
-                let known =
-                    matches!(code, "WRONGPASS" | "NOAUTH") || text.contains("any password configured");
-                HandshakeError::Denied(format!("{name}: {}", if known { &text } else { "refused" }))
-            }
-            // Such an error quotes the arguments, and these may be a password.
-            _ if text.contains("unknown command") => {
-                HandshakeError::Refused(format!("{name}: the server does not know this command"))
-            }
-            _ if text.contains("max number of clients") => HandshakeError::Lost(text),
-            _ => HandshakeError::Refused(format!("{name}: {text}")),
+/// What an error reply to `name` means; its text is shown only where it can't quote the arguments.
+fn refusal(name: &str, error: &[u8]) -> HandshakeError {
+    let text = String::from_utf8_lossy(error).into_owned();
+    let code = text.split(' ').next().unwrap_or_default();
+    match code {
+        "LOADING" | "BUSY" | "MASTERDOWN" => HandshakeError::Lost(format!("{name}: {text}")),
+        _ if name == "AUTH" || code == "NOAUTH" => {
+            // What is not known here may quote the arguments, and these are a password.
+            let known = matches!(code, "WRONGPASS" | "NOAUTH") || text.contains("any password configured");
+            HandshakeError::Denied(format!("{name}: {}", if known { &text } else { "refused" }))
         }
-    })
+        // Such an error quotes the arguments, and these may be a password.
+        _ if text.contains("unknown command") => {
+            HandshakeError::Refused(format!("{name}: the server does not know this command"))
+        }
+        _ if text.contains("max number of clients") => HandshakeError::Lost(text),
+        _ => HandshakeError::Refused(format!("{name}: {text}")),
+    }
 }
 
-/// Send one command and read its reply: a status or bulk, or the error's text.
-async fn call(
-    connection: &mut Connection,
-    arguments: &[&[u8]],
-) -> Result<Result<Vec<u8>, Vec<u8>>, HandshakeError> {
-    let mut out = Bytes::default();
-    encode::command(out.tail(), arguments);
+/// Send what is left to send and read one reply.
+async fn read(connection: &mut Connection, out: &mut Bytes) -> Result<Tree, HandshakeError> {
     loop {
-        connection
-            .exchange(&mut out, true)
-            .await
-            .map_err(|error| HandshakeError::Lost(plain(&error)))?;
-        let (reply, used) = match decode(connection.received())
+        match Tree::decode(connection.received())
             .map_err(|error| HandshakeError::Refused(error.to_string()))?
         {
-            Decoded::Partial(_) => continue,
-            Decoded::Whole(Reply::Simple(text) | Reply::Bulk(Some(text)), used) => (Ok(text.to_vec()), used),
-            Decoded::Whole(Reply::Error(text), used) => (Err(text.to_vec()), used),
-            Decoded::Whole(..) => {
-                return Err(HandshakeError::Refused(
-                    "the server's reply is not what this command gives".to_owned(),
-                ));
+            Decoded::Whole(reply, used) => {
+                connection.consume(used);
+                return Ok(reply);
             }
-        };
-        connection.consume(used);
-        return Ok(reply);
+            Decoded::Partial(_) if connection.received().len() > MOST_BYTES => {
+                return Err(HandshakeError::Refused(format!(
+                    "the server's reply to the login is longer than {} MB",
+                    MOST_BYTES >> 20
+                )));
+            }
+            Decoded::Partial(_) => {}
+        }
+        connection
+            .exchange(out, true)
+            .await
+            .map_err(|error| HandshakeError::Lost(plain(&error)))?;
     }
 }

@@ -7,6 +7,7 @@ mod address_map;
 mod connection;
 mod handshake;
 mod hangup;
+mod identity;
 mod tls;
 
 use std::fmt;
@@ -18,6 +19,7 @@ pub use connection::{Bytes, Connection, Outgoing};
 pub(crate) use handshake::plain;
 pub use handshake::{HandshakeError, open};
 pub use hangup::Hangup;
+pub use identity::{Identity, Question};
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Engine;
 use crate::control::Side;
-use crate::net::{self, Address, Bytes, Connection, HandshakeError, Outgoing};
+use crate::net::{self, Address, Bytes, Connection, HandshakeError, Outgoing, Question};
 use crate::resp::{Decoded, ProtocolError, Tree, encode};
 
 /// An answer that stays away so long is not waited for any more.
@@ -88,21 +88,24 @@ impl Client {
         address: &Address,
         run_id: Option<&str>,
     ) -> Result<Self, CallError> {
-        let access = engine.entrance(side).current();
-        let (connection, found) = net::open(address, &access, run_id.is_some())
-            .await
-            .map_err(|error| match error {
-                HandshakeError::Lost(message) => CallError::Lost(message),
-                HandshakeError::Denied(message) if engine.want_access(side, address, &message) => {
-                    CallError::Lost(message)
-                }
-                HandshakeError::Denied(message) | HandshakeError::Refused(message) => {
-                    CallError::Refused(message)
-                }
-            })?;
-        match (run_id, found.unwrap_or_default()) {
-            (Some(wanted), found) if wanted != found => Err(CallError::Changed(format!(
-                "is another process now (run_id {found}, the cursor is from {wanted})"
+        let opened = match side {
+            Side::Source => {
+                let access = engine.entrance(side).current();
+                net::open(address, &access, Question::Process).await
+            }
+            Side::Target => engine.open_target(address).await,
+        };
+        let (connection, found) = opened.map_err(|error| match error {
+            HandshakeError::Lost(message) => CallError::Lost(message),
+            HandshakeError::Denied(message) if engine.want_access(side, address, &message) => {
+                CallError::Lost(message)
+            }
+            HandshakeError::Denied(message) | HandshakeError::Refused(message) => CallError::Refused(message),
+        })?;
+        match run_id {
+            Some(wanted) if wanted != found.run_id => Err(CallError::Changed(format!(
+                "is another process now (run_id {}, the cursor is from {wanted})",
+                found.run_id
             ))),
             _ => Ok(Self { connection }),
         }

@@ -300,11 +300,11 @@ impl Lane {
 
     async fn connect(&mut self) -> Result<Connection, Ended> {
         let spec = &self.engine.spec;
-        let (connection, run_id) =
-            net::open(&spec.source, &self.engine.entrance(Side::Source).current(), true)
-                .await
-                .map_err(|error| self.turned_away(error))?;
-        let run_id = run_id.unwrap_or_default();
+        let access = self.engine.entrance(Side::Source).current();
+        let (connection, found) = net::open(&spec.source, &access, net::Question::Process)
+            .await
+            .map_err(|error| self.turned_away(error))?;
+        let run_id = found.run_id;
         if run_id != spec.source_run_id {
             return Err(Ended::Fatal(Error::new(
                 ErrorKind::SourceChanged,

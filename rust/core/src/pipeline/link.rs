@@ -164,8 +164,7 @@ pub(super) async fn run(engine: Rc<Engine>, link: Rc<Link>) {
         while !link.has_work() {
             link.wake.notified().await;
         }
-        let access = engine.entrance(Side::Target).current();
-        let reason = match net::open(&link.address, &access, false).await {
+        let reason = match engine.open_target(&link.address).await {
             Ok((connection, _)) => {
                 if std::mem::take(&mut lost) {
                     engine.tell_node("node_back", &link, "reachable again");

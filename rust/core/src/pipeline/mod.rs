@@ -15,6 +15,7 @@ mod judge;
 mod lane;
 mod large;
 mod link;
+mod membership;
 mod named;
 mod parts;
 mod plain;
@@ -116,6 +117,8 @@ pub struct JobSpec {
     pub source_access: Access,
     /// The server process that the cursors come from.
     pub source_run_id: String,
+    /// The history of data that the source holds: no server that has it is written to. Empty: not known.
+    pub source_replication_id: String,
     /// How the source tells expiries.
     pub source_expiry: ExpiryCommand,
     /// How to log in at every node of the target.
@@ -130,6 +133,8 @@ pub struct JobSpec {
     pub address_map: AddressMap,
     /// Who owns which slots at the start.
     pub topology: Vec<SlotRange>,
+    /// The ids of the target's nodes at the start: no server that knows none of them is written to. Empty: not known.
+    pub target_nodes: Vec<String>,
     /// Into how many partitions the scan is cut; a power of two.
     pub partition_count: u32,
     /// The partitions to scan: index and cursor.
@@ -205,6 +210,8 @@ pub(crate) struct Engine {
     pub restraint: Restraint,
     pub source_entrance: Entrance,
     pub target_entrance: Entrance,
+    /// See [`JobSpec::target_nodes`]; as of the last topology.
+    pub target_nodes: RefCell<Vec<String>>,
     pub names: RefCell<Names>,
     pub large: RefCell<LargeKeys>,
     /// The source's time in ms since the epoch, and when it came: see [`Self::source_now`].
@@ -243,6 +250,7 @@ impl Engine {
             source_entrance: Entrance::new(spec.source_access.clone(), true),
             // A verification sends a key at a time; naming a large key takes two.
             target_entrance: Entrance::new(spec.target_access.clone(), spec.verify.is_some()),
+            target_nodes: RefCell::new(spec.target_nodes.clone()),
             names: RefCell::new(Names::default()),
             large: RefCell::new(LargeKeys::default()),
             source_clock: Cell::new(None),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::Engine;
 use super::restraint::Answer;
 use crate::control::Side;
-use crate::net::{self, Address, Bytes, Connection};
+use crate::net::{self, Address, Bytes, Connection, Question};
 use crate::resp::{Decoded, decode, encode};
 
 /// A server is pinged this often.
@@ -40,7 +40,7 @@ impl Engine {
                     // A server that lets a new client wait is slow as well.
                     let access = engine.entrance(side).current();
                     let opened = engine
-                        .timed(&name, &is_wanted, net::open(&address, &access, false))
+                        .timed(&name, &is_wanted, net::open(&address, &access, Question::Nothing))
                         .await;
                     if let Some(Ok((mut connection, _))) = opened {
                         while is_wanted()

@@ -195,7 +195,8 @@ impl Engine {
     }
 
     /// Replace the map whole.
-    pub fn set_topology(&self, ranges: &[SlotRange]) {
+    pub fn set_topology(&self, ranges: &[SlotRange], nodes: Vec<String>) {
+        *self.target_nodes.borrow_mut() = nodes;
         let mut router = self.router.borrow_mut();
         if let Err(error) = router.topology.replace(ranges) {
             drop(router);
