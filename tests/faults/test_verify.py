@@ -144,3 +144,29 @@ def test_a_clock_that_is_wrong_here(
         "ttl": 0,
         "different": 0,
     }
+
+
+@pytest.mark.parametrize(("source", "cluster"), [("valkey-9.1", "valkey-9.1")], indirect=True)
+@pytest.mark.parametrize("large", [False, True], ids=["whole", "chunked"])
+def test_fields_have_expired_by_the_clocks_of_servers_alone(
+    source: LocalServer, cluster: LocalCluster, large: bool, tmp_path: Path
+) -> None:
+    ballast = random.Random(2).randbytes(300_000 if large else 100)
+    with source.client() as old, cluster.client() as new:
+        for key in ("lost", "changed", "same"):
+            old.hset(key, mapping={"stays": ballast, "field": "1"})
+            old.execute_command("HEXPIRE", key, 86_400, "FIELDS", 1, "field")
+        assert migrate(source, cluster).ok
+        new.hdel("lost", "field")
+        new.hset("changed", "field", "2")
+        new.execute_command("HEXPIRE", "changed", 86_400, "FIELDS", 1, "field")
+        wrong = SteppedClock(tmp_path)
+        wrong.step(2 * 86_400)
+
+        done = run("verify", source.url, cluster.url, "--json", "--memory-limit", "1mib", env=wrong.env)
+        # A copy that meets them compares as well.
+        again = run("migrate", source.url, cluster.url, "--json", "--job", "again", env=wrong.env)
+
+    assert done.code == 3, done.stderr
+    assert (done.keys["different"], done.keys["equal"]) == (2, 1)
+    assert (again.keys["failed"], again.keys["unchanged"]) == (2, 1)

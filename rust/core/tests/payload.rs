@@ -84,7 +84,7 @@ fn the_same_value_is_the_same_from_every_server() {
         for a in &payloads {
             for b in &payloads {
                 assert_eq!(
-                    same_value(&a.payload, &b.payload),
+                    same_value(&a.payload, &b.payload, 0),
                     Ok(true),
                     "{name}: {} and {}",
                     a.origin,
@@ -103,7 +103,7 @@ fn different_values_are_different_from_every_server() {
         for (name_b, payloads_b) in names.range(*name_a..).skip(1) {
             for (a, b) in payloads_a.iter().zip(payloads_b.iter().rev()) {
                 assert_eq!(
-                    same_value(&a.payload, &b.payload),
+                    same_value(&a.payload, &b.payload, 0),
                     Ok(false),
                     "{} {name_a} and {} {name_b}",
                     a.origin,
@@ -206,7 +206,7 @@ proptest! {
         payload in any_payload(),
     ) {
         prop_assert!(decoded(&bytes).is_err());
-        prop_assert!(same_value(&bytes, &payload).is_err());
+        prop_assert!(same_value(&bytes, &payload, 0).is_err());
         prop_assert!(with_version(&bytes, 11).is_err());
     }
 
@@ -219,7 +219,7 @@ proptest! {
         let body = [&[type_byte][..], &value].concat();
         let payload = sealed(&body, rdb_version);
         if let Ok(value) = decoded(&payload) {
-            prop_assert!(value.same(&value, 0));
+            prop_assert!(value.same(&value));
         }
     }
 
@@ -236,10 +236,10 @@ proptest! {
         }
         let mutated = sealed(&body, footer.rdb_version);
         if let Ok(value) = decoded(&mutated) {
-            prop_assert!(value.same(&value, 0));
+            prop_assert!(value.same(&value));
         }
-        let same = same_value(&payload, &mutated);
-        let compared = compare_values(&payload, &mutated, DECODE_LIMIT);
+        let same = same_value(&payload, &mutated, 0);
+        let compared = compare_values(&payload, &mutated, DECODE_LIMIT, 0);
         match compared {
             Ok(Comparison::Same) => prop_assert_eq!(same, Ok(true)),
             Ok(Comparison::Different(a, b) | Comparison::OtherType(a, b)) => {
@@ -292,7 +292,7 @@ fn translated_payloads_hold_the_same_value() {
                 "{place}"
             );
             if translated.dropped_ttls == 0 {
-                let same = same_value(&one.payload, &translated.payload);
+                let same = same_value(&one.payload, &translated.payload, 0);
                 assert_eq!(same, Ok(true), "{place}");
             }
         }

@@ -22,11 +22,11 @@ fuzz_target!(|data: &[u8]| {
     }
     let _ = decode(body, footer, 100);
     let (a, b) = body.split_at(body.len() / 2);
-    let _ = same_value(data, body);
+    let _ = same_value(data, body, 0);
     let (a, b) = (sealed(a), sealed(b));
     let _ = same_bytes(&a, &b);
-    if let Ok(same) = same_value(&a, &b) {
-        let compared = compare_values(&a, &b, DECODE_LIMIT);
+    if let Ok(same) = same_value(&a, &b, 0) {
+        let compared = compare_values(&a, &b, DECODE_LIMIT, 0);
         assert!(!same || compared == Ok(Comparison::Same) || compared.is_err());
     }
 });

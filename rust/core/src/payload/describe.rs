@@ -25,20 +25,38 @@ impl Display for Quoted<'_> {
     }
 }
 
+/// What a value is a part of.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PartOf {
+    /// How many elements (bytes of a string) all of it has.
+    pub length: u64,
+    /// How many of a string's bytes or a list's elements come before the part.
+    pub start: u64,
+}
+
 impl Value {
     /// What the value is, and the first place where it differs from `other`, where both are of one type.
     pub fn describe(&self, other: Option<&Self>) -> String {
+        self.describe_part(other, None)
+    }
+
+    /// The same for a part of a value; `other` is the same part of another value.
+    pub(crate) fn describe_part(&self, other: Option<&Self>, part: Option<PartOf>) -> String {
+        let start = part.map_or(0, |part| part.start as usize);
+        let head = |count: usize, of: &str| {
+            let count = part.map_or(count as u64, |part| part.length);
+            format!("{} of {count} {of}", self.kind().name())
+        };
         match (self, other) {
             (Self::String(ours), Some(Self::String(theirs))) => {
                 let at = ours.iter().zip(theirs).take_while(|(a, b)| a == b).count();
-                let rest = Quoted(&ours[at..]);
-                if at == 0 {
-                    format!("string of {} bytes {rest}", ours.len())
-                } else {
-                    format!("string of {} bytes, from byte {at} {rest}", ours.len())
+                let (head, rest) = (head(ours.len(), "bytes"), Quoted(&ours[at..]));
+                match start + at {
+                    0 => format!("{head} {rest}"),
+                    at => format!("{head}, from byte {at} {rest}"),
                 }
             }
-            (Self::String(ours), _) => format!("string of {} bytes {}", ours.len(), Quoted(ours)),
+            (Self::String(ours), _) => format!("{} {}", head(ours.len(), "bytes"), Quoted(ours)),
             (Self::List(ours), other) => {
                 let at = match other {
                     Some(Self::List(theirs)) => ours.iter().zip(theirs).take_while(|(a, b)| a == b).count(),
@@ -46,90 +64,111 @@ impl Value {
                 };
                 let shown = ours
                     .get(at)
-                    .map(|element| format!(", element {at} is {}", Quoted(element)));
-                counted("list", ours.len(), "elements", shown)
+                    .map(|element| format!(", element {} is {}", start + at, Quoted(element)));
+                head(ours.len(), "elements") + &shown.unwrap_or_default()
             }
             (Self::Set(ours), other) => {
+                let theirs = match other {
+                    Some(Self::Set(theirs)) => Some(theirs),
+                    _ => None,
+                };
                 let only = ours
                     .iter()
-                    .find(|member| !matches!(other, Some(Self::Set(theirs)) if theirs.contains(*member)));
-                let shown = only.map(|member| format!(", with {}", Quoted(member)));
-                counted("set", ours.len(), "members", shown)
+                    .find(|member| theirs.is_none_or(|theirs| !theirs.contains(*member)));
+                let shown = match (only, theirs) {
+                    (Some(member), _) => format!(", with {}", Quoted(member)),
+                    (None, Some(theirs)) => without(theirs.iter().find(|member| !ours.contains(*member))),
+                    (None, None) => String::new(),
+                };
+                head(ours.len(), "members") + &shown
             }
             (Self::SortedSet(ours), other) => {
                 let theirs = match other {
                     Some(Self::SortedSet(theirs)) => Some(theirs),
                     _ => None,
                 };
-                let shown = first_difference(ours, theirs)
-                    .map(|(member, score)| format!(", {} has the score {score}", Quoted(member)));
-                counted("zset", ours.len(), "members", shown)
+                let show = |member: &[u8], score: &f64, _: Option<&f64>| {
+                    format!(", {} has the score {score}", Quoted(member))
+                };
+                head(ours.len(), "members") + &first_difference(ours, theirs, show)
             }
             (Self::Hash(ours), other) => {
                 let theirs = match other {
                     Some(Self::Hash(theirs)) => Some(theirs),
                     _ => None,
                 };
-                let shown = first_difference(ours, theirs).map(|(name, field)| show_field(name, field));
-                counted("hash", ours.len(), "fields", shown)
+                head(ours.len(), "fields") + &first_difference(ours, theirs, show_field)
             }
             (Self::Stream(ours), other) => {
                 let theirs = match other {
                     Some(Self::Stream(theirs)) => Some(theirs.as_ref()),
                     _ => None,
                 };
-                describe_stream(ours, theirs)
+                let shown = describe_stream(ours, theirs, part.is_some());
+                head(ours.entries.len(), "entries") + &shown
             }
             (Self::Module(bytes), _) => format!("module value of {} bytes", bytes.len()),
         }
     }
 }
 
-fn counted(kind: &str, count: usize, of: &str, shown: Option<String>) -> String {
-    format!("{kind} of {count} {of}{}", shown.unwrap_or_default())
-}
-
-/// The first entry that the other map lacks or has with another value.
-fn first_difference<'a, V: PartialEq>(
-    ours: &'a BTreeMap<Vec<u8>, V>,
+/// The first entry that the other map lacks or has with another value, shown with that value; or what only the
+/// other map has.
+fn first_difference<V: PartialEq>(
+    ours: &BTreeMap<Vec<u8>, V>,
     theirs: Option<&BTreeMap<Vec<u8>, V>>,
-) -> Option<(&'a Vec<u8>, &'a V)> {
-    ours.iter()
-        .find(|(name, value)| theirs.and_then(|theirs| theirs.get(*name)) != Some(value))
+    show: impl Fn(&[u8], &V, Option<&V>) -> String,
+) -> String {
+    let found = |name: &Vec<u8>| theirs.and_then(|theirs| theirs.get(name));
+    if let Some((name, value)) = ours.iter().find(|(name, value)| found(name) != Some(value)) {
+        return show(name, value, found(name));
+    }
+    let mut others = theirs.into_iter().flat_map(BTreeMap::keys);
+    without(others.find(|name| !ours.contains_key(*name)))
 }
 
-fn show_field(name: &[u8], field: &Field) -> String {
-    let expiry = field
-        .expires_at_ms
-        .map(|at| format!(", expires at {at} ms"))
-        .unwrap_or_default();
-    format!(", {} is {}{expiry}", Quoted(name), Quoted(&field.value))
+fn without(name: Option<&Vec<u8>>) -> String {
+    name.map_or_else(String::new, |name| format!(", without {}", Quoted(name)))
 }
 
-fn describe_stream(ours: &Stream, theirs: Option<&Stream>) -> String {
-    let mut text = format!(
-        "stream of {} entries up to {}",
-        ours.entries.len(),
-        Id(ours.last_id)
-    );
+/// A field; where the other has the same value, only when it expires.
+fn show_field(name: &[u8], field: &Field, other: Option<&Field>) -> String {
+    let name = Quoted(name);
+    let value = Quoted(&field.value);
+    match (field.expires_at_ms, other) {
+        (Some(at), Some(other)) if other.value == field.value => format!(", {name} expires at {at} ms"),
+        (None, Some(other)) if other.value == field.value => format!(", {name} does not expire"),
+        (Some(at), _) => format!(", {name} is {value}, expires at {at} ms"),
+        (None, _) => format!(", {name} is {value}"),
+    }
+}
+
+/// What is said of a stream besides its length; of a part of one, nothing is counted.
+fn describe_stream(ours: &Stream, theirs: Option<&Stream>, is_part: bool) -> String {
+    let mut text = String::new();
+    if theirs.is_none_or(|theirs| !is_part || theirs.last_id != ours.last_id) {
+        let _ = write!(text, " up to {}", Id(ours.last_id));
+    }
     let Some(theirs) = theirs else {
         return text;
     };
-    let at = ours
-        .entries
-        .iter()
-        .zip(&theirs.entries)
-        .take_while(|(a, b)| a == b)
-        .count();
-    if ours.entries != theirs.entries
-        && let Some(entry) = ours.entries.get(at)
-    {
-        let fields = entry
-            .fields
+    if ours.entries != theirs.entries {
+        let at = ours
+            .entries
             .iter()
-            .take(2)
-            .map(|(name, value)| format!(" {}={}", Quoted(name), Quoted(value)));
-        let _ = write!(text, ", entry {}{}", Id(entry.id), fields.collect::<String>());
+            .zip(&theirs.entries)
+            .take_while(|(a, b)| a == b)
+            .count();
+        if let Some(entry) = ours.entries.get(at) {
+            let fields = entry
+                .fields
+                .iter()
+                .take(2)
+                .map(|(name, value)| format!(" {}={}", Quoted(name), Quoted(value)));
+            let _ = write!(text, ", entry {}{}", Id(entry.id), fields.collect::<String>());
+        } else {
+            text.push_str(", and no more");
+        }
     }
     if let (Some(mine), Some(other)) = (ours.history, theirs.history)
         && mine != other
@@ -146,21 +185,23 @@ fn describe_stream(ours: &Stream, theirs: Option<&Stream>) -> String {
         .iter()
         .find(|(name, group)| theirs.groups.get(*name).is_none_or(|other| !group.same(other)));
     if let Some((name, group)) = other_group {
-        text += &describe_group(name, group, theirs.groups.get(name));
+        text += &describe_group(name, group, theirs.groups.get(name), is_part);
     } else if ours.groups.len() != theirs.groups.len() {
         let _ = write!(text, ", {} groups", ours.groups.len());
     }
     text
 }
 
-fn describe_group(name: &[u8], ours: &Group, theirs: Option<&Group>) -> String {
-    let mut text = format!(
-        ", group {} at {}, {} pending, {} consumers",
-        Quoted(name),
-        Id(ours.last_id),
-        ours.pending.len(),
-        ours.consumers.len()
-    );
+fn describe_group(name: &[u8], ours: &Group, theirs: Option<&Group>, is_part: bool) -> String {
+    let mut text = format!(", group {} at {}", Quoted(name), Id(ours.last_id));
+    if !is_part {
+        let _ = write!(
+            text,
+            ", {} pending, {} consumers",
+            ours.pending.len(),
+            ours.consumers.len()
+        );
+    }
     let Some(theirs) = theirs else {
         return text;
     };
@@ -170,19 +211,39 @@ fn describe_group(name: &[u8], ours: &Group, theirs: Option<&Group>) -> String {
         let _ = write!(text, ", {read} entries read");
     }
     let other = ours
+        .consumers
+        .keys()
+        .find(|name| !theirs.consumers.contains_key(*name));
+    if let Some(name) = other {
+        let _ = write!(text, ", consumer {}", Quoted(name));
+    }
+    let other = ours
         .pending
         .iter()
         .find(|(id, delivery)| theirs.pending.get(id) != Some(delivery));
+    let other = other.or_else(|| ours.pending.get_key_value(&other_holder(ours, theirs)?));
     if let Some((id, delivery)) = other {
+        let mut consumers = ours.consumers.iter();
+        let holder = consumers.find(|(_, consumer)| consumer.pending.contains(id));
+        let holder = holder.map_or(b"".as_slice(), |(name, _)| name);
         let _ = write!(
             text,
-            ", {} delivered {} times, last at {} ms",
+            ", {} delivered {} times, last at {} ms to {}",
             Id(*id),
             delivery.count,
-            delivery.delivered_at_ms
+            delivery.delivered_at_ms,
+            Quoted(holder)
         );
     }
     text
+}
+
+/// The first entry that is pending for another consumer there.
+fn other_holder(ours: &Group, theirs: &Group) -> Option<StreamId> {
+    ours.consumers.iter().find_map(|(name, consumer)| {
+        let theirs = &theirs.consumers.get(name)?.pending;
+        consumer.pending.symmetric_difference(theirs).next().copied()
+    })
 }
 
 struct Id(StreamId);
@@ -233,8 +294,22 @@ mod tests {
             Value::Hash([(b"f".to_vec(), Field { value, expires_at_ms })].into())
         };
         let (ours, theirs) = both(&hash(Some(7)), &hash(None));
-        assert_eq!(ours, "hash of 1 fields, \"f\" is \"v\", expires at 7 ms");
-        assert_eq!(theirs, "hash of 1 fields, \"f\" is \"v\"");
+        assert_eq!(ours, "hash of 1 fields, \"f\" expires at 7 ms");
+        assert_eq!(theirs, "hash of 1 fields, \"f\" does not expire");
+    }
+
+    #[test]
+    fn a_part_is_told_by_its_place_in_the_whole() {
+        let part = Some(PartOf {
+            length: 900,
+            start: 100,
+        });
+        let list = |last: &[u8]| Value::List(vec![b"a".to_vec(), last.to_vec()]);
+        let told = list(b"b").describe_part(Some(&list(b"c")), part);
+        assert_eq!(told, "list of 900 elements, element 101 is \"b\"");
+        let set = |members: &[&[u8]]| Value::Set(members.iter().map(|member| member.to_vec()).collect());
+        let told = set(&[b"a"]).describe_part(Some(&set(&[b"a", b"b"])), part);
+        assert_eq!(told, "set of 900 members, without \"b\"");
     }
 
     #[test]

@@ -9,8 +9,6 @@
 //! `reader` for the RDB format and `packed` for what is packed into its strings (`listpack`, `ziplist`,
 //! `zipmap`, `intset`).
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 mod cursor;
 mod decode;
 mod describe;
@@ -33,7 +31,7 @@ mod ziplist;
 mod zipmap;
 
 pub use decode::decode;
-pub(crate) use describe::Quoted;
+pub(crate) use describe::PartOf;
 pub use error::PayloadError;
 pub use footer::{FOOTER_LEN, Footer, fingerprint, split, verify, with_version};
 pub use stream::{Consumer, Delivery, Entry, EntryFields, Group, History, Stream, StreamId};
@@ -51,15 +49,16 @@ pub const DECODE_LIMIT: usize = 1 << 30;
 ///
 /// Equal bodies are the same without further checks or allocation. Others are decoded and compared by meaning
 /// ([`Value::same`]): encoding and the order of sets, hashes and sorted sets don't count, and hash fields that
-/// have expired by this machine's clock are taken as gone. Values of modules are compared byte by byte.
+/// expire at `expired_by` (milliseconds since the epoch, by a server's clock) or before are taken as gone. Values of
+/// modules are compared byte by byte.
 ///
 /// Returns `TooShort`, `Checksum`, `Malformed`, `TooLarge` (more than [`DECODE_LIMIT`]) or `Unsupported` if
 /// the bodies differ and one of them can't be judged.
-pub fn same_value(a: &[u8], b: &[u8]) -> Result<bool, PayloadError> {
+pub fn same_value(a: &[u8], b: &[u8], expired_by: u64) -> Result<bool, PayloadError> {
     if same_bytes(a, b)? {
         return Ok(true);
     }
-    Ok(compare_values(a, b, DECODE_LIMIT)? == Comparison::Same)
+    Ok(compare_values(a, b, DECODE_LIMIT, expired_by)? == Comparison::Same)
 }
 
 /// Returns whether two payloads are equal but for their footers, which is the quick way to say that the values
@@ -84,8 +83,8 @@ pub enum Comparison {
 
 /// Decodes two DUMP payloads, each in at most `limit` bytes counted roughly, and compares what they mean.
 ///
-/// Returns the errors of [`same_value`].
-pub fn compare_values(a: &[u8], b: &[u8], limit: usize) -> Result<Comparison, PayloadError> {
+/// Hash fields that expire at `expired_by` or before are taken as gone, as in [`same_value`]. Returns the errors of [`same_value`].
+pub fn compare_values(a: &[u8], b: &[u8], limit: usize, expired_by: u64) -> Result<Comparison, PayloadError> {
     let (body_a, footer_a) = verify(a)?;
     let (body_b, footer_b) = verify(b)?;
     let kinds = (Kind::of(body_a[0]), Kind::of(body_b[0]));
@@ -97,9 +96,11 @@ pub fn compare_values(a: &[u8], b: &[u8], limit: usize) -> Result<Comparison, Pa
             describe(b, limit).unwrap_or_else(|_| kind_b.name().to_owned()),
         ));
     }
-    let value_a = decode(body_a, footer_a, limit)?;
-    let value_b = decode(body_b, footer_b, limit)?;
-    Ok(if value_a.same(&value_b, now_ms()) {
+    let mut value_a = decode(body_a, footer_a, limit)?;
+    let mut value_b = decode(body_b, footer_b, limit)?;
+    value_a.forget_expired(expired_by);
+    value_b.forget_expired(expired_by);
+    Ok(if value_a.same(&value_b) {
         Comparison::Same
     } else {
         Comparison::Different(value_a.describe(Some(&value_b)), value_b.describe(Some(&value_a)))
@@ -113,13 +114,6 @@ pub fn describe(payload: &[u8], limit: usize) -> Result<String, PayloadError> {
     Ok(decode(body, footer, limit)?.describe(None))
 }
 
-/// Milliseconds since the epoch; 0, when nothing has expired, on a clock before it.
-fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_millis() as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,7 +125,7 @@ mod tests {
     #[test]
     fn equal_bodies_are_the_same_whatever_the_version() {
         let body = b"\x1a not decoded";
-        assert_eq!(same_value(&sealed(body, 13), &sealed(body, 14)), Ok(true));
+        assert_eq!(same_value(&sealed(body, 13), &sealed(body, 14), 0), Ok(true));
     }
 
     #[test]
@@ -139,8 +133,8 @@ mod tests {
         // For Redis one field that expires at 1; for Valkey it ends early.
         let body = b"\x16\x01\x01\x01a\x01b";
         let redis = sealed(body, 12);
-        assert_eq!(same_value(&redis, &redis), Ok(true));
-        assert!(same_value(&redis, &sealed(body, 80)).is_err());
+        assert_eq!(same_value(&redis, &redis, 0), Ok(true));
+        assert!(same_value(&redis, &sealed(body, 80), 0).is_err());
     }
 
     #[test]
@@ -149,16 +143,16 @@ mod tests {
         let strings = sealed(b"\x02\x02\x012\xc0\x01", 11);
         let list = sealed(b"\x01\x02\x012\xc0\x01", 11);
         let turned = sealed(b"\x01\x02\xc0\x01\x012", 11);
-        assert_eq!(same_value(&integers, &strings), Ok(true));
-        assert_eq!(same_value(&strings, &list), Ok(false));
-        assert_eq!(same_value(&list, &turned), Ok(false));
+        assert_eq!(same_value(&integers, &strings, 0), Ok(true));
+        assert_eq!(same_value(&strings, &list, 0), Ok(false));
+        assert_eq!(same_value(&list, &turned, 0), Ok(false));
     }
 
     #[test]
     fn modules_are_the_same_byte_by_byte_only() {
         let [one, other] = [b"\x07one", b"\x07two"].map(|body| sealed(body, 11));
-        assert_eq!(same_value(&one, &one), Ok(true));
-        assert_eq!(same_value(&one, &other), Ok(false));
+        assert_eq!(same_value(&one, &one, 0), Ok(true));
+        assert_eq!(same_value(&one, &other, 0), Ok(false));
     }
 
     #[test]
@@ -167,8 +161,11 @@ mod tests {
         let mut damaged = sealed(b"\x00\x01b", 11);
         damaged[2] = b'c';
         for (a, b) in [(&sound, &damaged), (&damaged, &sound)] {
-            assert!(matches!(same_value(a, b), Err(PayloadError::Checksum { .. })));
+            assert!(matches!(same_value(a, b, 0), Err(PayloadError::Checksum { .. })));
         }
-        assert_eq!(same_value(&sound, b""), Err(PayloadError::TooShort { length: 0 }));
+        assert_eq!(
+            same_value(&sound, b"", 0),
+            Err(PayloadError::TooShort { length: 0 })
+        );
     }
 }

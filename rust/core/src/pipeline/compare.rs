@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use super::batch::{Batch, Restore};
-use super::judge::{Finding, Held, Rules, judge};
+use super::judge::{Finding, Held, Rules, TTL_TOLERANCE, judge, same_expiry};
 use super::link::ReadProgress;
 use super::quick::Shape;
 use super::{Engine, OnConflict, shown};
@@ -17,9 +17,6 @@ use crate::payload::same_value;
 use crate::progress::Outcome;
 use crate::resp::encode::{self, ExpiryCommand};
 use crate::resp::{Decoded, ProtocolError, Reply, decode, decode_time};
-
-/// By how many milliseconds the expiries of equal keys may differ.
-const TTL_TOLERANCE: u64 = 1000;
 
 /// What the target holds for one entry.
 #[derive(Debug, PartialEq, Eq)]
@@ -244,7 +241,7 @@ impl Comparison {
         let found = match (self.rules, held) {
             (Some(rules), held) => judge(&wanted, held, rules, now).map(Found::Finding),
             (None, None) => Some(Found::Absent),
-            (None, Some(held)) => Some(compare(&wanted, held.payload, held.expires_at)),
+            (None, Some(held)) => Some(compare(&wanted, held, now)),
         };
         if let Some(found) = found {
             self.found.push((index, found));
@@ -418,17 +415,11 @@ impl Comparison {
     }
 }
 
-fn compare(wanted: &Restore<'_>, payload: &[u8], expires_at: u64) -> Found {
-    match same_value(wanted.payload, payload) {
+fn compare(wanted: &Restore<'_>, held: Held<'_>, now: u64) -> Found {
+    match same_value(wanted.payload, held.payload, now + TTL_TOLERANCE) {
         Ok(false) => Found::Different,
         Err(error) => Found::Unreadable(error.to_string()),
-        Ok(true) => {
-            let both_or_neither = (wanted.expires_at == 0) == (expires_at == 0);
-            if both_or_neither && wanted.expires_at.abs_diff(expires_at) <= TTL_TOLERANCE {
-                Found::Same
-            } else {
-                Found::OtherTtl
-            }
-        }
+        Ok(true) if same_expiry(wanted.expires_at, held.expires_at, TTL_TOLERANCE) => Found::Same,
+        Ok(true) => Found::OtherTtl,
     }
 }

@@ -28,6 +28,9 @@ pub(crate) struct Held<'a> {
     pub expires_at: u64,
 }
 
+/// By how many milliseconds the expiries of keys that a copy finds equal may differ.
+pub(crate) const TTL_TOLERANCE: u64 = 1000;
+
 /// The rules by which keys are compared.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
@@ -50,36 +53,61 @@ pub(crate) fn judge(wanted: &Restore<'_>, held: Option<Held<'_>>, rules: Rules, 
             if equal && same_expiry(wanted.expires_at, held.expires_at, rules.verify.ttl_tolerance) {
                 return None;
             }
-            look_closer(wanted, held, equal, rules)
+            look_closer(wanted, held, equal, rules, now)
         }
-        None if !is_wanted => Some(Finding::Gone(Outcome::Vanished)),
-        // It went just now, or does so within what the clocks may differ by.
-        None if wanted.expires_at > 0 && wanted.expires_at <= now + rules.verify.ttl_tolerance => {
-            Some(Finding::Gone(Outcome::Expired))
+        held => {
+            let ours = is_wanted.then_some(wanted.expires_at);
+            let theirs = held.map(|held| held.expires_at);
+            Some(
+                match judge_absent(ours, theirs, now + rules.verify.ttl_tolerance) {
+                    Absent::Gone(outcome) => Finding::Gone(outcome),
+                    Absent::Missing => Finding::Differs(
+                        FailureKind::Missing,
+                        format!("{} <> absent", in_short(wanted.payload, rules)),
+                    ),
+                    Absent::Extra => Finding::Differs(
+                        FailureKind::Extra,
+                        format!(
+                            "absent <> {}",
+                            in_short(held.map_or(b"", |held| held.payload), rules)
+                        ),
+                    ),
+                },
+            )
         }
-        None => Some(Finding::Differs(
-            FailureKind::Missing,
-            format!("{} <> absent", in_short(wanted.payload, rules)),
-        )),
-        Some(held) if held.expires_at > 0 && held.expires_at <= now + rules.verify.ttl_tolerance => {
-            Some(Finding::Gone(Outcome::Expired))
-        }
-        Some(held) => Some(Finding::Differs(
-            FailureKind::Extra,
-            format!("absent <> {}", in_short(held.payload, rules)),
-        )),
+    }
+}
+
+/// What it means that a side lacks a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Absent {
+    /// Neither side has it, or it goes just now.
+    Gone(Outcome),
+    Missing,
+    Extra,
+}
+
+/// Judge by what the source and the target say of its expiry (`None`: absent; 0: none). What expires at `expired_by`
+/// or before went just now, or goes within what the clocks may differ by.
+pub(crate) fn judge_absent(ours: Option<u64>, theirs: Option<u64>, expired_by: u64) -> Absent {
+    match (ours, theirs) {
+        (None, None) => Absent::Gone(Outcome::Vanished),
+        (Some(at), None) | (None, Some(at)) if at > 0 && at <= expired_by => Absent::Gone(Outcome::Expired),
+        (_, None) => Absent::Missing,
+        (_, Some(_)) => Absent::Extra,
     }
 }
 
 /// The payloads or the expiries are not equal as they stand.
 #[cold]
-fn look_closer(wanted: &Restore<'_>, held: Held<'_>, equal: bool, rules: Rules) -> Option<Finding> {
+fn look_closer(wanted: &Restore<'_>, held: Held<'_>, equal: bool, rules: Rules, now: u64) -> Option<Finding> {
     let comparison = if equal {
         Ok(Comparison::Same)
     } else if rules.verify.quick {
         Ok(quick::compare(wanted.payload, held.payload))
     } else {
-        compare_values(wanted.payload, held.payload, rules.large.saturating_mul(4))
+        let (limit, expired_by) = (rules.large.saturating_mul(4), now + rules.verify.ttl_tolerance);
+        compare_values(wanted.payload, held.payload, limit, expired_by)
     };
     let differs = |kind, source, target| Some(Finding::Differs(kind, format!("{source} <> {target}")));
     match comparison {

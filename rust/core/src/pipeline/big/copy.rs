@@ -17,14 +17,12 @@ use crate::error::Error;
 use crate::net::Address;
 use crate::payload::FieldTtl;
 use crate::pipeline::client::{Client, Commands};
+use crate::pipeline::large::Sides;
 use crate::pipeline::parts::{self, Chunk, Kind, Place};
 use crate::pipeline::{Engine, OnConflict, shown};
 use crate::progress::Outcome;
 use crate::resp::Tree;
 use crate::topology::NodeId;
-
-/// While other keys flow, a part is followed by a rest so many times as long as it took.
-const REST: u32 = 6;
 
 /// Why an attempt at a key ended.
 pub(super) enum Stop {
@@ -100,6 +98,8 @@ pub(super) struct Copy<'a> {
     pub big: &'a Big,
     pub source: &'a mut Source,
     pub target: &'a mut Option<(NodeId, Client)>,
+    /// The connections over which it is compared with what the target has.
+    pub sides: &'a mut Sides,
     /// The last attempt may have renamed the key without our hearing of it.
     pub in_doubt: &'a mut bool,
 }
@@ -114,7 +114,7 @@ impl Copy<'_> {
             return self.whole_or_gone().await;
         };
         if self.engine.spec.on_conflict != OnConflict::Replace
-            && let Some(outcome) = self.meet_existing(&look).await?
+            && let Some(outcome) = self.meet_existing().await?
         {
             self.unlink(&temporary).await?;
             if outcome == Outcome::Migrated {
@@ -371,10 +371,6 @@ impl Copy<'_> {
 
     /// While other keys flow, leave them most of the servers' time.
     pub(super) async fn rest(&self, begun: Instant) {
-        if self.engine.lanes_running.get() > 0 {
-            tokio::time::sleep(begun.elapsed() * REST).await;
-        } else {
-            tokio::task::yield_now().await;
-        }
+        self.engine.rest(begun).await;
     }
 }

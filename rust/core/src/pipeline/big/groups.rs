@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::payload::{self as stream, StreamId, seal_stream};
 use crate::pipeline::client::Commands;
-use crate::pipeline::parts::parse_id;
+use crate::pipeline::parts::{Pending, parse_id};
 use crate::resp::Tree;
 
 /// Pending entries that are read or written in one go.
@@ -95,33 +95,16 @@ pub(super) fn consumers(reply: Tree) -> Option<Vec<Vec<u8>>> {
     Some(names)
 }
 
-/// Read the pending entries after `after`; TIME goes first, since deliveries are told by their age.
-pub(super) fn read_pending(key: &[u8], group: &[u8], after: Option<&[u8]>) -> Commands {
-    let first = match after.and_then(parse_id) {
-        None => "-".to_owned(),
-        Some((ms, u64::MAX)) => format!("{}-0", ms.saturating_add(1)),
-        Some((ms, seq)) => format!("{ms}-{}", seq + 1),
-    };
-    let mut commands = Commands::one(&[b"TIME"]);
-    let count = PENDING_CHUNK.to_string();
-    commands.push(&[b"XPENDING", key, group, first.as_bytes(), b"+", count.as_bytes()]);
-    commands
-}
-
-pub(super) fn pending(replies: Vec<Tree>) -> Option<Vec<Delivery>> {
-    let [time, entries] = <[Tree; 2]>::try_from(replies).ok()?;
-    let now = time.milliseconds()?;
-    let mut deliveries = Vec::new();
-    for entry in entries.into_elements()? {
-        let [id, consumer, idle, count] = <[Tree; 4]>::try_from(entry.into_elements()?).ok()?;
-        deliveries.push(Delivery {
-            id: id.into_text()?,
-            consumer: consumer.into_text()?,
-            delivered_at_ms: now - idle.integer()?,
-            count: count.integer()?,
-        });
+impl From<Pending> for Delivery {
+    fn from(pending: Pending) -> Self {
+        let StreamId { ms, seq } = pending.id;
+        Self {
+            id: format!("{ms}-{seq}").into_bytes(),
+            consumer: pending.consumer,
+            delivered_at_ms: pending.delivery.delivered_at_ms.cast_signed(),
+            count: pending.delivery.count.cast_signed(),
+        }
     }
-    Some(deliveries)
 }
 
 /// Append the commands that make a group with its consumers, or bring one up to date that `exists`.

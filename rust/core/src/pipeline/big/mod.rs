@@ -24,6 +24,7 @@ use source::Source;
 use super::batch::Restore;
 use super::client::Client;
 use super::health::Patience;
+use super::large::Sides;
 use super::parts::{CHUNK_BYTES, Limits};
 use super::{Backoff, Engine, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId, Pending};
@@ -98,11 +99,12 @@ impl Engine {
     async fn copy_big_keys(self: Rc<Self>) {
         let mut source = Source::default();
         let mut target = None;
+        let mut sides = Sides::default();
         loop {
             let Some(big) = self.big.queue.borrow_mut().pop_front() else {
                 break;
             };
-            let ended = self.copy_big(&big, &mut source, &mut target).await;
+            let ended = self.copy_big(&big, &mut source, &mut target, &mut sides).await;
             self.budget.free_names(big.weight());
             if let Ended::Left = ended {
                 self.cut_short.set(true);
@@ -121,6 +123,7 @@ impl Engine {
         big: &Big,
         source: &mut Source,
         target: &mut Option<(NodeId, Client)>,
+        sides: &mut Sides,
     ) -> Ended {
         let mut in_doubt = false;
         let mut changes = 0;
@@ -136,6 +139,7 @@ impl Engine {
                 big,
                 source,
                 target,
+                sides,
                 in_doubt: &mut in_doubt,
             };
             let stop = match copy.run().await {

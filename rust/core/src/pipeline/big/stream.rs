@@ -6,10 +6,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
 use super::copy::{Attempt, Copy, Stop};
-use super::groups::{self, Group};
+use super::groups::{self, Group, PENDING_CHUNK};
 use super::temporary;
 use crate::checkpoint::FailureKind;
+use crate::payload::StreamId;
 use crate::pipeline::client::Commands;
+use crate::pipeline::parts::{PendingPage, PendingReads, parse_id};
 use crate::pipeline::shown;
 use crate::resp::Tree;
 
@@ -31,10 +33,7 @@ impl Copy<'_> {
             loop {
                 self.pause().await?;
                 let begun = Instant::now();
-                let replies = self
-                    .ask(groups::read_pending(&key, &group.name, after.as_deref()))
-                    .await?;
-                let pending = groups::pending(replies).ok_or_else(|| self.nonsense())?;
+                let pending = self.pending(&key, &group.name, after.as_deref()).await?;
                 let Some(newest) = pending.last() else {
                     break;
                 };
@@ -86,10 +85,7 @@ impl Copy<'_> {
             let mut after: Option<Vec<u8>> = None;
             loop {
                 self.pause().await?;
-                let replies = self
-                    .ask(groups::read_pending(&key, &group.name, after.as_deref()))
-                    .await?;
-                let mut pending = groups::pending(replies).ok_or_else(|| self.nonsense())?;
+                let mut pending = self.pending(&key, &group.name, after.as_deref()).await?;
                 let Some(newest) = pending.last() else {
                     break;
                 };
@@ -111,6 +107,24 @@ impl Copy<'_> {
         let mut commands = Commands::default();
         groups::write_history(&mut commands, temporary, &history, with_history);
         self.execute(commands, 1).await.map(drop)
+    }
+
+    /// A group's pending entries after one, with exact times of delivery.
+    async fn pending(
+        &mut self,
+        key: &[u8],
+        group: &[u8],
+        after: Option<&[u8]>,
+    ) -> Attempt<Vec<groups::Delivery>> {
+        let after = after.and_then(parse_id).map(|(ms, seq)| StreamId { ms, seq });
+        let mut reads = PendingReads::new(PENDING_CHUNK);
+        loop {
+            let replies = self.ask(PendingPage::ask(key, group, after, reads.count)).await?;
+            let page = PendingPage::read(&replies, reads.count).ok_or_else(|| self.nonsense())?;
+            if reads.takes(&page) {
+                return Ok(page.entries.into_iter().map(Into::into).collect());
+            }
+        }
     }
 
     pub(super) async fn read_groups(&mut self, key: &[u8]) -> Attempt<Vec<Group>> {

@@ -88,11 +88,8 @@ impl End<'_> {
             self.open.has_field_ttls = false;
             return Ok(Vec::new());
         }
-        match self.sound(reply) {
-            Err(Broken::Failed(..)) => Ok(Vec::new()),
-            Err(broken) => Err(broken),
-            Ok(reply) => parts::expiries(&reply).ok_or_else(|| self.unexpected()),
-        }
+        let reply = self.sound(reply)?;
+        parts::expiries(&reply).ok_or_else(|| self.unexpected())
     }
 
     fn broken(&self, error: CallError) -> Broken {

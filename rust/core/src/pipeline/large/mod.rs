@@ -12,16 +12,23 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use end::Open;
+pub(super) use pair::Manner;
 use pair::Pair;
 
 use super::client::CallError;
-use super::parts::Difference;
+use super::parts::{Difference, Limits};
 use super::{Backoff, Engine};
 use crate::checkpoint::{Failure, FailureKind, PageId, Pending};
 use crate::control::Side;
 use crate::error::ErrorKind;
 use crate::net::Address;
 use crate::progress::Outcome;
+
+/// What is compared in one go.
+const LIMITS: Limits = Limits {
+    bytes: 256 << 10,
+    elements: 4096,
+};
 
 /// Keys that wait to be compared in parts.
 #[derive(Debug, Default)]
@@ -41,16 +48,16 @@ struct LargeKey {
 
 /// How two values compare.
 #[derive(Debug)]
-enum Compared {
+pub(super) enum Compared {
     Same,
     Differs(FailureKind, String),
-    /// Neither side has the key.
-    Gone,
+    /// There is nothing to compare (any more).
+    Gone(Outcome),
 }
 
 /// Why a comparison did not come to its end.
 #[derive(Debug)]
-enum Broken {
+pub(super) enum Broken {
     Source(CallError),
     /// The target's node is lost, or passes the key on, for this reason.
     Target(CallError),
@@ -107,6 +114,11 @@ async fn run(engine: Rc<Engine>) {
 async fn settle(engine: &Rc<Engine>, sides: &mut Sides, task: &LargeKey) -> bool {
     let begun = Instant::now();
     let mut backoff = Backoff::new();
+    let manner = Manner {
+        tolerance: engine.spec.verify.map_or(0, |verify| verify.ttl_tolerance),
+        limits: LIMITS,
+        rests: false,
+    };
     loop {
         let owner = {
             let router = engine.router.borrow();
@@ -116,7 +128,7 @@ async fn settle(engine: &Rc<Engine>, sides: &mut Sides, task: &LargeKey) -> bool
                 .map(|node| topology.address(node).clone())
         };
         let compared = match &owner {
-            Some(node) => sides.compare(engine, node, task).await,
+            Some(node) => sides.compare(engine, node, &task.key, &task.name, manner).await,
             None => Err(Broken::Again("not served by any node".to_owned())),
         };
         let node = owner.map_or_else(|| "no node".to_owned(), |node| node.to_string());
@@ -125,8 +137,8 @@ async fn settle(engine: &Rc<Engine>, sides: &mut Sides, task: &LargeKey) -> bool
                 engine.settle(task.page, Outcome::Unchanged, 1, 0);
                 return true;
             }
-            Ok(Compared::Gone) => {
-                engine.settle(task.page, Outcome::Vanished, 1, 0);
+            Ok(Compared::Gone(outcome)) => {
+                engine.settle(task.page, outcome, 1, 0);
                 return true;
             }
             Ok(Compared::Differs(kind, message)) | Err(Broken::Failed(kind, message)) => {
@@ -143,7 +155,6 @@ async fn settle(engine: &Rc<Engine>, sides: &mut Sides, task: &LargeKey) -> bool
                 return true;
             }
             Err(Broken::Source(error)) => {
-                sides.source = None;
                 let (text, kind) = describe(error, ErrorKind::SourceChanged, ErrorKind::SourceRefused);
                 let text = format!("source {}: {text}", engine.spec.source);
                 if let Some(kind) = kind {
@@ -153,7 +164,6 @@ async fn settle(engine: &Rc<Engine>, sides: &mut Sides, task: &LargeKey) -> bool
                 (text, ErrorKind::SourceLost)
             }
             Err(Broken::Target(error)) => {
-                sides.target = None;
                 let (text, kind) = describe(error, ErrorKind::TargetChanged, ErrorKind::TargetRefused);
                 if let Some(kind) = kind {
                     engine.stop(kind, format!("the target's node {node}: {text}"));
@@ -202,17 +212,21 @@ fn describe(error: CallError, changed: ErrorKind, refused: ErrorKind) -> (String
 
 /// A connection to each side, opened when it is needed and kept for the next key.
 #[derive(Default)]
-struct Sides {
+pub(super) struct Sides {
     source: Option<Open>,
     target: Option<(Address, Open)>,
 }
 
 impl Sides {
-    async fn compare(
+    /// Compare the source's `key` with what `node` has under `name`. Whatever breaks it, the connection that is
+    /// broken is opened anew the next time.
+    pub async fn compare(
         &mut self,
         engine: &Rc<Engine>,
         node: &Address,
-        task: &LargeKey,
+        key: &[u8],
+        name: &[u8],
+        manner: Manner,
     ) -> Result<Compared, Broken> {
         let spec = &engine.spec;
         if self.source.is_none() {
@@ -228,9 +242,16 @@ impl Sides {
             return Err(Broken::Again("not connected".to_owned()));
         };
         let mut pair = Pair {
-            source: source.end(engine, &task.key, None),
-            target: target.end(engine, &task.name, Some(node)),
+            source: source.end(engine, key, None),
+            target: target.end(engine, name, Some(node)),
+            manner,
         };
-        pair.compare().await
+        let compared = pair.compare().await;
+        match compared {
+            Err(Broken::Source(_)) => self.source = None,
+            Err(Broken::Target(_)) => self.target = None,
+            _ => {}
+        }
+        compared
     }
 }

@@ -1,119 +1,188 @@
-//! What a stream remembers besides its entries: IDs, groups, what is pending in them.
+//! What a stream remembers besides its entries: IDs, groups, consumers, what is pending for them.
 //!
-//! Invariant: only what both sides tell is compared, since versions differ in what they tell.
+//! Invariant: read a page at a time, and compared as in a payload (`payload::Stream`): what one side does not know is
+//! not compared, since versions differ in what they tell, and neither is when a consumer was last seen.
 
-use super::Parts;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::end::End;
 use super::pair::Pair;
-use crate::payload::Quoted;
-use crate::resp::Tree;
+use super::{Broken, Parts};
+use crate::payload::{Consumer, Group, PartOf, Stream, StreamId, Value};
+use crate::pipeline::parts::{self, Pending, PendingPage, PendingReads};
 
 /// Pending entries that are compared at once.
-const MOST_PENDING: usize = 4096;
+const PAGE: usize = 1000;
+
+const START: StreamId = StreamId { ms: 0, seq: 0 };
 
 impl Pair<'_> {
-    /// The first of these facts that differs.
-    pub(super) async fn stream_facts(&mut self) -> Parts {
-        const FACTS: [&[u8]; 3] = [b"last-generated-id", b"max-deleted-entry-id", b"entries-added"];
-        const GROUP_FACTS: [&[u8]; 5] = [
-            b"name",
-            b"last-delivered-id",
-            b"pending",
-            b"consumers",
-            b"entries-read",
-        ];
-        let (ours, theirs) = self.both(&[b"XINFO", b"STREAM"], &[]).await?;
-        if let Some(difference) = other_fact(&ours, &theirs, &FACTS) {
+    /// The first of these facts that differs, of streams of `length` entries.
+    pub(super) async fn compare_stream(&mut self, length: u64) -> Parts {
+        let part = Some(PartOf { length, start: 0 });
+        let (ours, theirs) = tokio::join!(self.source.stream_facts(), self.target.stream_facts());
+        let (ours, theirs) = (ours?, theirs?);
+        if let Some(difference) = difference(ours.clone(), theirs, part) {
             return Ok(Some(difference));
         }
-        let (ours, theirs) = self.both(&[b"XINFO", b"GROUPS"], &[]).await?;
-        let [mut ours, mut theirs] = [ours, theirs].map(|groups| groups.elements().to_vec());
-        for groups in [&mut ours, &mut theirs] {
-            groups.sort_by_key(|group| fact(group, b"name").map(show_tree));
-        }
-        if ours.len() != theirs.len() {
-            return Ok(Some((
-                format!("{} groups", ours.len()),
-                format!("{} groups", theirs.len()),
-            )));
-        }
-        for (ours, theirs) in ours.iter().zip(&theirs) {
-            let name = fact(ours, b"name").and_then(Tree::text).unwrap_or_default();
-            let of_group = |(ours, theirs): (String, String)| {
-                let shown = |what: String| format!("group {}: {what}", Quoted(name));
-                (shown(ours), shown(theirs))
-            };
-            let difference = match other_fact(ours, theirs, &GROUP_FACTS) {
-                Some(difference) => Some(difference),
-                None => self.pending_entries(name).await?,
-            };
+        for (name, group) in ours.groups {
+            let difference = self.compare_pending(&name, &group, part).await?;
             if difference.is_some() {
-                return Ok(difference.map(of_group));
+                return Ok(difference);
             }
         }
         Ok(None)
     }
 
-    async fn pending_entries(&mut self, group: &[u8]) -> Parts {
-        let size = MOST_PENDING.to_string();
-        let mut start = b"-".to_vec();
+    /// Compare what is pending in a group, page by page.
+    async fn compare_pending(&mut self, name: &[u8], group: &Group, part: Option<PartOf>) -> Parts {
+        let mut after = None;
         loop {
-            let arguments: [&[u8]; 4] = [group, &start, b"+", size.as_bytes()];
-            let (ours, theirs) = self.both(&[b"XPENDING"], &arguments).await?;
-            // ID, consumer and how often it was delivered; how long ago is another number at every look.
-            let tell = |entry: &Tree| match entry.elements() {
-                [id, consumer, _, times] => Some((id.clone(), consumer.clone(), times.clone())),
-                _ => None,
+            if !self.source.engine.may_read_part().await {
+                return Err(Broken::Drained);
+            }
+            let (ours, theirs) = tokio::join!(
+                self.source.pending_page(name, after),
+                self.target.pending_page(name, after)
+            );
+            let (mut ours, mut theirs) = (ours?, theirs?);
+            let both = ours.entries.len().min(theirs.entries.len());
+            // A page may be shorter for its size only; what is missing comes with the next one then.
+            let cut = |page: &mut PendingPage, other_ends: bool| {
+                page.entries.truncate(if other_ends { both + 1 } else { both });
             };
-            let [mine, other] =
-                [&ours, &theirs].map(|reply| reply.elements().iter().map(tell).collect::<Vec<_>>());
-            if mine != other {
-                let at = mine.iter().zip(&other).take_while(|(a, b)| a == b).count();
-                let shown = |reply: &Tree| {
-                    let entry = reply.elements().get(at).map(show_tree);
-                    format!("pending {}", entry.as_deref().unwrap_or("no more"))
-                };
-                return Ok(Some((shown(&ours), shown(&theirs))));
+            let (ours_ends, theirs_end) = (
+                ours.is_last && ours.entries.len() == both,
+                theirs.is_last && theirs.entries.len() == both,
+            );
+            cut(&mut ours, theirs_end);
+            cut(&mut theirs, ours_ends);
+            let last = ours.entries.last().map(|pending| pending.id);
+            for (ours, theirs) in ours.entries.iter_mut().zip(&mut theirs.entries) {
+                settle_times(ours, theirs);
             }
-            match ours
-                .elements()
-                .last()
-                .and_then(|entry| entry.elements().first()?.text())
-            {
-                Some(last) if mine.len() == MOST_PENDING => start = [b"(", last].concat(),
-                _ => return Ok(None),
+            let stream = |page: PendingPage| Stream {
+                entries: Vec::new(),
+                last_id: START,
+                history: None,
+                groups: [(name.to_vec(), with_pending(group, page.entries))].into(),
+            };
+            if let Some(difference) = difference(stream(ours), stream(theirs), part) {
+                return Ok(Some(difference));
+            }
+            if ours_ends && theirs_end {
+                return Ok(None);
+            }
+            after = last;
+        }
+    }
+}
+
+impl End<'_> {
+    /// The stream without its entries and what is pending.
+    async fn stream_facts(&mut self) -> Result<Stream, Broken> {
+        let reply = self.ask(&[b"XINFO", b"STREAM"], &[]).await?;
+        let (last_id, history) = parts::facts(&reply).ok_or_else(|| self.unexpected())?;
+        let reply = self.ask(&[b"XINFO", b"GROUPS"], &[]).await?;
+        let mut groups = parts::groups(&reply).ok_or_else(|| self.unexpected())?;
+        for (name, group) in &mut groups {
+            let reply = self.ask(&[b"XINFO", b"CONSUMERS"], &[name]).await?;
+            group.consumers = parts::consumers(&reply).ok_or_else(|| self.unexpected())?;
+        }
+        Ok(Stream {
+            entries: Vec::new(),
+            last_id,
+            history,
+            groups,
+        })
+    }
+
+    /// Pending entries after one, with exact times of delivery.
+    async fn pending_page(&mut self, group: &[u8], after: Option<StreamId>) -> Result<PendingPage, Broken> {
+        let mut reads = PendingReads::new(PAGE);
+        loop {
+            let commands = PendingPage::ask(self.key, group, after, reads.count);
+            let mut replies = Vec::new();
+            for reply in self.call(commands).await? {
+                replies.push(self.sound(reply)?);
+            }
+            let page = PendingPage::read(&replies, reads.count).ok_or_else(|| self.unexpected())?;
+            if reads.takes(&page) {
+                return Ok(page);
             }
         }
     }
 }
 
-/// A reply in short.
-fn show_tree(tree: &Tree) -> String {
-    match tree {
-        Tree::Text(text) => Quoted(text).to_string(),
-        Tree::Integer(number) => number.to_string(),
-        Tree::Array(elements) => {
-            let shown: Vec<String> = elements.iter().take(4).map(show_tree).collect();
-            shown.join(" ")
-        }
-        Tree::Nil | Tree::Error(_) => "nothing".to_owned(),
+/// A time of delivery that a server's clock has not reached yet is told as that clock's time: it may be the other's.
+fn settle_times(ours: &mut Pending, theirs: &mut Pending) {
+    let times = [&ours, &theirs].map(|pending| pending.delivery.delivered_at_ms);
+    match (ours.is_at_least, theirs.is_at_least) {
+        (true, _) if times[0] <= times[1] => ours.delivery.delivered_at_ms = times[1],
+        (_, true) if times[1] <= times[0] => theirs.delivery.delivered_at_ms = times[0],
+        _ => {}
     }
 }
 
-/// The value of a name in a reply that lists names and values in turn.
-fn fact<'a>(reply: &'a Tree, name: &[u8]) -> Option<&'a Tree> {
-    let at = reply
-        .elements()
-        .iter()
-        .step_by(2)
-        .position(|known| known.text() == Some(name))?;
-    reply.elements().get(2 * at + 1)
+/// The group with nothing else pending.
+fn with_pending(group: &Group, entries: Vec<Pending>) -> Group {
+    let mut group = Group {
+        pending: BTreeMap::new(),
+        consumers: BTreeMap::new(),
+        ..*group
+    };
+    for Pending {
+        id,
+        consumer,
+        delivery,
+        ..
+    } in entries
+    {
+        group.pending.insert(id, delivery);
+        let consumer = group.consumers.entry(consumer).or_insert_with(|| Consumer {
+            seen_at_ms: 0,
+            active_at_ms: None,
+            pending: BTreeSet::new(),
+        });
+        consumer.pending.insert(id);
+    }
+    group
 }
 
-/// The first of the facts that both sides tell and that is not the same.
-fn other_fact(ours: &Tree, theirs: &Tree, names: &[&[u8]]) -> Option<(String, String)> {
-    names.iter().find_map(|name| {
-        let (ours, theirs) = (fact(ours, name)?, fact(theirs, name)?);
-        let shown = |value| format!("{} {}", String::from_utf8_lossy(name), show_tree(value));
-        (ours != theirs).then(|| (shown(ours), shown(theirs)))
+fn difference(ours: Stream, theirs: Stream, part: Option<PartOf>) -> Option<parts::Difference> {
+    let [ours, theirs] = [ours, theirs].map(|stream| Value::Stream(Box::new(stream)));
+    (!ours.same(&theirs)).then(|| {
+        (
+            ours.describe_part(Some(&theirs), part),
+            theirs.describe_part(Some(&ours), part),
+        )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::payload::Delivery;
+
+    #[test]
+    fn a_time_that_a_clock_has_not_reached_may_be_the_others() {
+        let pending = |delivered_at_ms, is_at_least| Pending {
+            id: START,
+            consumer: b"c".to_vec(),
+            delivery: Delivery {
+                delivered_at_ms,
+                count: 1,
+            },
+            is_at_least,
+        };
+        let same = |mut ours: Pending, mut theirs: Pending| {
+            settle_times(&mut ours, &mut theirs);
+            ours.delivery == theirs.delivery
+        };
+        assert!(same(pending(50, false), pending(50, false)));
+        assert!(same(pending(50, false), pending(40, true)));
+        assert!(same(pending(40, true), pending(50, true)));
+        assert!(!same(pending(50, false), pending(51, true)));
+        assert!(!same(pending(50, false), pending(51, false)));
+    }
 }

@@ -4,17 +4,25 @@
 //! start to the last, hold every element that was there all the while.
 
 mod same;
+mod stream;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Engine;
 use super::client::Commands;
 use crate::resp::Tree;
 
-pub(super) use same::{Difference, Unexpected, expiries, is_unknown_command};
+pub(super) use same::{At, Difference, Unexpected, expiries, is_unknown_command};
+pub(super) use stream::{Pending, PendingPage, PendingReads, consumers, facts, groups};
 
 /// What a chunk should weigh: some tenths of a millisecond on either server.
 pub(super) const CHUNK_BYTES: usize = 128 * 1024;
+
+/// While other keys flow, a part is followed by a rest so many times as long as it took.
+const REST: u32 = 6;
+
+/// What HPEXPIRETIME says of a field that is not there (any more).
+const GONE: i64 = -2;
 
 /// What a chunk may be at most, about.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +98,6 @@ impl Chunk {
     /// Leave out fields that were there when they were read and had expired when their expiry was: written without
     /// one, they would stay for good.
     pub fn drop_expired(&mut self) {
-        const GONE: i64 = -2;
         if !self.expiries.contains(&GONE) {
             return;
         }
@@ -306,6 +313,15 @@ impl Engine {
         }
         self.restraint.take(0, CHUNK_BYTES);
         true
+    }
+
+    /// After a part that took since `begun`: while other keys flow, leave them most of the servers' time.
+    pub(super) async fn rest(&self, begun: Instant) {
+        if self.lanes_running.get() > 0 {
+            tokio::time::sleep(begun.elapsed() * REST).await;
+        } else {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
