@@ -18,6 +18,7 @@ from slotferry.local import LocalCluster, LocalServer
 from slotferry.reshard import copying
 from slotferry.reshard.apply import apply_plan
 from slotferry.reshard.care import Care, Gate
+from slotferry.reshard.claim import Claim
 from slotferry.reshard.cluster_lock import cluster_lock
 from slotferry.reshard.conflicts import ConflictFile
 from slotferry.reshard.copying import SlotCopier
@@ -179,16 +180,16 @@ def test_a_part_that_only_the_target_has_been_told_of_leaves_no_other_open(
     own: LocalCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(copying, "_CALL_KEYS", 500)
-    claim = SetslotMigrate._claim
+    claim = Claim._end_imports
     claims: list[Any] = []
 
-    def fail_once(self: SetslotMigrate, slots: Any, commands: Any) -> None:
+    def fail_once(self: Claim, target: Any, slots: Any) -> None:
         claims.append(slots)
-        claim(self, slots, commands)
+        claim(self, target, slots)
         if len(claims) == 1:
             raise TargetLostError("the cluster was lost", hint="")
 
-    monkeypatch.setattr(SetslotMigrate, "_claim", fail_once)
+    monkeypatch.setattr(Claim, "_end_imports", fail_once)
 
     report = plan_away(own).apply(method="setslot", retry_for=0.0)
 

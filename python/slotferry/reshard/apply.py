@@ -23,6 +23,7 @@ from slotferry.joblock import JobLock
 from slotferry.notices import Event, Notice
 from slotferry.reshard.balance import Move
 from slotferry.reshard.care import Care, Condition, Gate, LatencyWatch
+from slotferry.reshard.claim import CONTESTED, TAKEN
 from slotferry.reshard.cluster_lock import cluster_lock
 from slotferry.reshard.conflicts import ConflictFile
 from slotferry.reshard.control import Control
@@ -30,6 +31,7 @@ from slotferry.reshard.copying import discard_recorded
 from slotferry.reshard.drift import drift_of, plan_shards
 from slotferry.reshard.ends import Ends, both_answer, count_keys
 from slotferry.reshard.events import ReshardEnded, ReshardProgress, ReshardStarted
+from slotferry.reshard.fix import mend_slots
 from slotferry.reshard.hangup import Hangup, looking
 from slotferry.reshard.joining import Joining, meet, with_joining
 from slotferry.reshard.journal import ReshardJournal
@@ -37,10 +39,13 @@ from slotferry.reshard.members import Cluster, Member, read_cluster
 from slotferry.reshard.methods import choose_method
 from slotferry.reshard.mover import Mover, give_way
 from slotferry.reshard.options import Options
+from slotferry.reshard.others import OthersWatch
 from slotferry.reshard.plan import Plan, make_plan
+from slotferry.reshard.presence import Presence
 from slotferry.reshard.report import Report, Status
 from slotferry.reshard.rights import check_rights
 from slotferry.reshard.tally import TICK_SECONDS, Tally, Ticker
+from slotferry.reshard.wire import format_ranges
 
 _RETRY_NAP = 0.5
 _NO_PROGRESS = ReshardProgress(
@@ -113,10 +118,11 @@ class _Applier:
     def _run(self) -> Report:
         begun = time.monotonic()
         path = self._options.journal_path
-        cluster = read_cluster(self._connector)
+        cluster = self._first_look = read_cluster(self._connector)
         with (
             cluster_lock(path, cluster),
             JobLock(path, self._job, "reshard"),
+            Presence(self._connector, cluster.primaries, self._notice) as self._presence,
             ReshardJournal(path) as journal,
             ControlSocket(path, self._job, self.controls, self._status, "reshard") as socket,
         ):
@@ -209,16 +215,27 @@ class _Applier:
         if joins:
             cluster = self._let_join(cluster, joins)
             shards = plan_shards(self._plan, cluster)
-        mover = Mover(
-            *(self._connector, self._plan, self._options.method, self._gate, journal, self._job),
-            *(self._conflicts, self._tally, Ends(self._connector, self._notice, copies), self._emit),
-        )
-        try:
-            self._work(mover, cluster, shards, todo)
-        finally:
-            mover.close()
+        known = journal.open_slots().keys()
+        with OthersWatch(self._connector, self._gate, cluster, self._first_look, known) as others:
+            mover = Mover(
+                *(self._connector, self._plan, self._options.method, self._gate, journal, self._job),
+                *(self._conflicts, self._tally, Ends(self._connector, self._notice, copies), self._emit),
+                others.expected.add,
+            )
+            try:
+                self._work(mover, cluster, shards, todo, others)
+            finally:
+                mover.close()
+            self._settle_contested(journal)
 
-    def _work(self, mover: Mover, cluster: Cluster, shards: Mapping[str, Member], todo: list[Move]) -> None:
+    def _work(
+        self,
+        mover: Mover,
+        cluster: Cluster,
+        shards: Mapping[str, Member],
+        todo: list[Move],
+        others: OthersWatch,
+    ) -> None:
         self._tally.counted = count_keys(self._connector, cluster, todo)
         mover.ends.look(cluster, shards, todo)
         self._start_telling(cluster, shards, todo)
@@ -231,6 +248,7 @@ class _Applier:
         ):
             self._steer()  # a pause may have been asked for already
             while todo and self._gate.closed() is None:
+                self._presence.check()
                 done_before = self._tally.advance
                 trouble = mover.move(pool, cluster, shards, todo, self._tick)
                 if self._tally.advance > done_before:
@@ -248,6 +266,8 @@ class _Applier:
                     last_move = time.monotonic()
                 if trouble is not None or (held and self._gate.closed() is None):
                     cluster = self._look_again(cluster)
+                    self._presence.extend(cluster.primaries)
+                    others.look_at(cluster)
                     shards = plan_shards(self._plan, cluster, strict=False)
                     mover.look_at_full(shards)
                     mover.ends.look(cluster, shards, todo)
@@ -280,9 +300,41 @@ class _Applier:
     def _hold(self, mover: Mover) -> None:
         """Wait while the gate holds, without connections: servers may end those that say nothing for long."""
         mover.close()
+        told = ""
         for condition in self._gate.held():
             self._tick(condition)
+            if self._gate.others and not told:
+                told = self._gate.others
+                self._notice(f"{told}; waiting until it has ended")
             time.sleep(TICK_SECONDS)
+
+    def _settle_contested(self, journal: ReshardJournal) -> None:
+        """Look at the end where the slots are that were moved, and mend what a fight with another tool left.
+
+        What another tool has given to another node since is not where the plan wants it.
+        """
+        tally = self._tally
+        cluster = read_cluster(self._connector)
+        shards = plan_shards(self._plan, cluster, strict=False)
+        goes = {move.slot: shards[move.target].id for move in self._plan.moves() if move.target in shards}
+        contested = {slot for slot, why in tally.left.items() if why == CONTESTED}
+        contested |= {s for s in tally.moved if s in goes and cluster.owners[s] != goes[s]}
+        if not contested:
+            return
+        self._notice(f"another tool has moved slots {format_ranges(contested)} too; looking after their keys")
+        while self._gate.others and not self._gate.abandoned:
+            self._tick(Condition("waiting", self._gate.others))
+            time.sleep(TICK_SECONDS)
+        wrong = mend_slots(self._connector, journal, contested, self._conflicts, self._notice, self._cancel)
+        owners = read_cluster(self._connector).owners
+        done = [slot for slot in contested if slot not in wrong and owners[slot] == goes.get(slot)]
+        left = {slot: wrong.get(slot, TAKEN) for slot in contested.difference(done)}
+        tally.moved.difference_update(left)
+        tally.moved.update(done)
+        for slot in done:
+            tally.left.pop(slot, None)
+        tally.left.update(left)
+        journal.settle(self._job, done, left, 0, 0)
 
     def _look_again(self, before: Cluster) -> Cluster:
         try:

@@ -95,6 +95,8 @@ class Gate:
         self._lock = threading.Lock()
         self._unbroken = threading.Lock()
         self._slow = ""
+        self.others = ""
+        """What another tool is seen to do with slots; empty where none is at work."""
         self._waits: dict[int, Condition] = {}
         self._next_file_look = 0.0
         self._paused_by_file = False
@@ -110,6 +112,8 @@ class Gate:
             end = closed.reason
         elif asked := self._pause_asked_for():
             end = f"paused {asked}"
+        elif self.others:
+            end = self.others
         else:
             return wait
         return replace(
@@ -146,7 +150,12 @@ class Gate:
     @property
     def holds(self) -> bool:
         """Whether no slot may be begun now: it is time to stop, to pause, or to look at changed limits."""
-        return self._limits_changed or bool(self._pause_asked_for()) or self.closed() is not None
+        return (
+            self._limits_changed
+            or bool(self.others)
+            or bool(self._pause_asked_for())
+            or self.closed() is not None
+        )
 
     def held(self) -> Iterator[Condition]:
         """Yield how the run is, for as long as `holds` is true for another reason than one to stop.
@@ -154,9 +163,15 @@ class Gate:
         To be asked for when nothing is open.
         """
         self._limits_changed = False
-        while (reason := self._pause_asked_for()) and self.closed() is None:
+        while self.closed() is None:
+            if reason := self._pause_asked_for():
+                condition = Condition("paused", reason)
+            elif self.others:
+                condition = Condition("waiting", self.others)
+            else:
+                break
             self.check_abandoned()
-            yield Condition("paused", reason)
+            yield condition
 
     def closed(self) -> Closed | None:
         """Return why no further slot may be begun; None where it may."""

@@ -8,11 +8,12 @@ somebody else's hands is left alone. Whatever ends it, the same again finds what
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Container
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from slotferry._core import SLOTS
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.errors import ExitCode, MigrationInterrupted, RefusedError, SlotferryError
@@ -26,6 +27,7 @@ from slotferry.reshard.health import Finding, Health, group, look
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member
 from slotferry.reshard.methods import Moved, Pair
+from slotferry.reshard.presence import Presence
 from slotferry.reshard.setslot import SetslotMigrate
 from slotferry.reshard.wire import Wire, format_ranges, is_error, slot_commands, text_of
 
@@ -33,6 +35,7 @@ Choice = Literal["ask", "owner", "other"]
 _SETTLE_SECONDS = 1.0  # between two looks that tell a mover from what it left behind
 _ROUNDS = 4  # mending one thing may show another
 _AT_ONCE = 64
+_MOVING_SECONDS = 60.0  # that another tool may go on to move slots which are to be mended
 
 
 @dataclass
@@ -83,8 +86,12 @@ def fix(
     asked = cancel or CancelRequest()
     with looking(connector, asked):
         health = look(connector)
-    with cluster_lock(path, health.cluster), ReshardJournal(path) as opened:
-        file = conflicts or path.with_name("fix-conflicts.jsonl")
+    with (
+        cluster_lock(path, health.cluster),
+        Presence(connector, health.cluster.primaries, say),
+        ReshardJournal(path) as opened,
+    ):
+        file = ConflictFile(conflicts or path.with_name("fix-conflicts.jsonl"))
         fixer = _Fixer(connector, opened, keep, file, say, asked)
         try:
             with Hangup(connector, fixer.gate):
@@ -97,24 +104,59 @@ def fix(
             ) from ending
 
 
+class MovingError(RefusedError):
+    """Another tool moves slots at this moment."""
+
+
+def mend_slots(
+    connector: Connector,
+    journal: ReshardJournal,
+    slots: Collection[int],
+    conflicts: ConflictFile,
+    say: Callable[[str], None],
+    cancel: CancelRequest,
+) -> dict[int, str]:
+    """Mend slots that another tool has moved too; return those that could not be, with the reason.
+
+    The cluster's lock is held, and what interrupts it is told by the reasons. Raises `SlotferryError`.
+    """
+    fixer = _Fixer(connector, journal, "ask", conflicts, say, cancel, slots)
+    deadline = time.monotonic() + _MOVING_SECONDS
+    while True:
+        try:
+            report = fixer.run(cancel_moves=False)
+        except MovingError as error:
+            if time.monotonic() < deadline:
+                continue  # each try takes its time
+            return dict.fromkeys(slots, f"open: {error.message}; see 'slotferry reshard fix'")
+        wrong = {slot for finding in report.remaining for slot in finding.slots if slot in slots}
+        return {
+            slot: f"open: {report.left.get(slot, 'another tool has left it so')}; see 'slotferry reshard fix'"
+            for slot in wrong
+        }
+
+
 class _Fixer:
     def __init__(
         self,
         connector: Connector,
         journal: ReshardJournal,
         keep: Choice,
-        conflicts: Path,
+        conflicts: ConflictFile,
         say: Callable[[str], None],
         cancel: CancelRequest,
+        only: Container[int] = range(SLOTS),
     ) -> None:
+        """Mend slots of `only`."""
         self.connector = connector
         self.journal = journal
         self.keep = keep
         self.say = say
         self.cancel = cancel
         self.gate = Gate(Care(), self.cancel)
-        self.conflicts = ConflictFile(conflicts)
-        self.report = FixReport(file=conflicts)
+        self.only = only
+        self.conflicts = conflicts
+        self.report = FixReport(file=conflicts.path)
         self.mended: set[int] = set()
 
     def run(self, cancel_moves: bool) -> FixReport:
@@ -142,7 +184,8 @@ class _Fixer:
 
     def look(self) -> Health:
         with looking(self.connector, self.cancel):
-            return look(self.connector)
+            health = look(self.connector)
+        return replace(health, steps=tuple(step for step in health.steps if step.slot in self.only))
 
     def settled(self) -> Health:
         """Return what is wrong, once two looks agree on it."""
@@ -152,7 +195,7 @@ class _Fixer:
         time.sleep(_SETTLE_SECONDS)
         second = self.look()
         if first.holders != second.holders and _open_holders(first) != _open_holders(second):
-            raise RefusedError(
+            raise MovingError(
                 "keys of open slots are being moved at this moment, by a reshard that is not ours",
                 hint="wait until it has ended, or stop it, then try again",
             )
@@ -175,8 +218,8 @@ class _Fixer:
                 ends = cluster.members.get(source), cluster.members.get(target)
                 if kind == "assign" and ends[1] is not None:
                     self.assign(cluster, ends[1], part)
-                elif kind == "tell" and ends[0] is not None:
-                    self.each(ends[0], slot_commands("SETSLOT", part, "NODE", target), part)
+                elif kind == "tell" and ends[0] is not None and ends[1] is not None:
+                    self.tell([ends[0]], ends[1], part)
                 elif kind == "close" and ends[0] is not None:
                     self.each(ends[0], slot_commands("SETSLOT", part, "STABLE"), part)
                 elif ends[0] is not None and ends[1] is not None:
@@ -191,14 +234,26 @@ class _Fixer:
                     self.mended.add(slot)
 
     def assign(self, cluster: Cluster, owner: Member, slots: list[int]) -> None:
-        """Give slots that nobody owns to a node, and tell the others."""
-        self.each(owner, slot_commands("ADDSLOTS", slots), slots)
+        """Give slots that nobody owns to a node, and tell the others.
+
+        It may take another one for the owner, and refuse ADDSLOTS then. To end an import makes it the owner
+        whatever it believed, and its claim count for more than any old one.
+        """
+        others = [m for m in cluster.primaries if m.id != owner.id and m.answered]
+        if not others:
+            self.each(owner, slot_commands("ADDSLOTS", slots), slots)
+            return
         with Wire(self.connector, owner.address) as wire:
-            wire.call("CLUSTER", "BUMPEPOCH")  # so that its claim counts for more than any old one
-        for member in cluster.primaries:
-            if member.id != owner.id and member.answered:
-                with Wire(self.connector, member.address) as wire:
-                    wire.each(slot_commands("SETSLOT", slots, "NODE", owner.id))
+            wire.each(slot_commands("SETSLOT", slots, "IMPORTING", others[0].id))
+        self.each(owner, slot_commands("SETSLOT", slots, "NODE", owner.id), slots)
+        self.tell(others, owner, slots)
+
+    def tell(self, members: list[Member], owner: Member, slots: list[int]) -> None:
+        """Tell nodes who owns slots, in a way that holds: with the epoch that counts for most."""
+        for member in members:
+            self.each(member, slot_commands("SETSLOT", slots, "NODE", owner.id), slots)
+        with Wire(self.connector, owner.address) as wire:
+            wire.call("CLUSTER", "BUMPEPOCH")
 
     def move(self, cluster: Cluster, onward: bool, source: Member, target: Member, slots: list[int]) -> None:
         """Move keys: onward from the owner to where they were going, or home to the owner."""

@@ -6,7 +6,8 @@ are moved to the slot's owner, and where two nodes hold different values, a pers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,11 +19,16 @@ from slotferry.reshard.atomic import migration_tasks, move_ended, slot_migration
 from slotferry.reshard.members import Cluster, Member, read_cluster
 from slotferry.reshard.wire import Wire, count_of, format_ranges, is_error, refused, slot_commands
 
+_LOOKS, _LOOK_SECONDS = (
+    8,
+    0.25,
+)  # for nodes that disagree: a change of owner is known everywhere within a second
+
 StepKind = Literal["assign", "tell", "move_on", "bring_home", "close"]
 
 _WORDS: dict[StepKind, tuple[str, str]] = {
     "assign": ("no node owns them", "give them to {target}"),
-    "tell": ("{source} has not heard that {target} owns them", "tell it"),
+    "tell": ("{source} does not take {target}, which owns them, for their owner", "tell it"),
     "move_on": ("open: half moved from {source} to {target}", "move the rest and close them"),
     "bring_home": ("keys lie on {source}, and {target} owns them", "bring the keys to {target}"),
     "close": ("open on {source}, with nothing on the way", "close them"),
@@ -94,7 +100,7 @@ class Health:
 
 def look(connector: Connector) -> Health:
     """Look at every primary and every slot. Raises `SlotferryError` where the cluster can't be read."""
-    cluster = read_cluster(connector)
+    cluster = _agreed(connector)
     holders: dict[int, dict[str, int]] = {}
     moves: list[Finding] = []
     asked = [member for member in cluster.primaries if member.answered]
@@ -112,6 +118,28 @@ def look(connector: Connector) -> Health:
         if m.is_primary and m.slots and (m.is_down or m in unknown)
     ]
     return Health(cluster, tuple(decide(cluster, holders)), tuple(down), tuple(moves), holders)
+
+
+def _agreed(connector: Connector) -> Cluster:
+    """Return the cluster; where its nodes disagree about owners, once the gossip has had its time."""
+    cluster = read_cluster(connector)
+    for _ in range(_LOOKS):
+        if not any(_misled(cluster)):
+            break
+        time.sleep(_LOOK_SECONDS)
+        cluster = read_cluster(connector)
+    return cluster
+
+
+def _misled(cluster: Cluster) -> Iterator[Step]:
+    """Yield what each node is to be told that takes another one for the owner than the owner itself."""
+    answered = [member for member in cluster.primaries if member.answered and member.view]
+    for owner in answered:
+        own = frozenset(slot for slot in owner.slots if cluster.owners[slot] == owner.id)
+        for member in answered:
+            # Who owns or imports a slot hears nothing of it; what is wrong there is a dispute, or open.
+            missing = own - member.view.get(owner.id, frozenset()) - member.slots - member.importing.keys()
+            yield from (Step("tell", slot, member.id, owner.id) for slot in sorted(missing))
 
 
 def _look_at(connector: Connector, member: Member) -> tuple[dict[int, int], list[Finding]]:
@@ -161,7 +189,7 @@ def decide(cluster: Cluster, holders: Mapping[int, Mapping[str, int]]) -> list[S
             owner = max(held, key=lambda node: held[node]) if held else next(iter(comes), None) or fewest()
             steps.append(Step("assign", slot, target=owner))
         steps += _mend(cluster, slot, owner, goes, comes, held, disputed.get(slot))
-    return steps
+    return [*steps, *_misled(cluster)]
 
 
 def _mend(

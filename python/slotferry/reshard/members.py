@@ -32,7 +32,7 @@ class Member:
     Only `address` goes through the address map: what the nodes tell each other is none of its business.
 
     `migrating` and `importing` map an open slot to the other end's node id; they are known only of nodes
-    that answered for themselves (`answered`).
+    that answered for themselves (`answered`), and so is `view`: whose each slot is in its eyes, by node id.
     """
 
     id: str
@@ -47,6 +47,7 @@ class Member:
     product: str = ""
     version: tuple[int, ...] = ()
     answered: bool = False
+    view: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     @property
     def is_primary(self) -> bool:
@@ -184,7 +185,10 @@ def _ask_itself(connector: Connector, member: Member) -> Member:
     product = "valkey" if "valkey_version" in fields else "redis"
     version = fields.get("valkey_version") or fields.get("redis_version", "0")
     numbers = tuple(int(part) for part in version.split(".") if re.fullmatch("[0-9]{1,9}", part))
-    return replace(own[member.id], address=member.address, product=product, version=numbers, answered=True)
+    view = {other.id: other.slots for other in own.values()}
+    return replace(
+        own[member.id], address=member.address, product=product, version=numbers, answered=True, view=view
+    )
 
 
 def _assemble(seen: Mapping[str, Member]) -> Cluster:

@@ -97,7 +97,7 @@ def nodes_of(wire: Wire) -> dict[str, Member]:
 
 def itself(wire: Wire, expected: Member, seen: Mapping[str, Member] | None = None) -> Member:
     """Return what a node says of itself (`seen`: has said). Raises where another one answers by now."""
-    for member in (_own_line(wire) if seen is None else seen).values():
+    for member in (own_line(wire) if seen is None else seen).values():
         if "myself" in member.flags:
             if member.id != expected.id:
                 raise lost("cluster", f"has another node at {wire.address} by now", "it is looked up again")
@@ -107,7 +107,8 @@ def itself(wire: Wire, expected: Member, seen: Mapping[str, Member] | None = Non
     raise lost("cluster", f"does not say who {wire.address} is", "see that node's log")
 
 
-def _own_line(wire: Wire) -> dict[str, Member]:
+def own_line(wire: Wire) -> dict[str, Member]:
+    """Return what the node at the other end says of itself, by its id."""
     text: bytes = wire.need("CLUSTER", "NODES")  # of it the other lines may be many
     own = [line for line in text.decode().splitlines() if "myself" in line.split(maxsplit=3)[2]]
     return parse_nodes("\n".join(own), wire.address, {})

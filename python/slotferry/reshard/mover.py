@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -72,6 +72,8 @@ class Mover:
     tally: Tally
     ends: Ends
     emit: Callable[[Event], None]
+    expect: Callable[[Iterable[int], str, str], None]
+    """Hears of slots before they are opened, and between which nodes they move."""
     full: dict[str, SlotferryError] = field(default_factory=dict)
     """Targets without memory, as the plan names them."""
     _methods: dict[tuple[str, str], Method] = field(default_factory=dict)
@@ -155,6 +157,7 @@ class Mover:
             if gives[queue.source] >= feeds:
                 continue
             slots = self._group(queue, name)
+            self.expect(slots, source.id, target.id)
             self.journal.set_open(self.job, self.ends.allow_copies(source, target, name, slots))
             pair = self._pair(cluster, source, target, queue)
             shared = (

@@ -12,10 +12,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from slotferry.admin import Connector
-from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError
 from slotferry.link import encode, lost
 from slotferry.reshard.care import Gate
+from slotferry.reshard.claim import CONTESTED, Claim
 from slotferry.reshard.conflicts import ConflictFile, Keep
 from slotferry.reshard.copying import SlotCopier, process_of
 from slotferry.reshard.measure import memory_usage
@@ -80,8 +80,7 @@ class SetslotMigrate:
         self._notice = notice
         self._source = Wire(connector, pair.source.address)
         self._target = Wire(connector, pair.target.address)
-        self._others: dict[Address, Wire] = {}
-        self._deaf: set[Address] = set()
+        self._claim = Claim(connector, pair, lambda: not gate.others)
         self._seen_by_target: Mapping[str, Member] = {}
         self._batch_keys = _FIRST_KEYS
         self._migrate = self._migrate_head()
@@ -94,8 +93,9 @@ class SetslotMigrate:
 
     def close(self) -> None:
         """Hang up."""
-        for wire in (self._source, self._target, *self._others.values()):
+        for wire in (self._source, self._target):
             wire.close()
+        self._claim.close()
         if self._copier is not None:
             self._copier.close()
 
@@ -205,9 +205,14 @@ class SetslotMigrate:
         """Return the slots to move; what others have moved or opened is left to them."""
         source, target = self.pair.source, self.pair.target
         filled = set(self._still_there([slot for slot in slots if slot in there.slots]))
+        given = [slot for slot in slots if slot not in here.slots and slot in there.importing]
+        finished = set(self._claim.finish(self._source, self._target, given))
         wanted = []
         for slot in slots:
             migrating, importing = here.migrating.get(slot), there.importing.get(slot)
+            if slot in finished:
+                outcome.moved.append(slot)
+                continue
             if slot in there.slots and slot not in filled:
                 self._close_leftovers(slot, here)
                 outcome.moved.append(slot)
@@ -293,7 +298,7 @@ class SetslotMigrate:
             if number:
                 here, _ = self._states()
                 if any(here.migrating.get(slot) != self.pair.target.id for slot in self._to_close):
-                    raise self._lost_state()
+                    raise self._claim.lost_state()
             closed = [slot for slot in part if slot in here.slots and slot not in here.migrating]
             correct_owner(self._target, closed, self.pair.source.id, self._seen_by_target)
             under_way = copier.begin(closed, self._source, self._target)
@@ -524,65 +529,15 @@ class SetslotMigrate:
     # After
 
     def _finish(self, slots: Sequence[int], outcome: Moved) -> None:
-        """Make the slots the target's: there first, so that they are never nobody's.
-
-        The source must be the one that was emptied: where it has been failed over, its successor may hold
-        keys that the target's claim would delete.
-        """
+        """Make emptied slots the target's."""
         if not slots:
             return
-        here, there = self._states()
-        seen = self._seen_by_target.get(self.pair.source.id)
-        if seen is None or not seen.is_primary or seen.is_down or not here.is_primary:
-            raise lost(
-                "cluster",
-                f"has failed over {self.pair.source} in the middle",
-                "it goes on with its successor",
-            )
-        if any(here.migrating.get(s) != self.pair.target.id or s not in there.importing for s in slots):
-            raise self._lost_state()
-        commands = slot_commands("SETSLOT", slots, "NODE", self.pair.target.id)
-        self._claim(slots, commands)
-        self._source.each(commands)  # what it may refuse (it is a replica by now) it learns by gossip
-        for member in self.pair.others:
-            if member.is_primary and not member.is_down and member.address not in self._deaf:
-                self._tell(member, commands)
-        outcome.moved += slots
-
-    def _lost_state(self) -> SlotferryError:
-        return lost("cluster", f"lost the state of open slots at {self.pair.source}", "they are opened again")
-
-    def _claim(self, slots: Sequence[int], commands: Sequence[bytes]) -> None:
-        """Make the slots the target's own, in its eyes.
-
-        For each slot that it imports, a node of Redis broadcasts its whole map, and every other one goes
-        through all slots of it. So only the first one is claimed as imported, which makes its epoch the
-        highest, and the last one, whose broadcast tells of all; for the others the import ends before.
-        """
-        claims = [[command] for command in commands]
-        if self.pair.target.product == "redis":
-            for place, ended in enumerate(slot_commands("SETSLOT", slots[1:-1], "STABLE"), 1):
-                claims[place].insert(0, ended)
-        replies = iter(self._target.each([command for claim in claims for command in claim]))
-        for slot, claim in zip(slots, claims, strict=True):
-            for reply in [next(replies) for _ in claim]:
-                if is_error(reply):
-                    raise lost(
-                        "cluster",
-                        f"could not close slot {slot} at {self.pair.target}: {text_of(reply)}",
-                        "see its log",
-                    )
-
-    def _tell(self, member: Member, commands: Sequence[bytes]) -> None:
-        """Tell a bystander; whom we can't reach, the gossip tells."""
-        try:
-            if member.address not in self._others:
-                self._others[member.address] = Wire(self._connector, member.address)
-            self._others[member.address].each(commands)
-        except SlotferryError:
-            self._deaf.add(member.address)  # one wait for a node that hangs is enough
-            if (broken := self._others.pop(member.address, None)) is not None:
-                broken.close()
+        claimed = set(self._claim.make(self._source, self._target, slots))
+        for slot in slots:
+            if slot in claimed:
+                outcome.moved.append(slot)
+            else:
+                outcome.left[slot] = CONTESTED
 
 
 def _filled(wire: Wire, slots: Sequence[int]) -> list[int]:

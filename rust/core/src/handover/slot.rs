@@ -11,6 +11,7 @@ use super::company::Company;
 use super::keys::Keys;
 use super::peer::Peer;
 use super::{Fate, HandoverSpec, Outcome};
+use crate::resp::encode::ExpiryCommand;
 use crate::resp::{Reply, encode};
 
 /// Tries before a slot is left to a way that does not mind changes.
@@ -126,7 +127,7 @@ impl Lane {
                     company.lose();
                     if broken.source && !broken.undecided {
                         // What can't be taken back now is known by the journal.
-                        let _ = self.take_back().await;
+                        let _ = self.drop_copies().await;
                     }
                     return self.lost(slot, broken);
                 }
@@ -345,8 +346,50 @@ impl Lane {
         })
     }
 
-    /// Drop from the target what this try has restored there; the source has not let go of the slot.
+    /// Drop from the target what this try has restored there, of keys that the source serves still.
+    ///
+    /// It has not let go of the slot for us; but where another tool has opened it meanwhile, a key may have been moved
+    /// onto its copy, which is the only one then.
     async fn take_back(&mut self) -> Result<(), Broken> {
+        if self.target.is_none() {
+            return Ok(());
+        }
+        self.settle(&mut None).await?;
+        let Self {
+            keys,
+            source,
+            restored,
+            ..
+        } = self;
+        if restored.is_empty() {
+            return Ok(());
+        }
+        let source = opened(source, at_source)?;
+        source.drain().await.map_err(at_source)?;
+        source.add(restored.len(), |out| {
+            for &place in restored.iter() {
+                encode::expiry(out, ExpiryCommand::Relative, keys.get(place));
+            }
+        });
+        let mut served = Vec::with_capacity(restored.len());
+        let asked = source.replies(restored.len(), |reply| {
+            served.push(matches!(reply, Reply::Integer(_)));
+            0
+        });
+        asked.await.map_err(at_source)?;
+        let before = restored.len();
+        let mut served = served.into_iter();
+        restored.retain(|_| served.next().unwrap_or(false));
+        let kept = before - restored.len();
+        self.drop_copies().await?;
+        if kept > 0 {
+            return Err(at_source(format!("another tool has opened the slot, and moved {kept} keys")));
+        }
+        Ok(())
+    }
+
+    /// Drop from the target what this try has restored there.
+    async fn drop_copies(&mut self) -> Result<(), Broken> {
         if self.target.is_none() {
             return Ok(());
         }
