@@ -29,7 +29,9 @@ def _until_under_way(running: Running, cluster: LocalCluster) -> None:
     assert not running.ended
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)]
+)
 def test_one_signal_drains_and_saves(
     filled: LocalServer, cluster: LocalCluster, number: signal.Signals, code: int
 ) -> None:

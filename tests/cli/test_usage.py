@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from slotferry.cli import main
+from slotferry.cli.reshard.plan import cluster_shown
 from slotferry.reshard.plan import Plan, Policy
 from tests.cli.conftest import Invoke
 
@@ -296,3 +297,9 @@ sys.exit(main({arguments}))
 """
     done = subprocess.run([sys.executable, "-c", script, "slot", "key"], capture_output=True, text=True)
     assert (done.returncode, done.stdout.splitlines()[-1]) == (0, str(frozen))
+
+
+def test_a_printed_url_keeps_the_user_and_not_the_password() -> None:
+    assert cluster_shown("redis+cluster://mover:secret@node:7000") == "redis+cluster://mover@node:7000"
+    assert cluster_shown("redis+cluster://:secret@node:7000") == "redis+cluster://node:7000"
+    assert cluster_shown("redis+cluster://node:7000,other:7000") == "redis+cluster://node:7000,other:7000"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
-from slotferry.local import LocalCluster
-from tests.command import run
-from tests.reshard.moving import assert_clean
+from slotferry.local import LocalCluster, wait_until
+from tests.command import Running, run
+from tests.reshard.client import open_slots
+from tests.reshard.moving import MOVING, assert_clean
 
 
 def write(folder: Path, text: str) -> str:
@@ -95,3 +97,58 @@ def test_a_job_that_is_not_there(tmp_path: Path) -> None:
     refused = run("reshard", "run", "--config", write(tmp_path, "[jobs.a]\ncluster = 'redis://h:1'"), "b")
     assert refused.code == 2
     assert "has no job 'b'" in refused.stderr
+
+
+def draining(cluster: LocalCluster, window: timedelta, rate: str = "20kB") -> str:
+    return f"""
+        [jobs.drain]
+        cluster = "{cluster.url}"
+        tz = "UTC"
+        method = "setslot"
+        window = "{window_at(window)}"
+        drain = ["{cluster.primaries[0].address}"]
+        max-bytes-per-second = "{rate}"
+    """
+
+
+_OPEN, _CLOSED = timedelta(minutes=-5), timedelta(hours=2)
+
+
+def test_a_closed_window_still_closes_what_a_killed_run_left_open(own: LocalCluster, tmp_path: Path) -> None:
+    command = ("reshard", "run", "--config", write(tmp_path, draining(own, _OPEN)))
+    with Running(*command) as running:
+        wait_until(lambda: running.ended or any("->-" in s for s in open_slots(own)), "a slot to be given up")
+        running.kill()
+    assert open_slots(own)
+    assert "job drain: interrupted" in run("reshard", "status", own.url).stdout
+    write(tmp_path, draining(own, _CLOSED))
+
+    done = run(*command)
+
+    assert done.code == 75, done.stderr
+    assert "the window is closed" in done.stderr
+    assert "which an earlier run left open" in done.stderr
+    assert open_slots(own) == []
+    assert_clean(own)
+
+
+def test_an_overlap_is_no_failure_and_idleness_is_quiet(own: LocalCluster, tmp_path: Path) -> None:
+    command = ("reshard", "run", "--quiet", "--progress", "lines", "--config")
+    config = write(tmp_path, draining(own, _OPEN))
+    with Running(*command, config) as running:
+        wait_until(lambda: running.ended or bool(open_slots(own)), "a slot to be open")
+        overlapping = run(*command, config)
+        assert overlapping.code == 75, overlapping.stderr
+        assert overlapping.stdout == ""
+        assert "nothing was begun" in overlapping.stderr
+        elsewhere = run(*command, config, "--journal", str(tmp_path / "other" / "journal.db"))
+        assert elsewhere.code == 75, elsewhere.stderr
+        assert not running.ended
+        running.send(signal.SIGHUP)
+        ended = running.finish()
+    assert ended.code == 143, ended.stderr
+    assert open_slots(own) == []
+    assert run(*command, write(tmp_path, draining(own, _OPEN, "100MB"))).code == 0
+    idle = run(*command, write(tmp_path, f'[jobs.idle]\ncluster = "{own.url}"\nthreshold = "99%"\n'))
+    assert (idle.code, idle.stdout, idle.stderr) == (0, "", "")
+    assert_clean(own, len(MOVING) * 10)

@@ -109,7 +109,7 @@ def test_another_tool_is_seen_and_waited_for(
     own: LocalCluster, source: int, target: int, tmp_path: Path
 ) -> None:
     command = apply_command(own, tmp_path, "--json", "--method", "setslot", "--replan")
-    with redis_cli(own, source, target, 600) as other:
+    with redis_cli(own, source, target, 2_500) as other:
         wait_until(lambda: bool(open_slots(own)), "the other tool to have begun")
         with Running(*command) as running:
             told, _ = other.communicate(timeout=120)

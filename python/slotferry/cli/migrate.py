@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.ending import ending_signals, meaning
 from slotferry.cli.selection import (
     OrderedCommand,
     database_options,
@@ -273,13 +274,13 @@ def _results(as_json: bool) -> Display:
 
 @contextmanager
 def _signals(migration: Migration) -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in ending_signals()}
     received = 0
 
     def ask(number: int, _: FrameType | None) -> None:
         nonlocal received
         received += 1
-        migration.cancel(immediately=received > 1, signal=number)
+        migration.cancel(immediately=received > 1, signal=meaning(number))
         if received > 1:
             restore()
 

@@ -205,9 +205,13 @@ class _Applier:
     # The work
 
     def _carry_out(self, journal: ReshardJournal, cluster: Cluster, joins: Sequence[Joining]) -> None:
+        closing = self._open_outside_window(journal, cluster)
         if discard_recorded(self._connector, cluster, journal, self._conflicts, self._notice):
             cluster, joins = self._joining(read_cluster(self._connector))
         copies = {slot: process for _, slot, process in journal.copied_from()}
+        if closing.intersection(cluster.open_slots):
+            mend_slots(self._connector, journal, closing, self._conflicts, self._notice, self._cancel)
+            cluster, joins = self._joining(read_cluster(self._connector))
         shards = plan_shards(self._plan, cluster)
         todo = self._to_do(cluster, shards, journal)
         if not todo or self._gate.closed() is not None:
@@ -307,6 +311,17 @@ class _Applier:
                 told = self._gate.others
                 self._notice(f"{told}; waiting until it has ended")
             time.sleep(TICK_SECONDS)
+
+    def _open_outside_window(self, journal: ReshardJournal, cluster: Cluster) -> set[int]:
+        """Return what an earlier run has left open, to be closed though nothing may be begun now."""
+        closed = self._gate.closed()
+        opened = set(journal.slots(self._job, "open")).intersection(cluster.open_slots)
+        if closed is None or self._cancel.level or not opened:
+            return set()
+        self._notice(
+            f"{closed.reason}; closing slots {format_ranges(opened)}, which an earlier run left open"
+        )
+        return opened
 
     def _settle_contested(self, journal: ReshardJournal) -> None:
         """Look at the end where the slots are that were moved, and mend what a fight with another tool left.

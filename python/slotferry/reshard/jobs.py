@@ -1,7 +1,7 @@
 """A job that a scheduler runs again and again: it keeps one cluster balanced by one policy.
 
-Invariant: an unfinished plan is finished before a new one is made. Outside of its windows a job does nothing;
-its result says whether work is left.
+Invariant: an unfinished plan is finished before a new one is made. Outside of its windows a job does nothing
+but close what an earlier run has left open; its result says whether work is left.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def run_job(
 
     Raises `SlotferryError` where the run was refused, or `cancel` was asked for before there was a plan.
     """
-    unfinished = _unfinished(name, policy, options)
     asked = cancel or CancelRequest()
     closed = Gate(care, asked).closed()
+    unfinished = _unfinished(name, policy, options, is_closed=closed is not None)
     if closed is not None and unfinished is None:
         report = Report(name, "outside_window", reason=closed.reason, opens_at=closed.until)
         if on_event is not None:
@@ -54,12 +54,17 @@ def run_job(
     return apply_plan(connector, plan, options, care=care, on_event=on_event, cancel=asked)
 
 
-def _unfinished(name: str, policy: Policy, options: Options) -> Plan | None:
-    """Return the plan that the last run left undone, if it was made by the same policy."""
+def _unfinished(name: str, policy: Policy, options: Options, *, is_closed: bool) -> Plan | None:
+    """Return the plan that the last run left undone, if it was made by the same policy.
+
+    Where the window is closed, that of a run that may have left slots open: they are closed all the same.
+    """
     if not options.journal_path.exists():
         return None
     with ReshardJournal(options.journal_path) as journal:
         record = journal.job(name)
+        if record is not None and is_closed and journal.slots(name, "open"):
+            return record.plan
     if record is None or record.status in _DONE or record.plan.policy != policy:
         return None
     return record.plan

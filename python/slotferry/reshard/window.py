@@ -19,7 +19,7 @@ _LOOK_AHEAD = 8  # days; a window that the clock skips opens on another day of t
 
 @dataclass(frozen=True)
 class Window:
-    """One window a day; one whose end is not after its start ends on the next day."""
+    """One window a day; one whose end is not after its start ends on the next day: 00:00-24:00 is all day."""
 
     start: time
     end: time
@@ -35,7 +35,7 @@ class Window:
                 f"the window {text!r} makes no sense", hint="write it like 01:00-05:00 (24-hour clock)"
             )
         start, end = _clock(text, *match.groups()[:3]), _clock(text, *match.groups()[3:])
-        if start == end:
+        if start == end and not (start == time(0) and match[4] == "24"):
             raise UsageError(
                 f"the window {text!r} is empty", hint="leave it out to be free to move at any time"
             )

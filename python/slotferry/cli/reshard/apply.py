@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.ending import ending_signals, meaning
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,
@@ -209,19 +210,19 @@ def show(as_json: bool, progress: Any) -> Iterator[Callable[[Event], None]]:
 
 @contextmanager
 def signals(cancel: CancelRequest) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM ask for an orderly end, and the second for one at once.
+    """Let the first Ctrl-C, SIGTERM or SIGHUP ask for an orderly end, and the second for one at once.
 
     They are heard of in a thread: a handler would wait for the main one, which may have begun to wait
     for a node that hangs.
     """
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in ending_signals()}
     ear, mouth = socket.socketpair()
     mouth.setblocking(False)
 
     def listen() -> None:
         while heard := ear.recv(1):
             if heard[0] in before:
-                cancel.ask(immediately=cancel.level > 0, signal=heard[0])
+                cancel.ask(immediately=cancel.level > 0, signal=meaning(heard[0]))
 
     listener = threading.Thread(target=listen, name="slotferry-signals", daemon=True)
     listener.start()

@@ -79,6 +79,8 @@ def plan(
 
 
 def cluster_shown(cluster: str) -> str:
-    """Return the URL without user and password, for a line that a person copies."""
+    """Return the URL without its password, for a line that a person copies."""
     scheme, _, rest = cluster.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"
+    login, _, where = rest.rpartition("@")
+    user = login.partition(":")[0]
+    return f"{scheme}://{user}@{where}" if user else f"{scheme}://{where}"

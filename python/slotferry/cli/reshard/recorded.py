@@ -111,7 +111,7 @@ def _job_dict(path: Path, journal: ReshardJournal, record: ReshardRecord) -> dic
         "type": "job",
         "kind": "reshard",
         "job": record.name,
-        "status": _status(path, journal, record),
+        "status": job_status(path, journal, record),
         "cluster": record.cluster,
         "by": record.plan.policy.by,
         "slots": {
@@ -127,7 +127,7 @@ def _job_dict(path: Path, journal: ReshardJournal, record: ReshardRecord) -> dic
     }
 
 
-def _status(path: Path, journal: ReshardJournal, record: ReshardRecord) -> str:
+def job_status(path: Path, journal: ReshardJournal, record: ReshardRecord) -> str:
     """Return a job's status; one that was running and is not was killed: interrupted."""
     from slotferry.joblock import holder
 

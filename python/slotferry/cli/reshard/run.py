@@ -6,15 +6,19 @@ first, or with a new one where the cluster has changed. Every job of the file is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from slotferry.cli.reshard.apply import show, signals
 from slotferry.cli.reshard.jobs_file import JobSettings, load_jobs
 from slotferry.cli.reshard.options import FILE, SETTINGS, json_option
-from slotferry.errors import ExitCode, SlotferryError, UsageError
+from slotferry.errors import ExitCode, JobLockedError, SlotferryError, UsageError
+
+if TYPE_CHECKING:
+    from slotferry.notices import Event
 
 _EXAMPLES = """\
 \b
@@ -36,7 +40,8 @@ jobs.toml:
   pause-above-latency = "10ms"
 
 \b
-Exit codes: as of 'reshard apply'; of several jobs the first that is not 0.
+Exit codes: as of 'reshard apply'; of several jobs the first that is not 0. A job that the run before is
+still at work on, or whose cluster another Slotferry works on, is left to it: 75.
 """
 
 
@@ -57,8 +62,16 @@ Exit codes: as of 'reshard apply'; of several jobs the first that is not 0.
     show_default=True,
     help="On stderr: a bar, a line every 5 seconds, or only notices.",
 )
+@click.option("--quiet", is_flag=True, help="Print no result where there was nothing to do, as for cron.")
 @json_option
-def run(config: Path, names: tuple[str, ...], journal: Path | None, progress: Any, as_json: bool) -> int:
+def run(
+    config: Path,
+    names: tuple[str, ...],
+    journal: Path | None,
+    progress: Any,
+    quiet: bool,
+    as_json: bool,
+) -> int:
     """Run the JOBs of a file, all of them by default: plan where that is due, and move in the window.
 
     The names of the settings are those of the options of 'reshard plan' and 'reshard apply'.
@@ -73,10 +86,22 @@ def run(config: Path, names: tuple[str, ...], journal: Path | None, progress: An
     with signals(cancel):
         for name in names or jobs:
             with show(as_json, progress) as tell:
-                codes.append(_run_one(name, jobs[name], journal, tell, cancel, last=len(jobs) == 1))
+                heard = _unless_idle(tell) if quiet else tell
+                codes.append(_run_one(name, jobs[name], journal, heard, cancel, last=len(jobs) == 1))
             if cancel.level:
                 break
     return next((code for code in codes if code), ExitCode.OK)
+
+
+def _unless_idle(tell: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Return what tells all but the end of a run that had nothing to do."""
+    from slotferry.reshard.events import ReshardEnded
+
+    def heard(event: Event) -> None:
+        if not isinstance(event, ReshardEnded) or event.report.status not in ("balanced", "outside_window"):
+            tell(event)
+
+    return heard
 
 
 def _run_one(name: str, job: JobSettings, journal: Path | None, tell: Any, cancel: Any, *, last: bool) -> int:
@@ -94,6 +119,10 @@ def _run_one(name: str, job: JobSettings, journal: Path | None, tell: Any, cance
         )
         if report.error is not None:
             raise report.error
+    except JobLockedError as error:
+        # The run before has not ended: that is no failure, and the next one goes on.
+        click.echo(f"slotferry: job {name}: {error.message}; nothing was begun", err=True)
+        return ExitCode.WORK_LEFT
     except SlotferryError as error:
         if last:
             raise

@@ -78,6 +78,7 @@ def status(cluster: str, journal: Path | None, as_json: bool, **parameters: Any)
 
 def _unfinished(path: Path, nodes: set[str]) -> list[dict[str, Any]]:
     """Return the jobs of this cluster that are not done; a journal that is not there is not made."""
+    from slotferry.cli.reshard.recorded import job_status
     from slotferry.reshard.journal import ReshardJournal
 
     if not path.exists():
@@ -86,7 +87,7 @@ def _unfinished(path: Path, nodes: set[str]) -> list[dict[str, Any]]:
         return [
             {
                 "job": record.name,
-                "status": record.status,
+                "status": job_status(path, journal, record),
                 "slots": record.plan.slots,
                 "moved": len(journal.slots(record.name, "moved")),
                 "open": len(journal.slots(record.name, "open")),
