@@ -15,8 +15,8 @@ from redis.exceptions import ResponseError
 from slotferry._core import key_slot
 from slotferry.node import Node
 
-KNOWN_VERSIONS = (9, 10, 11, 12, 13, 14, 80, 81, 82)
-"""Redis 6.2 to 8.8 and Valkey 9; a server that writes a later one takes these as well."""
+KNOWN_VERSIONS = (9, 10, 11, 12, 13, 14, 15, 80, 81, 82)
+"""Redis 6.2 to 8.10 and Valkey 9; a server that writes a later one takes these as well."""
 
 _UNKNOWN_TYPE = b"\xef"
 _CRC64_POLYNOMIAL = 0x95AC9329AC4BC9B5  # Jones, reflected, as the servers use it

@@ -41,17 +41,19 @@ class NotToBeHadError(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A server: which packages of which suite hold it. The libraries come from one suite for all."""
+    """A server: which packages of which suite hold it, and which suite its libraries come from."""
 
     name: str
     suite: str
     packages: tuple[str, ...]
     program: str
+    libraries: str = _LIBRARY_SUITE
 
 
 RECIPES = (
     Recipe("redis-7.0", "bookworm", ("redis-server", "redis-tools"), "redis-server"),
     Recipe("redis-8.0", "trixie", ("redis-server", "redis-tools"), "redis-server"),
+    Recipe("redis-8.6", "experimental", ("redis-server", "redis-tools"), "redis-server", libraries="sid"),
     Recipe("valkey-8.0", "bookworm-backports", ("valkey-server", "valkey-tools"), "valkey-server"),
     Recipe("valkey-8.1", "trixie", ("valkey-server", "valkey-tools"), "valkey-server"),
 )
@@ -86,7 +88,7 @@ def _fetch_into(recipe: Recipe, program: Path) -> None:
     home.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home.parent, prefix=".fetching-") as scratch:
         root = Path(scratch) / home.name
-        wanted = {_LIBRARY_SUITE: [*_LIBRARIES]}
+        wanted = {recipe.libraries: [*_LIBRARIES]}
         wanted.setdefault(recipe.suite, []).extend(recipe.packages)
         for suite, packages in wanted.items():
             _unpack(Path(scratch) / suite, suite, packages, root / "root")

@@ -39,7 +39,7 @@ class ServerKind:
         if self.product == "valkey":
             return _VALKEY_RDB if self.version >= (9, 0) else 11
         known = {(6, 2): 9, (7, 0): 10, (7, 2): 11}
-        return known.get(self.version, 12)
+        return known.get(self.version, 13 if self.version >= (8, 6) else 12)
 
     @property
     def has_field_ttls(self) -> bool:

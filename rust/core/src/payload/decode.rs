@@ -48,12 +48,15 @@ fn read_value(type_byte: u8, reader: &mut Reader<'_>, footer: Footer) -> Result<
         types::HASH_LISTPACK => Value::Hash(hash::read_packed(reader, Listpack)?),
         types::HASH_2 if types::is_valkey(footer) => Value::Hash(hash::read_valkey(reader)?),
         types::HASH_2 => Value::Hash(hash::read_pre_release(reader)?),
-        types::HASH_LISTPACK_EX_PRE_GA => Value::Hash(hash::read_pre_release_packed(reader)?),
+        types::HASH_LISTPACK_EX_PRE_GA if !types::is_valkey(footer) => {
+            Value::Hash(hash::read_pre_release_packed(reader)?)
+        }
         types::HASH_METADATA => Value::Hash(hash::read_metadata(reader)?),
         types::HASH_LISTPACK_EX => Value::Hash(hash::read_expiring_packed(reader)?),
         types::STREAM_LISTPACKS => stream_encoding::read(reader, Generation::First)?,
         types::STREAM_LISTPACKS_2 => stream_encoding::read(reader, Generation::Second)?,
         types::STREAM_LISTPACKS_3 => stream_encoding::read(reader, Generation::Third)?,
+        types::STREAM_LISTPACKS_4 => stream_encoding::read(reader, Generation::Fourth)?,
         types::MODULE_2 => {
             let bytes = reader.take_rest();
             reader.spend_element(bytes.len())?;
@@ -293,7 +296,7 @@ mod tests {
 
     #[test]
     fn unknown_types_are_refused_by_name() {
-        for type_byte in [6, 8, 26, 27, 28, 243, 255] {
+        for type_byte in [6, 8, 27, 28, 29, 30, 31, 32, 33, 243, 255] {
             assert_eq!(
                 decode_as(&[type_byte, 0], 14),
                 Err(PayloadError::Unsupported {

@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use super::type_byte::newer_type;
+
 /// Why a payload was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -29,7 +31,10 @@ pub enum PayloadError {
         offset: usize,
     },
     /// A value type that this version of Slotferry can't look into.
-    #[error("value type {type_byte} of RDB version {rdb_version} can't be decoded: it is not known here")]
+    #[error(
+        "value type {type_byte} of RDB version {rdb_version} can't be read here: it is {}",
+        newer_type(*type_byte, *rdb_version).unwrap_or("not known to this version of Slotferry")
+    )]
     Unsupported {
         /// The payload's first byte.
         type_byte: u8,

@@ -34,7 +34,7 @@ pub use decode::decode;
 pub(crate) use describe::PartOf;
 pub use error::PayloadError;
 pub use footer::{FOOTER_LEN, Footer, fingerprint, split, verify, with_version};
-pub use stream::{Consumer, Delivery, Entry, EntryFields, Group, History, Stream, StreamId};
+pub use stream::{Consumer, Delivery, Entry, EntryFields, Group, History, Idempotence, Stream, StreamId};
 pub use translate::{
     FieldTtl, Passage, Target, TranslateError, Translated, module_name, patch_version, seal_stream,
 };

@@ -35,6 +35,21 @@ pub struct History {
     pub entries_added: u64,
 }
 
+/// What a stream remembers so that a producer's retry adds no second entry (`XADD … IDMP`); Redis ≥ 8.6.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Idempotence {
+    /// How long an idempotent ID is remembered, in seconds.
+    pub duration_s: u64,
+    /// How many of them are remembered for each producer.
+    pub max_entries: u64,
+    /// By producer: the idempotent IDs, each with the ID of the entry that was added for it, oldest first.
+    pub producers: BTreeMap<Vec<u8>, Vec<(Vec<u8>, StreamId)>>,
+    /// How many idempotent IDs were ever added.
+    pub added: u64,
+    /// How many retries were ever recognised.
+    pub duplicates: u64,
+}
+
 /// An entry that a consumer was given and has not acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Delivery {
@@ -82,6 +97,8 @@ pub struct Stream {
     pub history: Option<History>,
     /// The consumer groups by name.
     pub groups: BTreeMap<Vec<u8>, Group>,
+    /// `None` in a payload of a server that knows no idempotent producers.
+    pub idempotence: Option<Idempotence>,
 }
 
 impl Stream {
@@ -92,13 +109,26 @@ impl Stream {
     pub fn same(&self, other: &Self) -> bool {
         self.entries == other.entries
             && self.last_id == other.last_id
-            && same_where_known(self.history, other.history)
+            && same_where_known(self.history.as_ref(), other.history.as_ref())
+            && same_where_known(self.idempotence.as_ref(), other.idempotence.as_ref())
             && self.groups.len() == other.groups.len()
             && self
                 .groups
                 .iter()
                 .zip(&other.groups)
                 .all(|(ours, theirs)| ours.0 == theirs.0 && ours.1.same(theirs.1))
+    }
+
+    /// Leaves out the idempotent IDs whose time is over at `now_ms` (milliseconds since the epoch, by a server's
+    /// clock): servers drop them at different times.
+    pub fn forget_expired(&mut self, now_ms: u64) {
+        if let Some(idempotence) = &mut self.idempotence {
+            let lifetime_ms = idempotence.duration_s.saturating_mul(1000);
+            idempotence.producers.retain(|_, ids| {
+                ids.retain(|(_, entry)| entry.ms.saturating_add(lifetime_ms) > now_ms);
+                !ids.is_empty()
+            });
+        }
     }
 }
 
@@ -156,6 +186,13 @@ mod tests {
                 entries_added: 1,
             }),
             groups: [(b"g".to_vec(), group)].into(),
+            idempotence: Some(Idempotence {
+                duration_s: 100,
+                max_entries: 100,
+                producers: [(b"p".to_vec(), vec![(b"i".to_vec(), ID)])].into(),
+                added: 1,
+                duplicates: 0,
+            }),
         }
     }
 
@@ -177,6 +214,7 @@ mod tests {
             stream.history = None;
             group.entries_read = None;
             consumer(group).active_at_ms = None;
+            stream.idempotence = None;
         });
         assert!(older.same(&stream()));
         assert!(stream().same(&older));
@@ -201,7 +239,7 @@ mod tests {
     #[test]
     fn everything_else_counts() {
         type Change = fn(&mut Stream, &mut Group);
-        let changes: [Change; 9] = [
+        let changes: [Change; 12] = [
             |stream, _| stream.last_id.seq += 1,
             |stream, _| {
                 stream.entries.push(Entry {
@@ -211,6 +249,9 @@ mod tests {
             },
             |stream, _| stream.history.as_mut().expect("known").entries_added += 1,
             |stream, _| stream.history.as_mut().expect("known").max_deleted_id.ms += 1,
+            |stream, _| stream.idempotence.as_mut().expect("known").duration_s += 1,
+            |stream, _| stream.idempotence.as_mut().expect("known").duplicates += 1,
+            |stream, _| stream.forget_expired(ID.ms + 100_000),
             |_, group| group.last_id.ms += 1,
             |_, group| group.entries_read = Some(2),
             |_, group| group.pending.get_mut(&ID).expect("pending").count += 1,

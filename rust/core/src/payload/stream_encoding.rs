@@ -1,7 +1,7 @@
 //! From bytes to a stream.
 //!
 //! Invariant: deleted entries are left out, so that a stream reads the same however often it was trimmed.
-//! Formats: Redis `rdb.c` (`RDB_TYPE_STREAM_LISTPACKS` to `_3`) and `t_stream.c` for the listpack of a node.
+//! Formats: Redis `rdb.c` (`RDB_TYPE_STREAM_LISTPACKS` to `_4`) and `t_stream.c` for the listpack of a node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::element::Element;
 use super::error::PayloadError;
 use super::packed::Packing;
 use super::reader::{Blob, PlacedElements, Reader};
-use super::stream::{Consumer, Delivery, Entry, EntryFields, Group, History, Stream, StreamId};
+use super::stream::{Consumer, Delivery, Entry, EntryFields, Group, History, Idempotence, Stream, StreamId};
 use super::value::Value;
 
 const NODE_ENDS_EARLY: &str = "a stream node ends in the middle of an entry";
@@ -29,6 +29,8 @@ pub(super) enum Generation {
     Second,
     /// Redis 7.2 and Valkey: when a consumer was active.
     Third,
+    /// Redis 8.6: idempotent producers.
+    Fourth,
 }
 
 /// Reads a stream up to its end.
@@ -44,12 +46,41 @@ pub(super) fn read(reader: &mut Reader<'_>, generation: Generation) -> Result<Va
         .then(|| read_history(reader))
         .transpose()?;
     let groups = read_groups(reader, generation)?;
+    let idempotence = (generation >= Generation::Fourth)
+        .then(|| read_idempotence(reader))
+        .transpose()?;
     Ok(Value::Stream(Box::new(Stream {
         entries,
         last_id,
         history,
         groups,
+        idempotence,
     })))
+}
+
+/// Settings, producers and counts: Redis 8.6, `rdbSaveStreamIdmpEntries` and what surrounds its call.
+fn read_idempotence(reader: &mut Reader<'_>) -> Result<Idempotence, PayloadError> {
+    let duration_s = reader.length()?;
+    let max_entries = reader.length()?;
+    let mut producers = BTreeMap::new();
+    for _ in 0..reader.length()? {
+        let producer = reader.kept_string()?;
+        let mut ids = Vec::new();
+        for _ in 0..reader.length()? {
+            let id = reader.kept_string()?;
+            ids.push((id, read_id(reader)?));
+        }
+        if producers.insert(producer, ids).is_some() {
+            return Err(reader.malformed("a stream holds an idempotent producer twice"));
+        }
+    }
+    Ok(Idempotence {
+        duration_s,
+        max_entries,
+        producers,
+        added: reader.length()?,
+        duplicates: reader.length()?,
+    })
 }
 
 fn read_history(reader: &mut Reader<'_>) -> Result<History, PayloadError> {
@@ -272,6 +303,36 @@ mod tests {
     use super::super::listpack::tests::pack;
     use super::super::{Footer, decode};
     use super::*;
+
+    #[test]
+    fn idempotent_producers_are_read_and_left_out_where_the_target_has_none() {
+        // DUMP of Redis 8.6.3: XADD s IDMP p1 i1 * a c, twice, and XGROUP CREATE s g 0.
+        let body = b"\x1a\x01\x10\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\0\x01\x1d\x1d\0\0\0\n\0\x01\x01\0\x01\x01\x01\x81a\x02\
+            \0\x01\x02\x01\0\x01\0\x01\x81b\x02\x04\x01\xff\x01\x01\x01\x01\x01\0\0\x01\x01\x01g\0\0\0\0\0\
+            @d@e\x01\x02p1\x01\x02i1\x01\x01\x01\x03";
+        let Ok(Value::Stream(mut stream)) = decode(body, Footer::new(body, 13), 10_000) else {
+            panic!("no stream");
+        };
+        let one = StreamId { ms: 1, seq: 1 };
+        assert_eq!(
+            stream.idempotence,
+            Some(Idempotence {
+                duration_s: 100,
+                max_entries: 101,
+                producers: [(b"p1".to_vec(), vec![(b"i1".to_vec(), one)])].into(),
+                added: 1,
+                duplicates: 3,
+            })
+        );
+        let target = super::super::Target::new(&[9, 10, 11]);
+        let sealed = [&body[..], &Footer::new(body, 13).to_bytes()].concat();
+        let translated = target
+            .translate(&sealed, super::super::FieldTtl::Error, 0)
+            .expect("streams go everywhere");
+        assert_eq!(super::super::same_value(&sealed, &translated.payload), Ok(true));
+        stream.forget_expired(100_001);
+        assert_eq!(stream.idempotence.map(|kept| kept.producers.len()), Some(0));
+    }
 
     #[test]
     fn ids_wrap_around_their_base() {

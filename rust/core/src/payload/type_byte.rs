@@ -30,8 +30,12 @@ pub(super) const HASH_2: u8 = 22;
 pub(super) const HASH_LISTPACK_EX_PRE_GA: u8 = 23;
 pub(super) const HASH_METADATA: u8 = 24;
 pub(super) const HASH_LISTPACK_EX: u8 = 25;
-const STREAM_LISTPACKS_4: u8 = 26;
+pub(super) const STREAM_LISTPACKS_4: u8 = 26;
 const STREAM_LISTPACKS_5: u8 = 27;
+const ARRAY: u8 = 28;
+/// Redis's hashes whose field names stand in a template beside them: the first and the last type byte.
+const FIRST_TEMPLATE_HASH: u8 = 29;
+const LAST_TEMPLATE_HASH: u8 = 32;
 
 /// The last type that every server of its RDB version and above reads alike.
 const LAST_COMMON: u8 = STREAM_LISTPACKS_3;
@@ -81,7 +85,8 @@ impl Kind {
             | HASH_2
             | HASH_LISTPACK_EX_PRE_GA
             | HASH_METADATA
-            | HASH_LISTPACK_EX => Self::Hash,
+            | HASH_LISTPACK_EX
+            | FIRST_TEMPLATE_HASH..=LAST_TEMPLATE_HASH => Self::Hash,
             STREAM_LISTPACKS | STREAM_LISTPACKS_2 | STREAM_LISTPACKS_3 | STREAM_LISTPACKS_4
             | STREAM_LISTPACKS_5 => Self::Stream,
             MODULE_2 => Self::Module,
@@ -124,6 +129,23 @@ pub fn min_version(type_byte: u8) -> Option<u16> {
         HASH_2 | HASH_LISTPACK_EX_PRE_GA | HASH_METADATA | HASH_LISTPACK_EX => 12,
         STREAM_LISTPACKS_4 => 13,
         STREAM_LISTPACKS_5 => 14,
+        FIRST_TEMPLATE_HASH..=LAST_TEMPLATE_HASH => 15,
+        _ => return None,
+    })
+}
+
+/// Returns what a type is that is known by name alone, and the server that writes it: what `rdb.h` of Redis 8.8
+/// and 8.10 and of Valkey 9.2 have besides.
+pub(super) fn newer_type(type_byte: u8, rdb_version: u16) -> Option<&'static str> {
+    Some(match type_byte {
+        HASH_LISTPACK_EX_PRE_GA if rdb_version >= FIRST_VALKEY_VERSION => {
+            "a hash stored by paths, as Valkey 9.2 and later write it"
+        }
+        STREAM_LISTPACKS_5 => "a stream as Redis 8.8 and later write it",
+        ARRAY => "an array, as Redis 8.8 and later write it",
+        FIRST_TEMPLATE_HASH..=LAST_TEMPLATE_HASH => {
+            "a hash stored by a template, as Redis 8.10 and later write it"
+        }
         _ => return None,
     })
 }
@@ -155,6 +177,23 @@ mod tests {
         }
         assert_eq!(kind_name(17), "zset");
         assert_eq!(kind_name(8), "unknown");
+    }
+
+    #[test]
+    fn types_of_newer_servers_are_refused_by_name() {
+        let said = |type_byte, rdb_version| {
+            let error = super::super::PayloadError::Unsupported {
+                type_byte,
+                rdb_version,
+            };
+            error.to_string()
+        };
+        for type_byte in 27..=32 {
+            let text = said(type_byte, 14);
+            assert!(text.contains("Redis 8.") && !text.contains("not known"), "{text}");
+        }
+        assert!(said(23, 81).contains("Valkey 9.2"));
+        assert!(said(33, 15).contains("not known to this version of Slotferry"));
     }
 
     #[test]

@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(kind(judged(Some((A, 0)), Some((list, 0)))), FailureKind::Type);
         assert_eq!(kind(judged(Some((A, 0)), None)), FailureKind::Missing);
         assert_eq!(kind(judged(None, Some((A, 0)))), FailureKind::Extra);
-        let unknown = b"\x1fwhat".as_slice();
+        let unknown = b"\xf0what".as_slice();
         assert_eq!(
             kind(judged(Some((A, 0)), Some((unknown, 0)))),
             FailureKind::Payload

@@ -164,6 +164,7 @@ pub(super) fn skeleton(lost: &BTreeMap<Vec<u8>, Vec<Delivery>>, with_history: bo
         last_id: START,
         history: None,
         groups,
+        idempotence: None,
     };
     seal_stream(&stream, with_history)
 }
