@@ -35,7 +35,9 @@ from tests.servers.kinds import available
 from tests.servers.raw import connect as raw
 
 
-@pytest.mark.parametrize("own", ["redis-6.2", "redis-7.0", "valkey-8.1", "valkey-9.1"], indirect=True)
+@pytest.mark.parametrize(
+    "own", ["redis-6.2", "redis-7.0", "redis-8.6", "valkey-8.1", "valkey-9.1"], indirect=True
+)
 @pytest.mark.parametrize("method", ["setslot", "auto"])
 def test_slots_move_under_a_client_that_notices_nothing(
     own: LocalCluster, method: str, tmp_path: Path
@@ -47,6 +49,7 @@ def test_slots_move_under_a_client_that_notices_nothing(
 
     assert report.status == "completed", report
     assert (report.moved, report.remaining, report.keys) == (400, 0, 4_000)
+    assert report.bytes > 0
     assert seen["errors"] == []
     assert seen["operations"] > 0
     assert_clean(own)

@@ -18,7 +18,7 @@ from tests.reshard.moving import MOVING
 from tests.servers.kinds import available
 from tests.servers.raw import connect
 
-KINDS = ["redis-6.2", "redis-7.0", "redis-8.0", "valkey-8.1", "valkey-9.1"]
+KINDS = ["redis-6.2", "redis-7.0", "redis-8.0", "redis-8.6", "valkey-8.1", "valkey-9.1"]
 
 
 @pytest.fixture

@@ -361,19 +361,38 @@ class _Applier:
         """Return the moves that are not done, those of open slots first."""
         self._known = [member.address for member in cluster.members.values()]
         open_slots = set(cluster.open_slots)
-        todo, done = [], []
+        todo: list[Move] = []
+        done: list[Move] = []
         for move in self._plan.moves():
             if move.slot in self._tally.moved or move.slot in self._tally.left:
                 continue
             target = shards.get(move.target)
             if target is not None and cluster.owners[move.slot] == target.id and move.slot not in open_slots:
-                done.append(move.slot)
+                done.append(move)
             else:
                 todo.append(move)
-        self._tally.moved.update(done)
         if done:
-            journal.settle(self._job, done, {}, 0, 0)
+            keys, size = self._arrived(cluster, shards, journal, done)
+            self._tally.add(keys, size)
+            self._tally.moved.update(move.slot for move in done)
+            journal.settle(self._job, [move.slot for move in done], {}, keys, size)
         return sorted(todo, key=lambda move: (move.slot not in open_slots, move.slot))
+
+    def _arrived(
+        self, cluster: Cluster, shards: Mapping[str, Member], journal: ReshardJournal, done: Sequence[Move]
+    ) -> tuple[int, int]:
+        """Return keys and bytes of what the servers went on to move while no run looked on."""
+        begun = set(journal.slots(self._job, "open"))
+
+        def by_servers(move: Move) -> bool:
+            source, target = shards.get(move.source), shards.get(move.target)
+            if source is None or target is None:
+                return False
+            return choose_method(source, target, self._options.method) != "setslot"
+
+        arrived = [move for move in done if move.slot in begun and by_servers(move)]
+        keys = sum(count_keys(self._connector, cluster, arrived).values())
+        return keys, round(keys * self._plan.key_bytes)
 
     # The end
 

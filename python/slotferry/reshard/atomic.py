@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from slotferry.admin import Connector
 from slotferry.link import lost
 from slotferry.reshard.care import Gate
-from slotferry.reshard.methods import Moved, Pair, itself, owner_of
+from slotferry.reshard.members import Member
+from slotferry.reshard.methods import Moved, Pair, itself
 from slotferry.reshard.wire import (
     Wire,
     count_of,
@@ -40,10 +41,12 @@ class ValkeyAtomic:
         self._pair = pair
         self._gate = gate
         self._source = Wire(connector, pair.source.address)
+        self._target = Wire(connector, pair.target.address)
 
     def close(self) -> None:
         """Hang up."""
         self._source.close()
+        self._target.close()
 
     def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
         """Hand the slots over as one job of the servers; see `Method.move`."""
@@ -51,20 +54,12 @@ class ValkeyAtomic:
         outcome = Moved()
         self._await_others(slots)
         here = itself(self._source, self._pair.source)
-        wanted = []
-        for slot in slots:
-            if slot in here.slots:
-                wanted.append(slot)
-                continue
-            owner = owner_of(self._source, slot)
-            if owner == self._pair.target.id:
-                outcome.moved.append(slot)
-            else:
-                outcome.left[slot] = f"another job has moved it away from {self._pair.source}"
+        there = itself(self._target, self._pair.target)
+        wanted = _still_to_move(slots, here, there, outcome)
+        _count_arrived(self._target, outcome, told)
         if not wanted:
             return outcome
-        counts = self._source.each(slot_commands("COUNTKEYSINSLOT", wanted))
-        keys = sum(count_of(count) for count in counts)
+        keys = _keys_in(self._source, wanted)
         self._gate.wait_turn(0)
         before = {job["name"] for job in self._jobs()}
         ends = [end for first_last in ranges_of(wanted) for end in first_last]
@@ -164,18 +159,11 @@ class RedisAtomic:
         self._await_others()
         here = itself(self._source, self._pair.source)
         there = itself(self._target, self._pair.target)
-        wanted = []
-        for slot in slots:
-            if slot in there.slots:
-                outcome.moved.append(slot)
-            elif slot in here.slots:
-                wanted.append(slot)
-            else:
-                outcome.left[slot] = f"another job has moved it away from {self._pair.source}"
+        wanted = _still_to_move(slots, here, there, outcome)
+        _count_arrived(self._target, outcome, told)
         if not wanted:
             return outcome
-        counts = self._source.each(slot_commands("COUNTKEYSINSLOT", wanted))
-        keys = sum(count_of(count) for count in counts)
+        keys = _keys_in(self._source, wanted)
         self._gate.wait_turn(0)
         ends = [end for first_last in ranges_of(wanted) for end in first_last]
         task = self._target.call("CLUSTER", "MIGRATION", "IMPORT", *ends)
@@ -216,6 +204,31 @@ class RedisAtomic:
                     "it is tried again",
                 )
             self._gate.nap(wait, "")
+
+
+def _still_to_move(slots: Sequence[int], here: Member, there: Member, outcome: Moved) -> list[int]:
+    """Return what the source still owns; what the target owns by now is moved, the rest is another's."""
+    wanted = []
+    for slot in slots:
+        if slot in there.slots:
+            outcome.moved.append(slot)
+        elif slot in here.slots:
+            wanted.append(slot)
+        else:
+            outcome.left[slot] = f"another job has moved it away from {here}"
+    return wanted
+
+
+def _count_arrived(target: Wire, outcome: Moved, told: Callable[[int, int], None]) -> None:
+    """Count the keys of slots that the servers went on to move after an earlier run of ours had ended."""
+    if outcome.moved:
+        outcome.keys += _keys_in(target, outcome.moved)
+        told(outcome.keys, 0)
+
+
+def _keys_in(wire: Wire, slots: Sequence[int]) -> int:
+    counts = wire.each(slot_commands("COUNTKEYSINSLOT", slots))
+    return sum(count_of(count) for count in counts)
 
 
 def slot_migrations(wire: Wire) -> list[dict[str, str]]:

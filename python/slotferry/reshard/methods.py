@@ -114,11 +114,6 @@ def own_line(wire: Wire) -> dict[str, Member]:
     return parse_nodes("\n".join(own), wire.address, {})
 
 
-def owner_of(wire: Wire, slot: int) -> str | None:
-    """Return the id of the slot's owner, as the node at the other end sees it."""
-    return next((member.id for member in nodes_of(wire).values() if slot in member.slots), None)
-
-
 def correct_owner(
     wire: Wire, slots: Sequence[int], owner: str, seen: Mapping[str, Member] | None = None
 ) -> None:

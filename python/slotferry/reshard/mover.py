@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from slotferry.admin import Connector
@@ -200,15 +199,10 @@ class Mover:
         keys = 0
         while queue.slots and len(group) < kind.most_slots:
             keys += self.tally.counted.get(queue.slots[0], 0)
-            if group and (keys > most_keys or keys * self._key_bytes > most_bytes):
+            if group and (keys > most_keys or keys * self.plan.key_bytes > most_bytes):
                 break
             group.append(queue.slots.popleft())
         return group
-
-    @cached_property
-    def _key_bytes(self) -> float:
-        """What a key takes, as the plan estimates it."""
-        return self.plan.bytes / self.plan.keys if self.plan.keys else 0.0
 
     def _move(self, name: str, pair: Pair, slots: list[int], shared: bool) -> Moved:
         """Move a group; runs in a worker."""
@@ -217,9 +211,16 @@ class Mover:
         try:
             if method is None or method.name != name:
                 method = self._methods[key] = self._make(name, pair)
-            moved = method.move(slots, self.tally.add, shared=shared)
-            if name != "setslot":
-                self.gate.pay(round(moved.keys * self._key_bytes))
+            if name == "setslot":
+                return method.move(slots, self.tally.add, shared=shared)
+            # The servers tell no bytes of what they move by themselves: these are the plan's estimate.
+            moved = method.move(
+                slots,
+                lambda keys, _size: self.tally.add(keys, round(keys * self.plan.key_bytes)),
+                shared=shared,
+            )
+            moved.bytes = round(moved.keys * self.plan.key_bytes)
+            self.gate.pay(moved.bytes)
             return moved
         except BaseException:
             # Its connections may hold replies that nobody has read.

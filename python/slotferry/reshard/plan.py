@@ -137,6 +137,11 @@ class Plan:
         return sum(transfer.bytes for transfer in self.transfers)
 
     @property
+    def key_bytes(self) -> float:
+        """What one of the keys took, by estimate."""
+        return self.bytes / self.keys if self.keys else 0.0
+
+    @property
     def expected_seconds(self) -> float:
         """How long it takes at careful rates, without any throttle."""
         rates = (
