@@ -329,7 +329,10 @@ mod tests {
         let translated = target
             .translate(&sealed, super::super::FieldTtl::Error, 0)
             .expect("streams go everywhere");
-        assert_eq!(super::super::same_value(&sealed, &translated.payload), Ok(true));
+        assert_eq!(
+            super::super::same_value(&sealed, &translated.payload, 0),
+            Ok(true)
+        );
         stream.forget_expired(100_001);
         assert_eq!(stream.idempotence.map(|kept| kept.producers.len()), Some(0));
     }

@@ -59,11 +59,15 @@ impl Value {
         }
     }
 
-    /// Leaves out the fields of a hash that expire at `expired_by` (milliseconds since the epoch, by a server's
-    /// clock) or before: servers drop them at different times.
+    /// Leaves out what expires at `expired_by` (milliseconds since the epoch, by a server's clock) or before, fields of
+    /// a hash and idempotent IDs of a stream: servers drop them at different times.
     pub fn forget_expired(&mut self, expired_by: u64) {
-        if let Self::Hash(fields) = self {
-            fields.retain(|_, field| field.expires_at_ms.is_none_or(|at| at > expired_by));
+        match self {
+            Self::Hash(fields) => {
+                fields.retain(|_, field| field.expires_at_ms.is_none_or(|at| at > expired_by));
+            }
+            Self::Stream(stream) => stream.forget_expired(expired_by),
+            _ => {}
         }
     }
 }

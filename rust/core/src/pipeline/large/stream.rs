@@ -66,6 +66,7 @@ impl Pair<'_> {
                 last_id: START,
                 history: None,
                 groups: [(name.to_vec(), with_pending(group, page.entries))].into(),
+                idempotence: None,
             };
             if let Some(difference) = difference(stream(ours), stream(theirs), part) {
                 return Ok(Some(difference));
@@ -94,6 +95,8 @@ impl End<'_> {
             last_id,
             history,
             groups,
+            // No command reads which producers have sent what.
+            idempotence: None,
         })
     }
 

@@ -205,6 +205,7 @@ impl Chunk {
                     last_id: StreamId { ms: 0, seq: 0 },
                     history: None,
                     groups: BTreeMap::new(),
+                    idempotence: None,
                 }))
             }
         })
