@@ -27,6 +27,10 @@ from slotferry.row_checks import DISCARD_HINT, check_rows, parsing
 from slotferry.story import Happening
 
 _CHUNK_KEYS = 50_000
+_OF_A_PASS = (
+    *("unsettled", "notes", "big_keys", "partitions"),
+    *("target_nodes", "target_counts", "doubts"),
+)
 
 _RECORD_COUNTS = """
 UPDATE jobs SET scanned = scanned + ?, migrated = migrated + ?, unchanged = unchanged + ?,
@@ -172,12 +176,12 @@ class Journal:
         """Return every job, the one that changed last first. Raises `JournalError` for a damaged one."""
         with explained(self.path):
             check_rows(self._connection, ("jobs",), self.path)
-        rows = self._select("SELECT name FROM jobs ORDER BY updated DESC, name")
+        rows = self.select("SELECT name FROM jobs ORDER BY updated DESC, name")
         return [record for (name,) in rows if (record := self._record(name)) is not None]
 
     def has(self, name: str) -> bool:
         """Return whether there is a job of that name, be it damaged."""
-        return bool(self._select("SELECT 1 FROM jobs WHERE name = ?", name))
+        return bool(self.select("SELECT 1 FROM jobs WHERE name = ?", name))
 
     def job(self, name: str) -> JobRecord | None:
         """Return the job of that name, or None.
@@ -199,7 +203,7 @@ class Journal:
         return False
 
     def _record(self, name: str) -> JobRecord | None:
-        rows = self._select(
+        rows = self.select(
             "SELECT setup, partition_count, run_id, status, created, updated, "
             "(SELECT count(*) FROM runs WHERE job = name) FROM jobs WHERE name = ?",
             name,
@@ -233,7 +237,7 @@ class Journal:
 
     def totals(self, name: str) -> Totals:
         """Return the job's figures over all its runs."""
-        rows = self._select(
+        rows = self.select(
             "SELECT scanned, migrated, unchanged, skipped, expired, vanished, pending, failed, "
             "bytes, moved, ask, retries FROM jobs WHERE name = ?",
             name,
@@ -242,7 +246,7 @@ class Journal:
 
     def runs(self, name: str) -> list[RunRecord]:
         """Return the job's runs in order."""
-        rows = self._select(
+        rows = self.select(
             "SELECT number, resumed, host, pid, started, ended, status, keys, elapsed, error_kind, "
             "error_message FROM runs WHERE job = ? ORDER BY number",
             name,
@@ -261,7 +265,7 @@ class Journal:
 
     def marks(self, name: str) -> list[Mark]:
         """Return the marks of the job's partitions, by database and index."""
-        rows = self._select(
+        rows = self.select(
             "SELECT idx, cursor, done, db FROM partitions WHERE job = ? ORDER BY db, idx", name
         )
         with parsing(self.path, "partitions", f"job {name!r}"):
@@ -269,12 +273,12 @@ class Journal:
 
     def databases(self, name: str) -> list[int]:
         """Return the databases of the source that the job copies."""
-        rows = self._select("SELECT DISTINCT db FROM partitions WHERE job = ? ORDER BY db", name)
+        rows = self.select("SELECT DISTINCT db FROM partitions WHERE job = ? ORDER BY db", name)
         return [database for (database,) in rows]
 
     def failures(self, name: str, limit: int) -> list[FailedKey]:
         """Return the first `limit` failed keys."""
-        rows = self._select(
+        rows = self.select(
             "SELECT key, slot, kind, message, node, db FROM unsettled "
             "WHERE job = ? AND outcome = 'failed' ORDER BY id LIMIT ?",
             name,
@@ -284,7 +288,7 @@ class Journal:
 
     def notes(self, name: str, limit: int) -> list[FailedKey]:
         """Return the first `limit` keys that are copied, but without something that a policy gave up."""
-        rows = self._select(
+        rows = self.select(
             "SELECT key, slot, kind, message, node, db FROM notes WHERE job = ? ORDER BY id LIMIT ?",
             name,
             limit,
@@ -293,16 +297,16 @@ class Journal:
 
     def count_notes(self, name: str, kind: str = "%") -> int:
         """Return how many keys `notes` has, of one kind or in all."""
-        ((count,),) = self._select("SELECT count(*) FROM notes WHERE job = ? AND kind LIKE ?", name, kind)
+        ((count,),) = self.select("SELECT count(*) FROM notes WHERE job = ? AND kind LIKE ?", name, kind)
         return int(count)
 
     def big_positions(self, name: str, database: int) -> list[tuple[bytes, str]]:
         """Return how far a database's unsettled keys are copied in parts, in the engine's words."""
-        return self._select("SELECT key, position FROM big_keys WHERE job = ? AND db = ?", name, database)
+        return self.select("SELECT key, position FROM big_keys WHERE job = ? AND db = ?", name, database)
 
     def pending(self, name: str, limit: int) -> list[PendingKey]:
         """Return the first `limit` pending keys."""
-        rows = self._select(
+        rows = self.select(
             "SELECT key, slot, message, db FROM unsettled "
             "WHERE job = ? AND outcome = 'pending' ORDER BY id LIMIT ?",
             name,
@@ -318,9 +322,9 @@ class Journal:
         """
         outcomes = ("pending", "failed" if with_failed else "pending")
         after = 0
-        ((last,),) = self._select("SELECT coalesce(max(id), 0) FROM unsettled WHERE job = ?", name)
+        ((last,),) = self.select("SELECT coalesce(max(id), 0) FROM unsettled WHERE job = ?", name)
         while after < last:
-            rows = self._select(
+            rows = self.select(
                 "SELECT id, key FROM unsettled WHERE id > ? AND id <= ? AND job = ? AND db = ? "
                 "AND outcome IN (?, ?) ORDER BY id LIMIT ?",
                 *(after, last, name, database, *outcomes, _CHUNK_KEYS),
@@ -333,8 +337,8 @@ class Journal:
     def failed_keys(self, name: str, kind: str, database: int = 0) -> Iterator[list[bytes]]:
         """Yield the names of a database's keys that failed with this kind now; 50,000 at a time."""
         after = 0
-        ((last,),) = self._select("SELECT coalesce(max(id), 0) FROM unsettled WHERE job = ?", name)
-        while rows := self._select(
+        ((last,),) = self.select("SELECT coalesce(max(id), 0) FROM unsettled WHERE job = ?", name)
+        while rows := self.select(
             "SELECT id, key FROM unsettled WHERE id > ? AND id <= ? AND job = ? AND outcome = 'failed' "
             "AND kind = ? AND db = ? ORDER BY id LIMIT ?",
             *(after, last, name, kind, database, _CHUNK_KEYS),
@@ -356,7 +360,7 @@ class Journal:
 
     def difference_counts(self, names: tuple[str, str]) -> dict[str, int]:
         """Return how many keys of two jobs failed with each kind, each key counted once."""
-        rows = self._select(
+        rows = self.select(
             "SELECT kind, count(*) FROM unsettled AS one WHERE outcome = 'failed' "
             "AND (job = ? OR job = ? AND NOT EXISTS (SELECT 1 FROM unsettled WHERE job = ? "
             "AND key = one.key AND db = one.db AND outcome = 'failed')) GROUP BY kind ORDER BY kind",
@@ -369,7 +373,7 @@ class Journal:
         runs = self.runs(name)
         ended = [run.number for run in runs[:-1] if run.status.startswith("completed")]
         since = max(ended, default=0)
-        rows = self._select(
+        rows = self.select(
             "SELECT run, at, last, kind, message, count FROM story WHERE job = ? AND run > ? ORDER BY at, id",
             *(name, since),
         )
@@ -399,7 +403,7 @@ class Journal:
         partitions, and these keys of the one database are pending.
         """
         now = time.time()
-        with self._transaction() as execute:
+        with self.transaction() as execute:
             execute(
                 "INSERT INTO jobs (name, setup, partition_count, run_id, status, created, updated) "
                 "VALUES (?, ?, ?, ?, 'running', ?, ?)",
@@ -422,12 +426,10 @@ class Journal:
         names: Iterable[tuple[bytes, int]] | None = None,
     ) -> None:
         """Let the job start over: no counts, no unsettled keys, every partition at its start; runs stay."""
-        with self._transaction() as execute:
+        with self.transaction() as execute:
             execute(_RESET_JOB, (json.dumps(asdict(setup)), partition_count, run_id, time.time(), name))
-            execute("DELETE FROM unsettled WHERE job = ?", (name,))
-            execute("DELETE FROM notes WHERE job = ?", (name,))
-            execute("DELETE FROM big_keys WHERE job = ?", (name,))
-            execute("DELETE FROM partitions WHERE job = ?", (name,))
+            for table in _OF_A_PASS:
+                execute(f"DELETE FROM {table} WHERE job = ?", (name,))  # noqa: S608
             if names is None:
                 self._start_partitions(name, partition_count, databases, nodes)
             else:
@@ -435,7 +437,7 @@ class Journal:
 
     def begin_run(self, name: str, *, resumed: bool) -> int:
         """Add a run of this process and return its number. An earlier one without an end was killed."""
-        with self._transaction() as execute:
+        with self.transaction() as execute:
             execute(
                 "UPDATE runs SET status = 'interrupted', error_kind = 'killed', "
                 "error_message = 'the process ended without a word' WHERE job = ? AND status = 'running'",
@@ -461,7 +463,7 @@ class Journal:
         """
         keys = advance.totals.keys
         figures = (advance.totals.bytes, advance.totals.moved, advance.totals.ask, advance.totals.retries)
-        with self._transaction() as execute:
+        with self.transaction() as execute:
             settled = {
                 outcome: self._delete(name, advance.database, advance.resolved, outcome)
                 for outcome in ("pending", "failed")
@@ -512,7 +514,7 @@ class Journal:
         now = time.time()
         ending = (error.kind, error.message) if error else (None, None)
         keys = json.dumps(asdict(self.totals(name).keys))
-        with self._transaction() as execute:
+        with self.transaction() as execute:
             execute(
                 "UPDATE runs SET ended = ?, status = ?, keys = ?, elapsed = ?, error_kind = ?, "
                 "error_message = ? WHERE job = ? AND number = ?",
@@ -522,7 +524,7 @@ class Journal:
 
     def tell(self, name: str, happenings: Sequence[Happening]) -> None:
         """Add to the story; what is there already is counted on. Raises `JournalError`."""
-        with self._transaction():
+        with self.transaction():
             self._connection.executemany(
                 "INSERT INTO story (job, run, at, last, kind, message, count) VALUES (?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (job, run, kind, message) "
@@ -532,12 +534,12 @@ class Journal:
 
     def discard(self, name: str) -> bool:
         """Forget a job and all that belongs to it; return whether there was one."""
-        with self._transaction() as execute:
+        with self.transaction() as execute:
             return execute("DELETE FROM jobs WHERE name = ?", (name,)).rowcount > 0
 
     def adopt(self, name: str, run_id: str) -> None:
         """Let a job without cursors go on with another server process."""
-        with self._transaction() as execute:
+        with self.transaction() as execute:
             execute("UPDATE jobs SET run_id = ? WHERE name = ?", (run_id, name))
 
     def _enter_names(self, name: str, database: int, names: Iterable[tuple[bytes, int]]) -> None:
@@ -581,12 +583,14 @@ class Journal:
             [(name, database, *row) for row in rows],
         ).rowcount
 
-    def _select(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+    def select(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query. Raises `JournalError`."""
         with explained(self.path):
             return self._connection.execute(statement, values).fetchall()
 
     @contextmanager
-    def _transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
+    def transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:
+        """Give what executes statements, of which all are written or none. Raises `JournalError`."""
         with explained(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:

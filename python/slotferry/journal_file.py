@@ -19,7 +19,10 @@ from slotferry.row_checks import protect
 
 APPLICATION_ID = 0x534C4F54  # "SLOT": tells our files from other programs' SQLite files
 SCHEMA_VERSION = 3
-TABLES = ("jobs", "partitions", "unsettled", "runs", "notes", "story", "big_keys")
+TABLES = (
+    *("jobs", "partitions", "unsettled", "runs", "notes", "story", "big_keys"),
+    *("target_nodes", "target_counts", "doubts"),
+)
 _BUSY_SECONDS = 10.0
 _NOT_DAMAGE = (
     "full",
@@ -114,6 +117,25 @@ CREATE TABLE IF NOT EXISTS story (
     message TEXT NOT NULL,
     count INTEGER NOT NULL,
     UNIQUE (job, run, kind, message)
+);
+CREATE TABLE IF NOT EXISTS target_nodes (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    node_id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    PRIMARY KEY (job, node_id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS target_counts (
+    job TEXT PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
+    expired INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS doubts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    kind TEXT NOT NULL,
+    node TEXT NOT NULL,
+    slots TEXT NOT NULL,
+    message TEXT NOT NULL,
+    UNIQUE (job, kind, node, slots)
 );
 CREATE TABLE IF NOT EXISTS big_keys (
     job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,

@@ -119,11 +119,14 @@ def prepare_job(
     notify: Callable[[str], None],
     routes: Sequence[Route] = (Route(),),
     names: KeyList | None = None,
+    *,
+    void: str = "",
 ) -> bool:
     """Bring the journal's job to where this run starts; return whether it resumes earlier work.
 
     A job that is new or `starts_over` has no earlier work; so does one whose source has another `run_id`,
-    which `notify` is told. Otherwise its marks and unsettled keys stand. A job of `names` has no cursors.
+    which `notify` is told, and one of whose work the target has nothing left, for the reason `void`.
+    Otherwise its marks and unsettled keys stand. A job of `names` has no cursors.
     """
     record, run_id = journal.job(name), facts.server.run_id
     databases = partitions_by_database(options, facts, routes)
@@ -135,6 +138,10 @@ def prepare_job(
         if not options.restart and (changes := record.setup.differences(setup)):
             notify(f"the job {name} has ended its work; this is a fresh pass: {'; '.join(changes)}")
         journal.reset(name, setup, most, run_id, databases, names=names)
+        return False
+    if void:
+        journal.reset(name, setup, most, run_id, databases, names=names)
+        notify(f"{void}: everything is copied from the start")
         return False
     if record.run_id != run_id and names is not None:
         journal.adopt(name, run_id)

@@ -112,10 +112,11 @@ class EngineDriver:
         self._steering = Steering(self.controls)
         self.engine_cpu_seconds = 0.0
         self.keys_by_primary: Counter[str] = Counter()
-        self._topology = sides.target_facts.topology
+        self.topology = sides.target_facts.topology
+        """The target's, as it is known now."""
         self._access = AccessKeeper({"source": sides.source, "target": sides.target})
-        views = TopologyViews.of(sides.target, self._topology.node_ids)
-        self._refresher = TopologyRefresher(lambda: views.refresh(self._topology.primaries))
+        views = TopologyViews.of(sides.target, self.topology.node_ids)
+        self._refresher = TopologyRefresher(lambda: views.refresh(self.topology.primaries))
 
     def new_job(self, work: Work, partition_count: int) -> Job:
         """Describe a core job. Raises `SlotferryError`."""
@@ -135,8 +136,8 @@ class EngineDriver:
             "target_rdb_versions": self.sides.target_facts.rdb_versions,
             "field_ttl": self.options.field_ttl,
             "big_key_bytes": self._big_key_bytes(),
-            "topology": self._topology.ranges,
-            "target_nodes": sorted(self._topology.node_ids),
+            "topology": self.topology.ranges,
+            "target_nodes": sorted(self.topology.node_ids),
             "address_map": self.sides.target.address_map.rules,
             "on_conflict": self.options.on_conflict,
             "key_map": selection.key_map(route.prefix),
@@ -246,9 +247,9 @@ class EngineDriver:
         topology = self._refresher.poll()
         if topology is not None:
             job.set_topology(topology.ranges, sorted(topology.node_ids))
-            if topology != self._topology:
+            if topology != self.topology:
                 self._announce(topology)
-            self._topology = topology
+            self.topology = topology
 
     def _announce(self, topology: Topology) -> None:
         missing = sum(last - first + 1 for first, last in topology.missing)
@@ -322,7 +323,8 @@ class Runner:
         """Work until nothing is left that can be done. Raises `SlotferryError` where the run ends early."""
         for _ in range(_MAX_SOURCE_CHANGES + 1):
             try:
-                self._do_all()
+                self._do_all(self._works)
+                self._account()
             except SourceLostError as error:  # noqa: PERF203 - a handful of turns
                 if error.kind != "source_changed":
                     raise
@@ -334,12 +336,12 @@ class Runner:
             hint="name one server as the source, not a load balancer in front of several",
         )
 
-    def _do_all(self) -> None:
+    def _do_all(self, works: Callable[[], Iterator[Work]]) -> None:
         """Do all work there is; where the target took acknowledged keys back, from the last checkpoint on."""
         reached, since = -1, time.monotonic()
         while True:
             try:
-                for work in self._works():
+                for work in works():
                     self._driver.cancel.check()
                     self._do(work)
             except TargetLostError as error:  # noqa: PERF203 - once a failover
@@ -357,6 +359,9 @@ class Runner:
             else:
                 return
 
+    def _account(self) -> None:
+        """Account for what was written, where anything was."""
+
     def _works(self) -> Iterator[Work]:
         """Yield the core jobs of this run: scan and left-over keys, then pending keys until they stay so.
 
@@ -373,6 +378,10 @@ class Runner:
                 yield Work(partitions=cursors, keys=first, route=route)
             for keys in left:
                 yield Work(keys=keys, route=route)
+        yield from self._pending_works()
+
+    def _pending_works(self) -> Iterator[Work]:
+        """Yield core jobs for pending keys until they stay so."""
         while pending := self._journal.totals(self._name).keys.pending:
             deadline = time.monotonic() + self._driver.options.retry_for
             for database, route in self._routes():

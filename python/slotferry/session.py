@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from slotferry import preflight
 from slotferry._core import key_slot
+from slotferry.accounting import Accounting
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.control_socket import ControlSocket
 from slotferry.controls import Controls
+from slotferry.copy_runner import CopyRunner
 from slotferry.databases import Route, check_routes, may_collide, plan_routes, total_keys
 from slotferry.discovery import discover_source, discover_target
 from slotferry.endpoints import Address, Endpoint
@@ -39,8 +41,9 @@ from slotferry.resume import (
     prepare_job,
     starts_over,
 )
-from slotferry.runner import Emit, EngineDriver, ProgressTeller, Runner, Sides, Work
+from slotferry.runner import Emit, EngineDriver, ProgressTeller, Sides, Work
 from slotferry.story import Happening, Storyteller
+from slotferry.target_watch import TargetWatch
 
 if TYPE_CHECKING:
     from slotferry.collisions import Collision
@@ -166,6 +169,8 @@ class Session:
             functions = self._plan_functions(sides)
             goes_on = resumes and record is not None and record.run_id == sides.source_facts.server.run_id
             collisions = () if goes_on else self._find_collisions(sides)
+            driver = EngineDriver(sides, options, self._emit, self._cancel, self.controls)
+            accounting = Accounting(journal, self.job, driver, self._names)
             figures.resumed = prepare_job(
                 journal,
                 self.job,
@@ -175,14 +180,17 @@ class Session:
                 lambda text: self._emit(Notice(text)),
                 sides.ways,
                 self._names,
+                void=accounting.void() if resumes else "",
             )
             figures.runs = self._story.run = journal.begin_run(self.job, resumed=figures.resumed)
             figures.settled_before = journal.totals(self.job).keys.settled
             error: BaseException | None = None
             try:
                 _record_collisions(journal, self.job, collisions)
-                load_functions(sides.target, sides.target_facts, functions)
-                self._migrate(journal, sides)
+                with TargetWatch(sides.target, driver.topology) as watch:
+                    accounting.begin(watch, resumed=figures.resumed)
+                    load_functions(sides.target, sides.target_facts, functions)
+                    self._migrate(journal, driver, accounting)
             except BaseException as raised:
                 error = raised
                 raise
@@ -204,12 +212,12 @@ class Session:
         if self._options.restart and journal.forget_damaged(name):
             self._emit(Notice(f"what the journal has of the job {name} is damaged: it begins without it"))
 
-    def _migrate(self, journal: Journal, sides: Sides) -> None:
-        self._driver = EngineDriver(sides, self._options, self._emit, self._cancel, self.controls)
+    def _migrate(self, journal: Journal, driver: EngineDriver, accounting: Accounting) -> None:
+        self._driver = driver
         self._announce(
-            sides, max(Counter(mark.database for mark in journal.marks(self.job)).values(), default=0)
+            driver.sides, max(Counter(mark.database for mark in journal.marks(self.job)).values(), default=0)
         )
-        runner = Runner(journal, self.job, self._driver)
+        runner = CopyRunner(journal, self.job, driver, accounting, lambda: self._load_functions_again(driver))
         try:
             runner.run()
         finally:
@@ -221,6 +229,12 @@ class Session:
             return sides
         chosen = choose_eviction(sides.source, sides.source_facts, sides.target, sides.target_facts)
         return replace(sides, eviction=chosen)
+
+    def _load_functions_again(self, driver: EngineDriver) -> None:
+        """Load function libraries on primaries that have lost them, or have become primaries meanwhile."""
+        facts = replace(driver.sides.target_facts, topology=driver.topology)
+        sides = replace(driver.sides, target_facts=facts)
+        load_functions(sides.target, facts, self._plan_functions(sides))
 
     def _plan_functions(self, sides: Sides) -> FunctionPlan:
         """Return which function libraries are to be loaded, and tell of it."""

@@ -214,7 +214,8 @@ def both_run_ids(source_run_id: str, target: TargetFacts) -> str:
 
 def comparison_settings(options: VerifyOptions) -> dict[str, Any]:
     """Return what makes an engine job compare instead of copy."""
-    return {"verify": (options.ttl_tolerance, options.quick), "wait_replicas": 0, "eviction": None}
+    depth = "lengths" if options.quick else "values"
+    return {"verify": (options.ttl_tolerance, depth), "wait_replicas": 0, "eviction": None}
 
 
 @dataclass

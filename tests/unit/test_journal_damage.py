@@ -246,7 +246,7 @@ def test_a_setting_of_a_newer_version_is_named(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     with Journal.open(path) as journal:
         journal.create("job", _SETUP, 1, "id")
-        settings = json.loads(journal._select("SELECT setup FROM jobs")[0][0])
+        settings = json.loads(journal.select("SELECT setup FROM jobs")[0][0])
         journal._connection.execute("UPDATE jobs SET setup = ?", (json.dumps({**settings, "turbo": True}),))
     with Journal.open(path) as journal:
         with pytest.raises(JournalError, match=r"a setting that .* does not know: turbo") as caught:

@@ -23,7 +23,7 @@ _OUTCOMES = {
     "skipped": "the target has another value, left as it is",
     "expired": "the TTL ran out on the way",
     "vanished": "deleted at the source meanwhile",
-    "pending": "their slots stayed unavailable",
+    "pending": "their slots stayed unavailable, or the target lost them",
     "failed": "given up",
 }
 

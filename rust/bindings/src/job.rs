@@ -8,7 +8,7 @@ use slotferry_core::net::{Address, AddressMap, AddressRule};
 use slotferry_core::payload::{FieldTtl, Target};
 use slotferry_core::resp::encode::ExpiryCommand;
 use slotferry_core::topology::SlotRange;
-use slotferry_core::{Eviction, JobSpec, OnConflict, Sample, Side, Sweep, Verify};
+use slotferry_core::{Depth, Eviction, JobSpec, OnConflict, Sample, Side, Sweep, Verify};
 
 use crate::access::Access;
 use crate::checkpoint::Checkpoint;
@@ -156,7 +156,7 @@ impl Job {
         r#match: Option<Vec<u8>>,
         r#type: Option<String>,
         scan_only: bool,
-        verify: Option<(f64, bool)>,
+        verify: Option<(f64, &str)>,
         sweeps: Vec<PySweep>,
         sample: Option<f64>,
         delete_extra: bool,
@@ -221,10 +221,20 @@ impl Job {
             type_name: r#type,
             scan_only,
             verify: verify
-                .map(|(tolerance, quick)| {
+                .map(|(tolerance, depth)| {
+                    let depth = match depth {
+                        "values" => Depth::Value,
+                        "lengths" => Depth::Length,
+                        "existence" => Depth::Existence,
+                        other => {
+                            return Err(usage(format!(
+                                "keys are compared by values, lengths or existence, not by {other}"
+                            )));
+                        }
+                    };
                     seconds("the TTL tolerance", tolerance).map(|tolerance| Verify {
                         ttl_tolerance: u64::try_from(tolerance.as_millis()).unwrap_or(u64::MAX),
-                        quick,
+                        depth,
                     })
                 })
                 .transpose()?,

@@ -383,7 +383,9 @@ impl Lane {
         let kept = before - restored.len();
         self.drop_copies().await?;
         if kept > 0 {
-            return Err(at_source(format!("another tool has opened the slot, and moved {kept} keys")));
+            return Err(at_source(format!(
+                "another tool has opened the slot, and moved {kept} keys"
+            )));
         }
         Ok(())
     }

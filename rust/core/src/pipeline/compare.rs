@@ -9,8 +9,8 @@ use std::rc::Rc;
 use super::batch::{Batch, Restore};
 use super::judge::{Finding, Held, Rules, TTL_TOLERANCE, judge, same_expiry};
 use super::link::ReadProgress;
-use super::quick::Shape;
-use super::{Engine, OnConflict, shown};
+use super::quick::{Shape, THERE};
+use super::{Depth, Engine, OnConflict, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::net::Address;
 use crate::payload::same_value;
@@ -63,7 +63,7 @@ impl Comparison {
         if expiry == ExpiryCommand::Relative {
             encode::time(&mut commands);
         }
-        let quick = rules.is_some_and(|rules| rules.verify.quick);
+        let depth = rules.map_or(Depth::Value, |rules| rules.verify.depth);
         let asking = batch.is_asking();
         for &index in &picks {
             let wanted = batch.restore(index);
@@ -75,11 +75,13 @@ impl Comparison {
                 append(&mut commands);
             };
             read(&|out| encode::expiry(out, expiry, wanted.key));
-            if quick {
-                read(&|out| encode::type_of(out, wanted.key));
-                read(&|out| Shape::of_stand_in(wanted.payload).ask_length(out, wanted.key));
-            } else {
-                read(&|out| encode::dump(out, wanted.key));
+            match depth {
+                Depth::Existence => {}
+                Depth::Length => {
+                    read(&|out| encode::type_of(out, wanted.key));
+                    read(&|out| Shape::of_stand_in(wanted.payload).ask_length(out, wanted.key));
+                }
+                Depth::Value => read(&|out| encode::dump(out, wanted.key)),
             }
         }
         Self {
@@ -183,7 +185,12 @@ impl Comparison {
                 };
                 match (read, reply) {
                     (_, Reply::Simple(_)) if is_asking => {}
-                    (0, Reply::Integer(expires)) => self.expires = Some(expires),
+                    (0, Reply::Integer(expires)) => {
+                        self.expires = Some(expires);
+                        if reads == 1 {
+                            self.judge(index, Some(&THERE), now);
+                        }
+                    }
                     (1, Reply::Bulk(payload)) if reads == 2 => self.judge(index, payload, now),
                     (1, Reply::Simple(name)) if reads == 3 => self.shape = Shape::of(name),
                     (2, Reply::Integer(length)) => self.judge_quickly(index, length, now),
@@ -211,10 +218,10 @@ impl Comparison {
 
     /// How many commands read a key.
     fn reads(&self) -> usize {
-        if self.rules.is_some_and(|rules| rules.verify.quick) {
-            3
-        } else {
-            2
+        match self.rules.map_or(Depth::Value, |rules| rules.verify.depth) {
+            Depth::Existence => 1,
+            Depth::Value => 2,
+            Depth::Length => 3,
         }
     }
 

@@ -11,9 +11,9 @@ use super::batch::Restore;
 use super::big::Big;
 use super::lane::{Ask, Ended, Fetch, Lane};
 use super::plain::Reading;
-use super::quick::Shape;
+use super::quick::{Shape, THERE};
 use super::scan::{Keys, ScanState};
-use super::{Eviction, shown};
+use super::{Depth, Eviction, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::error::{Error, ErrorKind};
 use crate::net::Connection;
@@ -137,6 +137,7 @@ impl Lane {
     /// Ask for the next keys of a page; false if they do not fit now.
     fn ask_keys(&mut self, number: usize) -> bool {
         let quick = self.engine.is_quick();
+        let looks = self.engine.depth() == Some(Depth::Existence);
         let last_plain_byte = self.last_plain_byte();
         let fetch = &mut self.fetches[number];
         let plain = fetch.reading == Reading::Plain;
@@ -180,6 +181,9 @@ impl Lane {
             encode::expiry(out, expiry, key);
             if quick {
                 fetch.shapes[place].ask_length(out, key);
+            } else if looks {
+                // In the place of the value: that there is an answer is all that is wanted.
+                encode::expiry(out, expiry, key);
             } else if plain {
                 encode::getrange(out, key, last_plain_byte);
             } else {
@@ -261,7 +265,8 @@ impl Lane {
         self.engine.keep_names(page, &keys);
         let spec = &self.engine.spec;
         let reading = self.reading();
-        let probes = spec.big_key_bytes.is_some() && !self.engine.is_quick() && reading != Reading::Plain;
+        let reads = !matches!(self.engine.depth(), Some(Depth::Length | Depth::Existence));
+        let probes = spec.big_key_bytes.is_some() && reads && reading != Reading::Plain;
         let fetch = self.fetches.insert(Fetch {
             page,
             sized: if probes { 0 } else { keys.len() },
@@ -536,6 +541,9 @@ impl Lane {
             }
             (Ok(expiry), Reply::Integer(length)) if self.engine.is_quick() => {
                 self.pass_on_quickly(number, read, expiry, length, source_now);
+            }
+            (Ok(expiry), Reply::Integer(_)) if self.engine.depth() == Some(Depth::Existence) => {
+                self.pass_on(number, read, expiry, Some(&THERE), source_now, None);
             }
             // Of another type than it was a moment ago.
             (Ok(expiry), Reply::Error(error))

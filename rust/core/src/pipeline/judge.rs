@@ -3,9 +3,9 @@
 //! Invariant: nothing is called the same unless value and expiry were compared; what differs comes with both
 //! sides in short, as `source <> target`.
 
-use super::Verify;
 use super::batch::Restore;
 use super::quick;
+use super::{Depth, Verify};
 use crate::checkpoint::FailureKind;
 use crate::payload::{Comparison, PayloadError, compare_values, describe, same_bytes};
 use crate::progress::Outcome;
@@ -44,11 +44,14 @@ pub(crate) struct Rules {
 pub(crate) fn judge(wanted: &Restore<'_>, held: Option<Held<'_>>, rules: Rules, now: u64) -> Option<Finding> {
     let is_wanted = !wanted.payload.is_empty();
     match held {
+        Some(_) if rules.verify.depth == Depth::Existence => {
+            (!is_wanted).then_some(Finding::Gone(Outcome::Vanished))
+        }
         Some(held) if is_wanted => {
-            let equal = if rules.verify.quick {
-                wanted.payload == held.payload
-            } else {
+            let equal = if rules.verify.depth == Depth::Value {
                 same_bytes(wanted.payload, held.payload).unwrap_or(false)
+            } else {
+                wanted.payload == held.payload
             };
             if equal && same_expiry(wanted.expires_at, held.expires_at, rules.verify.ttl_tolerance) {
                 return None;
@@ -103,11 +106,11 @@ pub(crate) fn judge_absent(ours: Option<u64>, theirs: Option<u64>, expired_by: u
 fn look_closer(wanted: &Restore<'_>, held: Held<'_>, equal: bool, rules: Rules, now: u64) -> Option<Finding> {
     let comparison = if equal {
         Ok(Comparison::Same)
-    } else if rules.verify.quick {
-        Ok(quick::compare(wanted.payload, held.payload))
-    } else {
+    } else if rules.verify.depth == Depth::Value {
         let (limit, expired_by) = (rules.large.saturating_mul(4), now + rules.verify.ttl_tolerance);
         compare_values(wanted.payload, held.payload, limit, expired_by)
+    } else {
+        Ok(quick::compare(wanted.payload, held.payload))
     };
     let differs = |kind, source, target| Some(Finding::Differs(kind, format!("{source} <> {target}")));
     match comparison {
@@ -144,8 +147,10 @@ pub(crate) fn show_expiry(expires_at: u64) -> String {
 }
 
 fn in_short(payload: &[u8], rules: Rules) -> String {
-    if rules.verify.quick {
-        return quick::describe(payload);
+    match rules.verify.depth {
+        Depth::Existence => return "there".to_owned(),
+        Depth::Length => return quick::describe(payload),
+        Depth::Value => {}
     }
     describe(payload, rules.large.saturating_mul(4)).unwrap_or_else(|_| {
         let kind = payload
@@ -163,7 +168,7 @@ mod tests {
     const RULES: Rules = Rules {
         verify: Verify {
             ttl_tolerance: 100,
-            quick: false,
+            depth: Depth::Value,
         },
         large: 1 << 20,
     };
@@ -174,6 +179,10 @@ mod tests {
     }
 
     fn judged(ours: Option<(&[u8], u64)>, theirs: Option<(&[u8], u64)>) -> Option<Finding> {
+        judged_by(RULES, ours, theirs)
+    }
+
+    fn judged_by(rules: Rules, ours: Option<(&[u8], u64)>, theirs: Option<(&[u8], u64)>) -> Option<Finding> {
         let ours = ours.map(|(body, at)| (sealed(body), at));
         let theirs = theirs.map(|(body, at)| (sealed(body), at));
         let wanted = Restore {
@@ -188,7 +197,7 @@ mod tests {
             payload,
             expires_at: *expires_at,
         });
-        judge(&wanted, held, RULES, NOW)
+        judge(&wanted, held, rules, NOW)
     }
 
     fn kind(finding: Option<Finding>) -> FailureKind {
@@ -220,6 +229,22 @@ mod tests {
             kind(judged(Some((A, 0)), Some((unknown, 0)))),
             FailureKind::Payload
         );
+    }
+
+    #[test]
+    fn a_look_for_existence_minds_only_what_the_target_lacks() {
+        let verify = Verify {
+            depth: Depth::Existence,
+            ..RULES.verify
+        };
+        let rules = Rules { verify, ..RULES };
+        assert_eq!(judged_by(rules, Some((A, 5000)), Some((B, 0))), None);
+        assert_eq!(kind(judged_by(rules, Some((A, 0)), None)), FailureKind::Missing);
+        let vanished = Some(Finding::Gone(Outcome::Vanished));
+        assert_eq!(judged_by(rules, None, Some((B, 0))), vanished);
+        assert_eq!(judged_by(rules, None, None), vanished);
+        let expired = Some(Finding::Gone(Outcome::Expired));
+        assert_eq!(judged_by(rules, Some((A, NOW + 100)), None), expired);
     }
 
     #[test]

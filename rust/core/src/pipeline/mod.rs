@@ -91,8 +91,19 @@ pub enum Eviction {
 pub struct Verify {
     /// By how many milliseconds the expiries of equal keys may differ.
     pub ttl_tolerance: u64,
-    /// Compare type, TTL and length only.
-    pub quick: bool,
+    /// How closely keys are looked at.
+    pub depth: Depth,
+}
+
+/// How closely a verification looks at a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Value and TTL.
+    Value,
+    /// Type, TTL and length.
+    Length,
+    /// Whether the target has it at all; asked of both sides by their expiry alone.
+    Existence,
 }
 
 /// One primary of the target, whose keys are looked for at the source.
@@ -290,15 +301,21 @@ impl Engine {
 
     /// Whether types and lengths are compared instead of values.
     pub fn is_quick(&self) -> bool {
-        matches!(self.spec.verify, Some(Verify { quick: true, .. }))
+        self.depth() == Some(Depth::Length)
+    }
+
+    /// How closely keys are compared, in a verification.
+    pub fn depth(&self) -> Option<Depth> {
+        self.spec.verify.map(|verify| verify.depth)
     }
 
     /// What is done with keys at the target, for a message.
     pub fn deed(&self) -> &'static str {
-        match self.spec.verify {
+        match self.depth() {
             None => "restore",
-            Some(Verify { quick: true, .. }) => "measure",
-            Some(_) => "dump",
+            Some(Depth::Existence) => "look for",
+            Some(Depth::Length) => "measure",
+            Some(Depth::Value) => "dump",
         }
     }
 

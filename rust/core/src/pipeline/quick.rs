@@ -70,6 +70,9 @@ impl Shape {
     }
 }
 
+/// What stands for the value of a key that is only asked whether it is there.
+pub(crate) const THERE: [u8; 9] = [OTHER; 9];
+
 /// How two stand-ins that are not equal compare.
 pub(crate) fn compare(ours: &[u8], theirs: &[u8]) -> Comparison {
     let (source, target) = (describe(ours), describe(theirs));
