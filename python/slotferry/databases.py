@@ -7,7 +7,7 @@ nothing is written at all.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,6 +146,15 @@ def total_keys(routes: Sequence[Route], facts: SourceFacts) -> int:
     if not facts.databases:
         return facts.keys
     return sum(facts.databases.get(route.source, 0) for route in routes)
+
+
+def keys_elsewhere(facts: SourceFacts, chosen: Collection[int], before: str = "") -> str:
+    """Return which databases of the source hold keys beside the `chosen` ones, behind `before`."""
+    others = [
+        f"database {n} holds {keys:,}" for n, keys in sorted(facts.databases.items()) if n not in chosen
+    ]
+    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+    return f"{before}{', '.join(others[:5])}{more}" if others else ""
 
 
 def may_collide(routes: Sequence[Route], renames: bool) -> bool:

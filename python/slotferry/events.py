@@ -22,6 +22,7 @@ __all__ = [
     "Notice",
     "PhaseStarted",
     "Progress",
+    "RepairPlanned",
     "RunEnded",
     "RunStarted",
     "TopologyChanged",
@@ -59,6 +60,20 @@ class PhaseStarted(Event):
 
     phase: str
     message: str
+
+
+@dataclass(frozen=True)
+class RepairPlanned(Event):
+    """All is compared, nothing is repaired yet: how many keys are to be sent again, and how many deleted.
+
+    `target_keys` is how many keys of the target were looked at.
+    """
+
+    type: ClassVar[str] = "repair_planned"
+
+    to_send: int
+    to_delete: int
+    target_keys: int
 
 
 @dataclass(frozen=True)

@@ -346,14 +346,20 @@ class Journal:
             after = rows[-1][0]
             yield [key for _, key in rows]
 
-    def failed_of(self, names: tuple[str, str], limit: int = -1) -> Iterator[FailedKey]:
-        """Yield the failed keys of two jobs, each key once; with a `limit`, the first ones."""
+    def failed_of(
+        self, names: tuple[str, str], limit: int = -1, *, extra: bool | None = None
+    ) -> Iterator[FailedKey]:
+        """Yield the failed keys of two jobs, each key once; with a `limit`, the first ones.
+
+        With `extra`, only those of that kind, or only the others.
+        """
         with explained(self.path):
             rows = self._connection.execute(
                 "SELECT key, slot, kind, message, node FROM unsettled AS one WHERE outcome = 'failed' "
-                "AND (job = ? OR job = ? AND NOT EXISTS (SELECT 1 FROM unsettled WHERE job = ? "
-                "AND key = one.key AND db = one.db AND outcome = 'failed')) ORDER BY id LIMIT ?",
-                (names[0], names[1], names[0], limit),
+                "AND (job = ?1 OR job = ?2 AND NOT EXISTS (SELECT 1 FROM unsettled WHERE job = ?3 "
+                "AND key = one.key AND db = one.db AND outcome = 'failed')) "
+                "AND (?4 IS NULL OR (kind = 'extra') = ?4) ORDER BY id LIMIT ?5",
+                (names[0], names[1], names[0], extra, limit),
             )
             for row in rows:
                 yield FailedKey(*row)

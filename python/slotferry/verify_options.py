@@ -1,15 +1,16 @@
 """How two sides are compared.
 
-Invariant: as of `Options`: one that exists is valid. Nothing is written to the target unless `repair` or
-`delete_extra` says so.
+Invariant: as of `Options`: one that exists is valid. Nothing is written to the target unless `repair` says
+so, and nothing deleted unless `delete_extra` and somebody's word say so.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from slotferry.deletion_guard import Confirm
 from slotferry.errors import UsageError
 from slotferry.options import Options
 
@@ -24,7 +25,14 @@ class VerifyOptions(Options):
     sample: only this part of the keys, above 0 and up to 1; chosen by their names, so always the same ones.
     quick: compare existence, type, TTL and length, not the values.
     repair: send keys that are missing or different again, and compare them once more.
-    delete_extra: delete from the target what the source lacks; only together with `repair`.
+    delete_extra: delete from the target what the source lacks; only together with `repair`, and with `yes` or
+        `confirm`. All of it is counted first; an empty source, or one without the keys that the filters ask
+        for, is refused.
+    max_delete: more extra keys than this are refused, and nothing is repaired then; None: a tenth of the keys
+        that the target has, or 1,000 where that is more.
+    yes: what is extra, and within `max_delete`, may be deleted without another question.
+    confirm: is asked whether it may, with what is planned.
+    dry_run: with `repair`: compare, and tell what would be sent again and deleted; the target is left alone.
     differences: write every difference to this file, a JSON object a line.
     """
 
@@ -34,6 +42,9 @@ class VerifyOptions(Options):
     quick: bool = False
     repair: bool = False
     delete_extra: bool = False
+    max_delete: int | None = None
+    yes: bool = False
+    confirm: Confirm | None = field(default=None, repr=False, compare=False)
     differences: Path | str | None = None
 
     def __post_init__(self) -> None:
@@ -50,8 +61,18 @@ class VerifyOptions(Options):
             raise UsageError("delete_extra is given without repair", hint="add repair, or leave it out")
         if self.keys_from is not None:
             raise UsageError("a verification takes no list of keys", hint="choose them with match or sample")
-        if self.dry_run:
-            raise UsageError("a verification has no dry run", hint="it writes nothing unless it repairs")
+        if self.dry_run and not self.repair:
+            raise UsageError(
+                "a verification without --repair has no dry run",
+                hint="it writes nothing; leave out --dry-run",
+            )
+        if self.max_delete is not None and self.max_delete < 0:
+            raise UsageError(f"max_delete is {self.max_delete}", hint="give it as a number of keys")
+        if self.delete_extra and not (self.yes or self.confirm or self.dry_run):
+            raise UsageError(
+                "--delete-extra deletes keys of the target, and there is no terminal to ask on",
+                hint="see with --dry-run what would be deleted, then give --yes (in Python yes or confirm)",
+            )
 
     @property
     def partial(self) -> float | None:

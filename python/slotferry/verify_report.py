@@ -69,7 +69,8 @@ class VerifyReport(Report):
     `target_keys` are those of the target that were looked for at the source. `differences` counts keys by
     kind, what could not be compared included; `examples` are the first few. `repaired` keys differed and were
     sent again, `deleted` ones were extra; both were compared once more, so they are among the equal ones or
-    gone. `quick` and `sample` say what the result stands for.
+    gone. `to_send` and `to_delete` are how many were to be, before the repair
+    or in a dry run. `quick` and `sample` say what the result stands for.
     """
 
     target_keys: Keys = field(default_factory=Keys)
@@ -77,6 +78,9 @@ class VerifyReport(Report):
     examples: tuple[Difference, ...] = ()
     repaired: int = 0
     deleted: int = 0
+    to_send: int = 0
+    to_delete: int = 0
+    dry_run: bool = False
     quick: bool = False
     sample: float | None = None
 
@@ -123,6 +127,9 @@ class VerifyReport(Report):
             },
             "repaired": self.repaired,
             "deleted": self.deleted,
+            "to_send": self.to_send,
+            "to_delete": self.to_delete,
+            "dry_run": self.dry_run,
             "quick": self.quick,
             "sample": self.sample,
             "bytes": self.totals.bytes,

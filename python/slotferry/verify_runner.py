@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from slotferry.databases import Route
 from slotferry.discovery import TargetFacts, discover_target
-from slotferry.errors import InternalError, SlotferryError, TargetLostError
+from slotferry.errors import InternalError, RefusedError, SlotferryError, TargetLostError
 from slotferry.events import Notice, PhaseStarted
 from slotferry.journal import Journal
 from slotferry.recorder import Recorder
@@ -24,7 +24,7 @@ from slotferry.verify_options import VerifyOptions
 
 _RECHECK_SECONDS = 1.0
 _MAX_TARGET_CHANGES = 5
-_REPAIRABLE = ("missing", "different", "type", "ttl", "payload")
+REPAIRABLE = ("missing", "different", "type", "ttl", "payload")
 
 
 class _Comparing(Runner):
@@ -227,15 +227,19 @@ class Repair:
     options: VerifyOptions
     repaired: int = 0
     deleted: int = 0
+    allowed: dict[str, int] = field(default_factory=dict)
+    """How many extra keys each job may delete: those that were counted before the repair began."""
     _complaints: int = 0
 
     def run(self, runner: _Comparing, name: str) -> None:
         """Repair what is recorded as failed under the job `name`. Raises `SlotferryError`."""
-        kinds = [*_REPAIRABLE, *(["extra"] if self.options.delete_extra else [])]
+        kinds = [*REPAIRABLE, *(["extra"] if self.options.delete_extra else [])]
         for database, route in runner.routes():
             for kind in kinds:
                 for keys in self.journal.failed_keys(name, kind, database):
                     self.driver.cancel.check()
+                    if kind == "extra":
+                        self._count_down(name, len(keys))
                     self._send(keys, route, delete=kind == "extra")
                     before = self.journal.totals(name).keys.failed
                     runner.compare(keys, route)
@@ -244,6 +248,16 @@ class Repair:
                         self.deleted += put_right
                     else:
                         self.repaired += put_right
+
+    def _count_down(self, name: str, keys: int) -> None:
+        """Raise where the source has lost keys since the extra ones were counted."""
+        self.allowed[name] = self.allowed.get(name, 0) - keys
+        if self.allowed[name] < 0:
+            raise RefusedError(
+                f"{keys:,} keys are extra now, more than when they were counted: the source loses keys; they "
+                "were not deleted",
+                hint="see what happens at the source, then run it again",
+            )
 
     def _send(self, keys: Sequence[bytes], route: Route | None, *, delete: bool) -> None:
         settings = {"on_conflict": "replace", "delete_extra": delete}

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from slotferry import preflight
+from slotferry import deletion_guard, preflight
 from slotferry.cancel import CancelRequest
 from slotferry.control_socket import ControlSocket
 from slotferry.endpoints import Endpoint
 from slotferry.errors import OutputError, SlotferryError
-from slotferry.events import Notice, PhaseStarted
+from slotferry.events import Notice, PhaseStarted, RepairPlanned
 from slotferry.joblock import JobLock
 from slotferry.journal import JobRecord, Journal
 from slotferry.output_file import OutputFile
@@ -35,7 +35,7 @@ from slotferry.runner import Emit, EngineDriver, Sides
 from slotferry.session import Session, as_our_error, status_of
 from slotferry.verify_options import VerifyOptions
 from slotferry.verify_report import Difference, VerifyReport
-from slotferry.verify_runner import Repair, SourceRunner, TargetRunner, both_run_ids
+from slotferry.verify_runner import REPAIRABLE, Repair, SourceRunner, TargetRunner, both_run_ids
 
 _EXAMPLES = 10
 
@@ -55,6 +55,7 @@ class VerifySession(Session):
         self._kinds: dict[str, int] = {}
         self._examples: tuple[Difference, ...] = ()
         self._repair: Repair | None = None
+        self._planned: RepairPlanned | None = None
         self._paused_seconds = 0.0
         named = options.differences
         self._file = None if named is None else OutputFile(named, "differences", "--differences")
@@ -86,6 +87,7 @@ class VerifySession(Session):
             resumes = record is not None and self._resumes(record)
             known = journal.databases(self.job) if resumes else ()
             sides = self._look(record.run_id if record is not None and resumes else "", known)
+            self._refuse_empty_source(sides)
             self._prepare(journal, sides)
             with self._recorded(journal, begun):
                 self._compare(journal, sides)
@@ -190,12 +192,53 @@ class VerifySession(Session):
                 target.run()
             finally:
                 self._paused_seconds += target.paused_seconds
-        if options.repair:
-            repair = self._repair = Repair(journal, driver, options)
-            if journal.difference_counts((self.job, self._extra_job)):
+        if options.repair and self._may_repair(journal):
+            jobs = (self.job, self._extra_job)
+            extra = {name: journal.difference_counts((name, name)).get("extra", 0) for name in jobs}
+            repair = self._repair = Repair(journal, driver, options, allowed=extra)
+            if journal.difference_counts(jobs):
                 self._emit(PhaseStarted("repair", "what differs is sent again and compared once more"))
             repair.run(source, self.job)
             repair.run(target, self._extra_job)
+
+    def _may_repair(self, journal: Journal) -> bool:
+        """Tell what is to be repaired; return whether it is to be done now. Raises what stands against it."""
+        options, kinds = self._verify, journal.difference_counts((self.job, self._extra_job))
+        self._planned = planned = RepairPlanned(
+            to_send=sum(kinds.get(kind, 0) for kind in REPAIRABLE),
+            to_delete=kinds.get("extra", 0) if options.delete_extra else 0,
+            target_keys=journal.totals(self._extra_job).keys.scanned,
+        )
+        self._emit(planned)
+        refusal = None
+        if options.delete_extra:
+            scanned = journal.totals(self.job).keys.scanned
+            refusal = deletion_guard.refuse_unmatched(scanned, planned) or deletion_guard.refuse_too_many(
+                planned, options.max_delete
+            )
+        if options.dry_run:
+            if refusal is not None:
+                self._emit(Notice(f"it would be refused: {refusal.message}; {refusal.hint}"))
+            return False
+        if refusal is not None:
+            raise refusal
+        if planned.to_delete and not options.yes and options.confirm is not None:
+            deletion_guard.ask(planned, options.confirm, self._cancel)
+        return True
+
+    def _refuse_empty_source(self, sides: Sides) -> None:
+        """Raise where a typo in the source's URL would make every key of the target extra."""
+        if not self._verify.delete_extra or not self._has_way_back(sides):
+            return
+        refusal = deletion_guard.refuse_empty_source(sides.ways, sides.source_facts)
+        if refusal is not None and not self._options.dry_run:
+            raise refusal
+        if refusal is not None:
+            self._emit(Notice(f"it would be refused: {refusal.message}"))
+
+    def _dry_run(self) -> None:
+        """Compare as ever: a dry run of a verification leaves out the repair alone."""
+        self._run(time.monotonic())
 
     def _has_way_back(self, sides: Sides) -> bool:
         """Whether a key of the target alone says where it would be at the source, and that it is meant.
@@ -220,7 +263,10 @@ class VerifySession(Session):
             source.retries + target.retries,
         )
         self._kinds = journal.difference_counts(jobs)
-        self._examples = tuple(map(Difference.of, journal.failed_of(jobs, _EXAMPLES)))
+        examples = list(journal.failed_of(jobs, _EXAMPLES, extra=False if self._verify.dry_run else None))
+        if self._verify.dry_run:  # which shows some of what would be deleted as well
+            examples += journal.failed_of(jobs, _EXAMPLES, extra=True)
+        self._examples = tuple(map(Difference.of, examples))
 
     def _judge(self, sides: Sides) -> list[preflight.Row]:
         """Return whether both sides can be compared."""
@@ -240,7 +286,7 @@ class VerifySession(Session):
             denied = {node.name: denied_commands(node, probes)}
         rows = judge_rights("source", denied)
         probes = verify_target_probes(has_pexpiretime=sides.target_facts.has_pexpiretime, quick=options.quick)
-        if options.repair:
+        if options.repair and not options.dry_run:
             probes += repair_probes(delete=options.delete_extra)
         denied = {}
         for address in sides.target_facts.topology.primaries:
@@ -275,6 +321,9 @@ class VerifySession(Session):
             examples=self._examples,
             repaired=repair.repaired if repair else 0,
             deleted=repair.deleted if repair else 0,
+            to_send=self._planned.to_send if self._planned else 0,
+            to_delete=self._planned.to_delete if self._planned else 0,
+            dry_run=self._verify.dry_run,
             quick=self._verify.quick,
             sample=self._verify.partial,
         )

@@ -92,7 +92,7 @@ def _find_and_repair(source: LocalServer, cluster: LocalCluster, path: Path, *, 
     assert repaired.differences == {"extra": each}
     assert repaired.repaired == len(expected) - each
 
-    cleaned = verify(source, cluster, repair=True, delete_extra=True, differences=path)
+    cleaned = verify(source, cluster, repair=True, delete_extra=True, yes=True, differences=path)
     assert (cleaned.ok, cleaned.deleted, cleaned.repaired) == (True, each, 0)
     assert differences(path) == {}
     assert verify(source, cluster).ok
@@ -222,7 +222,7 @@ def test_several_databases_each_into_its_own(stack: ExitStack) -> None:
     with node.client(db=5) as new:
         new.set(b"{" + own + b"}extra", "x")
 
-    report = verify(source, cluster, db="all", repair=True, delete_extra=True)
+    report = verify(source, cluster, db="all", repair=True, delete_extra=True, yes=True)
 
     assert report.ok, report.examples
     assert (report.repaired, report.deleted) == (1, 1)
@@ -238,7 +238,7 @@ def test_another_database_of_the_source(source: LocalServer, cluster: LocalClust
         new.set("key:1", "x")
         report = Verification(url, cluster.url, VerifyOptions(recheck=1)).run()
         assert report.differences == {"extra": 1, "different": 1}
-        options = VerifyOptions(recheck=1, repair=True, delete_extra=True)
+        options = VerifyOptions(recheck=1, repair=True, delete_extra=True, yes=True)
         assert Verification(url, cluster.url, options).run().ok
 
 
@@ -348,7 +348,7 @@ def test_what_a_filter_of_values_leaves_out_is_never_extra(
         assert migrate(source, cluster).ok
         new.sadd("set:extra", "x")
         for choice in ({"type": ("string", "list")}, {"exclude_type": ("set",)}, {"max_size": 10_000}):
-            report = verify(source, cluster, repair=True, delete_extra=True, **choice)
+            report = verify(source, cluster, repair=True, delete_extra=True, yes=True, **choice)
             assert report.ok, (choice, report.examples)
         assert new.exists("set:extra")
 

@@ -23,6 +23,8 @@ from slotferry.verify_report import Difference
         ({"sample": 0}, "sample"),
         ({"sample": 1.5}, "sample"),
         ({"delete_extra": True}, "repair"),
+        ({"delete_extra": True, "repair": True}, "--yes|no terminal"),
+        ({"max_delete": -1}, "max_delete"),
         ({"dry_run": True}, "dry run"),
         ({"memory_limit": 1}, "memory_limit"),
     ],

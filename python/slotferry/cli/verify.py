@@ -6,6 +6,8 @@ results: they set the exit code and are no error.
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,7 @@ from slotferry.cli.types import (
 )
 
 if TYPE_CHECKING:
+    from slotferry.events import RepairPlanned
     from slotferry.verification import Verification
 
 _EPILOG = """\
@@ -41,6 +44,7 @@ Examples:
   slotferry verify redis://old:6379 redis://new1:7000 --sample 5% --quick
   slotferry verify redis://old:6379 redis://new1:7000 --differences differences.jsonl
   slotferry verify redis://old:6379 redis://new1:7000 --repair
+  slotferry verify redis://old:6379 redis://new1:7000 --repair --delete-extra --dry-run
   slotferry verify redis://old:6379 redis://new1:7000 --rewrite '^user:(\\d+):(.*)$ => user:{$1}:$2'
   slotferry verify redis://old:6379 redis://new1:7000 --json | tail -1 | jq .keys
 
@@ -93,7 +97,21 @@ Exit codes:
     help="Keys of this size and more are compared in parts, so that no server stalls; 0: in one piece.",
 )
 @click.option("--repair", is_flag=True, help="Send again what is missing or different, and compare it again.")
-@click.option("--delete-extra", is_flag=True, help="With --repair: delete from the target what is extra.")
+@click.option(
+    "--delete-extra",
+    is_flag=True,
+    help="With --repair: delete from the target what is extra, after a question or with --yes.",
+)
+@click.option(
+    "--max-delete",
+    type=click.IntRange(0),
+    metavar="NUMBER",
+    help="Refuse to delete more extra keys.  [default: a tenth of the target, or 1000 if that is more]",
+)
+@click.option("--yes", is_flag=True, help="Delete extra keys without a question.")
+@click.option(
+    "--dry-run", is_flag=True, help="With --repair: show what would be sent and deleted, and how many."
+)
 @click.option("--differences", type=File, help="Write every difference (JSON lines) to this file.")
 @click.option(
     "--memory-limit",
@@ -185,4 +203,19 @@ def _verification(source: str, target: str, **parameters: Any) -> Verification:
     from slotferry.verification import Verification, VerifyOptions
 
     settings = side_settings(parameters) | selection_settings(parameters) | database_settings(parameters)
+    if sys.stdin.isatty() and sys.stderr.isatty():
+        settings["confirm"] = _ask
     return Verification(source, target, VerifyOptions(**parameters, **settings))
+
+
+def _ask(planned: RepairPlanned) -> bool:
+    """Ask on the terminal."""
+    keys = "1 key" if planned.to_delete == 1 else f"{planned.to_delete:,} keys"
+    sent = f", and send {planned.to_send:,} again" if planned.to_send else ""
+    question = f"Delete {keys} of the target (of {planned.target_keys:,}) that the source lacks{sent}? [y/N] "
+    click.echo(question, nl=False, err=True)
+    answer = b""
+    # Read below sys.stdin: a thread that is left behind with its lock would break the end of the process.
+    while not answer.endswith(b"\n") and (piece := os.read(sys.stdin.fileno(), 1024)):
+        answer += piece
+    return answer.strip().lower() in (b"y", b"yes")

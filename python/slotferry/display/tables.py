@@ -41,8 +41,9 @@ class ResultTables(Display):
     def show(self, event: Event) -> None:
         """Print the event's table, if it has one."""
         if isinstance(event, RunStarted):
-            self._begun = not event.dry_run
+            self._begun = True
         elif isinstance(event, DryRunResult):
+            self._begun = False  # this is its ending
             self.say(dry_run_table(event))
         elif isinstance(event, RunEnded) and self._begun:
             self.say(_ending(event.report))

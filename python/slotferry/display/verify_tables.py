@@ -32,6 +32,8 @@ def verification_table(report: VerifyReport) -> str:
     ]
     rows += [(kind, report.differences.get(kind, 0), meaning) for kind, meaning in _MEANINGS.items()]
     rows += [
+        ("to send", report.to_send if report.dry_run else 0, "missing or different: would be sent again"),
+        ("to delete", report.to_delete if report.dry_run else 0, "extra: would be deleted from the target"),
         ("repaired", report.repaired, "sent again, and equal now"),
         ("deleted", report.deleted, "extra keys, gone from the target now"),
     ]
@@ -45,6 +47,8 @@ def verification_table(report: VerifyReport) -> str:
         f"{report.keys_per_second:,.0f} keys/s; redirects: {report.totals.moved:,} MOVED, "
         f"{report.totals.ask:,} ASK; retries: {report.totals.retries:,}"
     )
+    if report.dry_run:
+        lines.append("  a dry run: nothing was written to the target")
     if report.examples:
         lines += ["differences (source, target):", *_example_lines(report.examples)]
         if report.differing > len(report.examples):
