@@ -15,6 +15,7 @@ from slotferry import plan_reshard
 from slotferry.local import LocalCluster
 from tests.command import COMMAND, run
 from tests.reshard.broken import node_id
+from tests.reshard.client import slots_owned
 from tests.reshard.moving import assert_clean
 from tests.servers.kinds import available
 
@@ -137,7 +138,7 @@ class _Slotferry(_Tool):
 
     def __init__(self, cluster: LocalCluster, folder: Path, rng: random.Random) -> None:
         super().__init__(cluster, folder, rng)
-        weights = {node.address: rng.choice([1, 4, 12]) for node in cluster.primaries}
+        weights = {node.address: rng.choice([2, 4, 6]) for node in cluster.primaries}
         self._plan = plan_reshard(cluster.url, weights=weights, threshold=0.001)
         (folder / "plan.json").write_text(self._plan.to_json())
 
@@ -157,7 +158,10 @@ class _RedisCli(_Tool):
 
     def __init__(self, cluster: LocalCluster, folder: Path, rng: random.Random) -> None:
         super().__init__(cluster, folder, rng)
-        self._ends = rng.sample(cluster.primaries, 2)
+        owned = list(slots_owned(cluster).values())
+        # A node that gives its last slot away becomes a replica: the fullest one gives.
+        source = max(cluster.primaries, key=owned.count)
+        self._ends = (source, rng.choice([node for node in cluster.primaries if node is not source]))
 
     def command(self) -> list[str]:
         source, target = (node_id(node) for node in self._ends)

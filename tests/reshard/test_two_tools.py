@@ -15,7 +15,7 @@ import pytest
 from slotferry.local import LocalCluster, wait_until
 from tests.command import Running, run
 from tests.reshard.broken import half_moved, node_id, setslot
-from tests.reshard.client import open_slots, slots_owned
+from tests.reshard.client import keys_in, open_slots, slots_owned
 from tests.reshard.moving import MOVING, assert_clean, plan_away
 from tests.servers.raw import connect
 
@@ -199,3 +199,25 @@ def test_the_same_command_claims_what_a_killed_run_has_let_the_source_give_up(
 
     assert done.code == 0, done.stderr
     assert_clean(own)
+
+
+def test_a_node_that_another_tool_fills_is_not_drained_to_a_replica(
+    own: LocalCluster, tmp_path: Path
+) -> None:
+    first, second, _ = own.primaries
+    slot = MOVING[-1] + 1  # the second's first one
+    (key,) = keys_in([slot], 1)
+    setslot(first, slot, "IMPORTING", node_id(second))
+    setslot(second, slot, "MIGRATING", node_id(first))
+    with connect(first) as connection:
+        connection.execute("ASKING")
+        connection.execute("SET", key, "value")
+    plan = tmp_path / "plan.json"
+    assert run("reshard", "plan", own.url, "--drain", first.address, "-o", str(plan)).code == 0
+
+    drained = run("reshard", "apply", str(plan), own.url, "--json", "--method", "setslot")
+
+    assert drained.code == 3, drained.stdout + drained.stderr
+    fixed = run("reshard", "fix", own.url, "--apply")
+    assert fixed.code == 0, fixed.stdout + fixed.stderr
+    assert_clean(own, len(MOVING) * 10 + 1)

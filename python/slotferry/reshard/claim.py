@@ -95,6 +95,7 @@ class Claim:
             raise self.lost_state()
         into = self._pair.target.id
         ours = [slot for slot in slots if slot in here.slots and here.migrating.get(slot) == into]
+        ours = self._spare_importer(source, here, ours)
         if self._is_quiet() and not here.importing and known.epoch == here.epoch and len(ours) == len(slots):
             self._end_imports(target, ours)
             source.each(self._node_commands(ours))  # what it may refuse (it is a replica by now) it hears of
@@ -162,6 +163,16 @@ class Claim:
                 time.sleep(_NAP_SECONDS)
         if reply != 1:
             self._end_imports(target, slots)
+
+    def _spare_importer(self, source: Wire, here: Member, slots: list[int]) -> list[int]:
+        """Return the slots that may be given away: not the last one of a node that imports others.
+
+        It would become a replica, and forget the keys that are there already.
+        """
+        while here.importing and here.slots.issubset(slots) and not self._is_quiet():
+            time.sleep(_NAP_SECONDS)
+            here = itself(source, self._pair.source)
+        return slots[:-1] if here.importing and here.slots.issubset(slots) else slots
 
     def _await_still(self, target: Wire) -> None:
         """Wait until no slot is on its way from the target, or the one that moves it has ended."""
