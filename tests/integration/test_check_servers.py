@@ -118,10 +118,34 @@ def test_functions_scripts_and_other_databases(source: LocalServer, cluster: Loc
         finally:
             client.execute("FUNCTION", "FLUSH")
 
-    assert _row(report, "functions").status == "warning"
-    assert "1 function libraries" in _row(report, "functions").message
+    assert _row(report, "functions").status == "ok"
+    assert "'slotferry migrate' copies the source's 1 function libraries" in _row(report, "functions").message
     assert "cached scripts" in _row(report, "functions").message
     assert "3 (1 keys)" in _row(report, "databases").message
+
+
+def test_a_big_key_that_the_sample_misses_is_found_or_missed_aloud(
+    source: LocalServer, cluster: LocalCluster
+) -> None:
+    with connect(source) as client:
+        client.pipeline_checked([encode("SET", f"small:{i}", "x" * 100) for i in range(20_000)])
+        client.execute("SET", "big", "x" * 60_000_000)
+    told: list[str] = []
+
+    found = slotferry.check(source.url, cluster.url, CheckOptions(sample=5_000, scan_rate=1e6), told.append)
+    missed = slotferry.check(source.url, cluster.url, CheckOptions(sample=100, scan_rate=1e6))
+    seen = slotferry.check(source.url, cluster.url, CheckOptions(full=True, scan_rate=1e6))
+
+    for report in (seen, found):
+        assert report.keyspace is not None
+        assert report.keyspace.biggest[0].key == b"big"
+        assert "big (string, 6" in _row(report, "biggest-keys").message
+    assert found.keyspace is not None
+    assert any("explains" in text for text in told) or found.keyspace.sought == 0
+    assert missed.keyspace is not None
+    if missed.keyspace.biggest[0].key != b"big":  # 100 of 20,001 keys, or 500 after the second look
+        row = _row(missed, "biggest-keys")
+        assert (row.status, "of the memory that the data takes" in row.message) == ("warning", True)
 
 
 def test_keys_of_the_target_and_an_eviction_policy(

@@ -378,6 +378,7 @@ def test_slow_log_entries_that_were_cut_off() -> None:
     entries = [
         [1, 2, 3, [b"MGET", b"a", b"b", b"... (7 more arguments)"], b"127.0.0.1:1", b""],
         [1, 2, 3, [b"GET", b"a"]],
+        [1, 2, 3, [b"EXISTS", b"a", b"b"], b"127.0.0.1:1", b"slotferry"],
         [1, 2, 3],
         b"nonsense",
         [1, 2, 3, []],

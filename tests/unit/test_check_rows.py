@@ -197,7 +197,7 @@ def test_a_fit_pair_has_nothing_but_ok_rows() -> None:
         (
             replace(SURVEY, source=with_info(SURVEY.source, number_of_libraries=2)),
             "functions",
-            "warning",
+            "ok",
             "2 function libraries",
         ),
         (replace(SURVEY, source=SOURCE), "databases", "warning", "3 (25 keys)"),

@@ -43,6 +43,7 @@ Notify = Callable[[str], None]
 Place = Callable[[bytes, float], str]
 """Says where a constant tag with such a share of the data would be, and what that means there."""
 
+_OWN_NAME = b"slotferry"  # as the engine names its connections
 _SLOW_ENTRIES = 128
 _TRUNCATED = re.compile(rb"\.\.\. \(\d+ more arguments\)")
 _ROW_OF_KIND = {
@@ -386,9 +387,14 @@ def _split(use: CommandUse) -> str:
 
 
 def slow_entries(entries: Any) -> Iterable[tuple[bytes, ...]]:
-    """Yield the arguments of the entries of a SLOWLOG or COMMANDLOG reply, without what was cut off."""
+    """Yield the arguments of the entries of a SLOWLOG or COMMANDLOG reply, without what was cut off.
+
+    Entries of our own connections are left out. An entry: `id, time, µs, arguments, address, client's name`.
+    """
     for entry in entries or ():
         if isinstance(entry, list) and len(entry) > 3 and isinstance(entry[3], list):
+            if len(entry) > 5 and entry[5] == _OWN_NAME:
+                continue
             arguments = tuple(argument for argument in entry[3] if isinstance(argument, bytes))
             if arguments and _TRUNCATED.fullmatch(arguments[-1]):
                 arguments = arguments[:-1]

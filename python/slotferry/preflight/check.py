@@ -44,6 +44,8 @@ MAX_WATCH = 86_400.0
 _ALMOST_ALL = 0.8  # from there on nothing is gained by leaving keys out
 _TELL_SECONDS = 2.0
 _KEYS_PROBED = 16
+_UNEXPLAINED = 0.15  # as much may be the servers' own tables
+_SOUGHT = 4  # times the sample, where its keys do not explain the memory in use
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,14 @@ class _Check:
                     node.need("SELECT", self._source.endpoint.database)
                 sampler = Sampler(node, self._options.scan_rate, source.round_trip)
                 sampler.run(source.keys, wanted)
+                data_bytes = self._data_bytes(survey)
+                missing = sampler.sums.unexplained(source.keys, data_bytes)
+                if wanted < source.keys and missing > data_bytes * _UNEXPLAINED:
+                    self._notify(
+                        f"the sample explains {1 - missing / data_bytes:.0%} of the memory in use: asking "
+                        f"up to {min(source.keys, _SOUGHT * wanted):,} more keys for their size"
+                    )
+                    sampler.seek(source.keys, data_bytes, _SOUGHT * wanted, _UNEXPLAINED)
         except SlotferryError as failure:
             self._rows.append(not_checked("sample", failure.message, failure.hint))
             return
@@ -249,11 +259,18 @@ class _Check:
             self._rows.append(not_checked("sample", f"SCAN is refused: {refusal}", "grant +scan"))
             return
         owners = {} if survey is None else slot_owners(survey.topology)
-        self._keyspace = sampler.sums.result(source.keys, owners)
+        self._keyspace = sampler.sums.result(source.keys, owners, data_bytes)
         self._rows += judge_data(self._keyspace)
         if survey is not None:
             self._rows += judge_placement(self._keyspace, survey, sampler.rdb_types)
             self._rows += self._key_rights(survey, sampler.sums.examples(_KEYS_PROBED))
+
+    @staticmethod
+    def _data_bytes(survey: Survey | None) -> int:
+        """Return the memory that the database takes; 0 where others have a part in it, or it is not told."""
+        if survey is None or set(survey.source.keys) - {survey.source_database}:
+            return 0
+        return survey.source.data_bytes
 
     def _study(self, source: SourceFacts, survey: Survey | None) -> None:
         study = ApplicationStudy(self._source, source.address(self._source.endpoint), self._notify)

@@ -71,10 +71,10 @@ def _functions(survey: Survey) -> Row:
     scripts = survey.source.number("number_of_cached_scripts")
     note = f"; cached scripts ({scripts:,}) are not data: the application loads them anew" if scripts else ""
     if lacking:
-        return warning(
+        return ok(
             "functions",
-            f"the source has {libraries:,} function libraries, fewer are at {', '.join(lacking)}{note}",
-            "FUNCTION DUMP at the source, FUNCTION RESTORE at every primary",
+            f"'slotferry migrate' copies the source's {libraries:,} function libraries to "
+            f"{', '.join(lacking)}{note}",
         )
     return ok(
         "functions", ("the target has as many function libraries" if libraries else "no functions") + note

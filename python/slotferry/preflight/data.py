@@ -20,7 +20,8 @@ _BIG_KEY = 64 << 20
 _UNEVEN = 1.5
 _PLAIN_TYPES = frozenset({"string", "hash", "list", "set", "zset", "stream"})
 _MODULE_RDB = frozenset({6, 7})
-_LATE_STREAMS = {26: (8, 6), 27: (8, 8)}  # of Redis alone
+_LATE_TYPES = {27: (8, 8), 28: (8, 8)} | dict.fromkeys(range(29, 33), (8, 10))  # of Redis alone
+_EXPLAINED = 0.8
 _FIELD_TTL_RDB = frozenset({22, 23, 24, 25})
 
 
@@ -86,6 +87,9 @@ def _biggest(keyspace: Keyspace) -> Row:
     size = first.bytes or 0
     name = f"{shorten_key(first.key)} ({first.type}, {format_bytes(size)})"
     unseen = "" if keyspace.full else "; a sample may miss bigger ones (--full sees all)"
+    if keyspace.explained is not None and not keyspace.full:
+        looked = f" and {keyspace.sought:,} more" if keyspace.sought else ""
+        unseen = f"; the sample{looked} explain {keyspace.explained:.0%} of the memory that the data takes"
     if size >= _BIG_KEY:
         many = sum((facts.bytes or 0) >= _BIG_KEY for facts in keyspace.biggest)
         return warning(
@@ -93,6 +97,12 @@ def _biggest(keyspace: Keyspace) -> Row:
             f"{many if many < len(keyspace.biggest) else f'{many} or more'} keys of {format_bytes(_BIG_KEY)} "
             f"or more, the biggest is {name}{unseen}",
             "moving one blocks both servers for the moment: move them at a quiet time, or split them",
+        )
+    if keyspace.explained is not None and keyspace.explained < _EXPLAINED and not keyspace.full:
+        return warning(
+            "biggest-keys",
+            f"the biggest that was seen is {name}{unseen}",
+            "--full looks at every key: bigger ones are likely among those that were not seen",
         )
     return ok("biggest-keys", f"the biggest is {name}{unseen}")
 
@@ -115,12 +125,12 @@ def _types(keyspace: Keyspace, survey: Survey, rdb_types: Mapping[int, bytes]) -
             f"types that are not everywhere the same: {parts}",
             "try one of them first: what the target can't load is recorded as failed",
         )
-    late = sorted(rdb_types.keys() & _LATE_STREAMS.keys())
+    late = sorted(rdb_types.keys() & _LATE_TYPES.keys())
     unable = [view.node for kind in late for view in survey.primaries if not _knows(view, kind)]
     if unable:
         return warning(
             "types",
-            f"{', '.join(unable)} can't load streams encoded as {shorten_key(rdb_types[late[-1]])} is",
+            f"{', '.join(unable)} can't load values encoded as {shorten_key(rdb_types[late[-1]])} is",
             "use a newer target, or such keys are recorded as failed",
         )
     ttl_fields = [rdb_types[kind] for kind in sorted(_FIELD_TTL_RDB & rdb_types.keys())]
@@ -132,7 +142,7 @@ def _types(keyspace: Keyspace, survey: Survey, rdb_types: Mapping[int, bytes]) -
 
 
 def _knows(view: ServerView, kind: int) -> bool:
-    return view.family == "Redis" and view.version >= _LATE_STREAMS[kind]
+    return view.family == "Redis" and view.version >= _LATE_TYPES[kind]
 
 
 def _field_ttls(survey: Survey, example: bytes) -> Row:

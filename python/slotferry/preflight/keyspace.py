@@ -63,7 +63,9 @@ class Keyspace:
     """What was found. `keys` is how many the database has, `sampled` how many of them were looked at.
 
     `by_type` and `by_pattern` are complete, the largest first; `biggest`, `hot_slots` and `hot_tags` are the
-    first few. `bytes_known` is False where the user may not run MEMORY USAGE.
+    first few. `bytes_known` is False where the user may not run MEMORY USAGE. `sought` is how many keys
+    besides the sample were asked for their size alone; `explained`, which share of the memory that the
+    source's data takes is accounted for by all of these (None: not known).
     """
 
     keys: int
@@ -77,6 +79,8 @@ class Keyspace:
     hot_slots: tuple[PlacedShare, ...] = ()
     hot_tags: tuple[PlacedShare, ...] = ()
     denied: int = 0
+    sought: int = 0
+    explained: float | None = None
     patterns: Mapping[Pattern, Pattern] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -120,6 +124,7 @@ class Keyspace:
             "keys": self.keys,
             "sampled": self.sampled,
             "bytes": round(self.bytes * scale) if self.bytes_known else None,
+            "explained_share": None if self.explained is None else round(self.explained, 3),
             "by_type": [share(part) for part in self.by_type],
             "by_pattern": [share(part) for part in self.by_pattern[:100]],
             "biggest_keys": [
@@ -164,6 +169,8 @@ class KeyspaceSums:
         self._slots: dict[int, _Sum] = defaultdict(_Sum)
         self._tags: dict[bytes, _Sum] = defaultdict(_Sum)
         self._biggest: list[tuple[int, bytes, KeyFacts]] = []
+        self._sought = 0
+        self._found: dict[bytes, KeyFacts] = {}
 
     def add(self, page: Iterable[KeyFacts]) -> None:
         """Add keys that were not added before."""
@@ -189,6 +196,23 @@ class KeyspaceSums:
             kept = heapq.nlargest(_MAX_TAGS // 2, self._tags.items(), key=lambda item: item[1].keys)
             self._tags = defaultdict(_Sum, kept)
 
+    def add_sizes(self, page: Iterable[KeyFacts]) -> None:
+        """Look for big keys beyond the sample: only the biggest are kept, and nothing is counted."""
+        keys = list(page)
+        self._sought += len(keys)
+        for facts in keys:
+            self._found[facts.key] = facts
+        largest = heapq.nlargest(_SHOWN, self._found.values(), key=lambda facts: facts.bytes or 0)
+        self._found = {facts.key: facts for facts in largest}
+
+    def unexplained(self, keys: int, data_bytes: int) -> int:
+        """Return how many of `data_bytes`, which `keys` keys take, are not accounted for by what was seen."""
+        sampled = {facts.key for _, _, facts in self._biggest}
+        total = sum(size for size, _, _ in self._biggest)
+        rest = (self._total.bytes - total) * max(1.0, keys / max(1, self.sampled))
+        beyond = sum(facts.bytes or 0 for key, facts in self._found.items() if key not in sampled)
+        return max(0, data_bytes - round(rest) - total - beyond)
+
     def _merge_patterns(self) -> dict[Pattern, Pattern]:
         merged = merge_rare({pattern: part.keys for pattern, part in self._patterns.items()})
         sums: dict[Pattern, _Sum] = defaultdict(_Sum)
@@ -206,11 +230,14 @@ class KeyspaceSums:
         first = heapq.nlargest(limit, self._patterns.values(), key=lambda part: part.keys)
         return [part.example for part in first]
 
-    def result(self, keys: int, owners: Mapping[int, str]) -> Keyspace:
+    def result(self, keys: int, owners: Mapping[int, str], data_bytes: int = 0) -> Keyspace:
         """Return what was found in a database of `keys` keys; `owners` names the primary of each slot.
 
-        To be asked for once, at the end.
+        `data_bytes` is the memory that all of the data takes, 0 where that is not known. To be asked for
+        once, at the end.
         """
+        unexplained = self.unexplained(keys, data_bytes)
+        biggest = {facts.key: facts for _, _, facts in self._biggest} | self._found
         self._count_outliers_once(max(1.0, keys / max(1, self.sampled)))
         merged = self._merge_patterns()
         primaries: dict[str, _Sum] = {owner: _Sum() for owner in owners.values()}
@@ -234,13 +261,15 @@ class KeyspaceSums:
             bytes_known=self._bytes_known,
             by_type=_shares(self._types),
             by_pattern=_shares({render(pattern): part for pattern, part in self._unique_names().items()}),
-            biggest=tuple(facts for _, _, facts in sorted(self._biggest, key=lambda b: b[0], reverse=True)),
+            biggest=tuple(heapq.nlargest(_SHOWN, biggest.values(), key=lambda facts: facts.bytes or 0)),
             primaries=tuple(
                 PlacedShare(node, part.keys, part.bytes, node) for node, part in sorted(primaries.items())
             ),
             hot_slots=_hottest(slots, 0 if full else _SEEN_OFTEN + _SEEN_ABOVE_MEAN * self.sampled / SLOTS),
             hot_tags=_hottest(tags, 0 if full else _SEEN_OFTEN),
             denied=self.denied,
+            sought=self._sought,
+            explained=1 - unexplained / data_bytes if data_bytes and self._bytes_known else None,
             patterns=merged,
         )
 

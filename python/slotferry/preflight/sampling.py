@@ -75,6 +75,19 @@ class Sampler:
             self._note_types(facts)
             self._pace(len(page))
 
+    def seek(self, keys: int, data_bytes: int, budget: int, enough: float) -> None:
+        """Look for big keys beyond the sample: TYPE and MEMORY USAGE of up to `budget` keys.
+
+        It ends where all but the share `enough` of `data_bytes` is accounted for. Raises what `run` raises.
+        """
+        for page in self._every_page():
+            missing = self.sums.unexplained(keys, data_bytes)
+            if budget <= 0 or not self._may_measure or missing <= data_bytes * enough:
+                return
+            budget -= len(page)
+            self.sums.add_sizes(self._look(page))
+            self._pace(len(page))
+
     def _every_page(self) -> Iterator[list[bytes]]:
         # SCAN may return a key twice, seldom. Among many keys that is not worth remembering them all.
         seen: set[int] = set()
