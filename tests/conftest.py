@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from redis.exceptions import ResponseError
 
+from slotferry import redaction
 from slotferry.local import LocalCluster, LocalServer
 from tests.servers.kinds import ServerKind, available, on_path_or_embedded
 
@@ -90,6 +91,14 @@ def stack() -> Iterator[contextlib.ExitStack]:
     """Return a stack for servers and proxies of this test alone, ended with the test."""
     with contextlib.ExitStack() as stack:
         yield stack
+
+
+@pytest.fixture(autouse=True)
+def _own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test's password mask the words of another one's messages."""
+    monkeypatch.setattr(redaction, "_secrets", {})
+    monkeypatch.setattr(redaction, "_pattern", None)
+    monkeypatch.setattr(redaction, "_strong_pattern", None)
 
 
 @pytest.fixture(autouse=True)

@@ -1,8 +1,8 @@
 """Credentials that may change under a long run: where they come from, and what holds now.
 
-Invariant: a secret is asked for when a connection needs it and is kept only as long as it holds; neither it
-nor the error of whoever was asked for it is ever part of a message. A connection that is open keeps what it
-was opened with.
+Invariant: a secret is asked for when a connection needs it; afterwards it is only known to the redaction.
+Neither it nor the error of whoever was asked for it is ever part of a message. A connection that is open
+keeps what it was opened with.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from slotferry.endpoints import Password, Side, read_password_file
 from slotferry.errors import SlotferryError, SourceUnfitError, TargetUnfitError
+from slotferry.redaction import remember_secret
 
 if TYPE_CHECKING:
     from slotferry._core import Access
@@ -74,6 +75,11 @@ class Login:
             return changed
 
     def _ask(self) -> tuple[str | None, str | None]:
+        username, password = self._answer()
+        remember_secret(password)
+        return username, password
+
+    def _answer(self) -> tuple[str | None, str | None]:
         if not callable(self._password):
             return self._username, self._password
         try:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from urllib.parse import quote, unquote
 
 from slotferry.errors import UsageError
+from slotferry.redaction import remember_secret
 
 if TYPE_CHECKING:
     from slotferry._core import Access
@@ -71,6 +72,9 @@ class Service:
     username: str | None = None
     password: Password | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        _remember(self.password)
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -88,6 +92,9 @@ class Endpoint:
     database: int = 0
     tls: Tls = Tls()
     service: Service | None = None
+
+    def __post_init__(self) -> None:
+        _remember(self.password)
 
     @classmethod
     def parse(cls, url: str, side: Side) -> Endpoint:
@@ -196,6 +203,11 @@ class Endpoint:
                 f"{error.args[1]} ({', '.join(files) or 'no TLS files are given'})",
                 hint="check the TLS files",
             ) from None
+
+
+def _remember(password: Password | None) -> None:
+    if isinstance(password, str):
+        remember_secret(password)
 
 
 def _read_pem(path: Path | None) -> bytes | None:

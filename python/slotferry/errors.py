@@ -10,6 +10,8 @@ from enum import IntEnum
 from signal import SIGINT, Signals
 from typing import TYPE_CHECKING, Any
 
+from slotferry.redaction import redact
+
 if TYPE_CHECKING:
     from slotferry.report import Report
 
@@ -43,9 +45,9 @@ class SlotferryError(Exception):
     exit_code = ExitCode.BUG
 
     def __init__(self, message: str, *, hint: str = "", kind: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = redact(message)
+        self.hint = redact(hint)
+        super().__init__(self.message)
         self.report: Report | None = None
         if kind is not None:
             self.kind = kind

@@ -43,6 +43,10 @@ _NO_LOGINS = (
         "Are you sure your configuration is correct?"
     ),
 )
+_LOGIN_CODES = {
+    "WRONGPASS": "invalid username-password pair or user is disabled",
+    "NOAUTH": "authentication is required",
+}
 _PASSING = ("max number of clients reached", "problem with LDAP service")
 
 
@@ -146,21 +150,32 @@ class Link:
         return line.decode("utf-8", "replace")
 
     def _refusal(self, reply: str) -> SlotferryError:
-        """Return the error for an answer to AUTH."""
+        """Return the error for an answer to AUTH, of which nothing is repeated but what is known beforehand.
+
+        A server that does not know the command quotes its arguments: the password.
+        """
         kind, text = reply[:1], reply[1:]
         code, _, rest = text.partition(" ")
         if kind not in ("-", "+", ":", "$", "*"):
             return speaks_no_resp(self)
-        if kind != "-" or code in ("WRONGPASS", "NOAUTH") or (code == "ERR" and rest in _NO_LOGINS):
+        if kind != "-" or code in _LOGIN_CODES or (code == "ERR" and rest in _NO_LOGINS):
             self.login_refused = True
-            return refuses_login(self, rest if kind == "-" else "Invalid Username or Password")
+            known = rest if rest in _NO_LOGINS else _LOGIN_CODES.get(code, "Invalid Username or Password")
+            return refuses_login(self, known)
         if code == "LOADING":
             return loads(self)
         if code == "NOPERM":
-            return lacks_right(self, rest)
+            return lacks_right(self, "it may not run AUTH")
         if code == "ERR" and rest in _PASSING:
             return unreachable(self, None, rest)
-        return refuses(self, rest if code == "ERR" else text)
+        if code == "DENIED":
+            return refuses(self, "DENIED, it is in protected mode")
+        if "unknown command" in rest:
+            hint = "where AUTH is renamed away, name a user without a password, or give it its name back"
+            return unfit(self.side, f"does not know AUTH at {self.name}", hint)
+        hint = "log in with redis-cli to see it, then try again"
+        what = f"answers AUTH at {self.name} with an error, not shown since it may quote the password"
+        return unfit(self.side, what, hint)
 
 
 def _tcp(address: Address, begin: Callable[[socket.socket], None]) -> socket.socket:

@@ -8,12 +8,22 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from slotferry.redaction import redact
+
+_TEXTS = ("message", "reason")
+
 
 @dataclass(frozen=True)
 class Event:
     """The base of all; `type` names it in JSON."""
 
     type: ClassVar[str] = "event"
+
+    def __post_init__(self) -> None:
+        # What a server said may quote what it was sent.
+        for name in _TEXTS:
+            if name in self.__dict__:
+                object.__setattr__(self, name, redact(self.__dict__[name]))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the event as a JSON object."""

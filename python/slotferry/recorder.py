@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from slotferry.journal import Advance, Journal, Mark, PendingKey
 from slotferry.partitions import scanned_fraction
+from slotferry.redaction import redact
 from slotferry.report import FailedKey, Keys, Totals
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Recorder:
             marks=[Mark(m.index, m.cursor, m.done, database) for m in checkpoint.partitions],
             resolved=checkpoint.resolved,
             failures=[_failed(failure, database) for failure in checkpoint.failures],
-            pending=[PendingKey(p.key, p.slot, p.reason, database) for p in checkpoint.pending],
+            pending=[PendingKey(p.key, p.slot, redact(p.reason), database) for p in checkpoint.pending],
             notes=[_failed(note, database) for note in checkpoint.notes],
             database=database,
             big_positions=checkpoint.big_positions,
@@ -95,4 +96,5 @@ def _figures(keys: Keys, size: int, snapshot: Snapshot) -> Totals:
 
 
 def _failed(failure: Failure, database: int) -> FailedKey:
-    return FailedKey(failure.key, failure.slot, failure.kind, failure.message, failure.node, database)
+    message = redact(failure.message)
+    return FailedKey(failure.key, failure.slot, failure.kind, message, failure.node, database)

@@ -22,7 +22,8 @@ from slotferry.errors import SlotferryError
 from slotferry.local import LocalCluster, LocalSentinelService, LocalServer, free_port, wait_until
 from tests.command import Outcome, Running, run
 from tests.servers.dataset import fill_strings
-from tests.servers.kinds import ServerKind
+from tests.servers.fake import saying_peer
+from tests.servers.kinds import ServerKind, available
 from tests.servers.raw import connect
 
 _SOURCE, _TARGET, _SENTINEL = "s0urce:p@ss/w%rd", "t4rget p\"ss'word", "s3ntinel#pässword"
@@ -140,6 +141,74 @@ def test_nothing_that_was_ever_written_holds_a_secret(
     needles |= {line for line in key_file.read_bytes().splitlines() if not line.startswith(b"-")}
     found = {where for where, text in wardrobe.everything() for needle in needles if needle in text}
     assert sum(b"mymaster" in text for _, text in wardrobe.everything()) > 3  # what is searched is all there
+    assert found == set()
+
+
+_ECHO = "ech0ed-by-the-s3rver"
+_LOGINS = (
+    ("migrate", "source"),
+    ("migrate", "target"),
+    ("verify", "target"),
+    ("check", "source"),
+    ("reshard plan", "cluster"),
+)
+_MORE_LOGINS = (
+    ("migrate", "sentinel"),
+    ("verify", "source"),
+    ("check", "target"),
+    ("reshard status", "cluster"),
+    ("reshard fix", "cluster"),
+)
+
+
+@pytest.mark.parametrize("name", sorted(available()))
+def test_a_server_that_quotes_the_arguments_of_auth(
+    name: str, kind: ServerKind, stack: ExitStack, wardrobe: Wardrobe
+) -> None:
+    """Without AUTH the server says: unknown command 'AUTH', with args beginning with: ...; all of them do."""
+    whole = name == kind.name
+    renamed = "LOGIN" if whole else '""'
+    deaf = LocalServer(available()[name].binary, config={"rename-command": f"AUTH {renamed}"})
+    bare = stack.enter_context(deaf).url.removeprefix("redis://")
+    login, plain = f"redis://:{_ECHO}@{bare}", f"redis://{bare}"
+    for command, side in (*_LOGINS, *(_MORE_LOGINS if whole else ())):
+        urls = {
+            "source": (login, plain),
+            "target": (plain, login),
+            "cluster": (login,),
+            "sentinel": (f"redis+sentinel://{bare}/mymaster?sentinel_password={_ECHO}", plain),
+        }[side]
+        done = wardrobe.run(*command.split(), *urls)
+        assert done.code == 4, (command, side, done.stderr)
+        assert "AUTH" in done.stdout + done.stderr, (command, side, done.stderr)
+    found = {where for where, text in wardrobe.everything() if _ECHO.encode() in text}
+    assert found == set()
+
+
+@pytest.mark.parametrize("echo", ["-WRONGPASS {}", "-ERR {}", "-LOADING {}", "-{} {}", "+{}", "-DENIED {}"])
+def test_a_server_that_quotes_in_other_ways(echo: str, wardrobe: Wardrobe) -> None:
+    """A fake: what no server says today, a proxy or a later one may."""
+    with saying_peer(echo.format(_ECHO, _ECHO).encode() + b"\r\n") as port:
+        url = f"redis://:{_ECHO}@127.0.0.1:{port}"
+        for arguments in (("migrate", url, "redis://127.0.0.1:1"), ("reshard", "plan", url)):
+            done = wardrobe.run(*arguments)
+            assert done.code in (2, 4, 5, 6), done.stderr
+    found = {where for where, text in wardrobe.everything() if _ECHO.encode() in text}
+    assert found == set()
+
+
+def test_a_url_that_is_misplaced_on_the_command_line_is_not_repeated(wardrobe: Wardrobe) -> None:
+    url = f"redis://:{_ECHO} with/blanks@host"
+    for arguments in (
+        ("migrate", url, url, url),
+        (url,),
+        ("migrate", "redis://a", "redis://b", "--retry-for", url),
+        ("migrate", "redis://a", "redis://b", "--on-conflict", url),
+        ("jobs", "show", "--kind", url, "a"),
+        ("migrate", "redis://a", "redis://b", f"--{url}"),
+    ):
+        wardrobe.run(*arguments, code=2)
+    found = {where for where, text in wardrobe.everything() if _ECHO.encode() in text}
     assert found == set()
 
 

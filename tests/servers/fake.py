@@ -21,6 +21,13 @@ def http_peer() -> Iterator[int]:
 
 
 @contextlib.contextmanager
+def saying_peer(answer: bytes) -> Iterator[int]:
+    """Yield the port of a peer that answers whatever it is sent first with `answer`, and hangs up."""
+    with _peer(answer) as port:
+        yield port
+
+
+@contextlib.contextmanager
 def mute_peer() -> Iterator[int]:
     """Yield the port of a peer that accepts connections, reads nothing and says nothing."""
     with _peer(None) as port:

@@ -106,14 +106,25 @@ NO_PASSWORD = (
         (
             "-DENIED Redis is running in protected mode.",
             TargetUnfitError,
-            "refuses the connection at {}: DENIED Redis is running in protected mode",
+            "refuses the connection at {}: DENIED, it is in protected mode",
             PUT_RIGHT,
         ),
-        ("-ERR dance", TargetUnfitError, "refuses the connection at {}: dance", PUT_RIGHT),
+        (
+            "-ERR dance, secret",
+            TargetUnfitError,
+            "answers AUTH at {} with an error, not shown since it may quote the password",
+            "log in with redis-cli to see it, then try again",
+        ),
+        (
+            "-ERR unknown command 'AUTH', with args beginning with: 'secret'",
+            TargetUnfitError,
+            "does not know AUTH at {}",
+            "where AUTH is renamed away, name a user without a password, or give it its name back",
+        ),
         (
             "-NOPERM this user has no permissions",
             TargetUnfitError,
-            "user lacks a right at {}: this user has no permissions",
+            "user lacks a right at {}: it may not run AUTH",
             "grant it with ACL SETUSER, or log in as another user",
         ),
         (

@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import gc
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,8 +20,9 @@ import click
 
 from slotferry._core import __version__
 from slotferry.cli.lazy import LazyGroup
-from slotferry.cli.stdout import GuardedStdout
+from slotferry.cli.streams import GuardedStdout, RedactedStderr
 from slotferry.errors import ExitCode, SlotferryError, unexpected
+from slotferry.redaction import redact
 
 _EXAMPLES = """\
 \b
@@ -58,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stdout = sys.stdout
     guarded = GuardedStdout(stdout or open(os.devnull, "w"))  # noqa: SIM115 - for the rest of the process
     sys.stdout = cast("TextIO", guarded)
+    stderr = sys.stderr
+    sys.stderr = cast("TextIO", RedactedStderr(stderr or open(os.devnull, "w")))  # noqa: SIM115
     try:
         code = _run(list(sys.argv[1:] if arguments is None else arguments))
         try:
@@ -73,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code or ExitCode.OUTPUT_LOST
         return code
     finally:
-        sys.stdout = stdout
+        sys.stdout, sys.stderr = stdout, stderr
 
 
 def _run(arguments: list[str]) -> int:
@@ -105,14 +109,19 @@ def _run(arguments: list[str]) -> int:
 def _complain_usage(error: click.ClickException) -> int:
     context = error.ctx if isinstance(error, click.UsageError) else None
     hint = f"see '{context.command_path} --help'" if context is not None else ""
-    _complain(error.format_message().rstrip("."), hint)
+    _complain(_without_urls(error.format_message().rstrip(".")), hint)
     return error.exit_code
+
+
+def _without_urls(message: str) -> str:
+    """Cut a message where a URL begins that click repeats: nobody knows where its password ends."""
+    return re.sub(r"['\"(]?[A-Za-z][A-Za-z0-9+.-]*://(.|\n)*", "a URL, not repeated here", message)
 
 
 def _complain(message: str, hint: str = "", error: BaseException | None = None) -> None:
     with contextlib.suppress(OSError):
         if error is not None and os.environ.get("SLOTFERRY_DEBUG") == "1":
-            traceback.print_exception(error)
+            click.echo(redact("".join(traceback.format_exception(error))), err=True, nl=False)
         click.echo(f"slotferry: {message}", err=True)
         if hint:
             click.echo(f"  hint: {hint}", err=True)

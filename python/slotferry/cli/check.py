@@ -6,7 +6,6 @@ last), stderr for what takes long and what it costs.
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import click
 from slotferry.cli.sides import File, network_options, side_settings, tls_options
 from slotferry.cli.types import duration
 from slotferry.output_file import OutputFile
+from slotferry.redaction import json_text
 
 if TYPE_CHECKING:
     from slotferry.preflight.report import CheckReport
@@ -106,8 +106,8 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
         _save_rules(rules, report)
     if as_json:
         for row in report.rows:
-            click.echo(json.dumps(row.to_dict()))
-        click.echo(json.dumps(report.to_dict()))
+            click.echo(json_text(row.to_dict()))
+        click.echo(json_text(report.to_dict()))
     else:
         from slotferry.display.check_tables import check_table
 

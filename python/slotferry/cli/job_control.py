@@ -6,7 +6,6 @@ Invariant: a command says what was asked and how the run was then; whether it is
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import click
 from slotferry.cli.jobs import journal_option, journal_path, json_option, kind_option, settings
 from slotferry.cli.types import byte_rate, key_rate, or_none
 from slotferry.errors import UsageError
+from slotferry.redaction import json_text
 
 if TYPE_CHECKING:
     from slotferry.joblock import Kind
@@ -128,7 +128,7 @@ def _ask(
 
     path = journal_path(journal)
     answer = ask(path, job, command, kind or _running_kind(path, job), **arguments)
-    click.echo(json.dumps({**answer, "type": "asked", "command": command}) if as_json else said)
+    click.echo(json_text({**answer, "type": "asked", "command": command}) if as_json else said)
 
 
 def _running_kind(path: Path, job: str) -> Kind:

@@ -5,7 +5,6 @@ Invariant: `list` and `show` change nothing; `discard` asks no job that is runni
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -17,6 +16,7 @@ import click
 
 from slotferry.cli.lazy import LazyGroup
 from slotferry.errors import UsageError
+from slotferry.redaction import json_text
 from slotferry.text import escape_key
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def list_jobs(journal: Path | None, as_json: bool) -> None:
     records.sort(key=lambda record: -record["updated"])
     if as_json:
         for record in records:
-            click.echo(json.dumps(record))
+            click.echo(json_text(record))
         return
     if not records:
         click.echo(f"no jobs in {path}", err=True)
@@ -168,7 +168,7 @@ def discard_job(job: str, journal: Path | None, as_json: bool, kind: str | None)
         # A damaged job is forgotten unread.
         with _opened(path, job) as opened, JobLock(path, job):
             opened.discard(job)
-    click.echo(json.dumps({"type": "discarded", "job": job}) if as_json else f"discarded {job}")
+    click.echo(json_text({"type": "discarded", "job": job}) if as_json else f"discarded {job}")
 
 
 def journal_path(journal: Path | None) -> Path:
@@ -284,7 +284,7 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
         ),
     )
     for line in lines:
-        click.echo(json.dumps(line))
+        click.echo(json_text(line))
 
 
 def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:

@@ -5,7 +5,6 @@ Invariant: the run's own exit code goes first; that an output is lost shows wher
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -13,6 +12,7 @@ import click
 
 from slotferry.errors import ExitCode, OutputError
 from slotferry.output_file import OutputFile
+from slotferry.redaction import json_text
 
 if TYPE_CHECKING:
     from slotferry.errors import SlotferryError
@@ -48,7 +48,7 @@ class ReportFile:
         ended = None if lost is not None else report.error
         try:
             if self._file is not None:
-                self._file.write([json.dumps(report.to_dict(), indent=2), "\n"])
+                self._file.write([json_text(report.to_dict(), indent=2), "\n"])
         except OutputError as error:
             lost = lost or error
         if lost is not None and ended is None and report.exit_code in (ExitCode.OK, ExitCode.OUTPUT_LOST):

@@ -5,12 +5,12 @@ Invariant: one JSON object a line, each with a `type`, flushed at once; the last
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TextIO
 
 from slotferry.display.base import Display
 from slotferry.notices import Event
+from slotferry.redaction import json_text
 
 _FREQUENT = ("progress", "checkpoint")
 _FREQUENT_SECONDS = 1.0
@@ -30,4 +30,4 @@ class JsonLines(Display):
             if now < self._next.get(event.type, 0.0):
                 return
             self._next[event.type] = now + _FREQUENT_SECONDS
-        self.say(json.dumps(event.to_dict()))
+        self.say(json_text(event.to_dict()))

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from slotferry.endpoints import Side
 from slotferry.errors import RefusedError, SlotferryError, SourceUnfitError, TargetUnfitError, UsageError
+from slotferry.redaction import redact
 
 Status = Literal["ok", "warning", "error"]
 
@@ -86,6 +87,10 @@ class Row:
     advice: str = ""
     side: Side | None = None
     skipped: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("message", "advice"):
+            object.__setattr__(self, name, redact(getattr(self, name)))
 
     @property
     def group(self) -> str:

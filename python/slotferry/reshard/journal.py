@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 
 from slotferry.journal_file import explained, open_database
+from slotferry.redaction import json_text
 from slotferry.reshard.plan import Plan
 from slotferry.reshard.report import Report
 from slotferry.reshard.wire import format_ranges
@@ -267,7 +268,7 @@ class ReshardJournal:
         with self._transaction() as execute:
             execute(
                 "UPDATE reshard_runs SET ended = ?, status = ?, summary = ? WHERE job = ? AND number = ?",
-                (now, report.status, json.dumps(report.to_dict()), name, number),
+                (now, report.status, json_text(report.to_dict()), name, number),
             )
             execute(
                 "UPDATE reshard_jobs SET status = ?, conflicts = ?, updated = ? WHERE name = ?",

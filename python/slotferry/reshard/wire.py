@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from slotferry.admin import Connector, shortest
 from slotferry.endpoints import Address
 from slotferry.link import REPLY_TIMEOUT, command_name, encode, lost, malformed, unfit
+from slotferry.redaction import redact
 from slotferry.replies import MalformedReplyError, ReplyReader, bare
 
 _PIPELINE = 1000  # commands: enough to make the round trip cheap, few enough to let other clients through
@@ -45,8 +46,8 @@ def count_of(reply: bytes) -> int:
 
 
 def text_of(error: bytes) -> str:
-    """Return an error reply as text."""
-    return bare(error[1:].decode("utf-8", "replace"))
+    """Return an error reply as text, without the secrets that it may quote."""
+    return redact(bare(error[1:].decode("utf-8", "replace")))
 
 
 class Wire:

@@ -6,7 +6,6 @@ The first Ctrl-C or SIGTERM finishes the slots in hand, the second stops at once
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from slotferry.cli.reshard.options import (
     take_connector,
 )
 from slotferry.errors import ExitCode
+from slotferry.redaction import json_text
 
 _EXAMPLES = """\
 \b
@@ -86,7 +86,7 @@ def fix(
         with signals(cancel), looking(connector, cancel):
             health = look(connector)
         for line in health.findings if as_json else []:
-            click.echo(json.dumps(line.to_dict()))
+            click.echo(json_text(line.to_dict()))
         if not as_json:
             click.echo("\n".join(finding_lines(health.findings, with_action=True)))
             if health.steps:
@@ -95,7 +95,7 @@ def fix(
 
     def say(line: str) -> None:
         click.echo(
-            json.dumps({"type": "notice", "message": line}) if as_json else f"slotferry: {line}",
+            json_text({"type": "notice", "message": line}) if as_json else f"slotferry: {line}",
             err=not as_json,
         )
 
@@ -110,7 +110,7 @@ def fix(
             cancel=cancel,
         )
     if as_json:
-        click.echo(json.dumps(report.to_dict()))
+        click.echo(json_text(report.to_dict()))
         return report.exit_code
     click.echo(f"{report.mended:,} slots mended")
     for slot, reason in sorted(report.left.items()):

@@ -6,7 +6,6 @@ what the journal knows of an open slot is needed to mend it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.errors import JobLockedError, RefusedError
+from slotferry.redaction import json_text
 
 if TYPE_CHECKING:
     from slotferry.reshard.journal import ReshardJournal, ReshardRecord, ReshardRun
@@ -60,14 +60,14 @@ def show(path: Path, job: str, *, as_json: bool) -> None:
     if not as_json:
         _show_text(record, told, live, runs, reasons)
         return
-    click.echo(json.dumps(told))
+    click.echo(json_text(told))
     if live is not None:
-        click.echo(json.dumps({**live, "type": "live"}))
+        click.echo(json_text({**live, "type": "live"}))
     for run in runs:
         status = told["status"] if run.status == "running" else run.status
-        click.echo(json.dumps({"type": "run", **asdict(run), "status": status}))
+        click.echo(json_text({"type": "run", **asdict(run), "status": status}))
     for why, slots in reasons.items():
-        click.echo(json.dumps({"type": "left", "slots": slots, "reason": why}))
+        click.echo(json_text({"type": "left", "slots": slots, "reason": why}))
 
 
 def discard(path: Path, job: str) -> None:

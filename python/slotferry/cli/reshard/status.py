@@ -5,7 +5,6 @@ Invariant: nothing is changed. Exit code 0 means that nothing is wrong, 3 that s
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from slotferry.cli.reshard.options import (
     take_connector,
 )
 from slotferry.errors import ExitCode
+from slotferry.redaction import json_text
 
 _EXAMPLES = """\
 \b
@@ -65,7 +65,7 @@ def status(cluster: str, journal: Path | None, as_json: bool, **parameters: Any)
             {"type": "summary", "status": "ok" if health.ok else "incomplete", "unfinished_jobs": len(jobs)},
         ]
         for line in lines:
-            click.echo(json.dumps(line))
+            click.echo(json_text(line))
         return code
     click.echo("\n".join(primary_lines(health.cluster, health.holders)))
     for job in jobs:

@@ -101,9 +101,7 @@ async fn shake(
         match (what, reply) {
             (Asked::Courtesy, Tree::Error(error)) if !error.starts_with(b"NOAUTH") => {}
             (Asked::Courtesy, Tree::Error(error)) => {
-                return Err(HandshakeError::Denied(
-                    String::from_utf8_lossy(&error).into_owned(),
-                ));
+                return Err(refusal("CLIENT SETNAME", &error));
             }
             (Asked::Login(name), Tree::Error(error)) => return Err(refusal(name, &error)),
             (Asked::Info, Tree::Error(error)) => return Err(refusal("INFO", &error)),
@@ -146,16 +144,25 @@ pub(crate) fn plain(error: &io::Error) -> String {
     }
 }
 
-/// What an error reply to `name` means; its text is shown only where it can't quote the arguments.
+/// What an error reply to `name` means; the text of one to AUTH is never shown.
 fn refusal(name: &str, error: &[u8]) -> HandshakeError {
     let text = String::from_utf8_lossy(error).into_owned();
     let code = text.split(' ').next().unwrap_or_default();
     match code {
+        "LOADING" | "BUSY" | "MASTERDOWN" if name == "AUTH" => {
+            HandshakeError::Lost(format!("{name}: {code}"))
+        }
         "LOADING" | "BUSY" | "MASTERDOWN" => HandshakeError::Lost(format!("{name}: {text}")),
         _ if name == "AUTH" || code == "NOAUTH" => {
-            // What is not known here may quote the arguments, and these are a password.
-            let known = matches!(code, "WRONGPASS" | "NOAUTH") || text.contains("any password configured");
-            HandshakeError::Denied(format!("{name}: {}", if known { &text } else { "refused" }))
+            // The reply may quote the arguments, and these are a password: none of it is shown.
+            let known = match code {
+                "WRONGPASS" => "WRONGPASS invalid username-password pair or user is disabled",
+                "NOAUTH" => "NOAUTH authentication required",
+                _ if text.contains("any password configured") => "no password is configured there",
+                _ if text.contains("unknown command") => "the server does not know this command",
+                _ => "refused",
+            };
+            HandshakeError::Denied(format!("{name}: {known}"))
         }
         // Such an error quotes the arguments, and these may be a password.
         _ if text.contains("unknown command") => {
