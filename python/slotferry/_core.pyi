@@ -402,6 +402,7 @@ class Job:
         keys: Sequence[bytes] = ...,
         on_conflict: Literal["error", "replace", "skip"] = "error",
         big_key_bytes: int | None = None,
+        copy_id: str | None = None,
         big_positions: Sequence[tuple[bytes, str]] = ...,
         key_map: KeyMap | None = None,
         value_filter: ValueFilter | None = None,
@@ -444,6 +445,8 @@ class Job:
         names all keys at the target; pending keys and failures keep the source's names. Keys that take
         `big_key_bytes` or more of the source's memory (MEMORY USAGE) are copied in parts, from the
         `big_positions` of an earlier checkpoint on where nothing has changed since; None: each in one piece.
+        They are built under temporary keys that `copy_id` names (ASCII without spaces): the same in each run
+        of a job, and no other's; None: one that was never used, so that nothing is gone on with.
         `value_filter` leaves out scanned keys before they are read. `eviction` is carried over. A scan-only
         job tells `survey` of the names that it sees. `scan_only` counts keys and writes nothing.
 

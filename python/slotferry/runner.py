@@ -6,6 +6,7 @@ and tells what it sees; it never blocks on a server (topology is refreshed in a 
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ from slotferry.errors import (
 )
 from slotferry.events import CheckpointSaved, EngineNews, Event, Notice, Progress, TopologyChanged
 from slotferry.eviction import Eviction
-from slotferry.journal import Journal
+from slotferry.journal import JobRecord, Journal
 from slotferry.options import Options
 from slotferry.partitions import PAGE_KEYS
 from slotferry.recorder import Recorder
@@ -93,6 +94,12 @@ class Work:
     route: Route | None = None
 
 
+def copy_id(record: JobRecord, database: int) -> str:
+    """Return what names a job and its source among all jobs, whatever journals they are in."""
+    names = (record.name, record.created, record.setup.source, database)
+    return hashlib.sha256(repr(names).encode()).hexdigest()[:16]
+
+
 class EngineDriver:
     """Starts core jobs for one pair of sides and takes each to its end."""
 
@@ -112,6 +119,8 @@ class EngineDriver:
         self._steering = Steering(self.controls)
         self.engine_cpu_seconds = 0.0
         self.keys_by_primary: Counter[str] = Counter()
+        self.record: JobRecord | None = None
+        """The job in the journal, after which temporary keys are named; None: nothing is resumed."""
         self.topology = sides.target_facts.topology
         """The target's, as it is known now."""
         self._access = AccessKeeper({"source": sides.source, "target": sides.target})
@@ -136,6 +145,7 @@ class EngineDriver:
             "target_rdb_versions": self.sides.target_facts.rdb_versions,
             "field_ttl": self.options.field_ttl,
             "big_key_bytes": self._big_key_bytes(),
+            "copy_id": None if self.record is None else copy_id(self.record, route.source),
             "topology": self.topology.ranges,
             "target_nodes": sorted(self.topology.node_ids),
             "address_map": self.sides.target.address_map.rules,

@@ -214,6 +214,7 @@ class Session:
 
     def _migrate(self, journal: Journal, driver: EngineDriver, accounting: Accounting) -> None:
         self._driver = driver
+        driver.record = journal.job(self.job)
         self._announce(
             driver.sides, max(Counter(mark.database for mark in journal.marks(self.job)).values(), default=0)
         )

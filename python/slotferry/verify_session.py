@@ -169,6 +169,7 @@ class VerifySession(Session):
     def _compare(self, journal: Journal, sides: Sides) -> None:
         options = self._verify
         driver = self._driver = EngineDriver(sides, options, self._emit, self._cancel, self.controls)
+        driver.record = journal.job(self.job)
         self._announce(sides, len(journal.marks(self.job)) // len(sides.ways))
         source = SourceRunner(journal, self.job, driver, options)
         try:

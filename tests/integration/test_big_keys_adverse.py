@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 import pytest
 
 from slotferry.local import LocalCluster, LocalServer, wait_until
@@ -9,7 +11,7 @@ from tests.command import Running, run
 from tests.integration.migrating import migrate
 from tests.integration.test_big_keys import _built, _fill_hash, _temporaries
 from tests.servers.compare import assert_equal
-from tests.servers.kinds import available
+from tests.servers.kinds import ServerKind, available
 from tests.servers.raw import connect, encode
 
 _LIMIT = 64_000
@@ -108,3 +110,58 @@ def test_large_elements_are_read_few_at_a_time(source: LocalServer, cluster: Loc
     with source.client() as client:
         assert client.info("commandstats")["cmdstat_hscan"]["calls"] > 60
     assert_equal(source, cluster)
+
+
+def test_two_jobs_share_nothing_of_a_large_key(
+    source: LocalServer, cluster: LocalCluster, stack: ExitStack, kind: ServerKind
+) -> None:
+    """Two sources have a hash of one name: the one copied last is there, without fields of the other."""
+    other = stack.enter_context(LocalServer(kind.binary))
+    fields = 12_000
+    with connect(source) as connection, connect(other) as another:
+        _fill_hash(connection, b"hash", fields)
+        another.pipeline_checked([encode("HSET", "hash", f"other {i}", i) for i in range(fields)])
+    options = ("--json", "--big-key-bytes", "64kB", "--on-conflict", "replace")
+    slowly = ("--max-bytes-per-second", "200kB")
+    with Running("migrate", other.url, cluster.url, *options, *slowly) as killed:
+        wait_until(lambda: killed.ended or _built(cluster) >= 1_000, "a part of the other hash to be there")
+
+        done = run("migrate", source.url, cluster.url, *options)
+
+        assert not killed.ended
+        killed.kill()
+    assert done.code == 0, done.stderr
+    assert len(_temporaries(cluster)) == 1  # the killed job's, to be gone on with
+    with source.client() as here, cluster.client() as there:
+        assert there.hgetall("hash") == here.hgetall("hash")
+
+    done = run("migrate", other.url, cluster.url, *options)
+
+    assert done.code == 0, done.stderr
+    assert not _temporaries(cluster)
+    with other.client() as here, cluster.client() as there:
+        assert there.hgetall("hash") == here.hgetall("hash")
+
+
+@pytest.mark.parametrize(("age_ms", "left"), [(0, 1), (3_600_000, 0)])
+def test_what_an_older_version_left_is_swept(
+    source: LocalServer, cluster: LocalCluster, age_ms: int, left: int
+) -> None:
+    """All its jobs shared a name; what one of them may be writing right now is not touched."""
+    with connect(source) as connection:
+        _fill_hash(connection, b"hash", 20_000)
+    with Running(
+        "migrate", source.url, cluster.url, "--big-key-bytes", "64kB", "--max-bytes-per-second", "200kB"
+    ) as one:
+        wait_until(lambda: one.ended or bool(_temporaries(cluster)), "its name to be known")
+        one.kill()
+    (name,) = _temporaries(cluster)
+    shared = name.rpartition(b":")[0]
+    with cluster.client() as client:
+        client.hset(shared, "left", "behind")
+        client.pexpire(shared, 86_400_000 - age_ms)
+
+    report = migrate(source, cluster, big_key_bytes=_LIMIT)
+
+    assert report.ok, report.failures
+    assert _temporaries(cluster).count(shared) == left

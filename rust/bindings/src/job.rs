@@ -61,6 +61,19 @@ fn expiry(has_pexpiretime: bool) -> ExpiryCommand {
     }
 }
 
+fn policy(on_conflict: &str) -> PyResult<OnConflict> {
+    Ok(match on_conflict {
+        "error" => OnConflict::Error,
+        "replace" => OnConflict::Replace,
+        "skip" => OnConflict::Skip,
+        other => {
+            return Err(usage(format!(
+                "on_conflict is error, replace or skip, not {other}"
+            )));
+        }
+    })
+}
+
 impl Job {
     fn inner(&self) -> PyResult<&slotferry_core::Job> {
         self.inner
@@ -102,6 +115,7 @@ impl Job {
         on_conflict = "error",
         key_map = None,
         big_key_bytes = None,
+        copy_id = None,
         big_positions = Vec::new(),
         value_filter = None,
         survey = None,
@@ -149,6 +163,7 @@ impl Job {
         on_conflict: &str,
         key_map: Option<Bound<'_, KeyMap>>,
         big_key_bytes: Option<u64>,
+        copy_id: Option<String>,
         big_positions: Vec<(Vec<u8>, String)>,
         value_filter: Option<Bound<'_, ValueFilter>>,
         survey: Option<Bound<'_, Survey>>,
@@ -194,18 +209,10 @@ impl Job {
             partition_count,
             partitions,
             names: keys,
-            on_conflict: match on_conflict {
-                "error" => OnConflict::Error,
-                "replace" => OnConflict::Replace,
-                "skip" => OnConflict::Skip,
-                other => {
-                    return Err(usage(format!(
-                        "on_conflict is error, replace or skip, not {other}"
-                    )));
-                }
-            },
+            on_conflict: policy(on_conflict)?,
             key_map: key_map.map(|map| Arc::clone(&map.get().0)),
             big_key_bytes,
+            copy_id,
             big_positions,
             value_filter: value_filter.map(|filter| filter.get().0.clone()),
             survey: survey.map(|survey| Arc::clone(&survey.get().0)),

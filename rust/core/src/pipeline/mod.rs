@@ -158,6 +158,9 @@ pub struct JobSpec {
     pub key_map: Option<Arc<KeyMap>>,
     /// Keys that take so much memory at the source are copied in parts; none: no key is.
     pub big_key_bytes: Option<u64>,
+    /// Names the job and its source in the temporary keys under which it builds large ones: the same in each of its
+    /// runs, and no other job's. None: one that was never used.
+    pub copy_id: Option<String>,
     /// How far keys were copied in parts by an earlier run.
     pub big_positions: Vec<(Vec<u8>, String)>,
     /// Which keys are taken by what they are.
@@ -228,6 +231,8 @@ pub(crate) struct Engine {
     /// The source's time in ms since the epoch, and when it came: see [`Self::source_now`].
     pub source_clock: Cell<Option<(u64, Instant)>>,
     pub big: BigKeys,
+    /// See [`JobSpec::copy_id`].
+    pub copy_id: String,
     /// No new page is to be begun.
     pub draining: Cell<bool>,
     /// A lane stopped before its partitions were at their ends.
@@ -266,6 +271,10 @@ impl Engine {
             large: RefCell::new(LargeKeys::default()),
             source_clock: Cell::new(None),
             big: BigKeys::default(),
+            copy_id: spec
+                .copy_id
+                .clone()
+                .unwrap_or_else(|| format!("{:016x}", fastrand::u64(..))),
             draining: Cell::new(false),
             cut_short: Cell::new(false),
             plain_refused: Cell::new(false),

@@ -66,7 +66,8 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    fn text(&self) -> String {
+    /// As text for the journal, with the name of the job whose parts they are.
+    fn text(&self, copy_id: &str) -> String {
         let Self {
             kind,
             place,
@@ -75,13 +76,21 @@ impl Progress {
             forks,
         } = self;
         let forks = forks.map_or_else(|| "-".to_owned(), |forks| forks.to_string());
-        format!("{} {} {length} {begun} {forks}", kind.name(), place.text())
+        format!(
+            "{} {} {length} {begun} {forks} {copy_id}",
+            kind.name(),
+            place.text()
+        )
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        let [kind, place, length, begun, forks] = text.split(' ').collect::<Vec<_>>()[..] else {
+    /// Read [`Self::text`]; `None` for another job's.
+    fn parse(text: &str, copy_id: &str) -> Option<Self> {
+        let [kind, place, length, begun, forks, job] = text.split(' ').collect::<Vec<_>>()[..] else {
             return None;
         };
+        if job != copy_id {
+            return None;
+        }
         Some(Self {
             kind: Kind::of(kind.as_bytes())?,
             place: Place::parse(place)?,
@@ -107,7 +116,7 @@ pub(super) struct Copy<'a> {
 impl Copy<'_> {
     pub async fn run(&mut self) -> Attempt<Done> {
         self.connect_source().await?;
-        let temporary = temporary::name(&self.big.target, self.big.slot);
+        let temporary = self.temporary();
         let watched = self.source.watching;
         let Some(look) = self.look().await? else {
             self.unlink(&temporary).await?;
@@ -126,7 +135,10 @@ impl Copy<'_> {
             return self.copy_string(&look).await;
         }
         let recorded = self.engine.shared.ledger().big_position(&self.big.source);
-        let recorded = recorded.and_then(|text| Progress::parse(&text));
+        // Older versions did not say whose parts they are.
+        let is_shared = recorded.as_ref().is_some_and(|text| text.split(' ').count() == 5);
+        self.sweep_shared(is_shared).await?;
+        let recorded = recorded.and_then(|text| Progress::parse(&text, &self.engine.copy_id));
         let mut progress = match recorded {
             Some(recorded) => match self.resume(recorded, &look, watched, &temporary).await? {
                 Some(progress) => progress,
@@ -167,7 +179,7 @@ impl Copy<'_> {
                 self.engine
                     .shared
                     .ledger()
-                    .set_big_position(&self.big.source, Some(progress.text()));
+                    .set_big_position(&self.big.source, Some(progress.text(&self.engine.copy_id)));
             }
             self.rest(begun).await;
         }

@@ -118,8 +118,25 @@ impl Copy<'_> {
             .shared
             .ledger()
             .set_big_position(&self.big.source, None);
-        self.unlink(&temporary::name(&self.big.target, self.big.slot))
-            .await
+        self.unlink(&self.temporary()).await
+    }
+
+    /// The temporary key of this key and job.
+    pub(super) fn temporary(&self) -> Vec<u8> {
+        temporary::name(&self.big.target, self.big.slot, &self.engine.copy_id)
+    }
+
+    /// Take away what an older version has left under the name that all its jobs shared: if this job was `ours`, or
+    /// if nothing was written to it for a while.
+    pub(super) async fn sweep_shared(&mut self, ours: bool) -> Attempt<()> {
+        let shared = temporary::shared_name(&self.big.target, self.big.slot);
+        let left = self.tell(&[&[b"PTTL", &shared]]).await?;
+        let left = left.first().and_then(Tree::integer).unwrap_or(-2);
+        let is_abandoned = temporary::LIFETIME.saturating_sub(left) >= temporary::ABANDONED;
+        if left >= 0 && (ours || is_abandoned) {
+            self.unlink(&shared).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn unlink(&mut self, key: &[u8]) -> Attempt<()> {
