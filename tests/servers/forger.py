@@ -184,27 +184,29 @@ class _Frames:
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
         self._buffer = b""
+        self._at = 0
 
     async def one(self) -> bytes:
-        while (end := frame_end(self._buffer, 0)) is None:
-            await self._more()
-        frame, self._buffer = self._buffer[:end], self._buffer[end:]
+        while (frame := self._next()) is None:
+            data = await self._reader.read(1 << 18)
+            if not data:
+                raise asyncio.IncompleteReadError(b"", None)
+            self._buffer, self._at = self._buffer[self._at :] + data, 0
         return frame
 
     async def several(self) -> list[bytes]:
         """Return all that are here, one at least."""
-        frames, at = [await self.one()], 0
-        while (end := frame_end(self._buffer, at)) is not None:
-            frames.append(self._buffer[at:end])
-            at = end
-        self._buffer = self._buffer[at:]
+        frames = [await self.one()]
+        while (frame := self._next()) is not None:
+            frames.append(frame)
         return frames
 
-    async def _more(self) -> None:
-        data = await self._reader.read(1 << 18)
-        if not data:
-            raise asyncio.IncompleteReadError(b"", None)
-        self._buffer += data
+    def _next(self) -> bytes | None:
+        end = frame_end(self._buffer, self._at)
+        if end is None:
+            return None
+        frame, self._at = self._buffer[self._at : end], end
+        return frame
 
 
 def frame_end(data: bytes, at: int) -> int | None:

@@ -3,6 +3,8 @@
 //! Invariant: every reply leads to exactly one verdict; what is not known is a recorded failure, never a
 //! silent success and never an endless retry.
 
+use std::fmt::Write;
+
 use crate::net::{Address, AddressMap};
 
 /// What to do about one key after one reply.
@@ -47,9 +49,25 @@ impl Redirect {
     }
 }
 
+/// So much of a server's error is shown: enough for any that a server words itself.
+const MOST_SAID: usize = 300;
+
+/// What a server says in an error, as it may be shown: one line of printable characters, of bounded length.
+pub fn said(error: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&error[..error.len().min(MOST_SAID)]);
+    let mut text: String = text
+        .chars()
+        .map(|character| if character.is_control() { ' ' } else { character })
+        .collect();
+    if error.len() > MOST_SAID {
+        let _ = write!(text, "... ({} bytes)", error.len());
+    }
+    text
+}
+
 /// Judge an error reply, given without its leading `-`.
 pub fn judge(error: &[u8]) -> Verdict {
-    let text = String::from_utf8_lossy(error);
+    let text = String::from_utf8_lossy(&error[..error.len().min(LONGEST_JUDGED)]);
     let (code, rest) = text.split_once(' ').unwrap_or((&text, ""));
     match code {
         "MOVED" => redirect(rest).map_or(Verdict::Failed, |(slot, to)| Verdict::Moved { slot, to }),
@@ -70,14 +88,18 @@ pub fn judge(error: &[u8]) -> Verdict {
     }
 }
 
+/// What an error means stands within so many bytes; a redirect's host has 255 at most.
+const LONGEST_JUDGED: usize = 1024;
+
 /// Parse `<slot> <host>:<port>`; the host may be empty, a name or an IPv6 address.
 fn redirect(rest: &str) -> Option<(u16, Redirect)> {
     let (slot, address) = rest.split_once(' ')?;
     let (host, port) = address.trim_end().rsplit_once(':')?;
     let slot = slot.parse().ok().filter(|&slot| slot < crate::slot::SLOTS)?;
+    let is_host = host.len() <= 255 && host.bytes().all(|byte| byte.is_ascii_graphic());
     let redirect = Redirect {
-        host: host.trim_matches(['[', ']']).to_owned(),
-        port: port.parse().ok()?,
+        host: is_host.then(|| host.trim_matches(['[', ']']).to_owned())?,
+        port: port.parse().ok().filter(|&port| port > 0)?,
     };
     Some((slot, redirect))
 }
@@ -119,9 +141,19 @@ mod tests {
             "MOVED 16384 h:1",
             "MOVED 1 h",
             "ASK 1 h:99999",
+            "MOVED 1 h:0",
+            "MOVED 1 h\x1b[2J:1",
+            "ASK 1 two words:1",
         ] {
             assert_eq!(judge(text.as_bytes()), Verdict::Failed, "{text}");
         }
+    }
+
+    #[test]
+    fn what_a_server_says_is_shown_on_one_line_and_in_part() {
+        assert_eq!(said(b"ERR no\r\x1b[2J\xff"), "ERR no  [2J\u{fffd}");
+        let long = said(&vec![b'x'; 60_000]);
+        assert!(long.len() < 400 && long.ends_with("(60000 bytes)"), "{long}");
     }
 
     #[test]

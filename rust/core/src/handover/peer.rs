@@ -5,9 +5,11 @@
 
 use std::future::Future;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::net::{self, Access, Address, Bytes, Connection, HandshakeError, Hangup, Outgoing, Question};
+use crate::net::{
+    self, Access, Address, Bytes, Connection, Deadline, HandshakeError, Hangup, Outgoing, Question,
+};
 use crate::resp::{Decoded, Reply, decode, encode};
 
 /// A node that answers nothing for so long is given up.
@@ -45,7 +47,7 @@ impl Peer {
         let mut refusal = None;
         peer.replies(1, |reply| {
             if let Reply::Error(text) = reply {
-                refusal = Some(String::from_utf8_lossy(text).into_owned());
+                refusal = Some(crate::reply::said(text));
             }
             0
         })
@@ -74,6 +76,7 @@ impl Peer {
         mut on: impl FnMut(Reply<'_>) -> usize,
     ) -> Result<(), String> {
         let mut left = count;
+        let mut deadline = Deadline::new(PATIENCE);
         self.outstanding = self.outstanding.saturating_sub(count);
         while left > 0 {
             match decode(self.connection.received()).map_err(|error| error.to_string())? {
@@ -81,11 +84,17 @@ impl Peer {
                     left += on(reply);
                     left -= 1;
                     self.connection.consume(used);
+                    deadline.restart(Instant::now());
                     continue;
                 }
                 Decoded::Partial(need) => self.connection.expect(need),
             }
+            let had = self.connection.received().len();
             answer(&self.hangup, self.connection.exchange(&mut self.out, true)).await?;
+            deadline.received(self.connection.received().len() - had);
+            if deadline.is_over(Instant::now()) {
+                return Err(deadline.reason());
+            }
         }
         Ok(())
     }

@@ -434,7 +434,7 @@ pub(super) fn note(refusal: &mut Option<String>, reply: &Reply<'_>) {
     if let Reply::Error(text) = reply
         && refusal.is_none()
     {
-        *refusal = Some(String::from_utf8_lossy(text).into_owned());
+        *refusal = Some(crate::reply::said(text));
     }
 }
 

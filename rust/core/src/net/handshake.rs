@@ -7,6 +7,7 @@ use std::io;
 use std::time::Duration;
 
 use super::{Access, Address, Bytes, Connection, Identity, Question};
+use crate::reply::said;
 use crate::resp::{Decoded, Tree, encode};
 
 /// How long connecting and logging in may take.
@@ -146,7 +147,7 @@ pub(crate) fn plain(error: &io::Error) -> String {
 
 /// What an error reply to `name` means; the text of one to AUTH is never shown.
 fn refusal(name: &str, error: &[u8]) -> HandshakeError {
-    let text = String::from_utf8_lossy(error).into_owned();
+    let text = said(error);
     let code = text.split(' ').next().unwrap_or_default();
     match code {
         "LOADING" | "BUSY" | "MASTERDOWN" if name == "AUTH" => {

@@ -5,6 +5,7 @@
 mod access;
 mod address_map;
 mod connection;
+mod deadline;
 mod handshake;
 mod hangup;
 mod identity;
@@ -16,6 +17,7 @@ use std::path::PathBuf;
 pub use access::{Access, TlsSettings};
 pub use address_map::{AddressMap, AddressRule};
 pub use connection::{Bytes, Connection, Outgoing};
+pub use deadline::Deadline;
 pub(crate) use handshake::plain;
 pub use handshake::{HandshakeError, open};
 pub use hangup::Hangup;

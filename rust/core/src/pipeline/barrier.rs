@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use super::Engine;
 use super::link::{Flight, Link, ReadProgress};
 use crate::error::ErrorKind;
+use crate::reply::said;
 use crate::resp::{Decoded, Reply, decode, encode};
 
 /// While keys flow, a barrier is held this often.
@@ -68,8 +69,8 @@ impl Wait {
         };
         self.reply = Some(match reply {
             Reply::Integer(replicas) => Ok(replicas),
-            Reply::Error(text) => Err(String::from_utf8_lossy(text).into_owned()),
-            other => Err(format!("a reply that WAIT never gives: {other:?}")),
+            Reply::Error(text) => Err(said(text)),
+            other => Err(format!("{}, which WAIT never gives", other.kind())),
         });
         Ok((used, true, 0))
     }

@@ -5,6 +5,7 @@
 use super::Eviction;
 use crate::checkpoint::PageId;
 use crate::payload::patch_version;
+use crate::resp::encode::ExpiryCommand;
 use crate::resp::{Decoded, Reply, decode, encode};
 
 /// A batch is sent once it has grown to this many bytes.
@@ -32,6 +33,8 @@ pub(crate) struct Entry {
     pub in_doubt: bool,
     /// It was translated after the target refused it.
     pub translated: bool,
+    /// How often the target has called its key busy and then had none.
+    pub phantoms: u8,
 }
 
 /// Encoded RESTOREs for one primary.
@@ -117,6 +120,7 @@ impl Batch {
             hops: 0,
             in_doubt: false,
             translated: false,
+            phantoms: 0,
         });
         end - start + ENTRY_BYTES
     }
@@ -135,8 +139,18 @@ impl Batch {
             hops: 0,
             in_doubt: false,
             translated: false,
+            phantoms: 0,
         });
         end - start + ENTRY_BYTES
+    }
+
+    /// Append a question whose answer can be taken for no reply to a RESTORE: where it comes, all replies before it were
+    /// counted right. It costs a key's look-up for a batch.
+    pub fn seal(&mut self, expiry: ExpiryCommand) {
+        if let Some(last) = self.entries.len().checked_sub(1) {
+            let key = self.restore(last).key.to_vec();
+            encode::expiry(&mut self.commands, expiry, &key);
+        }
     }
 
     /// Append an entry of another batch, with its command.

@@ -3,14 +3,14 @@
 //! Invariant: a call's replies are whole and in the order of its commands, or the client is not used again: its
 //! replies would be those of the call before.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Engine;
 use crate::control::Side;
-use crate::net::{self, Address, Bytes, Connection, HandshakeError, Outgoing, Question};
+use crate::net::{self, Address, Bytes, Connection, Deadline, HandshakeError, Outgoing, Question};
 use crate::resp::{Decoded, ProtocolError, Tree, encode};
 
-/// An answer that stays away so long is not waited for any more.
+/// An answer that stays away so long is not waited for any more, or no longer than passing errors are retried.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why there is no answer.
@@ -78,6 +78,7 @@ impl Commands {
 /// A connection to one server.
 pub(super) struct Client {
     connection: Connection,
+    deadline: Deadline,
 }
 
 impl Client {
@@ -107,7 +108,10 @@ impl Client {
                 "is another process now (run_id {}, the cursor is from {wanted})",
                 found.run_id
             ))),
-            _ => Ok(Self { connection }),
+            _ => Ok(Self {
+                connection,
+                deadline: Deadline::new(PATIENCE.min(engine.spec.retry_for)),
+            }),
         }
     }
 
@@ -116,6 +120,7 @@ impl Client {
         let mut replies = Vec::with_capacity(commands.count);
         let mut out = Bytes::default();
         *out.tail() = commands.bytes;
+        self.deadline.restart(Instant::now());
         while replies.len() < commands.count {
             replies.push(self.read(&mut out, Tree::decode).await?);
         }
@@ -130,6 +135,7 @@ impl Client {
     ) -> Result<T, CallError> {
         let mut out = Bytes::default();
         *out.tail() = command;
+        self.deadline.restart(Instant::now());
         self.read(&mut out, decode).await
     }
 
@@ -137,6 +143,7 @@ impl Client {
     pub async fn push(&mut self, piece: &[u8]) -> Result<(), NotTaken> {
         let mut out = Bytes::default();
         out.tail().extend_from_slice(piece);
+        self.deadline.restart(Instant::now());
         while !out.chunk().is_empty() {
             let exchanged = self.exchange(&mut out).await;
             exchanged.map_err(|error| NotTaken::Lost(error.into_text()))?;
@@ -159,6 +166,7 @@ impl Client {
             match decode(self.connection.received()) {
                 Ok(Decoded::Whole(reply, used)) => {
                     self.connection.consume(used);
+                    self.deadline.restart(Instant::now());
                     return Ok(reply);
                 }
                 // The buffer grows by itself: how much is missing is known of the next element at best.
@@ -170,9 +178,17 @@ impl Client {
     }
 
     async fn exchange(&mut self, out: &mut Bytes) -> Result<(), CallError> {
-        tokio::time::timeout(PATIENCE, self.connection.exchange(out, true))
+        let (left, had) = (out.chunk().len(), self.connection.received().len());
+        let wait = self.deadline.left(Instant::now());
+        tokio::time::timeout(wait, self.connection.exchange(out, true))
             .await
-            .map_err(|_| CallError::Lost(format!("no reply for {} s", PATIENCE.as_secs())))?
-            .map_err(|error| CallError::Lost(net::plain(&error)))
+            .map_err(|_| CallError::Lost(self.deadline.reason()))?
+            .map_err(|error| CallError::Lost(net::plain(&error)))?;
+        if out.chunk().len() < left {
+            // A value that takes long to be written can't be answered before.
+            self.deadline.restart(Instant::now());
+        }
+        self.deadline.received(self.connection.received().len() - had);
+        Ok(())
     }
 }

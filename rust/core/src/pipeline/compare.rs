@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use super::batch::{Batch, Restore};
+use super::batch::{Batch, Entry, Restore};
 use super::judge::{Finding, Held, Rules, TTL_TOLERANCE, judge, same_expiry};
 use super::link::ReadProgress;
 use super::quick::{Shape, THERE};
@@ -17,6 +17,9 @@ use crate::payload::same_value;
 use crate::progress::Outcome;
 use crate::resp::encode::{self, ExpiryCommand};
 use crate::resp::{Decoded, ProtocolError, Reply, decode, decode_time};
+
+/// So often a key may be deleted between a RESTORE that finds it busy and the look at it.
+const MOST_PHANTOMS: u8 = 8;
 
 /// What the target holds for one entry.
 #[derive(Debug, PartialEq, Eq)]
@@ -363,8 +366,16 @@ impl Comparison {
                 .answered(entry.slot, std::time::Instant::now());
             match found {
                 // Gone between RESTORE and now: write it after all.
+                Found::Absent if entry.phantoms >= MOST_PHANTOMS => {
+                    let what = "the target answers BUSYKEY to RESTORE, and holds nothing";
+                    self.conflict(engine, node, index, FailureKind::Error, what);
+                }
                 Found::Absent => {
                     let mut again = Batch::default();
+                    let entry = Entry {
+                        phantoms: entry.phantoms + 1,
+                        ..entry
+                    };
                     again.push_again(entry, self.batch.command(index));
                     engine.delay(again, false, &format!("deleted meanwhile at {node}"));
                 }

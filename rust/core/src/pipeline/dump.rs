@@ -13,11 +13,13 @@ use super::lane::{Ask, Ended, Fetch, Lane};
 use super::plain::Reading;
 use super::quick::{Shape, THERE};
 use super::scan::{Keys, ScanState};
+use super::walk::Walk;
 use super::{Depth, Eviction, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::error::{Error, ErrorKind};
 use crate::net::Connection;
 use crate::progress::Outcome;
+use crate::reply::said;
 use crate::resp::encode::{self, ExpiryCommand};
 use crate::resp::{Decoded, ProtocolError, Reply, decode, decode_scan, decode_time};
 
@@ -94,25 +96,50 @@ impl Lane {
             };
             let fetch = &mut self.fetches[number];
             if size >= limit {
-                let place = fetch.big.partition_point(|&place| place < fetch.sized);
-                fetch.big.insert(place, fetch.sized);
-                let (key, slot) = fetch.keys.get(fetch.sized);
-                let name = fetch.keys.target(fetch.sized);
-                if self.engine.spec.verify.is_some() {
-                    self.engine.compare_large(fetch.page, slot, key, name);
-                } else {
-                    self.engine.take_big(Big {
-                        page: fetch.page,
-                        number: fetch.sized as u32,
-                        slot,
-                        size,
-                        source: key.to_vec(),
-                        target: name.to_vec(),
-                    });
-                }
+                let place = fetch.sized;
+                self.take_in_parts(number, place, size);
             }
+            let fetch = &mut self.fetches[number];
             fetch.sized = fetch.small_from(fetch.sized + 1);
         }
+        self.progress += 1;
+        if !self.skip_large(number) {
+            self.ready.push_back(number);
+        }
+        Ok((at, None, 0))
+    }
+
+    /// A key leaves its page and goes the way of large keys.
+    fn take_in_parts(&mut self, number: usize, place: usize, size: u64) {
+        let fetch = &mut self.fetches[number];
+        let at = fetch.big.partition_point(|&big| big < place);
+        fetch.big.insert(at, place);
+        let (key, slot) = fetch.keys.get(place);
+        let name = fetch.keys.target(place);
+        if self.engine.spec.verify.is_some() {
+            self.engine.compare_large(fetch.page, slot, key, name);
+        } else {
+            self.engine.take_big(Big {
+                page: fetch.page,
+                number: place as u32,
+                slot,
+                size,
+                source: key.to_vec(),
+                target: name.to_vec(),
+            });
+        }
+    }
+
+    /// A key that the source can't send whole is read in parts.
+    pub(super) fn set_aside(&mut self, number: usize, place: usize) {
+        let size = self.estimate as u64;
+        self.take_in_parts(number, place, size);
+        self.progress += 1;
+        self.skip_large(number);
+    }
+
+    /// Go past large keys; whether the page is done with that.
+    fn skip_large(&mut self, number: usize) -> bool {
         let fetch = &mut self.fetches[number];
         fetch.asked = fetch.small_from(fetch.asked);
         fetch.read = fetch.small_from(fetch.read);
@@ -123,10 +150,9 @@ impl Lane {
             if let Some(scanner) = scanner {
                 self.go_on(scanner);
             }
-        } else {
-            self.ready.push_back(number);
+            return true;
         }
-        Ok((at, None, 0))
+        false
     }
 
     pub(super) fn finish_page(&mut self, number: usize) {
@@ -139,6 +165,7 @@ impl Lane {
         let quick = self.engine.is_quick();
         let looks = self.engine.depth() == Some(Depth::Existence);
         let last_plain_byte = self.last_plain_byte();
+        let window = self.window_now();
         let fetch = &mut self.fetches[number];
         let plain = fetch.reading == Reading::Plain;
         if quick && fetch.shapes.len() < fetch.keys.len() {
@@ -151,11 +178,9 @@ impl Lane {
         if allowed == 0 || self.engine.draining.get() && restraint.is_on() {
             return false;
         }
-        let count = left
-            .min(CHUNK.min(self.window / self.estimate).max(1))
-            .min(allowed);
+        let count = left.min(CHUNK.min(window / self.estimate).max(1)).min(allowed);
         let promised = count * self.estimate;
-        let fits = self.on_the_way == 0 || self.on_the_way + promised <= self.window;
+        let fits = self.on_the_way == 0 || self.on_the_way + promised <= window;
         if !fits || !self.engine.budget.promise(promised) {
             return false;
         }
@@ -238,7 +263,7 @@ impl Lane {
         encode::scan(
             self.out.tail(),
             self.scanners[scanner].cursor,
-            spec.page_keys,
+            (spec.page_keys >> self.cuts.saturating_mul(2).min(31)).max(1),
             spec.pattern.as_deref(),
             spec.type_name.as_deref().map(str::as_bytes),
         );
@@ -319,12 +344,34 @@ impl Lane {
         Ok(())
     }
 
+    /// Fails where a scan comes to no end.
+    fn check_walk(&mut self, number: usize, cursor: u64, keys: usize) -> Result<(), Ended> {
+        let scanner = &mut self.scanners[number];
+        if scanner.ends_with(cursor) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let retry_for = self.engine.spec.retry_for;
+        let walk = scanner
+            .walk
+            .get_or_insert_with(|| Walk::new(scanner.cursor, retry_for));
+        if self.engine.restraint.is_on() {
+            walk.excuse(now);
+        }
+        walk.step(cursor, keys, now).map_err(|why| {
+            let message = format!("the source {} makes no progress: {why}", self.engine.spec.source);
+            Ended::Fatal(Error::new(ErrorKind::SourceRefused, message))
+        })
+    }
+
     fn read_page(&mut self, number: usize, data: &[u8]) -> Result<(usize, Option<Ask>, usize), Ended> {
         let (page, used) = match decode_scan(data)? {
             Decoded::Partial(need) => return Ok((0, Some(Ask::Scan { scanner: number }), need)),
             Decoded::Whole(Err(error), _) => return Err(self.refusal("SCAN", error)),
             Decoded::Whole(Ok(page), used) => (page, used),
         };
+        self.progress += 1;
+        self.check_walk(number, page.cursor, page.count)?;
         let scanner = &mut self.scanners[number];
         let mut keys = self
             .engine
@@ -421,6 +468,7 @@ impl Lane {
             self.fetches[number].shapes.push(shape);
             left -= 1;
         }
+        self.progress += 1;
         self.ready.push_front(number);
         Ok((at, None, 0))
     }
@@ -502,6 +550,7 @@ impl Lane {
             fetch.read = fetch.small_from(fetch.read + 1);
         }
         self.learn(at - skipped, before - left);
+        self.progress += (before - left) as u64;
         self.engine.restraint.correct(0, at);
         if partial {
             let ask = Ask::Keys {
@@ -672,7 +721,7 @@ impl Lane {
 
     /// A key's read was answered with an error.
     fn unreadable(&self, number: usize, read: usize, error: &[u8]) -> Result<(), Ended> {
-        let text = String::from_utf8_lossy(error);
+        let text = said(error);
         if !concerns_one_key(error) {
             return Err(self.refusal("DUMP", error));
         }
@@ -697,9 +746,9 @@ impl Lane {
 
     /// An error that concerns the source as a whole.
     pub(super) fn refusal(&self, command: &str, error: &[u8]) -> Ended {
-        let text = String::from_utf8_lossy(error);
+        let text = said(error);
         match text.split(' ').next().unwrap_or_default() {
-            "LOADING" | "BUSY" | "MASTERDOWN" | "UNBLOCKED" => Ended::Lost(text.into_owned()),
+            "LOADING" | "BUSY" | "MASTERDOWN" | "UNBLOCKED" => Ended::Lost(text),
             _ => Ended::Fatal(Error::new(
                 ErrorKind::SourceRefused,
                 format!(
@@ -725,7 +774,7 @@ impl Lane {
 
 /// Whether an error reply of the source is about one key and not about the source as a whole.
 pub(super) fn concerns_one_key(error: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(error);
+    let text = said(error);
     let denied = text.starts_with("NOPERM") && !text.contains("to run the");
     denied || text.starts_with("ERR")
 }

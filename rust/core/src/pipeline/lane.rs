@@ -15,22 +15,29 @@ use super::restraint::Answer;
 use super::scan::{Keys, ScanState, Scanner};
 use super::sieve::Sieve;
 use super::silence::Silence;
-use super::{Backoff, Engine};
+use super::{Backoff, Depth, Engine, shown};
 use crate::checkpoint::PageId;
 use crate::control::{Event, Side};
 use crate::error::{Error, ErrorKind};
 use crate::filter::{Question, ValueFilter};
-use crate::net::{self, Bytes, Connection, HandshakeError};
+use crate::net::{self, Bytes, Connection, Deadline, HandshakeError};
 use crate::resp::ProtocolError;
 
 /// So many keys are asked for before the first of them shows how large they are.
 const FIRST_KEYS: usize = 16;
 
-/// A source whose replies stay away so long is connected to anew.
+/// A source whose replies stay away so long, or for as long as passing errors are retried, is connected to anew.
 const REPLY_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A source whose replies stay away so long is shown as the reason for waiting.
 const NOTICEABLE: Duration = Duration::from_secs(1);
+
+/// So many connections in a row that end in a key's read, the last of them with nothing else asked for, show that the
+/// source can't send it: it is read in parts.
+const MOST_CUTS: u32 = 4;
+
+/// After so many keys, more is asked for at once again.
+const RECOVERY: u64 = 256;
 
 /// A page whose keys are being read.
 #[derive(Debug)]
@@ -130,6 +137,14 @@ pub(crate) struct Lane {
     pub(super) mostly_strings: bool,
     /// Room for a payload that is made here.
     pub(super) payload: Vec<u8>,
+    /// What has come that will not be asked for again on another connection: pages, answers about them, keys.
+    pub(super) progress: u64,
+    /// How many connections in a row were lost without any progress: then little is asked for at once, since a server
+    /// or what is between may cut off who has much to be sent.
+    pub(super) cuts: u32,
+    /// The last connection was opened, so that what ended it is no fault of the way to the source alone.
+    was_open: bool,
+    recovered: u64,
 }
 
 impl Fetch {
@@ -186,6 +201,10 @@ impl Lane {
             skip: 0,
             mostly_strings: false,
             payload: Vec::new(),
+            progress: 0,
+            cuts: 0,
+            was_open: false,
+            recovered: 0,
             engine,
         }
     }
@@ -195,13 +214,33 @@ impl Lane {
         let mut backoff = Backoff::new();
         let mut lost: Option<Instant> = None;
         while !self.is_done() {
-            let (kind, reason) = match self.serve(&mut lost, &mut backoff).await {
+            let before = self.progress;
+            let served = self.serve(&mut lost, &mut backoff).await;
+            if self.progress > before {
+                self.cuts = 0;
+            }
+            let (kind, reason) = match served {
                 Ok(()) => break,
                 Err(Ended::Fatal(error)) => return self.engine.stop(error.kind, error.message),
                 Err(Ended::Lost(reason)) => (ErrorKind::SourceLost, reason),
                 Err(Ended::Denied(reason)) => (ErrorKind::SourceRefused, reason),
             };
-            let reason = format!("source {}: {reason}", self.engine.spec.source);
+            let before = self.progress;
+            let what = if std::mem::take(&mut self.was_open) {
+                self.cut_off()
+            } else {
+                None
+            };
+            if self.progress > before {
+                lost = None;
+            }
+            let reason = match what {
+                Some(what) => format!(
+                    "source {}: {reason} while {what} was read",
+                    self.engine.spec.source
+                ),
+                None => format!("source {}: {reason}", self.engine.spec.source),
+            };
             let now = Instant::now();
             let since = *lost.get_or_insert_with(|| {
                 self.engine
@@ -249,7 +288,7 @@ impl Lane {
     /// One connection's life.
     async fn serve(&mut self, lost: &mut Option<Instant>, backoff: &mut Backoff) -> Result<(), Ended> {
         let mut connection = self.connect().await?;
-        let mut last_reply = Instant::now();
+        let mut deadline = Deadline::new(REPLY_PATIENCE.min(self.engine.spec.retry_for));
         let mut silence = Silence::new(self.engine.pause_above());
         let mut tick = tokio::time::interval(Duration::from_millis(500));
         loop {
@@ -268,14 +307,20 @@ impl Lane {
                     if connection.received().is_empty() {
                         continue;
                     }
-                    last_reply = Instant::now();
+                    deadline.received(connection.received().len() - unread);
                     if connection.received().len() > unread && let Some(waited) = silence.broken() {
                         self.slow(Answer::Reply, waited);
                     }
+                    let before = self.progress;
                     let read = self.read_replies(&mut connection);
                     self.engine.nudge();
+                    if self.progress > before {
+                        deadline.restart(Instant::now());
+                        self.recover(self.progress - before);
+                    }
                     read?;
-                    if lost.take().is_some() {
+                    // Only what will not be asked for again counts: a connection that is opened and cut off does not.
+                    if self.progress > before && lost.take().is_some() {
                         self.engine.shared.tell(Event::source(
                             "source_back",
                             format!("source {}: reachable again", self.engine.spec.source),
@@ -286,13 +331,14 @@ impl Lane {
                 () = engine.budget.wait_freed(), if !room || self.is_held_back() => {}
                 () = engine.restraint.wait(), if engine.restraint.is_on() => {}
                 _ = tick.tick() => {
+                    let now = Instant::now();
                     if self.asked.is_empty() || !room {
-                        last_reply = Instant::now();
+                        deadline.restart(now);
                     }
                     if let Some(waited) = silence.look() {
                         self.slow(Answer::NoReply, waited);
                     }
-                    self.watch(last_reply.elapsed())?;
+                    self.watch(&deadline, now)?;
                 }
             }
         }
@@ -316,6 +362,7 @@ impl Lane {
         }
         self.engine.health.borrow_mut().source(None, Instant::now());
         self.begin_anew();
+        self.was_open = true;
         Ok(connection)
     }
 
@@ -372,16 +419,51 @@ impl Lane {
     }
 
     /// Show that the source is silent, and give the connection up when it is so for too long.
-    fn watch(&mut self, silent: Duration) -> Result<(), Ended> {
-        if silent > REPLY_PATIENCE {
-            return Err(Ended::Lost(format!(
-                "no reply for {} s",
-                REPLY_PATIENCE.as_secs()
-            )));
+    fn watch(&mut self, deadline: &Deadline, now: Instant) -> Result<(), Ended> {
+        if deadline.is_over(now) {
+            return Err(Ended::Lost(deadline.reason()));
         }
-        let trouble = (silent > NOTICEABLE).then(|| format!("source {}: no reply", self.engine.spec.source));
-        self.engine.health.borrow_mut().source(trouble, Instant::now());
+        let trouble = (deadline.overdue(now) > NOTICEABLE)
+            .then(|| format!("source {}: no reply", self.engine.spec.source));
+        self.engine.health.borrow_mut().source(trouble, now);
         Ok(())
+    }
+
+    /// The connection is lost: what was being read, where that is known. A key that the source has failed to send again
+    /// and again is read in parts, so that the others go on.
+    fn cut_off(&mut self) -> Option<String> {
+        let what = match *self.asked.iter().find(|ask| !matches!(ask, Ask::Time))? {
+            Ask::Scan { scanner } => format!("the page at cursor {}", self.scanners[scanner].cursor),
+            Ask::Keys { fetch, .. } => {
+                let number = self.fetches[fetch].read;
+                let key = shown(self.fetches[fetch].keys.get(number).0);
+                let reads_values = !matches!(self.engine.depth(), Some(Depth::Length | Depth::Existence));
+                if self.cuts >= MOST_CUTS && reads_values {
+                    self.set_aside(fetch, number);
+                    self.cuts = 0;
+                }
+                key
+            }
+            Ask::Time | Ask::Types { .. } | Ask::Sizes { .. } | Ask::Sieve { .. } => return None,
+        };
+        self.cuts += 1;
+        Some(what)
+    }
+
+    /// Some progress was made: after enough of it, more is asked for at once again.
+    #[inline]
+    fn recover(&mut self, progress: u64) {
+        if self.cuts > 0 {
+            self.recovered += progress;
+            if self.recovered >= RECOVERY {
+                (self.cuts, self.recovered) = (self.cuts - 1, 0);
+            }
+        }
+    }
+
+    /// How much may be asked for at once.
+    pub(super) fn window_now(&self) -> usize {
+        self.window >> self.cuts.saturating_mul(4).min(63)
     }
 
     /// Whether there are keys to ask for, and only the budget or the window is in the way.

@@ -19,11 +19,11 @@ use super::{Backoff, Engine};
 use crate::checkpoint::PageId;
 use crate::control::{Event, Side};
 use crate::error::ErrorKind;
-use crate::net::{self, Address, Connection, HandshakeError, Outgoing};
-use crate::resp::{Decoded, Reply, decode};
+use crate::net::{self, Address, Connection, Deadline, HandshakeError, Outgoing};
+use crate::resp::{Decoded, ProtocolError, Reply, decode};
 use crate::topology::NodeId;
 
-/// A connection whose replies stay away so long is given up.
+/// A connection whose replies stay away so long, or for as long as passing errors are retried, is given up.
 const REPLY_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The same for a node that owns no slot any more: it was failed over, its answers will be redirects.
@@ -55,8 +55,9 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) enum Flight {
     Restore {
+        /// Sealed: a reply that RESTORE never gives follows theirs.
         batch: Batch,
-        /// Replies so far, ASKINGs' included.
+        /// Replies so far, ASKINGs' and the seal's included.
         replies: usize,
         errors: Vec<(usize, Vec<u8>)>,
     },
@@ -66,10 +67,11 @@ pub(crate) enum Flight {
 
 impl Flight {
     /// What a batch becomes: RESTOREs on their way, or in a verification the reads of its keys.
-    pub fn of(batch: Batch, engine: &Engine) -> Self {
+    pub fn of(mut batch: Batch, engine: &Engine) -> Self {
         if let Some(rules) = engine.rules() {
             return Self::Compare(Box::new(Comparison::of_all(batch, engine, rules)));
         }
+        batch.seal(engine.spec.target_expiry);
         Self::Restore {
             batch,
             replies: 0,
@@ -272,7 +274,8 @@ impl<'a> Session<'a> {
 
     /// Exchange batches and replies until the connection is lost; returns why.
     async fn serve(&mut self) -> String {
-        let mut last_reply = Instant::now();
+        let patience = REPLY_PATIENCE.min(self.engine.spec.retry_for);
+        let mut deadline = Deadline::new(patience);
         let mut tick = tokio::time::interval(LOOK);
         loop {
             self.load();
@@ -289,29 +292,34 @@ impl<'a> Session<'a> {
                     }
                     // What was only written says nothing of a node that hangs; but a value that takes long to be
                     // written can't be answered before.
-                    let has_come = self.connection.received().len() > unread;
-                    if has_come || !self.flights.owe_reply() {
-                        last_reply = Instant::now();
+                    let come = self.connection.received().len() - unread;
+                    let has_come = come > 0;
+                    deadline.received(come);
+                    if !self.flights.owe_reply() {
+                        deadline.restart(Instant::now());
                     }
                     if has_come && let Some(waited) = self.silence.broken() {
                         self.slow(Answer::Reply, waited);
                     }
-                    if let Err(reason) = self.read_replies() {
-                        return reason;
+                    match self.read_replies() {
+                        Ok(true) => deadline.restart(Instant::now()),
+                        Ok(false) => {}
+                        Err(reason) => return reason,
                     }
                 }
                 () = self.link.wake.notified() => {}
                 _ = tick.tick() => {
+                    let now = Instant::now();
                     if self.flights.queue.is_empty() {
-                        last_reply = Instant::now();
+                        deadline.restart(now);
                     }
                     if let Some(waited) = self.silence.look() {
                         self.slow(Answer::NoReply, waited);
                     }
-                    self.watch(last_reply.elapsed());
-                    let patience = if self.link.owns_slots.get() { REPLY_PATIENCE } else { DEPOSED_PATIENCE };
-                    if last_reply.elapsed() > patience {
-                        return format!("no reply for {} s", patience.as_secs());
+                    let overdue = deadline.overdue(now);
+                    self.watch(overdue);
+                    if deadline.is_over(now) || overdue > DEPOSED_PATIENCE && !self.link.owns_slots.get() {
+                        return format!("no reply for {} s", overdue.as_secs());
                     }
                 }
             }
@@ -350,8 +358,9 @@ impl<'a> Session<'a> {
         self.link.in_flight.set(self.flights.queue.len());
     }
 
-    /// Read all whole replies that are here. Fails if the peer speaks no RESP.
-    fn read_replies(&mut self) -> Result<(), String> {
+    /// Read all whole replies that are here; whether there were any. Fails if the peer speaks no RESP.
+    fn read_replies(&mut self) -> Result<bool, String> {
+        let mut progress = false;
         while let Some(flight) = self.flights.queue.front_mut() {
             let data = self.connection.received();
             if data.is_empty() {
@@ -368,6 +377,7 @@ impl<'a> Session<'a> {
             }
             .map_err(|error| error.to_string())?;
             self.answered |= used > 0;
+            progress |= used > 0;
             self.connection.consume(used);
             if !done {
                 if need > 0 {
@@ -383,26 +393,18 @@ impl<'a> Session<'a> {
                 self.finish(flight);
             }
         }
-        Ok(())
+        Ok(progress)
     }
 
-    /// The connection is lost: settle what was answered, and let the rest wait and go again.
+    /// The connection is lost: let all wait and go again. Of a batch whose seal has not come, no reply counts: one may
+    /// have been left out, and those after it be other keys'.
     fn give_back(&mut self, reason: &str) {
         self.watch(Duration::ZERO);
         let begun = self.flights.writing + usize::from(self.flights.written > 0);
         for (number, flight) in std::mem::take(&mut self.flights.queue).into_iter().enumerate() {
             match flight {
-                Flight::Restore {
-                    batch,
-                    replies,
-                    errors,
-                } => {
-                    let answered = if batch.is_asking() { replies / 2 } else { replies };
-                    self.acknowledge(&batch, answered, &errors);
-                    let busy = self.handle_errors(&batch, &errors);
-                    // Those that were answered are in no doubt.
-                    self.wait_again(&batch, busy.into_iter(), false, reason);
-                    self.wait_again(&batch, answered..batch.entries().len(), number < begun, reason);
+                Flight::Restore { batch, .. } => {
+                    self.wait_again(&batch, 0..batch.entries().len(), number < begun, reason);
                 }
                 Flight::Compare(comparison) => {
                     comparison.give_up(self.engine);
@@ -467,7 +469,7 @@ impl<'a> Session<'a> {
 }
 
 /// Bytes used, whether the flight is done, and how many bytes the next reply needs (0: unknown).
-pub(crate) type ReadProgress = Result<(usize, bool, usize), crate::resp::ProtocolError>;
+pub(crate) type ReadProgress = Result<(usize, bool, usize), ProtocolError>;
 
 /// Read replies to a batch: `+OK` counts on, anything else is kept with its entry's index.
 fn read_restores(
@@ -497,13 +499,24 @@ fn read_restores(
                     Reply::Error(text) => text.to_vec(),
                     // A deletion, whether the key was still there or not.
                     Reply::Integer(_) if is_restore && batch.entries()[index].payload == 0 => continue,
-                    other => format!("a reply that RESTORE never gives: {other:?}").into_bytes(),
+                    other => format!("{}, which is no reply to RESTORE", other.kind()).into_bytes(),
                 };
                 // A refused ASKING shows in the reply to the RESTORE that follows it: that one is judged.
                 if is_restore {
                     errors.push((index, text));
                 }
             }
+        }
+    }
+    if *replies == expected {
+        let rest = &data[at..];
+        match decode(rest)? {
+            Decoded::Partial(_) => return Ok((at, false, 0)),
+            Decoded::Whole(Reply::Integer(_) | Reply::Error(_), used) => {
+                at += used;
+                *replies += 1;
+            }
+            Decoded::Whole(..) => return Err(ProtocolError::at(rest)),
         }
     }
     Ok((at, true, 0))

@@ -30,6 +30,7 @@ mod sieve;
 mod silence;
 mod sweep;
 mod translate;
+mod walk;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;

@@ -12,7 +12,7 @@ use super::{OnConflict, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::error::ErrorKind;
 use crate::progress::Outcome;
-use crate::reply::{Verdict, judge};
+use crate::reply::{Verdict, judge, said};
 
 /// After so many redirects in a row an entry waits for a fresh topology: two nodes disagree.
 const MOST_HOPS: u8 = 5;
@@ -140,6 +140,8 @@ impl Session<'_> {
             };
             match judge(error) {
                 Verdict::Moved { .. } | Verdict::Ask(_) if entry.hops > MOST_HOPS => wait(entry, false),
+                // It says nothing of where this key belongs.
+                Verdict::Moved { slot, .. } if slot != entry.slot => wait(entry, false),
                 Verdict::Moved { slot, to } => {
                     self.engine.shared.progress.add_moved();
                     if let Some(node) = self.engine.moved(
@@ -180,7 +182,7 @@ impl Session<'_> {
                             "the target's node {} refuses to {} keys: {}",
                             self.link.address,
                             self.engine.deed(),
-                            String::from_utf8_lossy(error)
+                            said(error)
                         ),
                     );
                 }
@@ -194,7 +196,7 @@ impl Session<'_> {
 
     /// What a node said, for a person: the code alone tells enough of the passing states.
     fn reason(&self, error: &[u8]) -> String {
-        let text = String::from_utf8_lossy(error);
+        let text = said(error);
         let code = text.split(' ').next().unwrap_or_default();
         format!("{code} at {}", self.link.address)
     }
@@ -211,7 +213,7 @@ impl Session<'_> {
                 kind,
                 message: format!(
                     "the target answered {} to {} {}",
-                    String::from_utf8_lossy(error),
+                    said(error),
                     self.engine.deed().to_uppercase(),
                     shown(key)
                 ),

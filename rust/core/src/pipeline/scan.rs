@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 
+use super::walk::Walk;
 use crate::keymap::{KeyMap, Scratch};
 use crate::resp::ScanPage;
 use crate::slot::key_slot;
@@ -24,6 +25,8 @@ pub(crate) struct Scanner {
     mask: u64,
     pub cursor: u64,
     pub state: ScanState,
+    /// Whether it comes to an end, once a second page is asked for.
+    pub walk: Option<Walk>,
     fresh: bool,
 }
 
@@ -47,6 +50,7 @@ impl Scanner {
             mask: u64::from(count) - 1,
             cursor,
             state: ScanState::Idle,
+            walk: None,
             fresh: cursor == u64::from(index),
         }
     }

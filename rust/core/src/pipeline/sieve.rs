@@ -105,6 +105,7 @@ impl Lane {
             taken,
             ..
         } = self.sieves.remove(number);
+        self.progress += 1;
         self.engine.budget.free_names(keys.weight());
         keys.retain_marked(&taken);
         self.enter(scanner, keys, 0);

@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 
 use super::client::{CallError, Client, Commands};
 use super::scan::Keys;
+use super::walk::Walk;
 use super::{Backoff, Engine, Sweep};
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::control::{Event, Side};
 use crate::error::ErrorKind;
 use crate::progress::Outcome;
+use crate::reply::said;
 use crate::resp::{Decoded, ScanPage, Tree, decode_scan, encode};
 
 /// So many pages' worth of keys are asked for at once, since a primary has one SCAN alone.
@@ -105,6 +107,7 @@ async fn walk(engine: &Rc<Engine>, place: usize, task: &mut Sweep) -> Result<(),
     let mut page = read_page(engine, &mut target, task.cursor)
         .await
         .map_err(Stopped::Target)?;
+    let mut steps = Walk::new(task.cursor, spec.retry_for);
     loop {
         let look = async { look_up(&mut source, &page.keys).await.map_err(Stopped::Source) };
         let is_last = page.cursor == 0;
@@ -128,6 +131,14 @@ async fn walk(engine: &Rc<Engine>, place: usize, task: &mut Sweep) -> Result<(),
             }
             return Ok(());
         };
+        let now = Instant::now();
+        if engine.restraint.is_on() {
+            steps.excuse(now);
+        }
+        if next.cursor != 0 {
+            let step = steps.step(next.cursor, next.keys.len(), now);
+            step.map_err(|why| Stopped::Target(CallError::Refused(format!("makes no progress: {why}"))))?;
+        }
         page = next;
     }
 }
@@ -210,9 +221,9 @@ fn is_refusal(text: &[u8]) -> bool {
 }
 
 fn refusal(command: &str, text: &[u8]) -> CallError {
-    let text = String::from_utf8_lossy(text);
+    let text = said(text);
     match text.split(' ').next().unwrap_or_default() {
-        "LOADING" | "BUSY" | "MASTERDOWN" | "UNBLOCKED" => CallError::Lost(text.into_owned()),
+        "LOADING" | "BUSY" | "MASTERDOWN" | "UNBLOCKED" => CallError::Lost(text),
         _ => CallError::Refused(format!("answered {text} to {command}")),
     }
 }
@@ -244,7 +255,7 @@ fn record(
             ),
             Some(text) => (
                 FailureKind::Denied,
-                format!("the source answered {} to EXISTS", String::from_utf8_lossy(&text)),
+                format!("the source answered {} to EXISTS", said(&text)),
                 engine.spec.source.to_string(),
             ),
         };

@@ -11,6 +11,7 @@ use super::{Engine, OnConflict, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::payload::{Target, TranslateError, Translated};
 use crate::progress::Outcome;
+use crate::reply::said;
 use crate::resp::encode;
 
 /// What every server from Redis 6.2 on takes.
@@ -81,7 +82,7 @@ impl Session<'_> {
             Ok(translated) => translated,
             Err(TranslateError::Gone) => return self.engine.settle_entry(batch, index, Outcome::Expired),
             Err(reason) => {
-                let text = String::from_utf8_lossy(error);
+                let text = said(error);
                 let message = format!("{text}; {reason}");
                 return self.give_up(batch, index, FailureKind::Payload, message.as_bytes());
             }

@@ -20,6 +20,20 @@ pub enum Reply<'a> {
     Array(Option<usize>),
 }
 
+impl Reply<'_> {
+    /// What kind of reply it is, for a message: never what it holds, which may be long.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Simple(_) => "a status",
+            Self::Error(_) => "an error",
+            Self::Integer(_) => "a number",
+            Self::Bulk(None) | Self::Array(None) => "nil",
+            Self::Bulk(Some(_)) => "a text",
+            Self::Array(Some(_)) => "an array",
+        }
+    }
+}
+
 /// What a look at the buffer gave.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Decoded<T> {

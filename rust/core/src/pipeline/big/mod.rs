@@ -14,7 +14,7 @@ mod temporary;
 mod write;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -31,10 +31,16 @@ use crate::checkpoint::{Failure, FailureKind, PageId, Pending};
 use crate::control::Event;
 use crate::error::ErrorKind;
 use crate::progress::Outcome;
+use crate::reply::said;
 use crate::topology::NodeId;
 
 /// A key that changes so often while it is copied is given up.
 const MOST_CHANGES: u32 = 10;
+
+/// A key whose read has ended so many connections, for so long, without coming any farther is given up: the source
+/// can't send it.
+const MOST_CUTS: u32 = 5;
+const CUT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is copied in one go.
 const LIMITS: Limits = Limits {
@@ -71,6 +77,42 @@ enum Ended {
     Left,
 }
 
+/// The connections that ended while a key was read.
+#[derive(Debug, Default)]
+struct Cuts {
+    /// Since when the key has come no farther, and how many connections were opened until then.
+    since: Option<Instant>,
+    opened: u32,
+    /// Where it has come to.
+    reached: HashSet<String>,
+}
+
+impl Cuts {
+    /// Begin with a key, `opened` connections having been opened before.
+    fn new(opened: u32) -> Self {
+        Self {
+            opened,
+            ..Self::default()
+        }
+    }
+
+    /// One more connection ended; returns since when the key has come no farther.
+    fn lost(&mut self, engine: &Engine, big: &Big, opened: u32, now: Instant) -> Instant {
+        let position = engine.shared.ledger().big_position(&big.source);
+        let place = position.map(|text| text.split(' ').take(2).collect::<Vec<_>>().join(" "));
+        if place.is_some_and(|place| self.reached.insert(place)) {
+            (self.since, self.opened) = (None, opened);
+        }
+        *self.since.get_or_insert(now)
+    }
+
+    /// How many there were, where they show that the source can't send the key.
+    fn too_many(&self, opened: u32, lasting: Duration, retry_for: Duration) -> Option<u32> {
+        let times = opened - self.opened;
+        (times >= MOST_CUTS && lasting >= CUT_PATIENCE.min(retry_for)).then_some(times)
+    }
+}
+
 impl Engine {
     /// The source does not say how large keys are: tell it once.
     #[cold]
@@ -80,7 +122,7 @@ impl Engine {
                 "big_keys_unseen",
                 format!(
                     "large keys are not told from others, since the source answered {} to MEMORY USAGE",
-                    String::from_utf8_lossy(error)
+                    said(error)
                 ),
             ));
         }
@@ -128,7 +170,7 @@ impl Engine {
         let mut in_doubt = false;
         let mut changes = 0;
         let mut backoff = Backoff::new();
-        let mut lost: Option<Instant> = None;
+        let mut cuts = Cuts::new(source.opened);
         source.begin();
         loop {
             if self.draining.get() {
@@ -164,7 +206,7 @@ impl Engine {
             };
             let now = Instant::now();
             if !matches!(stop, Stop::Source(_)) {
-                lost = None;
+                cuts.since = None;
             }
             match stop {
                 Stop::Drained => return Ended::Left,
@@ -174,7 +216,12 @@ impl Engine {
                 }
                 Stop::Moved => {}
                 Stop::Source(reason) => {
-                    let since = *lost.get_or_insert(now);
+                    let since = cuts.lost(self, big, copy.source.opened, now);
+                    if let Some(times) = cuts.too_many(copy.source.opened, now - since, self.spec.retry_for) {
+                        let _ = copy.sweep().await;
+                        self.fail_cut_off(big, &reason, times);
+                        return Ended::Settled;
+                    }
                     if now - since >= self.spec.retry_for {
                         let waited = (now - since).as_secs();
                         let message = format!("source {}: {reason}, for {waited} s", self.spec.source);
@@ -198,13 +245,8 @@ impl Engine {
                     copy.source.begin();
                     changes += 1;
                     if changes >= MOST_CHANGES {
-                        let key = shown(&big.source);
-                        let message = format!(
-                            "{key} could not be copied in parts: {what}, {changes} times in a row (run again \
-                             when it is written to less)"
-                        );
                         let _ = copy.sweep().await;
-                        self.fail_big(big, FailureKind::Error, message, self.spec.source.to_string());
+                        self.fail_changing(big, what, changes);
                         return Ended::Settled;
                     }
                     self.shared.tell(Event {
@@ -270,6 +312,25 @@ impl Engine {
             link.keys.set(link.keys.get() + 1);
         }
         self.settle(big.page, outcome, 1, bytes);
+    }
+
+    /// The source can't send a key: it is given up, so that the others go on.
+    fn fail_cut_off(&self, big: &Big, reason: &str, times: u32) {
+        let key = shown(&big.source);
+        let message = format!(
+            "{key} can't be read: {reason}, {times} times in a row, though the source answers otherwise (see \
+             client-output-buffer-limit there, and what is between)"
+        );
+        self.fail_big(big, FailureKind::Error, message, self.spec.source.to_string());
+    }
+
+    fn fail_changing(&self, big: &Big, what: &str, changes: u32) {
+        let key = shown(&big.source);
+        let message = format!(
+            "{key} could not be copied in parts: {what}, {changes} times in a row (run again when it is written to \
+             less)"
+        );
+        self.fail_big(big, FailureKind::Error, message, self.spec.source.to_string());
     }
 
     fn fail_big(&self, big: &Big, kind: FailureKind, message: String, node: String) {

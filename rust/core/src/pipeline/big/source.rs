@@ -10,6 +10,7 @@ use crate::pipeline::client::{CallError, Client, Commands};
 use crate::pipeline::parts::{self, Chunk, Kind};
 use crate::pipeline::shown;
 use crate::progress::Outcome;
+use crate::reply::said;
 use crate::resp::Tree;
 use crate::resp::encode::ExpiryCommand;
 
@@ -24,6 +25,8 @@ pub(super) struct Source {
     has_field_ttls: Option<bool>,
     /// The key is being watched, on this connection, since its first part was read.
     pub watching: bool,
+    /// How many connections were opened.
+    pub opened: u32,
 }
 
 impl Source {
@@ -63,6 +66,7 @@ impl Copy<'_> {
         })?;
         self.source.watching = false;
         self.source.client = Some(client);
+        self.source.opened += 1;
         Ok(())
     }
 
@@ -88,7 +92,7 @@ impl Copy<'_> {
     }
 
     pub(super) fn source_error(&self, text: &[u8]) -> Stop {
-        let text = String::from_utf8_lossy(text).into_owned();
+        let text = said(text);
         let kind = match text.split(' ').next().unwrap_or_default() {
             "LOADING" | "BUSY" | "MASTERDOWN" => return Stop::Source(text),
             // The key was replaced by one of another type.

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind};
 use crate::net::Address;
 use crate::pipeline::client::{CallError, Client, Commands};
 use crate::pipeline::shown;
-use crate::reply::{Verdict, judge};
+use crate::reply::{Verdict, judge, said};
 use crate::resp::Tree;
 
 impl Copy<'_> {
@@ -85,7 +85,7 @@ impl Copy<'_> {
     }
 
     pub(super) fn target_error(&mut self, text: &[u8], address: &Address) -> Stop {
-        let shown_text = String::from_utf8_lossy(text).into_owned();
+        let shown_text = said(text);
         let code = shown_text.split(' ').next().unwrap_or_default().to_owned();
         let wait = |full| Stop::Target {
             reason: format!("{code} at {address}"),

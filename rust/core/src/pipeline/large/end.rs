@@ -11,7 +11,7 @@ use crate::net::Address;
 use crate::pipeline::Engine;
 use crate::pipeline::client::{CallError, Client, Commands};
 use crate::pipeline::parts;
-use crate::reply::{Verdict, judge};
+use crate::reply::{Verdict, judge, said};
 use crate::resp::Tree;
 
 /// An open connection to a side.
@@ -105,11 +105,11 @@ impl End<'_> {
         let Tree::Error(text) = reply else {
             return Ok(reply);
         };
-        let shown = String::from_utf8_lossy(&text);
+        let shown = said(&text);
         let verdict = judge(&text);
         Err(match (verdict, self.node) {
-            (Verdict::Refused, _) => self.broken(CallError::Refused(shown.into_owned())),
-            (Verdict::Wait, None) => Broken::Source(CallError::Lost(shown.into_owned())),
+            (Verdict::Refused, _) => self.broken(CallError::Refused(shown)),
+            (Verdict::Wait, None) => Broken::Source(CallError::Lost(shown)),
             (Verdict::Moved { slot, to }, Some(node)) => {
                 let to = to.address(node, &self.engine.spec.address_map);
                 self.engine.moved(slot, &to);

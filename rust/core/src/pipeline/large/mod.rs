@@ -30,6 +30,10 @@ const LIMITS: Limits = Limits {
     elements: 4096,
 };
 
+/// A key whose read has ended so many connections, for so long, is given up: the source can't send it.
+const MOST_CUTS: u32 = 5;
+const CUT_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Keys that wait to be compared in parts.
 #[derive(Debug, Default)]
 pub(crate) struct LargeKeys {
@@ -113,6 +117,7 @@ async fn run(engine: Rc<Engine>) {
 /// Compare one key, as often as it takes; false where the job can't go on.
 async fn settle(engine: &Rc<Engine>, sides: &mut Sides, task: &LargeKey) -> bool {
     let begun = Instant::now();
+    let opened = sides.opened;
     let mut backoff = Backoff::new();
     let manner = Manner {
         tolerance: engine.spec.verify.map_or(0, |verify| verify.ttl_tolerance),
@@ -179,6 +184,14 @@ async fn settle(engine: &Rc<Engine>, sides: &mut Sides, task: &LargeKey) -> bool
             }
         };
         let waited = begun.elapsed();
+        let cuts = sides.opened - opened;
+        if kind == ErrorKind::SourceLost
+            && cuts >= MOST_CUTS
+            && waited >= CUT_PATIENCE.min(engine.spec.retry_for)
+        {
+            fail_cut_off(engine, task, &reason);
+            return true;
+        }
         if kind == ErrorKind::SourceLost {
             if waited >= engine.spec.retry_for {
                 engine.stop(kind, format!("{reason}, for {} s", waited.as_secs()));
@@ -201,6 +214,18 @@ async fn settle(engine: &Rc<Engine>, sides: &mut Sides, task: &LargeKey) -> bool
     }
 }
 
+/// The source can't send a key: it is given up, so that the others go on.
+fn fail_cut_off(engine: &Engine, task: &LargeKey, reason: &str) {
+    let failure = Failure {
+        key: task.key.clone(),
+        slot: task.slot,
+        kind: FailureKind::Error,
+        message: format!("it can't be read: {reason}, again and again, though the source answers otherwise"),
+        node: engine.spec.source.to_string(),
+    };
+    engine.fail(task.page, failure);
+}
+
 /// What a call's error says, and the kind of it if it ends the job.
 fn describe(error: CallError, changed: ErrorKind, refused: ErrorKind) -> (String, Option<ErrorKind>) {
     match error {
@@ -214,6 +239,8 @@ fn describe(error: CallError, changed: ErrorKind, refused: ErrorKind) -> (String
 #[derive(Default)]
 pub(super) struct Sides {
     source: Option<Open>,
+    /// How many connections to the source were opened.
+    opened: u32,
     target: Option<(Address, Open)>,
 }
 
@@ -232,6 +259,7 @@ impl Sides {
         if self.source.is_none() {
             let opened = Open::new(engine, Side::Source, &spec.source, Some(&spec.source_run_id)).await;
             self.source = Some(opened.map_err(Broken::Source)?);
+            self.opened += 1;
         }
         if self.target.as_ref().is_none_or(|(address, _)| address != node) {
             self.target = None;
