@@ -350,13 +350,18 @@ class Survey:
 
 @final
 class Event:
-    """Something the control plane should know of or act on."""
+    """Something the control plane should know of or act on.
+
+    After `checkpoint_wanted` no page is begun before a checkpoint is taken: failures fill their part of the
+    byte budget.
+    """
 
     @property
     def kind(
         self,
     ) -> Literal[
         "topology_wanted",
+        "checkpoint_wanted",
         "source_access_wanted",
         "target_access_wanted",
         "node_lost",

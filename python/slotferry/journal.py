@@ -14,7 +14,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from slotferry.row_checks import DISCARD_HINT, check_rows, parsing
 from slotferry.story import Happening
 
 _CHUNK_KEYS = 50_000
+_CHUNK_BYTES = 2 << 20  # of names
 _OF_A_PASS = (
     *("unsettled", "notes", "big_keys", "partitions"),
     *("target_nodes", "target_counts", "doubts"),
@@ -315,7 +316,7 @@ class Journal:
         return [PendingKey(*row) for row in rows]
 
     def unsettled_keys(self, name: str, *, with_failed: bool, database: int = 0) -> Iterator[list[bytes]]:
-        """Yield the names of a database's pending (and failed) keys there are now, at most 50,000 at a time.
+        """Yield the names of a database's pending (and failed) keys there are now, in chunks of bounded size.
 
         Keys that become unsettled during the iteration, anew or for the first time, are not among them:
         ids only grow.
@@ -324,7 +325,7 @@ class Journal:
         after = 0
         ((last,),) = self.select("SELECT coalesce(max(id), 0) FROM unsettled WHERE job = ?", name)
         while after < last:
-            rows = self.select(
+            rows = self._select_names(
                 "SELECT id, key FROM unsettled WHERE id > ? AND id <= ? AND job = ? AND db = ? "
                 "AND outcome IN (?, ?) ORDER BY id LIMIT ?",
                 *(after, last, name, database, *outcomes, _CHUNK_KEYS),
@@ -335,10 +336,10 @@ class Journal:
             yield [key for _, key in rows]
 
     def failed_keys(self, name: str, kind: str, database: int = 0) -> Iterator[list[bytes]]:
-        """Yield the names of a database's keys that failed with this kind now; 50,000 at a time."""
+        """Yield the names of a database's keys that failed with this kind now; in chunks of bounded size."""
         after = 0
         ((last,),) = self.select("SELECT coalesce(max(id), 0) FROM unsettled WHERE job = ?", name)
-        while rows := self.select(
+        while rows := self._select_names(
             "SELECT id, key FROM unsettled WHERE id > ? AND id <= ? AND job = ? AND outcome = 'failed' "
             "AND kind = ? AND db = ? ORDER BY id LIMIT ?",
             *(after, last, name, kind, database, _CHUNK_KEYS),
@@ -593,6 +594,17 @@ class Journal:
         """Return the rows of a query. Raises `JournalError`."""
         with explained(self.path):
             return self._connection.execute(statement, values).fetchall()
+
+    def _select_names(self, statement: str, *values: object) -> list[tuple[int, bytes]]:
+        """Return the first rows of ids and names, as many as are not too long together: one at least."""
+        rows, left = [], _CHUNK_BYTES
+        with explained(self.path), closing(self._connection.execute(statement, values)) as cursor:
+            for number, name in cursor:
+                rows.append((number, name))
+                left -= len(name)
+                if left <= 0:
+                    break
+        return rows
 
     @contextmanager
     def transaction(self) -> Iterator[Callable[..., sqlite3.Cursor]]:

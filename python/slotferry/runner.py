@@ -121,6 +121,7 @@ class EngineDriver:
         self.keys_by_primary: Counter[str] = Counter()
         self.record: JobRecord | None = None
         """The job in the journal, after which temporary keys are named; None: nothing is resumed."""
+        self._checkpoint_wanted = False
         self.topology = sides.target_facts.topology
         """The target's, as it is known now."""
         self._access = AccessKeeper({"source": sides.source, "target": sides.target})
@@ -196,6 +197,11 @@ class EngineDriver:
                 self._count(job.snapshot())
             job.result()
 
+    def take_checkpoint_wanted(self) -> bool:
+        """Whether the engine has asked for a checkpoint since the last call: it reads no more before."""
+        wanted, self._checkpoint_wanted = self._checkpoint_wanted, False
+        return wanted
+
     @contextmanager
     def _source_watch(self) -> Iterator[SourceWatch | None]:
         """Look after a source behind Sentinel meanwhile."""
@@ -243,6 +249,9 @@ class EngineDriver:
         for event in job.drain_events():
             if event.kind == "topology_wanted":
                 self._refresher.want()
+                continue
+            if event.kind == "checkpoint_wanted":
+                self._checkpoint_wanted = True
                 continue
             if event.kind in ("source_access_wanted", "source_lost"):
                 self._access.want("source")
@@ -423,7 +432,7 @@ class Runner:
 
     def _tick(self, job: Job, recorder: Recorder) -> None:
         now = time.monotonic()
-        if now >= self._next_checkpoint:
+        if self._driver.take_checkpoint_wanted() or now >= self._next_checkpoint:
             self._next_checkpoint = now + CHECKPOINT_SECONDS
             self._save(recorder)
         snapshot = job.snapshot()

@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slotferry.databases import Route
 from slotferry.discovery import TargetFacts, discover_target
@@ -21,6 +21,9 @@ from slotferry.recorder import Recorder
 from slotferry.runner import EngineDriver, Runner, Work
 from slotferry.text import shorten_key
 from slotferry.verify_options import VerifyOptions
+
+if TYPE_CHECKING:
+    from slotferry._core import Job
 
 _RECHECK_SECONDS = 1.0
 _MAX_TARGET_CHANGES = 5
@@ -263,7 +266,11 @@ class Repair:
         settings = {"on_conflict": "replace", "delete_extra": delete}
         work = Work(keys=keys, settings=settings, route=route)
         job = self.driver.new_job(work, 1)
-        self.driver.drive(job, lambda: None)
+        self.driver.drive(job, lambda: self._complain(job))
+        self._complain(job)
+
+    def _complain(self, job: Job) -> None:
+        """Tell of the first keys that can't be repaired; the engine goes on once it is rid of them."""
         for failure in job.checkpoint().failures:
             self._complaints += 1
             if self._complaints <= 3:

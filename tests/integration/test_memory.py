@@ -1,15 +1,41 @@
-"""The byte budget: large values through a small one."""
+"""The byte budget: large values, long names, and many scans through a small one.
+
+Invariant: what a process took at most is what the kernel says of it when it ends.
+"""
 
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import pytest
 
 from slotferry.local import LocalCluster, LocalServer
+from tests.command import COMMAND
 from tests.integration.migrating import migrate
 from tests.servers.compare import assert_equal
 from tests.servers.raw import connect, encode
+
+_LIMIT = "16MB"
+_MOST = 116 << 20
+"""What the issue allows: the budget, and 100 MB for everything else."""
+
+
+# A process is charged with what the one was that it came from: so a small one stands in between.
+_WRAPPER = """
+import resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdin=subprocess.DEVNULL, stderr=subprocess.STDOUT).returncode
+print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss << 10, file=sys.stderr)
+"""
+
+
+def _peak(*arguments: str) -> tuple[int, int, str]:
+    """Run `slotferry`; return its exit code, the bytes of memory it took at most, and its stdout."""
+    command = [sys.executable, "-S", "-c", _WRAPPER, COMMAND, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    code, peak = map(int, done.stderr.split())
+    return code, peak, done.stdout
 
 
 @pytest.mark.timeout(60)
@@ -25,3 +51,34 @@ def test_values_larger_than_the_budget_pass_one_by_one(source: LocalServer, clus
     assert report.ok
     assert report.keys.migrated == 2_006
     assert_equal(source, cluster, byte_equal=True)
+
+
+@pytest.mark.timeout(120)
+def test_long_names_count_as_values_do(source: LocalServer, cluster: LocalCluster) -> None:
+    names = 150
+    with connect(source) as connection:
+        for i in range(names):
+            connection.execute("SET", f"{i}:" + "x" * 1_000_000, i)
+        connection.pipeline_checked([encode("SET", f"short:{i}", i) for i in range(2_000)])
+
+    code, copying, shown = _peak("migrate", source.url, cluster.url, "--memory-limit", _LIMIT)
+    assert code == 0, shown
+    code, comparing, shown = _peak("verify", source.url, cluster.url, "--memory-limit", _LIMIT)
+    assert code == 0, shown
+
+    assert max(copying, comparing) < _MOST, (copying, comparing)
+    assert_equal(source, cluster)
+
+
+@pytest.mark.timeout(120)
+def test_more_scans_take_no_more_memory(source: LocalServer, cluster: LocalCluster) -> None:
+    keys = 150_000
+    with connect(source) as connection:
+        connection.pipeline_checked([encode("SET", f"key:{i}", i) for i in range(keys)])
+
+    code, peak, shown = _peak(
+        "migrate", source.url, cluster.url, "--memory-limit", _LIMIT, "--parallel-scans", "1024", "--json"
+    )
+
+    assert code == 0, shown
+    assert peak < _MOST, shown

@@ -142,6 +142,7 @@ impl Job {
         clippy::too_many_arguments,
         clippy::needless_pass_by_value,
         clippy::fn_params_excessive_bools,
+        clippy::too_many_lines,
         reason = "keyword-only, as the stub lists them"
     )]
     fn new(

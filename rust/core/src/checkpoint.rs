@@ -2,7 +2,8 @@
 //!
 //! Invariant: a mark never passes a page with a key whose outcome is open, and everything that a checkpoint
 //! hands over (counts, failures, pending keys, marks) belongs to pages below the marks. Every scanned key
-//! ends in exactly one outcome. With a barrier, a checkpoint hands over only what one has confirmed.
+//! ends in exactly one outcome. With a barrier, a checkpoint hands over only what one has confirmed. What waits to
+//! be handed over is known in bytes: see [`Ledger::unrecorded`].
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -55,6 +56,12 @@ pub enum FailureKind {
     Ttl,
 }
 
+impl Failure {
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.key.len() + self.message.len() + self.node.len()
+    }
+}
+
 impl FailureKind {
     /// The kind's name as the control plane knows it.
     pub const fn name(self) -> &'static str {
@@ -89,6 +96,12 @@ pub struct Pending {
     pub slot: u16,
     /// What the slot's node said last.
     pub reason: String,
+}
+
+impl Pending {
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.key.len() + self.reason.len()
+    }
 }
 
 /// How far a partition is accounted for.
@@ -130,6 +143,12 @@ impl Checkpoint {
         self.pending.extend(later.pending);
         self.notes.extend(later.notes);
         self.resolved.extend(later.resolved);
+    }
+
+    /// Bytes of the failures, notes and pending keys.
+    fn weight(&self) -> usize {
+        let failures = self.failures.iter().chain(&self.notes).map(Failure::weight);
+        failures.chain(self.pending.iter().map(Pending::weight)).sum()
     }
 
     fn has_no_keys(&self) -> bool {
@@ -189,6 +208,8 @@ pub struct Ledger {
     big_positions: BTreeMap<Vec<u8>, String>,
     settled: Checkpoint,
     held: Option<Held>,
+    /// Bytes of the failures, notes and pending keys that no checkpoint has handed over.
+    unrecorded: usize,
 }
 
 impl Ledger {
@@ -207,6 +228,7 @@ impl Ledger {
             big_positions: BTreeMap::new(),
             settled: Checkpoint::default(),
             held: None,
+            unrecorded: 0,
         }
     }
 
@@ -295,12 +317,14 @@ impl Ledger {
 
     /// A key of `page` was given up. Returns whether the page is complete with that.
     pub fn fail(&mut self, page: PageId, failure: Failure) -> bool {
+        self.unrecorded += failure.weight();
         self.pages[page as usize].failures.push(failure);
         self.settle(page, Outcome::Failed, 1, 0)
     }
 
     /// A key is written, but something of it was given up by policy.
     pub fn note(&mut self, note: Failure) {
+        self.unrecorded += note.weight();
         self.settled.notes.push(note);
     }
 
@@ -319,8 +343,14 @@ impl Ledger {
 
     /// A key of `page` is pending. Returns whether the page is complete with that.
     pub fn park(&mut self, page: PageId, pending: Pending) -> bool {
+        self.unrecorded += pending.weight();
         self.pages[page as usize].pending.push(pending);
         self.settle(page, Outcome::Pending, 1, 0)
+    }
+
+    /// Bytes of the failures, notes and pending keys that no checkpoint has handed over.
+    pub fn unrecorded(&self) -> usize {
+        self.unrecorded
     }
 
     /// How many pages have keys whose outcome is open.
@@ -390,6 +420,12 @@ impl Ledger {
 
     /// Hand over what may be recorded as done now.
     pub fn checkpoint(&mut self) -> Checkpoint {
+        let checkpoint = self.take_recordable();
+        self.unrecorded = self.unrecorded.saturating_sub(checkpoint.weight());
+        checkpoint
+    }
+
+    fn take_recordable(&mut self) -> Checkpoint {
         match &mut self.held {
             None => self.take_settled(),
             Some(held) => {
@@ -450,7 +486,9 @@ mod tests {
                 reason: "CLUSTERDOWN".to_owned(),
             },
         );
+        assert!(ledger.unrecorded() > 11);
         let checkpoint = ledger.checkpoint();
+        assert_eq!(ledger.unrecorded(), 0);
         assert_eq!(
             checkpoint.marks,
             [Mark {
@@ -482,6 +520,7 @@ mod tests {
         };
         ledger.park(second, pending);
         assert_eq!(ledger.checkpoint().marks, [start(0)]);
+        assert!(ledger.unrecorded() > 0);
         ledger.confirm();
         let checkpoint = ledger.checkpoint();
         assert_eq!((checkpoint.marks[0].cursor, checkpoint.counts.scanned), (10, 1));
@@ -494,6 +533,7 @@ mod tests {
         let checkpoint = ledger.checkpoint();
         assert!(checkpoint.marks[0].done && ledger.is_confirmed());
         assert_eq!((checkpoint.counts.settled(), checkpoint.pending.len()), (2, 1));
+        assert_eq!(ledger.unrecorded(), 0);
         assert!(ledger.checkpoint().pending.is_empty());
     }
 

@@ -92,6 +92,11 @@ impl Budget {
         self.values.get() == 0 || self.held() < self.limit
     }
 
+    /// Wake who waits: something else than bytes was in the way, and may be so no longer.
+    pub fn wake(&self) {
+        self.freed.notify_waiters();
+    }
+
     /// Wait until bytes are freed.
     pub async fn wait_freed(&self) {
         self.freed.notified().await;

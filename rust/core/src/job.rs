@@ -129,7 +129,14 @@ impl Job {
 
     /// What may be recorded as done now; its lists are handed over once.
     pub fn checkpoint(&self) -> Checkpoint {
-        self.shared.ledger().checkpoint()
+        let mut ledger = self.shared.ledger();
+        let before = ledger.unrecorded();
+        let checkpoint = ledger.checkpoint();
+        if ledger.unrecorded() < before {
+            // Pages may wait for that.
+            self.shared.wake.notify_one();
+        }
+        checkpoint
     }
 
     /// Replace the map of slots and the ids of the target's nodes whole. Fails with `Usage` for a range that is none.
@@ -253,6 +260,7 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
             () = engine.shared.wake.notified() => {}
             _ = tick.tick() => publish(engine),
         }
+        engine.resume_pages();
         let commands = engine.shared.take_commands();
         for command in commands {
             match command {

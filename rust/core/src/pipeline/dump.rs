@@ -21,7 +21,7 @@ use crate::net::Connection;
 use crate::progress::Outcome;
 use crate::reply::said;
 use crate::resp::encode::{self, ExpiryCommand};
-use crate::resp::{Decoded, ProtocolError, Reply, decode, decode_scan, decode_time};
+use crate::resp::{Decoded, ProtocolError, Reply, decode, decode_scan_on, decode_time};
 
 /// Keys that are asked for in one go; between them stands a look at the budget.
 const CHUNK: usize = 128;
@@ -43,9 +43,14 @@ impl Lane {
                 break;
             }
         }
+        self.page_held = false;
         if !self.engine.draining.get() && self.engine.restraint.allowance(1) > 0 {
             for scanner in 0..self.scanners.len() {
                 if self.scanners[scanner].state == ScanState::Idle {
+                    self.page_held = !self.may_ask_page();
+                    if self.page_held {
+                        break;
+                    }
                     self.ask_page(scanner);
                 }
             }
@@ -178,8 +183,10 @@ impl Lane {
         if allowed == 0 || self.engine.draining.get() && restraint.is_on() {
             return false;
         }
-        let count = left.min(CHUNK.min(window / self.estimate).max(1)).min(allowed);
-        let promised = count * self.estimate;
+        // Its name goes out twice, and once more with its value.
+        let weight = self.estimate + 3 * fetch.keys.mean_length();
+        let count = left.min(CHUNK.min(window / weight).max(1)).min(allowed);
+        let promised = count * weight;
         let fits = self.on_the_way == 0 || self.on_the_way + promised <= window;
         if !fits || !self.engine.budget.promise(promised) {
             return false;
@@ -249,21 +256,33 @@ impl Lane {
         if self.scanners[scanner].state == ScanState::Busy {
             self.scanners[scanner].state = ScanState::Idle;
             // With names enough, `ask` asks for it when those are read; so it does when nothing is allowed now.
-            if !self.engine.draining.get()
-                && !self.engine.budget.is_full_of_names()
-                && self.engine.restraint.allowance(1) > 0
-            {
+            if !self.engine.draining.get() && self.may_ask_page() && self.engine.restraint.allowance(1) > 0 {
                 self.ask_page(scanner);
             }
         }
     }
 
+    /// Whether one more page may come: names and unrecorded failures are not too many, and of the first page there
+    /// was a look at how long names are.
+    fn may_ask_page(&self) -> bool {
+        if self.engine.is_full_of_failures() {
+            self.engine.hold_pages();
+            return false;
+        }
+        // Of the first page, how long names are is seen before the next one comes.
+        let waits_for_first =
+            self.engine.pace.is_blind() && self.asked.iter().any(|ask| matches!(ask, Ask::Scan { .. }));
+        !waits_for_first && !self.engine.budget.is_full_of_names()
+    }
+
     fn ask_page(&mut self, scanner: usize) {
         let spec = &self.engine.spec;
+        let count = self.engine.pace.count(self.scanners[scanner].left());
+        self.scanners[scanner].count = count;
         encode::scan(
             self.out.tail(),
             self.scanners[scanner].cursor,
-            (spec.page_keys >> self.cuts.saturating_mul(2).min(31)).max(1),
+            (count >> self.cuts.saturating_mul(2).min(31)).max(1),
             spec.pattern.as_deref(),
             spec.type_name.as_deref().map(str::as_bytes),
         );
@@ -273,7 +292,12 @@ impl Lane {
 
     /// Begin a page of keys handed over by name.
     fn open_names(&mut self) {
-        let count = self.names.len().min(self.engine.spec.page_keys as usize);
+        let most = self.engine.spec.page_keys as usize;
+        let (mut count, mut bytes) = (0, 0);
+        while count < self.names.len().min(most) && bytes < self.engine.pace.room() {
+            bytes += self.names[count].len();
+            count += 1;
+        }
         let names: Vec<Vec<u8>> = self.names.drain(..count).collect();
         let list = names.iter().map(Vec::as_slice);
         let mut keys = self.engine.with_naming(|naming| match naming {
@@ -365,7 +389,7 @@ impl Lane {
     }
 
     fn read_page(&mut self, number: usize, data: &[u8]) -> Result<(usize, Option<Ask>, usize), Ended> {
-        let (page, used) = match decode_scan(data)? {
+        let (page, used) = match decode_scan_on(data, &mut self.page)? {
             Decoded::Partial(need) => return Ok((0, Some(Ask::Scan { scanner: number }), need)),
             Decoded::Whole(Err(error), _) => return Err(self.refusal("SCAN", error)),
             Decoded::Whole(Ok(page), used) => (page, used),
@@ -373,6 +397,9 @@ impl Lane {
         self.progress += 1;
         self.check_walk(number, page.cursor, page.count)?;
         let scanner = &mut self.scanners[number];
+        self.engine
+            .pace
+            .learn(scanner.count, used, scanner.passed(page.cursor));
         let mut keys = self
             .engine
             .with_naming(|naming| scanner.take(&page, &mut self.engine.overlap.borrow_mut(), naming));

@@ -21,7 +21,7 @@ use crate::control::{Event, Side};
 use crate::error::{Error, ErrorKind};
 use crate::filter::{Question, ValueFilter};
 use crate::net::{self, Bytes, Connection, Deadline, HandshakeError};
-use crate::resp::ProtocolError;
+use crate::resp::{ProtocolError, ScanProgress};
 
 /// So many keys are asked for before the first of them shows how large they are.
 const FIRST_KEYS: usize = 16;
@@ -105,6 +105,10 @@ impl From<ProtocolError> for Ended {
 }
 
 /// One connection to the source, and the partitions that are read over it.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each says one thing of one connection"
+)]
 pub(crate) struct Lane {
     pub(super) engine: Rc<Engine>,
     pub(super) scanners: Vec<Scanner>,
@@ -119,6 +123,10 @@ pub(crate) struct Lane {
     pub(super) ready: VecDeque<usize>,
     pub(super) asked: VecDeque<Ask>,
     pub(super) out: Bytes,
+    /// A page could be asked for, but for the names and failures that are held.
+    pub(super) page_held: bool,
+    /// How far the page that is coming in was looked at.
+    pub(super) page: ScanProgress,
     /// Bytes that may be on their way from the source at once, and that are.
     pub(super) window: usize,
     pub(super) on_the_way: usize,
@@ -191,6 +199,8 @@ impl Lane {
             ready: VecDeque::new(),
             asked: VecDeque::new(),
             out: Bytes::default(),
+            page_held: false,
+            page: ScanProgress::default(),
             window,
             on_the_way: 0,
             estimate: (window / FIRST_KEYS).max(1),
@@ -395,6 +405,7 @@ impl Lane {
         }
         self.on_the_way = 0;
         self.out = Bytes::default();
+        self.page = ScanProgress::default();
         self.expiry = None;
         self.measure = None;
         self.skip = 0;
@@ -466,8 +477,8 @@ impl Lane {
         self.window >> self.cuts.saturating_mul(4).min(63)
     }
 
-    /// Whether there are keys to ask for, and only the budget or the window is in the way.
+    /// Whether there are keys or pages to ask for, and only the budget or the window is in the way.
     fn is_held_back(&self) -> bool {
-        !self.ready.is_empty()
+        self.page_held || !self.ready.is_empty()
     }
 }

@@ -17,6 +17,7 @@ mod large;
 mod link;
 mod membership;
 mod named;
+mod pace;
 mod parts;
 mod plain;
 mod probe;
@@ -40,7 +41,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::checkpoint::{Failure, PageId, Pending};
-use crate::control::Shared;
+use crate::control::{Event, Shared};
 use crate::error::{Error, ErrorKind};
 use crate::filter::ValueFilter;
 use crate::flow::{Budget, Throttle};
@@ -60,6 +61,7 @@ use judge::Rules;
 pub(crate) use lane::Lane;
 use large::LargeKeys;
 use named::Names;
+use pace::Pace;
 use restraint::Restraint;
 use route::Router;
 pub use sample::Sample;
@@ -210,6 +212,12 @@ pub struct JobSpec {
 /// leave room for others.
 const LARGE_SHARE: usize = 16;
 
+/// The names of pages that are under way take no more than this part of the byte budget.
+const NAMES_SHARE: usize = 8;
+
+/// Failures that wait to be recorded take about this part of it at most: until they are, no page is begun.
+const FAILURES_SHARE: usize = 8;
+
 /// No payload up to this size is compared in parts.
 const SMALLEST_LARGE: usize = 64 << 10;
 
@@ -222,6 +230,7 @@ pub(crate) struct Engine {
     pub health: RefCell<Health>,
     pub spares: RefCell<Spares>,
     pub overlap: RefCell<Overlap>,
+    pub pace: Pace,
     pub restraint: Restraint,
     pub source_entrance: Entrance,
     pub target_entrance: Entrance,
@@ -240,6 +249,8 @@ pub(crate) struct Engine {
     pub cut_short: Cell<bool>,
     /// The source refuses GETRANGE: every key is read with DUMP.
     pub plain_refused: Cell<bool>,
+    /// Pages were held back until failures are recorded.
+    pub pages_held: Cell<bool>,
     pub lanes_running: Cell<usize>,
     pub fatal: RefCell<Option<Error>>,
     /// Something changed that the supervisor should look at.
@@ -260,6 +271,7 @@ impl Engine {
             )),
             spares: RefCell::new(Spares::default()),
             overlap: RefCell::new(Overlap::default()),
+            pace: Pace::new(spec.page_keys, names_room(&spec, spec.partitions.len())),
             restraint: Restraint::new(
                 Throttle::new(spec.max_keys_per_second, spec.max_bytes_per_second),
                 spec.pause_above,
@@ -279,6 +291,7 @@ impl Engine {
             draining: Cell::new(false),
             cut_short: Cell::new(false),
             plain_refused: Cell::new(false),
+            pages_held: Cell::new(false),
             lanes_running: Cell::new(0),
             fatal: RefCell::new(None),
             changed: Notify::new(),
@@ -299,6 +312,27 @@ impl Engine {
     /// Whether nothing is left to read or to write.
     pub fn is_idle(&self) -> bool {
         self.lanes_running.get() == 0 && self.shared.ledger().open_pages() == 0
+    }
+
+    /// Whether so many failures wait to be recorded that no page is begun meanwhile.
+    pub fn is_full_of_failures(&self) -> bool {
+        self.shared.ledger().unrecorded() > self.spec.memory_limit / FAILURES_SHARE
+    }
+
+    /// No page is begun until the control plane has taken a checkpoint, which it is asked for.
+    pub fn hold_pages(&self) {
+        if !self.pages_held.replace(true) {
+            let message = "failures wait to be recorded".to_owned();
+            self.shared.tell(Event::source("checkpoint_wanted", message));
+        }
+    }
+
+    /// Failures were recorded: if pages were held back for them and are so no longer, let them go on.
+    pub fn resume_pages(&self) {
+        if self.pages_held.get() && !self.is_full_of_failures() {
+            self.pages_held.set(false);
+            self.budget.wake();
+        }
     }
 
     /// How keys are compared, in a verification.
@@ -400,6 +434,11 @@ impl Engine {
             self.forget_names(page);
         }
     }
+}
+
+/// Bytes that the names of one page may take, of `scans` that go on at once.
+pub(crate) fn names_room(spec: &JobSpec, scans: usize) -> usize {
+    spec.memory_limit / NAMES_SHARE / scans.max(1)
 }
 
 struct PanicGuard(Rc<Engine>);

@@ -14,6 +14,9 @@ use crate::slot::key_slot;
 /// Longest key that is remembered to tell duplicates.
 const LONGEST_REMEMBERED: usize = 128;
 
+/// So many keys of a partition's first page are remembered: the page before it runs over its end by a few.
+const MOST_REMEMBERED: usize = 32;
+
 /// One partition's walk.
 #[derive(Debug)]
 pub(crate) struct Scanner {
@@ -27,6 +30,8 @@ pub(crate) struct Scanner {
     pub state: ScanState,
     /// Whether it comes to an end, once a second page is asked for.
     pub walk: Option<Walk>,
+    /// COUNT of the SCAN that is on its way.
+    pub count: u32,
     fresh: bool,
 }
 
@@ -51,6 +56,7 @@ impl Scanner {
             cursor,
             state: ScanState::Idle,
             walk: None,
+            count: 0,
             fresh: cursor == u64::from(index),
         }
     }
@@ -58,6 +64,22 @@ impl Scanner {
     /// Whether a page that returned `cursor` is the partition's last one.
     pub fn ends_with(&self, cursor: u64) -> bool {
         cursor == 0 || cursor & self.mask != self.index
+    }
+
+    /// How much of the keyspace (of 2^64) is left of the partition; `None` where it is the only one, which ends
+    /// by itself.
+    pub fn left(&self) -> Option<f64> {
+        let width = KEYSPACE / (self.mask as f64 + 1.0);
+        (self.mask > 0).then(|| width - passed(self.index, self.cursor))
+    }
+
+    /// How much of the keyspace a page passed over that returned `cursor`.
+    pub fn passed(&self, cursor: u64) -> f64 {
+        if cursor == 0 {
+            KEYSPACE - passed(0, self.cursor)
+        } else {
+            passed(self.cursor, cursor)
+        }
     }
 
     /// Take over a page: its keys, in slot order, without those that another partition brought already.
@@ -84,7 +106,15 @@ impl Scanner {
     }
 }
 
-/// The keys of every partition's first page, where that is not its last one as well.
+/// All cursors.
+const KEYSPACE: f64 = 18_446_744_073_709_551_616.0;
+
+/// What lies between two cursors, in the order of SCAN.
+fn passed(from: u64, to: u64) -> f64 {
+    to.reverse_bits().wrapping_sub(from.reverse_bits()) as f64
+}
+
+/// The first keys of every partition's first page, where that is not its last one as well.
 ///
 /// The last page of a partition runs over into the first one of the next, so these keys come twice. Those
 /// that another partition has brought already are its business: it accounts for them.
@@ -100,6 +130,7 @@ impl Overlap {
         self.0.extend(
             keys.iter()
                 .map(|(key, _)| key)
+                .take(MOST_REMEMBERED)
                 .filter(|key| key.len() <= LONGEST_REMEMBERED)
                 .map(Box::from),
         );
@@ -215,6 +246,11 @@ impl Keys {
         (0..self.len()).map(|number| self.get(number))
     }
 
+    /// How long a name is in the mean, in bytes.
+    pub fn mean_length(&self) -> usize {
+        self.bytes.len() / self.index.len().max(1)
+    }
+
     /// Bytes held.
     pub fn weight(&self) -> usize {
         self.bytes.capacity() + self.index.capacity() * size_of::<KeyRef>()
@@ -268,6 +304,20 @@ mod tests {
         assert!(scanner.ends_with(0) && scanner.ends_with(3) && scanner.ends_with(6));
         let whole = Scanner::new(0, 0, 1, 0);
         assert!(whole.ends_with(0) && !whole.ends_with(7));
+    }
+
+    #[test]
+    fn what_is_left_of_a_partition_shrinks_in_the_order_of_the_scan() {
+        let quarter = KEYSPACE / 4.0;
+        let mut scanner = Scanner::new(0, 1, 4, 1);
+        assert_eq!(scanner.left(), Some(quarter));
+        assert_eq!(Some(scanner.passed(5)), Some(quarter / 2.0));
+        scanner.cursor = 5;
+        assert_eq!(scanner.left(), Some(quarter / 2.0));
+        assert_eq!(Some(scanner.passed(3)), Some(quarter / 2.0));
+        let whole = Scanner::new(0, 0, 1, 0);
+        assert_eq!((whole.left(), whole.passed(0)), (None, KEYSPACE));
+        assert_eq!(Some(Scanner::new(0, 3, 4, 3).passed(0)), Some(quarter));
     }
 
     #[test]

@@ -4,19 +4,21 @@
 //! Whether it is extra is said by a comparison of both sides by name. A cursor is used only on the process that
 //! it came from.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::client::{CallError, Client, Commands};
+use super::pace::Pace;
 use super::scan::Keys;
 use super::walk::Walk;
-use super::{Backoff, Engine, Sweep};
+use super::{Backoff, Engine, Sweep, names_room};
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::control::{Event, Side};
 use crate::error::ErrorKind;
 use crate::progress::Outcome;
 use crate::reply::said;
-use crate::resp::{Decoded, ScanPage, Tree, decode_scan, encode};
+use crate::resp::{Decoded, ScanPage, ScanProgress, Tree, decode_scan_on, encode};
 
 /// So many pages' worth of keys are asked for at once, since a primary has one SCAN alone.
 const PAGES: u32 = 4;
@@ -104,7 +106,11 @@ async fn walk(engine: &Rc<Engine>, place: usize, task: &mut Sweep) -> Result<(),
         .await
         .map_err(Stopped::Source)?;
     engine.health.borrow_mut().source(None, Instant::now());
-    let mut page = read_page(engine, &mut target, task.cursor)
+    let known = Pace::new(
+        spec.page_keys.saturating_mul(PAGES),
+        names_room(spec, spec.sweeps.len()),
+    );
+    let mut page = read_page(engine, &mut target, task.cursor, &known)
         .await
         .map_err(Stopped::Target)?;
     let mut steps = Walk::new(task.cursor, spec.retry_for);
@@ -113,13 +119,19 @@ async fn walk(engine: &Rc<Engine>, place: usize, task: &mut Sweep) -> Result<(),
         let is_last = page.cursor == 0;
         let next = async {
             // A pause, or a rate that is used up, holds this direction back as well.
-            while engine.restraint.allowance(1) == 0 && !engine.draining.get() {
+            // So do failures that are to be recorded first.
+            while !engine.draining.get() {
+                if engine.is_full_of_failures() {
+                    engine.hold_pages();
+                } else if engine.restraint.allowance(1) > 0 {
+                    break;
+                }
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
             if is_last || engine.draining.get() {
                 return Ok(None);
             }
-            let next = read_page(engine, &mut target, page.cursor).await;
+            let next = read_page(engine, &mut target, page.cursor, &known).await;
             next.map(Some).map_err(Stopped::Target)
         };
         // The next page is read while this one is looked up.
@@ -143,21 +155,34 @@ async fn walk(engine: &Rc<Engine>, place: usize, task: &mut Sweep) -> Result<(),
     }
 }
 
-async fn read_page(engine: &Engine, target: &mut Client, cursor: u64) -> Result<Page, CallError> {
+async fn read_page(
+    engine: &Engine,
+    target: &mut Client,
+    cursor: u64,
+    known: &Pace,
+) -> Result<Page, CallError> {
     let spec = &engine.spec;
+    let count = known.count(None);
+    let progress = Cell::new(ScanProgress::default());
     let mut command = Vec::new();
     encode::scan(
         &mut command,
         cursor,
-        spec.page_keys.saturating_mul(PAGES),
+        count,
         spec.pattern.as_deref(),
         spec.type_name.as_deref().map(str::as_bytes),
     );
     let decode = |data: &[u8]| {
-        Ok(match decode_scan(data)? {
+        let mut looked = progress.get();
+        let decoded = decode_scan_on(data, &mut looked)?;
+        progress.set(looked);
+        Ok(match decoded {
             Decoded::Partial(need) => Decoded::Partial(need),
             Decoded::Whole(Err(text), used) => Decoded::Whole(Err(refusal("SCAN", text)), used),
-            Decoded::Whole(Ok(page), used) => Decoded::Whole(Ok(take(engine, &page)), used),
+            Decoded::Whole(Ok(page), used) => {
+                known.learn(count, used, 0.0);
+                Decoded::Whole(Ok(take(engine, &page)), used)
+            }
         })
     };
     target.ask(command, decode).await?

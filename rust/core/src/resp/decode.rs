@@ -208,8 +208,64 @@ impl<'a> ScanPage<'a> {
 /// A SCAN's reply, or the error that the server gave instead.
 pub type ScanReply<'a> = Result<ScanPage<'a>, &'a [u8]>;
 
+/// How far a SCAN's reply was looked at while it was not all there, so that a long one is not looked at from its
+/// start whenever more of it has come.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct ScanProgress {
+    /// Cursor, number of keys and where they begin, once they are known.
+    head: Option<(u64, usize, usize)>,
+    /// How many keys were seen, and where the next one begins.
+    seen: usize,
+    at: usize,
+}
+
 /// Look for the reply to a SCAN at the start of `data`.
 pub fn decode_scan(data: &[u8]) -> Result<Decoded<ScanReply<'_>>, ProtocolError> {
+    decode_scan_on(data, &mut ScanProgress::default())
+}
+
+/// The same, where the start of `data` was looked at before: `progress` says how far. It begins anew with each
+/// reply.
+pub fn decode_scan_on<'a>(
+    data: &'a [u8],
+    progress: &mut ScanProgress,
+) -> Result<Decoded<ScanReply<'a>>, ProtocolError> {
+    let wrong = || ProtocolError::at(data);
+    let (cursor, count, first) = if let Some(head) = progress.head {
+        head
+    } else {
+        let (cursor, count, first) = match scan_head(data)? {
+            Decoded::Partial(need) => return Ok(Decoded::Partial(need)),
+            Decoded::Whole(Err(text), used) => return Ok(Decoded::Whole(Err(text), used)),
+            Decoded::Whole(Ok((cursor, count)), used) => (cursor, count, used),
+        };
+        *progress = ScanProgress {
+            head: Some((cursor, count, first)),
+            seen: 0,
+            at: first,
+        };
+        (cursor, count, first)
+    };
+    while progress.seen < count {
+        match decode(&data[progress.at..])? {
+            Decoded::Whole(Reply::Bulk(Some(_)), used) => {
+                progress.at += used;
+                progress.seen += 1;
+            }
+            Decoded::Whole(..) => return Err(wrong()),
+            Decoded::Partial(need) => return Ok(Decoded::Partial(progress.at + need)),
+        }
+    }
+    let at = std::mem::take(progress).at;
+    let keys = &data[first..at];
+    Ok(Decoded::Whole(Ok(ScanPage { cursor, count, keys }), at))
+}
+
+/// Cursor and number of keys of a SCAN, or the error that the server gave instead.
+type ScanHead<'a> = Result<(u64, usize), &'a [u8]>;
+
+/// Cursor and number of keys of a SCAN's reply.
+fn scan_head(data: &[u8]) -> Result<Decoded<ScanHead<'_>>, ProtocolError> {
     let wrong = || ProtocolError::at(data);
     let mut at = match decode(data)? {
         Decoded::Whole(Reply::Array(Some(2)), used) => used,
@@ -228,24 +284,11 @@ pub fn decode_scan(data: &[u8]) -> Result<Decoded<ScanReply<'_>>, ProtocolError>
         Decoded::Whole(..) => return Err(wrong()),
         Decoded::Partial(need) => return Ok(Decoded::Partial(at + need)),
     };
-    let count = match decode(&data[at..])? {
-        Decoded::Whole(Reply::Array(Some(count)), used) => {
-            at += used;
-            count
-        }
-        Decoded::Whole(..) => return Err(wrong()),
-        Decoded::Partial(need) => return Ok(Decoded::Partial(at + need)),
-    };
-    let first = at;
-    for _ in 0..count {
-        match decode(&data[at..])? {
-            Decoded::Whole(Reply::Bulk(Some(_)), used) => at += used,
-            Decoded::Whole(..) => return Err(wrong()),
-            Decoded::Partial(need) => return Ok(Decoded::Partial(at + need)),
-        }
+    match decode(&data[at..])? {
+        Decoded::Whole(Reply::Array(Some(count)), used) => Ok(Decoded::Whole(Ok((cursor, count)), at + used)),
+        Decoded::Whole(..) => Err(wrong()),
+        Decoded::Partial(need) => Ok(Decoded::Partial(at + need)),
     }
-    let keys = &data[first..at];
-    Ok(Decoded::Whole(Ok(ScanPage { cursor, count, keys }), at))
 }
 
 /// Look for the reply to TIME at the start of `data`: ms since the epoch.
@@ -338,6 +381,26 @@ mod tests {
                 "cut at {cut}"
             );
         }
+    }
+
+    #[test]
+    fn a_page_that_comes_in_pieces_is_looked_at_once() {
+        let data = b"*2\r\n$2\r\n17\r\n*3\r\n$1\r\na\r\n$3\r\nbcd\r\n$0\r\n\r\n+next";
+        let mut progress = ScanProgress::default();
+        let mut at = 0;
+        for cut in 0..data.len() - 5 {
+            assert!(
+                matches!(decode_scan_on(&data[..cut], &mut progress), Ok(Decoded::Partial(need)) if need > cut)
+            );
+            assert!(progress.at >= at && progress.at <= cut, "{progress:?}");
+            at = progress.at;
+        }
+        let Ok(Decoded::Whole(Ok(page), used)) = decode_scan_on(data, &mut progress) else {
+            panic!("is a page");
+        };
+        assert_eq!((page.cursor, page.count, used), (17, 3, data.len() - 5));
+        assert_eq!(page.keys().collect::<Vec<_>>(), [b"a".as_slice(), b"bcd", b""]);
+        assert!(progress.head.is_none() && at > 20);
     }
 
     #[test]

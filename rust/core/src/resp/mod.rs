@@ -7,5 +7,7 @@ pub mod decode;
 pub mod encode;
 mod tree;
 
-pub use decode::{Decoded, ProtocolError, Reply, ScanPage, decode, decode_scan, decode_time};
+pub use decode::{
+    Decoded, ProtocolError, Reply, ScanPage, ScanProgress, decode, decode_scan, decode_scan_on, decode_time,
+};
 pub use tree::Tree;
