@@ -2,8 +2,9 @@
 //!
 //! Invariants: the key appears at the target whole, with its TTL, or not at all: its parts are written under a
 //! temporary key of the same slot, which is renamed when the source says that nothing changed since the first
-//! part was read (WATCH), and the lengths agree. Each part is one transaction that checks what is there already,
-//! so that an eviction or a failover of the target in between is noticed and the key taken again.
+//! part was read (WATCH; of a stream's groups a second look tells, `second_look.rs`), and the lengths agree. Each
+//! part is one transaction that checks what is there already, so that an eviction or a failover of the target in
+//! between is noticed and the key taken again.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -186,10 +187,15 @@ impl Copy<'_> {
         if is_first {
             self.unlink(&temporary).await?;
         }
-        if progress.kind == Kind::Stream {
-            self.copy_groups(&temporary, &lost).await?;
-        }
-        let outcome = self.finish(&temporary, progress.kind, expiring).await?;
+        let confirmed = if progress.kind == Kind::Stream {
+            let copied = self.copy_groups(&temporary, &lost).await?;
+            self.confirm_stream(&temporary, &lost, &copied).await?
+        } else {
+            self.confirm(progress.kind).await?
+        };
+        let outcome = self
+            .finish(&temporary, progress.kind, expiring, confirmed)
+            .await?;
         self.wait_for_replicas().await?;
         Ok(Done::Settled(outcome, bytes))
     }
@@ -329,10 +335,16 @@ impl Copy<'_> {
         }
     }
 
-    /// All is written: give the temporary key its TTL and its name, if the source has not changed.
-    pub(super) async fn finish(&mut self, temporary: &[u8], kind: Kind, expiring: u64) -> Attempt<Outcome> {
+    /// All is written, and the source has not changed (`confirmed`): give the temporary key its TTL and its name.
+    pub(super) async fn finish(
+        &mut self,
+        temporary: &[u8],
+        kind: Kind,
+        expiring: u64,
+        confirmed: (u64, u64, Option<i64>),
+    ) -> Attempt<Outcome> {
         let name = self.big.target.clone();
-        let (expires_at, now, length) = self.confirm(kind).await?;
+        let (expires_at, now, length) = confirmed;
         if expires_at > 0 && expires_at <= now {
             self.unlink(temporary).await?;
             return Ok(Outcome::Expired);

@@ -6,6 +6,7 @@
 mod copy;
 mod existing;
 mod groups;
+mod second_look;
 mod source;
 mod stream;
 mod string;

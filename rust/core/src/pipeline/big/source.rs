@@ -97,6 +97,7 @@ impl Copy<'_> {
             "LOADING" | "BUSY" | "MASTERDOWN" => return Stop::Source(text),
             // The key was replaced by one of another type.
             "WRONGTYPE" => return Stop::Changed("its type changed"),
+            "NOGROUP" => return Stop::Changed("its consumer groups changed"),
             "NOPERM" => FailureKind::Denied,
             _ => FailureKind::Error,
         };

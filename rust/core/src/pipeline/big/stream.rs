@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Instant;
 
 use super::copy::{Attempt, Copy, Stop};
-use super::groups::{self, Group, PENDING_CHUNK};
+use super::groups::{self, Group, History, PENDING_CHUNK};
+use super::second_look::{Seen, Summary};
 use super::temporary;
 use crate::checkpoint::FailureKind;
 use crate::payload::StreamId;
@@ -52,7 +53,8 @@ impl Copy<'_> {
                 if count > MOST_LOST {
                     let key = shown(&self.big.source);
                     let message = format!(
-                        "{key} has more than {MOST_LOST} pending entries of deleted messages, which are written                          in one piece only (a higher --big-key-bytes does so)"
+                        "{key} has more than {MOST_LOST} pending entries of deleted messages, which are written \
+                         in one piece only (a higher --big-key-bytes does so)"
                     );
                     let node = self.engine.spec.source.clone();
                     return Err(Stop::Failed(FailureKind::Payload, message, node));
@@ -63,25 +65,18 @@ impl Copy<'_> {
         Ok(lost)
     }
 
-    pub(super) async fn copy_groups(&mut self, temporary: &[u8], lost: &Lost) -> Attempt<()> {
+    /// Write the groups, what is pending in them and the history to the temporary key. Returns what was written.
+    pub(super) async fn copy_groups(&mut self, temporary: &[u8], lost: &Lost) -> Attempt<Seen> {
         let key = self.big.source.clone();
-        let with_history = self.engine.spec.target_rdb.has_stream_history();
         let reply = self.ask(groups::read_history(&key)).await?.pop();
         let history = reply.and_then(groups::history).ok_or_else(|| self.nonsense())?;
-        let groups = self.read_groups(&key).await?;
-        for group in &groups {
+        let mut seen = Vec::new();
+        for group in self.read_groups(&key).await? {
+            let mut summary = Summary::default();
             let lost = lost.get(&group.name).map_or(&[][..], Vec::as_slice);
             let exists = !lost.is_empty();
             let lost: HashSet<&[u8]> = lost.iter().map(|delivery| delivery.id.as_slice()).collect();
-            let mut commands = Commands::one(&[b"MULTI"]);
-            if !exists {
-                // An earlier attempt may have made it.
-                commands.push(&[b"XGROUP", b"DESTROY", temporary, &group.name]);
-            }
-            groups::write_group(&mut commands, temporary, group, exists, with_history);
-            commands.push(&[b"PEXPIRE", temporary, temporary::LIFETIME_MS]);
-            let count = commands.count() - 1;
-            self.execute(commands, count).await?;
+            self.write_group(temporary, &group, exists).await?;
             let mut after: Option<Vec<u8>> = None;
             loop {
                 self.pause().await?;
@@ -90,27 +85,63 @@ impl Copy<'_> {
                     break;
                 };
                 after = Some(newest.id.clone());
+                summary.add(&pending);
                 // They are pending already, and XCLAIM would take them out.
                 pending.retain(|delivery| !lost.contains(delivery.id.as_slice()));
-                let mut commands = Commands::one(&[b"MULTI"]);
-                groups::write_pending(&mut commands, temporary, &group.name, &pending);
-                commands.push(&[b"PEXPIRE", temporary, temporary::LIFETIME_MS]);
-                if pending.is_empty() {
-                    continue;
-                }
-                let claimed = self.execute(commands, pending.len() + 1).await?;
-                if claimed.contains(&Tree::Array(Vec::new())) {
-                    return Err(Stop::Changed("messages that are pending in it were deleted"));
-                }
+                self.write_pending(temporary, &group.name, &pending).await?;
             }
+            seen.push((group, summary));
         }
+        self.write_history(temporary, &history).await?;
+        Ok(Seen {
+            history,
+            groups: seen,
+        })
+    }
+
+    /// Make a group with its consumers, or bring one up to date that `exists`: without, an earlier attempt may have
+    /// made it, and it is made anew.
+    pub(super) async fn write_group(&mut self, temporary: &[u8], group: &Group, exists: bool) -> Attempt<()> {
+        let with_history = self.engine.spec.target_rdb.has_stream_history();
+        let mut commands = Commands::one(&[b"MULTI"]);
+        if !exists {
+            commands.push(&[b"XGROUP", b"DESTROY", temporary, &group.name]);
+        }
+        groups::write_group(&mut commands, temporary, group, exists, with_history);
+        commands.push(&[b"PEXPIRE", temporary, temporary::LIFETIME_MS]);
+        let count = commands.count() - 1;
+        self.execute(commands, count).await.map(drop)
+    }
+
+    /// Make messages pending.
+    pub(super) async fn write_pending(
+        &mut self,
+        temporary: &[u8],
+        group: &[u8],
+        pending: &[groups::Delivery],
+    ) -> Attempt<()> {
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let mut commands = Commands::one(&[b"MULTI"]);
+        groups::write_pending(&mut commands, temporary, group, pending);
+        commands.push(&[b"PEXPIRE", temporary, temporary::LIFETIME_MS]);
+        let claimed = self.execute(commands, pending.len() + 1).await?;
+        if claimed.contains(&Tree::Array(Vec::new())) {
+            return Err(Stop::Changed("messages that are pending in it were deleted"));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn write_history(&mut self, temporary: &[u8], history: &History) -> Attempt<()> {
+        let with_history = self.engine.spec.target_rdb.has_stream_history();
         let mut commands = Commands::default();
-        groups::write_history(&mut commands, temporary, &history, with_history);
+        groups::write_history(&mut commands, temporary, history, with_history);
         self.execute(commands, 1).await.map(drop)
     }
 
     /// A group's pending entries after one, with exact times of delivery.
-    async fn pending(
+    pub(super) async fn pending(
         &mut self,
         key: &[u8],
         group: &[u8],
