@@ -237,12 +237,12 @@ def primary_emptied_and_removed(bed: Bed) -> None:
 
 def connections_cut_at_random(bed: Bed) -> None:
     proxies = bed.put_behind_proxies()
+    bed.start(0.05)  # what is cut off before it has begun only has to be started again
     for proxy in proxies:
         if bed.rng.random() < 0.5:
             proxy.cut_after(commands=bed.rng.randrange(20_000, 90_000), times=8)
         else:
             proxy.cut_after(replies=bed.rng.randrange(12_000, 15_000), times=4)
-    bed.start(0.05)
     bed.proxy.cut_after(replies=bed.rng.randrange(50_000, 200_000), times=8)
 
 
