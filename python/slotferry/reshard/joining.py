@@ -105,8 +105,10 @@ def _fields(wire: Wire, *sections: str) -> dict[str, str]:
 
 
 def meet(connector: Connector, cluster: Cluster, joins: Sequence[Joining], check: Callable[[], None]) -> None:
-    """Let the nodes join, and wait until each primary knows each of them, and they know the primaries.
+    """Let the nodes join, and wait until they and the primaries know each other, and they serve.
 
+    A node that has just joined answers CLUSTERDOWN for some time (`CLUSTER_WRITABLE_DELAY` of the servers):
+    slots that it gets before would be served by nobody.
     `check` raises to end the wait. Raises `SlotferryError`.
     """
     new = {join.id for join in joins}
@@ -130,9 +132,11 @@ def meet(connector: Connector, cluster: Cluster, joins: Sequence[Joining], check
     wanted = {member.id for member in old} | new
     deadline = time.monotonic() + _WAIT_SECONDS
     todo = [*(member.address for member in old), *(cluster.members[node].address for node in sorted(new))]
+    with Wire(connector, old[0].address) as wire:
+        is_up = _serves(wire)
     while todo:
         with Wire(connector, todo[0]) as wire:
-            if _knows(nodes_of(wire), wanted):
+            if _knows(nodes_of(wire), wanted) and (_serves(wire) or not is_up):
                 todo.pop(0)
                 continue
         check()
@@ -147,6 +151,11 @@ def meet(connector: Connector, cluster: Cluster, joins: Sequence[Joining], check
 
 def _knows(nodes: Mapping[str, Member], wanted: set[str]) -> bool:
     return all(node in nodes and not nodes[node].is_down for node in wanted)
+
+
+def _serves(wire: Wire) -> bool:
+    """Whether a node takes the cluster for one that is up."""
+    return wire.need_parsed(replies.info, "CLUSTER", "INFO").get("cluster_state") == "ok"
 
 
 def _bus_port(wire: Wire) -> list[int]:

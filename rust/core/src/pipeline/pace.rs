@@ -10,7 +10,7 @@
 use std::cell::Cell;
 
 /// With nothing known of the names, so many keys are asked for; and then so many times as were seen.
-const FIRST: u32 = 8;
+const FIRST: u32 = 2;
 const GROWTH: u32 = 4;
 
 /// So many keys at the end of a partition are asked for in one go, though fewer may be left.
@@ -106,7 +106,7 @@ mod tests {
             pace.learn(count, count as usize * 20, 0.0);
             counts.push(count);
         }
-        assert_eq!(counts, [8, 32, 160, 800, 1000]);
+        assert_eq!(counts, [2, 8, 40, 200, 1000]);
     }
 
     #[test]

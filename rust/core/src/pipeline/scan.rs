@@ -14,7 +14,7 @@ use crate::slot::key_slot;
 /// Longest key that is remembered to tell duplicates.
 const LONGEST_REMEMBERED: usize = 128;
 
-/// So many keys of a partition's first page are remembered: the page before it runs over its end by a few.
+/// So many of a partition's first keys are remembered: the page before them runs over its end by a few.
 const MOST_REMEMBERED: usize = 32;
 
 /// One partition's walk.
@@ -32,7 +32,8 @@ pub(crate) struct Scanner {
     pub walk: Option<Walk>,
     /// COUNT of the SCAN that is on its way.
     pub count: u32,
-    fresh: bool,
+    /// How many of its first keys are still to be remembered; none where it goes on in the middle.
+    unremembered: usize,
 }
 
 /// Where a partition's walk stands.
@@ -57,7 +58,11 @@ impl Scanner {
             state: ScanState::Idle,
             walk: None,
             count: 0,
-            fresh: cursor == u64::from(index),
+            unremembered: if cursor == u64::from(index) {
+                MOST_REMEMBERED
+            } else {
+                0
+            },
         }
     }
 
@@ -94,11 +99,11 @@ impl Scanner {
                 keys.retain(|key| !overlap.knows(key));
             }
             // A page that is both first and last has run over itself: it may hold another partition's keys.
-            if self.fresh && !last {
-                overlap.remember(&keys);
+            if !last {
+                overlap.remember(&keys, self.unremembered);
             }
         }
-        self.fresh = false;
+        self.unremembered = self.unremembered.saturating_sub(keys.len());
         self.cursor = page.cursor;
         self.state = if last { ScanState::Done } else { ScanState::Busy };
         keys.sort_by_slot();
@@ -114,9 +119,9 @@ fn passed(from: u64, to: u64) -> f64 {
     to.reverse_bits().wrapping_sub(from.reverse_bits()) as f64
 }
 
-/// The first keys of every partition's first page, where that is not its last one as well.
+/// The first keys of every partition, but those of a page that is its last one as well.
 ///
-/// The last page of a partition runs over into the first one of the next, so these keys come twice. Those
+/// The last page of a partition runs over into the first ones of the next, so these keys come twice. Those
 /// that another partition has brought already are its business: it accounts for them.
 #[derive(Debug, Default)]
 pub(crate) struct Overlap(HashSet<Box<[u8]>>);
@@ -126,11 +131,11 @@ impl Overlap {
         self.0.contains(key)
     }
 
-    fn remember(&mut self, keys: &Keys) {
+    fn remember(&mut self, keys: &Keys, most: usize) {
         self.0.extend(
             keys.iter()
                 .map(|(key, _)| key)
-                .take(MOST_REMEMBERED)
+                .take(most)
                 .filter(|key| key.len() <= LONGEST_REMEMBERED)
                 .map(Box::from),
         );
