@@ -175,6 +175,16 @@ def test_json_lines_each_have_a_type_and_end_with_the_summary() -> None:
     assert printed[2]["keys"]["scanned"] == 1000
 
 
+def test_another_state_is_a_json_line_at_once() -> None:
+    paused = replace(PROGRESS, state="paused")
+    shown = show(JsonLines(io.StringIO()), [PROGRESS, PROGRESS, paused, paused, PROGRESS])
+    assert [json.loads(line)["state"] for line in shown.splitlines()] == [
+        PROGRESS.state,
+        "paused",
+        PROGRESS.state,
+    ]
+
+
 def test_the_table_shows_failed_keys_escaped_and_where_to_look() -> None:
     printed = show(ResultTables(io.StringIO()), EVENTS)
     assert "job nightly: completed with failures" in printed
