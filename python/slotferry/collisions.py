@@ -14,7 +14,7 @@ from slotferry.discovery import Topology
 from slotferry.errors import RefusedError
 from slotferry.runner import EngineDriver, Work
 from slotferry.selection import Selection
-from slotferry.text import escape_key, shorten_key
+from slotferry.text import shorten_key, show_key
 
 _SHOWN = 3
 
@@ -165,7 +165,7 @@ def as_dict(collision: Collision) -> dict[str, object]:
     return {
         "type": "collision",
         "database": collision.database,
-        "target": escape_key(collision.target),
-        "sources": [{"database": db, "key": escape_key(key)} for db, key in collision.sources],
+        "target": show_key(collision.target),
+        "sources": [{"database": db, "key": show_key(key)} for db, key in collision.sources],
         "keys": collision.keys,
     }

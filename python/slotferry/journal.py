@@ -347,6 +347,12 @@ class Journal:
             after = rows[-1][0]
             yield [key for _, key in rows]
 
+    def unsettled_kinds(self, name: str) -> list[tuple[int, str, str]]:
+        """Return database, outcome (`failed`, `pending`) and kind of the keys that are unsettled."""
+        return self.select(
+            "SELECT DISTINCT db, outcome, kind FROM unsettled WHERE job = ? ORDER BY db, outcome, kind", name
+        )
+
     def failed_of(
         self, names: tuple[str, str], limit: int = -1, *, extra: bool | None = None
     ) -> Iterator[FailedKey]:

@@ -44,8 +44,8 @@ class Options:
     min_size, max_size: only keys that take so many bytes of memory, as MEMORY USAGE counts them.
     without_ttl: only keys without a TTL. min_ttl: only keys with at least so many seconds left, or no TTL.
     slots: ranges, both ends included, in one of which the target's key has to be.
-    keys_from: only the keys that this file lists, one a line; `-` is stdin. They are told by name: globs,
-        patterns and slots choose among them, no types, sizes or TTLs.
+    keys_from: only the keys that this file lists, one a line as `show_key` writes it; `-` is stdin. They are
+        told by name: globs, patterns and slots choose among them, no types, sizes or TTLs.
     rules: how keys are rewritten, in order (see `slotferry.rewrite`).
     db: the databases to copy, or `all` that hold keys; None: the one that the source's URL names.
     map_db: where a database goes: `2=prefix:db2:`, `2={db2}:` or `2=0`; else to the same number.

@@ -1,12 +1,18 @@
-"""Turning keys and figures into text for people.
+"""Turning keys and figures into text for people, and keys back.
 
-Invariant: the result is plain printable ASCII on one line, whatever bytes a key holds.
+Invariant: a key becomes printable text on one line, whatever bytes it holds, and `read_key` makes the same
+key of it again. What the journal compares is the ASCII form, which never changes.
 """
 
 from __future__ import annotations
 
+import re
+
 _NAMED = {0x5C: "\\\\", 0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
 _ESCAPES = [_NAMED.get(b, chr(b) if 0x20 <= b < 0x7F else f"\\x{b:02x}") for b in range(256)]
+_EMPTY = '""'
+_ESCAPED = re.compile(rb"\\(?:([\\tnr])|x([0-9A-Fa-f]{2})|)", re.DOTALL)
+_MEANINGS = {b"\\": b"\\", b"t": b"\t", b"n": b"\n", b"r": b"\r"}
 
 
 def escape_key(key: bytes) -> str:
@@ -14,12 +20,70 @@ def escape_key(key: bytes) -> str:
     return "".join([_ESCAPES[byte] for byte in key])
 
 
+def show_key(key: bytes) -> str:
+    r"""Return `key` for people: UTF-8 as text, a backslash escape for what is not printable (and for `\`).
+
+    Not printable are control and format characters too, such as those that turn the direction of a line. The
+    empty key is `""`; the key of two quotation marks is escaped.
+    """
+    if not key:
+        return _EMPTY
+    if key == _EMPTY.encode():
+        return r"\x22\x22"
+    return show_part(key)
+
+
+def show_part(part: bytes) -> str:
+    """Return a part of a key as `show_key` shows it within the key; of nothing, nothing."""
+    if part.isascii():
+        return escape_key(part)
+    return "".join(map(_show_character, part.decode("utf-8", "surrogateescape")))
+
+
+def _show_character(character: str) -> str:
+    if character.isascii():
+        return _ESCAPES[ord(character)]
+    if character.isprintable():
+        return character
+    return escape_key(character.encode("utf-8", "surrogateescape"))
+
+
+def show_unencodable(error: UnicodeError) -> tuple[str, int]:
+    """Escape what an encoding lacks; an error handler of `codecs`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    part = error.object[error.start : error.end]
+    try:
+        return escape_key(part.encode("utf-8", "surrogateescape")), error.end
+    except UnicodeEncodeError:  # half a character, which no bytes stand for
+        return part.encode("ascii", "backslashreplace").decode(), error.end
+
+
+def read_key(text: bytes) -> bytes:
+    r"""Return the key that `show_key` shows as `text`; bytes that are not escaped stand for themselves.
+
+    Raises `ValueError` for a backslash that begins no escape: neither `\\`, `\t`, `\n`, `\r` nor `\x` with
+    two hexadecimal digits.
+    """
+    if text == _EMPTY.encode():
+        return b""
+    return text if b"\\" not in text else _ESCAPED.sub(_meaning, text)
+
+
+def _meaning(match: re.Match[bytes]) -> bytes:
+    if match[1]:
+        return _MEANINGS[match[1]]
+    if match[2]:
+        return bytes.fromhex(match[2].decode())
+    raise ValueError(f"the backslash at byte {match.start() + 1} begins no escape")
+
+
 def shorten_key(key: bytes, limit: int = 80) -> str:
-    """Return `escape_key(key)`, cut in the middle to about `limit` characters, with the length in bytes."""
-    if len(key) <= limit and len(text := escape_key(key)) <= limit:
+    """Return `show_key(key)`, cut in the middle to about `limit` characters, with the length in bytes."""
+    if len(key) <= 4 * limit and len(text := show_key(key)) <= limit:
         return text
-    # Of a key of 512 MB only the two ends are escaped.
-    head, tail = escape_key(key[:limit])[: limit * 2 // 3], escape_key(key[-limit:])[-limit // 4 :]
+    # Of a key of 512 MB only the two ends are shown; no character takes more than 4 bytes.
+    head, tail = show_key(key[: 4 * limit])[: limit * 2 // 3], show_key(key[-4 * limit :])[-limit // 4 :]
     return f"{head}...{tail} ({len(key)} bytes)"
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from slotferry.errors import ExitCode, OutputError
 from slotferry.report import FailedKey, Keys, Report
-from slotferry.text import escape_key
+from slotferry.text import show_key
 
 DIFFERENCES = {
     "missing": "the target lacks them",
@@ -53,7 +53,7 @@ class Difference:
     def to_dict(self) -> dict[str, Any]:
         """Return a line of `--differences`."""
         return {
-            "key": escape_key(self.key),
+            "key": show_key(self.key),
             "kind": self.kind,
             "source": self.source,
             "target": self.target,

@@ -28,15 +28,24 @@ def test_shows_slot_and_hash_tag(invoke: Invoke) -> None:
 
 
 def test_reads_stdin_as_bytes(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = io.BytesIO(b"foo\n\xff{t}\x01\r\nlast")
+    raw = io.BytesIO(b'foo\n\xff{t}\x01\r\n\n""\nk\xc3\xa4se\\r\nlast')
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=raw))
     result = invoke("slot", "--json", "first", "-")
     assert [json.loads(line) for line in result.out.splitlines()] == [
         {"type": "slot", "key": "first", "slot": key_slot(b"first"), "hash_tag": None},
         {"type": "slot", "key": "foo", "slot": 12182, "hash_tag": None},
-        {"type": "slot", "key": r"\xff{t}\x01\r", "slot": key_slot(b"t"), "hash_tag": "t"},
+        {"type": "slot", "key": r"\xff{t}\x01", "slot": key_slot(b"t"), "hash_tag": "t"},
+        {"type": "slot", "key": '""', "slot": 0, "hash_tag": None},
+        {"type": "slot", "key": "käse\\r", "slot": key_slot("käse\r".encode()), "hash_tag": None},
         {"type": "slot", "key": "last", "slot": key_slot(b"last"), "hash_tag": None},
     ]
+
+
+def test_a_stray_backslash_on_stdin(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"foo\n\\Users\n")))
+    result = invoke("slot", "-")
+    assert result.code == 2
+    assert "line 2 of stdin is no key: the backslash at byte 1 begins no escape" in result.err
 
 
 def test_an_argument_that_is_no_utf8_is_hashed_as_its_bytes(invoke: Invoke) -> None:

@@ -222,7 +222,13 @@ def test_keys_of_a_list(source: LocalServer, cluster: LocalCluster, tmp_path: Pa
         old.mset({f"user:{i}:a": i for i in range(2_000)})
         old.set(b"\xff \r", "odd")
         new.set("user:{5}:a", "other")
-        lines = [*(f"user:{i}:a".encode() for i in range(0, 2_000, 2)), b"\xff \r", b"user:5:a", b"none", b""]
+        lines = [
+            *(f"user:{i}:a".encode() for i in range(0, 2_000, 2)),
+            b"\xff \\r",
+            b"user:5:a",
+            b"none",
+            b"",
+        ]
         listed.write_bytes(b"\n".join([*lines, lines[0]]))
         options: dict[str, Any] = {"keys_from": listed, "rules": [TAGS], "journal": journal, "job": "job"}
 

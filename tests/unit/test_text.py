@@ -1,10 +1,10 @@
 """Keys as text: any bytes become one printable line, and different keys different lines."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from slotferry.text import escape_key, format_bytes, format_duration, shorten_key
+from slotferry.text import escape_key, format_bytes, format_duration, read_key, shorten_key, show_key
 
 
 @given(st.binary(max_size=100))
@@ -20,12 +20,54 @@ def test_a_plain_key_stays_as_it_is() -> None:
     assert escape_key(b"\x00\r\n\t\xff\\") == r"\x00\r\n\t\xff" + "\\\\"
 
 
-@given(st.binary(max_size=300))
+KEYS = st.binary(max_size=100) | st.text(max_size=100).map(lambda text: text.encode("utf-8", "surrogatepass"))
+
+
+@given(KEYS)
+@example(b"")
+@example(b'""')
+@example(b"\r")
+def test_a_shown_key_is_one_printable_line_and_is_read_back(key: bytes) -> None:
+    text = show_key(key)
+    assert text.isprintable()
+    assert text
+    assert read_key(text.encode()) == key
+
+
+@given(KEYS.filter(lambda key: key not in (b"", b'""')))
+def test_the_ascii_form_is_read_back_too(key: bytes) -> None:
+    assert read_key(escape_key(key).encode()) == key
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("käse:日本:🍹".encode(), "käse:日本:🍹"),
+        (b"", '""'),
+        (b'""', r"\x22\x22"),
+        (b'"a"', '"a"'),
+        (b"caf\xc3\xa9\xff\r", r"café\xff\r"),
+        ("\u202eabc".encode(), r"\xe2\x80\xaeabc"),
+        ("a\u200bb\ufeff".encode(), r"a\xe2\x80\x8bb\xef\xbb\xbf"),
+        (b"\xed\xa0\x80", r"\xed\xa0\x80"),
+    ],
+)
+def test_what_is_shown(key: bytes, text: str) -> None:
+    assert show_key(key) == text
+
+
+@pytest.mark.parametrize("text", [rb"C:\Users", b"a\\", rb"\x4", rb"\xzz", rb"\0"])
+def test_a_backslash_that_begins_no_escape(text: bytes) -> None:
+    with pytest.raises(ValueError, match="the backslash at byte"):
+        read_key(text)
+
+
+@given(st.binary(max_size=300) | st.text(max_size=300).map(lambda text: text.encode("utf-8", "replace")))
 def test_a_shortened_key_is_short(key: bytes) -> None:
     text = shorten_key(key, 80)
     assert len(text) <= 110
-    if len(escape_key(key)) <= 80:
-        assert text == escape_key(key)
+    if len(show_key(key)) <= 80:
+        assert text == show_key(key)
     else:
         assert f"({len(key)} bytes)" in text
 

@@ -77,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code or ExitCode.OUTPUT_LOST
         return code
     finally:
+        guarded.release()
         sys.stdout, sys.stderr = stdout, stderr
 
 

@@ -17,7 +17,7 @@ import click
 from slotferry.cli.lazy import LazyGroup
 from slotferry.errors import UsageError
 from slotferry.redaction import json_text
-from slotferry.text import escape_key
+from slotferry.text import show_key
 
 if TYPE_CHECKING:
     from slotferry.journal import JobRecord, Journal, RunRecord
@@ -43,6 +43,7 @@ _EXAMPLES = """\
 Examples:
   slotferry jobs list
   slotferry jobs show old-6379-to-new1-7000-1f2e3d4c
+  slotferry jobs failures nightly > keys
   slotferry jobs pause nightly
   slotferry jobs rate nightly --max-keys-per-second 20000
   slotferry jobs discard nightly
@@ -58,7 +59,7 @@ _SHOW_EXAMPLES = """\
 Examples:
   slotferry jobs show nightly
   slotferry jobs show nightly --json | jq -r 'select(.type == "live") | .state + " " + .reason'
-  slotferry jobs show nightly --limit 1000000 --json | jq -r 'select(.type == "failure").key'
+  slotferry jobs show nightly --limit 1000000 --json | jq -r 'select(.type == "failure").message'
 """
 _DISCARD_EXAMPLES = """\
 \b
@@ -69,7 +70,10 @@ Examples:
 
 @click.group(
     cls=LazyGroup,
-    homes={name: f"slotferry.cli.job_control:{name}_job" for name in ("pause", "resume", "rate", "cancel")},
+    homes={
+        **{name: f"slotferry.cli.job_control:{name}_job" for name in ("pause", "resume", "rate", "cancel")},
+        "failures": "slotferry.cli.job_failures:failures",
+    },
     epilog=_EXAMPLES,
     no_args_is_help=False,
 )
@@ -166,7 +170,7 @@ def discard_job(job: str, journal: Path | None, as_json: bool, kind: str | None)
         recorded.discard(path, job)
     else:
         # A damaged job is forgotten unread.
-        with _opened(path, job) as opened, JobLock(path, job):
+        with opened_journal(path, job) as opened, JobLock(path, job):
             opened.discard(job)
     click.echo(json_text({"type": "discarded", "job": job}) if as_json else f"discarded {job}")
 
@@ -206,7 +210,8 @@ def _kind(path: Path, job: str, wanted: str | None) -> str:
 
 
 @contextmanager
-def _opened(path: Path, job: str) -> Iterator[Journal]:
+def opened_journal(path: Path, job: str) -> Iterator[Journal]:
+    """Open the journal that holds the job. Raises `UsageError` where none does."""
     with ExitStack() as stack:
         opened = _open(path)
         if opened is None or not stack.enter_context(opened).has(job):
@@ -216,7 +221,7 @@ def _opened(path: Path, job: str) -> Iterator[Journal]:
 
 @contextmanager
 def _open_job(path: Path, job: str) -> Iterator[tuple[Journal, JobRecord]]:
-    with _opened(path, job) as opened:
+    with opened_journal(path, job) as opened:
         record = opened.job(job)
         if record is None:
             raise _no_job(path, job)
@@ -271,15 +276,15 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
             if happening.kind != "run"
         ),
         (
-            {"type": "failure", **asdict(failure), "key": escape_key(failure.key)}
+            {"type": "failure", **asdict(failure), "key": show_key(failure.key)}
             for failure in journal.failures(record.name, limit)
         ),
         (
-            {"type": "pending", **asdict(pending), "key": escape_key(pending.key)}
+            {"type": "pending", **asdict(pending), "key": show_key(pending.key)}
             for pending in journal.pending(record.name, limit)
         ),
         (
-            {"type": "note", **asdict(note), "key": escape_key(note.key)}
+            {"type": "note", **asdict(note), "key": show_key(note.key)}
             for note in journal.notes(record.name, limit)
         ),
     )

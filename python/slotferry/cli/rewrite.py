@@ -6,8 +6,8 @@ Invariant: nothing is written; the source is asked for names alone, the target f
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,22 +113,13 @@ def _options(parameters: dict[str, Any]) -> Options:
 def _of_file(path: Path, options: Options, samples: int) -> Findings:
     from slotferry.collisions import survey_names
     from slotferry.databases import Route, parse_map
-    from slotferry.errors import UsageError
+    from slotferry.key_list import KeyList
 
-    try:
-        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"the key file {path} can't be read: {error.strerror}", hint="check it") from None
     ways = {route.source: route for route in map(parse_map, options.map_db)}
     chosen = sorted(ways) if options.db in (None, "all") else [int(number) for number in options.db or ()]
     routes = [ways.get(number, Route(number, number)) for number in chosen] or [Route()]
-    return survey_names(
-        content.removesuffix(b"\n").split(b"\n") if content else (),
-        options.selection,
-        routes,
-        samples,
-        options.memory_limit,
-    )
+    with closing(KeyList(path, options.selection)) as listed:
+        return survey_names(listed.names(), options.selection, routes, samples, options.memory_limit)
 
 
 def _of_servers(source: str, target: str, options: Options, samples: int) -> tuple[Findings, Topology]:
@@ -152,7 +143,7 @@ def _text(found: Findings, topology: Topology | None, options: Options) -> Seque
     from slotferry.text import shorten_key
 
     def place(database: int, key: bytes) -> str:
-        return (f"db {database}: " if database else "") + (shorten_key(key, 60) or "(empty)")
+        return (f"db {database}: " if database else "") + shorten_key(key, 60)
 
     rules = options.selection.describe_rules()
     lines = [f"{found.keys:,} keys, {found.renamed:,} of them get another name", f"rules: {rules or 'none'}"]
@@ -186,15 +177,15 @@ def _text(found: Findings, topology: Topology | None, options: Options) -> Seque
 
 def _json_lines(found: Findings, topology: Topology | None) -> list[str]:
     from slotferry.collisions import as_dict
-    from slotferry.text import escape_key
+    from slotferry.text import show_key
 
     samples = [
         {
             "type": "sample",
             "database": sample.database,
-            "source": escape_key(sample.source),
+            "source": show_key(sample.source),
             "source_slot": sample.source_slot,
-            "target": escape_key(sample.target),
+            "target": show_key(sample.target),
             "target_slot": sample.target_slot,
         }
         for sample in found.samples

@@ -150,7 +150,7 @@ migration_options = _all(
         "--keys-from",
         type=click.Path(path_type=str),
         metavar="FILE",
-        help="Only the keys that this file lists, one a line; - is stdin.",
+        help="Only the keys that this file lists, one a line, as 'jobs failures' prints them; - is stdin.",
     ),
     click.option(
         "--on-collision",

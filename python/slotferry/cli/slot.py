@@ -1,6 +1,6 @@
 """`slotferry slot`: which slot a key belongs to, and why.
 
-Invariant: keys are bytes: what the shell or stdin gives is hashed as it is.
+Invariant: keys are bytes: what the shell gives is hashed as it is, and what stdin gives as of `read_names`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import click
 
 from slotferry._core import key_slot
-from slotferry.text import escape_key
+from slotferry.key_list import read_names
+from slotferry.text import show_key, show_part
 
 _EXAMPLES = """\
 \b
@@ -30,19 +31,17 @@ Examples:
 def slot(keys: tuple[str, ...], as_json: bool) -> None:
     """Print the hash slot of each KEY.
 
-    KEY - reads keys from stdin, one a line. Where a key has a hash tag (what is between its first { and the
-    next }, if not empty) only that is hashed.
+    KEY - reads keys from stdin, one a line, written as --keys-from takes them. Where a key has a hash tag
+    (what is between its first { and the next }, if not empty) only that is hashed.
     """
     for key in _read(keys):
         tag, number = hash_tag(key), key_slot(key)
         if as_json:
-            shown = None if tag is None else escape_key(tag)
-            click.echo(
-                json.dumps({"type": "slot", "key": escape_key(key), "slot": number, "hash_tag": shown})
-            )
+            shown = None if tag is None else show_part(tag)
+            click.echo(json.dumps({"type": "slot", "key": show_key(key), "slot": number, "hash_tag": shown}))
         else:
-            suffix = "" if tag is None else f"  (hash tag {escape_key(tag)})"
-            click.echo(f"{number:5}  {escape_key(key)}{suffix}")
+            suffix = "" if tag is None else f"  (hash tag {show_part(tag)})"
+            click.echo(f"{number:5}  {show_key(key)}{suffix}")
 
 
 def hash_tag(key: bytes) -> bytes | None:
@@ -55,6 +54,6 @@ def hash_tag(key: bytes) -> bytes | None:
 def _read(arguments: tuple[str, ...]) -> Iterator[bytes]:
     for argument in arguments:
         if argument == "-":
-            yield from (line.removesuffix(b"\n") for line in sys.stdin.buffer)
+            yield from read_names(sys.stdin.buffer, "stdin")
         else:
             yield os.fsencode(argument)

@@ -1,15 +1,22 @@
 """stdout and stderr as the commands write to them.
 
 Invariant: what stdout does not take is remembered, and ends no work; what goes to stderr holds no secret.
-Once a write to stdout failed nothing more is written, so the output has no gap; the process then ends with an
-exit code of its own. Where the reader of a pipe is gone, that is raised: it has seen enough.
+What stdout's encoding lacks is escaped, as `show_key` escapes it. Once a write to it failed nothing more is
+written, so the output has no gap; the process then ends with an exit code of its own. Where the reader of a
+pipe is gone, that is raised: it has seen enough.
 """
 
 from __future__ import annotations
 
+import codecs
+import io
 from typing import Any, TextIO
 
 from slotferry.redaction import redact_strong
+from slotferry.text import show_unencodable
+
+_ESCAPING = "slotferry.escape"
+codecs.register_error(_ESCAPING, show_unencodable)
 
 
 class GuardedStdout:
@@ -19,6 +26,14 @@ class GuardedStdout:
         self._stream = stream
         self.failure: OSError | None = None
         """Why the output is not whole."""
+        if isinstance(stream, io.TextIOWrapper):
+            self._errors = stream.errors
+            stream.reconfigure(errors=_ESCAPING)
+
+    def release(self) -> None:
+        """Leave the stream as it was."""
+        if isinstance(self._stream, io.TextIOWrapper):
+            self._stream.reconfigure(errors=self._errors)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

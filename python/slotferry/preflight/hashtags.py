@@ -23,7 +23,7 @@ from slotferry.preflight.patterns import (
     render,
 )
 from slotferry.rewrite import Rewrite
-from slotferry.text import escape_key
+from slotferry.text import show_key, show_part
 
 Span = tuple[int, int]
 """Parts from the first up to but without the second."""
@@ -174,7 +174,7 @@ def describe_key(key: bytes, span: Span) -> str:
     """Return the key with its tag in braces: `user:{42}:cart`."""
     parsed = parse_key(key)
     if hash_tag(key) is not None:
-        return escape_key(key)
+        return show_key(key)
     begin, end = span
     before, tag, after = (b"".join(parsed.values[a:b]) for a, b in ((0, begin), (begin, end), (end, None)))
-    return f"{escape_key(before)}{{{escape_key(tag)}}}{escape_key(after)}"
+    return f"{show_part(before)}{{{show_part(tag)}}}{show_part(after)}"

@@ -15,7 +15,7 @@ from typing import Any
 
 from slotferry._core import SLOTS, key_slot, key_slots
 from slotferry.preflight.patterns import Pattern, merge_rare, parse_key, render
-from slotferry.text import escape_key, shorten_key
+from slotferry.text import shorten_key, show_part
 
 _MAX_PATTERNS = 20_000
 _MAX_TAGS = 100_000
@@ -246,7 +246,7 @@ class KeyspaceSums:
                 primaries[owners[slot]].add(part)
         tag_slots = key_slots([b"{%b}" % tag for tag in self._tags])
         tags = [
-            PlacedShare(escape_key(tag), part.keys, part.bytes, owners.get(slot, ""), slot)
+            PlacedShare(show_part(tag), part.keys, part.bytes, owners.get(slot, ""), slot)
             for (tag, part), slot in zip(self._tags.items(), tag_slots, strict=True)
         ]
         slots = [

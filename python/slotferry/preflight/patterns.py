@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from slotferry.text import escape_key
+from slotferry.text import show_part
 
 # No word or separator of a key can be one of these: words hold no '<', separators no letters.
 INT, UUID, HEX, ID, ANY = b"<int>", b"<uuid>", b"<hex>", b"<id>", b"<any>"
@@ -86,7 +86,7 @@ def is_separator(part: bytes) -> bool:
 
 def render(pattern: Pattern) -> str:
     """Return the pattern as a person reads it, `*` for what varies."""
-    return "".join("*" if part in _KINDS else escape_key(part) for part in pattern)
+    return "".join("*" if part in _KINDS else show_part(part) for part in pattern)
 
 
 def merge_rare(counts: Mapping[Pattern, int], limit: int = 20) -> dict[Pattern, Pattern]:

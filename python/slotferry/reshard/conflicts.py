@@ -18,7 +18,7 @@ from slotferry.admin import Connector
 from slotferry.errors import RefusedError
 from slotferry.link import encode, lost
 from slotferry.reshard.wire import Wire, decode_key, is_error, text_of
-from slotferry.text import escape_key
+from slotferry.text import show_key
 
 if TYPE_CHECKING:
     from slotferry.reshard.methods import Pair
@@ -135,7 +135,7 @@ class ConflictFile:
             line = {
                 "type": kind,
                 "slot": slot,
-                "key": escape_key(key),
+                "key": show_key(key),
                 "key_base64": base64.b64encode(key).decode(),
                 "versions": [_version(member, value) for member, value in versions if value is not None],
             }
