@@ -1,4 +1,4 @@
-"""One job in several passes: the last one as README tells it, and what is said of keys that failed."""
+"""One job in several passes: the last one as docs/move.md tells it, and what is said of keys that failed."""
 
 from __future__ import annotations
 

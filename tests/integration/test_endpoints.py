@@ -13,7 +13,7 @@ from slotferry.local import LocalCluster, LocalServer
 from tests.integration.migrating import count_keys
 from tests.servers.kinds import ServerKind, available
 
-# What a user made for a migration needs, as the README says it.
+# What a user made for a migration needs, as docs/permissions.md says it.
 SOURCE_RIGHTS = "+scan +dump +pttl +pexpiretime +time +info +dbsize +ping +select"
 TARGET_RIGHTS = "+restore +asking +dump +pttl +pexpiretime +time +info +cluster +ping"
 

@@ -1,6 +1,6 @@
-"""The rights that the README names are enough for a user that has no others, and each of them is needed.
+"""The permissions that docs/permissions.md names are enough for a user without others, and each is needed.
 
-Invariant: the table is read from the README, so what is tested is what is documented.
+Invariant: the table is read from that page, so what is tested is what is documented.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from tests.servers.dataset import fill
 from tests.servers.kinds import ServerKind, available
 from tests.servers.raw import connect
 
-_README = Path(__file__).parents[2] / "README.md"
+_PAGE = Path(__file__).parents[2] / "docs/permissions.md"
 _SECRET = "mover-secret"
 _KEYS = 2_000
 
 
 def documented() -> dict[str, dict[str, str]]:
     """Return the table: command → party → rights."""
-    text = _README.read_text().split("### Least rights")[1].split("\n## ")[0]
+    text = _PAGE.read_text()
     rows = [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         for line in text.splitlines()

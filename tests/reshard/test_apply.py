@@ -387,9 +387,9 @@ def test_options_that_make_no_sense(options: tuple[str, ...], message: str, tmp_
     assert message in refused.stderr
 
 
-def test_the_rights_that_the_readme_names_are_enough(own: LocalCluster) -> None:
-    readme = Path(__file__).parents[2] / "README.md"
-    line = next(line for line in readme.read_text().splitlines() if line.startswith("Resharding takes `"))
+def test_the_permissions_that_the_docs_name_are_enough(own: LocalCluster) -> None:
+    page = Path(__file__).parents[2] / "docs/permissions.md"
+    line = next(line for line in page.read_text().splitlines() if line.startswith("Resharding takes `"))
     rights = line.split("`")[1].split()
     assert "+migrate" in rights
     for node in own.primaries:

@@ -164,7 +164,7 @@ def refused(node: str, command: str, reply: bytes) -> Exception:
         return unfit(
             "cluster",
             f"user lacks a right at {node}: {text}",
-            "grant it with ACL SETUSER (README, Least rights), or log in as another user",
+            "grant it with ACL SETUSER (docs/permissions.md), or log in as another user",
         )
     if text.startswith("NOAUTH"):
         return unfit(
