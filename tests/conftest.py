@@ -12,6 +12,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from redis.exceptions import ResponseError
 
@@ -28,6 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # Under nohup all that the tests start would ignore it too.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no fault
+    hypothesis.settings.load_profile("untimed")
     config.addinivalue_line("markers", "long: takes minutes; runs only with --long")
 
 

@@ -19,7 +19,7 @@ from slotferry.discovery import SourceFacts, TargetFacts
 from slotferry.endpoints import Endpoint
 from slotferry.errors import SlotferryError, SourceUnfitError, TargetUnfitError, UsageError
 from slotferry.rewrite import as_bytes
-from slotferry.text import escape_key
+from slotferry.text import count_of, escape_key
 
 Databases = Sequence[int] | Literal["all"] | None
 """Numbers, `all` that hold keys, or None: the one that the source's URL names."""
@@ -151,7 +151,9 @@ def total_keys(routes: Sequence[Route], facts: SourceFacts) -> int:
 def keys_elsewhere(facts: SourceFacts, chosen: Collection[int], before: str = "") -> str:
     """Return which databases of the source hold keys beside the `chosen` ones, behind `before`."""
     others = [
-        f"database {n} holds {keys:,}" for n, keys in sorted(facts.databases.items()) if n not in chosen
+        f"database {n} holds {count_of(keys, 'key')}"
+        for n, keys in sorted(facts.databases.items())
+        if n not in chosen
     ]
     more = f" and {len(others) - 5} more" if len(others) > 5 else ""
     return f"{before}{', '.join(others[:5])}{more}" if others else ""

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from slotferry._core import key_slot
+from slotferry.emptiness import Names
 from slotferry.errors import UsageError
 from slotferry.selection import Selection
 from slotferry.text import read_key
@@ -92,6 +93,10 @@ class KeyList:
         """Yield every key of the list."""
         self._copy.seek(0)
         return read_names(self._copy, self._where)
+
+    def count(self) -> Names:
+        """Count the keys, and those that are taken."""
+        return Names(sum(1 for _ in self.names()), sum(1 for _ in self), self._where)
 
     def __iter__(self) -> Iterator[tuple[bytes, int]]:
         """Yield each key that is taken, and its slot at the target."""

@@ -67,6 +67,7 @@ class Options:
     job: the job's name in the journal; None: made from source and target.
     restart: forget what the journal knows of the job and start over.
     skip_check: names of checks of the preflight whose errors are only told (see `slotferry check`).
+    fail_if_empty: a run that finds no key is not `ok` (exit code 3); else it is told with a warning alone.
     verify: compare both sides afterwards, as a `Verification` does.
     dry_run: look and count; write nothing, neither to the target nor to the journal.
     source_password, target_password: instead of the URL's. A callable without arguments is asked when the run
@@ -110,6 +111,7 @@ class Options:
     job: str | None = None
     restart: bool = False
     skip_check: Sequence[str] = ()
+    fail_if_empty: bool = False
     verify: bool = False
     dry_run: bool = False
     source_password: Password | None = field(default=None, repr=False)

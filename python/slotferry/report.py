@@ -13,6 +13,7 @@ from slotferry.errors import ExitCode, SlotferryError
 
 if TYPE_CHECKING:
     from slotferry._core import Counts
+    from slotferry.emptiness import Emptiness
     from slotferry.story import Happening
     from slotferry.verify_report import VerifyReport
 
@@ -120,7 +121,8 @@ class Report:
     are copied without something that a policy gave up (`field_ttl`); the journal names them.
     `keys_by_primary` is this run's. `story` is what happened since the job was last completed, over all its
     runs: failovers, lost nodes, decisions. `error` says why the status is `interrupted` or `failed`.
-    `verification` is set where one followed.
+    `verification` is set where one followed. `empty` says why no key was found, where none was; with
+    `fail_if_empty` such a run is not `ok`.
     """
 
     job: str
@@ -139,6 +141,8 @@ class Report:
     collisions: int = 0
     verification: VerifyReport | None = None
     story: tuple[Happening, ...] = ()
+    empty: Emptiness | None = None
+    fail_if_empty: bool = False
 
     @property
     def keys(self) -> Keys:
@@ -149,7 +153,11 @@ class Report:
     def ok(self) -> bool:
         """Whether every key is there: nothing failed, nothing pending, nothing left to scan."""
         verified = self.verification is None or self.verification.ok
-        return self.status == "completed" and verified
+        return self.status == "completed" and verified and not self._fails_empty
+
+    @property
+    def _fails_empty(self) -> bool:
+        return self.fail_if_empty and self.empty is not None
 
     @property
     def exit_code(self) -> ExitCode:
@@ -176,6 +184,7 @@ class Report:
             "collisions": self.collisions,
             "runs": self.runs,
             "resumed": self.resumed,
+            "empty": None if self.empty is None else self.empty.to_dict(),
             "story": [happening.to_dict() for happening in self.story],
             "error": None if self.error is None else self.error.to_dict(),
             **verified,

@@ -6,6 +6,7 @@ rule or value. The engine alone matches and renames: this only hands over what w
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from slotferry.rewrite import AddPrefix, Rewrite, Rule, as_bytes, describe_rules
 from slotferry.text import escape_key
 
 _TYPE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_TYPES = ("string", "list", "set", "zset", "hash", "stream", "vectorset", "array")
 _PATTERN_HINT = "patterns are those of Rust's regex crate, on bytes: no look-around, no back references"
 
 
@@ -45,11 +47,8 @@ class Selection:
     rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in (*self.types, *self.excluded_types):
-            if not _TYPE_NAME.fullmatch(name):
-                raise UsageError(
-                    f"type is {name!r}", hint="use a name that TYPE returns, such as string or hash"
-                )
+        for types in ("types", "excluded_types"):
+            object.__setattr__(self, types, tuple(map(_known_type, getattr(self, types))))
         for first, last in self.slots:
             if not 0 <= first <= last < SLOTS:
                 raise UsageError(
@@ -159,9 +158,32 @@ class Selection:
         ]
         return "; ".join(parts) or None
 
+    def describe_filters(self) -> str | None:
+        """Return every filter, as one line; None without any."""
+        names, types = self.describe_names(), self.describe_types()
+        parts = [names and f"match {names}", types and f"type {types}", self.describe_others()]
+        return "; ".join(part for part in parts if part) or None
+
     def describe_rules(self) -> str | None:
         """Return the rules as one line; None without any."""
         return describe_rules(self.rules)
+
+
+def _known_type(name: str) -> str:
+    """Return the type as TYPE names it. Raises `UsageError` for one that no server has.
+
+    The names of modules' types have nine letters, as a rule a `-` among them, such as ReJSON-RL.
+    """
+    if name.lower() in _TYPES:
+        return name.lower()
+    if _TYPE_NAME.fullmatch(name) and ("-" in name or len(name) == 9):
+        return name
+    near = difflib.get_close_matches(name.lower(), _TYPES, n=1)
+    raise UsageError(
+        f"no server has a type {name!r}",
+        hint=f"{f'did you mean {near[0]}? ' if near else ''}types are {', '.join(_TYPES)}, and those of "
+        "modules as TYPE names them, such as ReJSON-RL",
+    )
 
 
 def describe_slots(slots: Sequence[tuple[int, int]]) -> str:

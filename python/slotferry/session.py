@@ -23,6 +23,7 @@ from slotferry.controls import Controls
 from slotferry.copy_runner import CopyRunner
 from slotferry.databases import Route, check_routes, may_collide, plan_routes, total_keys
 from slotferry.discovery import discover_source, discover_target
+from slotferry.emptiness import Emptiness, explain, found_none
 from slotferry.endpoints import Address, Endpoint
 from slotferry.errors import MigrationInterrupted, SlotferryError, unexpected
 from slotferry.events import DryRunResult, Event, Notice, Progress, RunStarted
@@ -79,6 +80,7 @@ class _Figures:
     notes: int = 0
     verification: VerifyReport | None = None
     story: tuple[Happening, ...] = ()
+    empty: Emptiness | None = None
 
 
 class Session:
@@ -99,6 +101,7 @@ class Session:
         self._figures = _Figures()
         self._driver: EngineDriver | None = None
         self._story: Storyteller | None = None
+        self._emptiness_told = False
         self.job = options.job or default_job_name(source, target)
 
     def perform(self) -> Report:
@@ -113,14 +116,41 @@ class Session:
                 self._dry_run()
             else:
                 self._run(begun)
-                if self._options.verify:
-                    self._verify_too()
+            self._look_for_emptiness()
+            if self._options.verify and not self._options.dry_run:
+                self._verify_too()
         except BaseException as raised:  # noqa: BLE001 - the report tells of it
             error = as_our_error(raised, self._cancel)
         finally:
             if self._names is not None:
                 self._names.close()
         return self._report(time.monotonic() - begun, error)
+
+    def _look_for_emptiness(self) -> None:
+        """Tell why no key was found, where none was, and of names that are not at the source."""
+        keys, names, driver = self._figures.totals.keys, self._names, self._driver
+        named = names is not None and not self._options.dry_run
+        if driver is None:
+            return
+        if found_none(keys, named=named):
+            self._figures.empty = empty = explain(
+                driver.sides.source_facts,
+                driver.sides.ways,
+                self._options.selection,
+                names=None if names is None else names.count(),
+                sample=self._sample,
+            )
+            if not self._emptiness_told:
+                self._emit(Notice(str(empty)))
+        elif named and keys.vanished:
+            self._emit(
+                Notice(f"warning: {keys.vanished:,} of {keys.scanned:,} listed keys are not at the source")
+            )
+
+    @property
+    def _sample(self) -> float | None:
+        """The part of the keys that is looked at; None for all."""
+        return None
 
     def _verify_too(self) -> None:
         """Compare what was copied. Raises what ended the comparison early."""
@@ -129,6 +159,7 @@ class Session:
 
         options = VerifyOptions.after(self._options, self.job)
         session = VerifySession(self._source, self._target, options, self._emit, self._cancel)
+        session._emptiness_told = self._figures.empty is not None
         self._figures.verification = report = session.perform()
         if report.error is not None:
             raise report.error
@@ -435,6 +466,8 @@ class Session:
             collisions=figures.collisions,
             verification=figures.verification,
             story=figures.story,
+            empty=figures.empty,
+            fail_if_empty=self._options.fail_if_empty,
         )
         if error is not None:
             error.report = report

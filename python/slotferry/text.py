@@ -87,6 +87,11 @@ def shorten_key(key: bytes, limit: int = 80) -> str:
     return f"{head}...{tail} ({len(key)} bytes)"
 
 
+def count_of(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 key`, `2,000 keys`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_bytes(number: float) -> str:
     """Return a size as a person reads it, in powers of 1000: `1.5 MB`."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -91,7 +91,11 @@ class VerifyReport(Report):
 
     @property
     def ok(self) -> bool:
-        """Whether both sides were compared whole and are the same."""
+        """Whether both sides were compared whole and are the same (with `fail_if_empty`: and not empty)."""
+        return self._same and not self._fails_empty
+
+    @property
+    def _same(self) -> bool:
         return self.error is None and not self.differing and not self.pending
 
     @property
@@ -114,7 +118,7 @@ class VerifyReport(Report):
             "type": "summary",
             "job": self.job,
             "status": self.status,
-            "equal": self.ok,
+            "equal": self._same,
             "keys": {
                 "source": self.keys.scanned,
                 "target": self.target_keys.scanned,
@@ -139,5 +143,6 @@ class VerifyReport(Report):
             "retries": self.totals.retries,
             "runs": self.runs,
             "resumed": self.resumed,
+            "empty": None if self.empty is None else self.empty.to_dict(),
             "error": None if self.error is None else self.error.to_dict(),
         }

@@ -237,6 +237,10 @@ class VerifySession(Session):
         if refusal is not None:
             self._emit(Notice(f"it would be refused: {refusal.message}"))
 
+    @property
+    def _sample(self) -> float | None:
+        return self._verify.partial
+
     def _dry_run(self) -> None:
         """Compare as ever: a dry run of a verification leaves out the repair alone."""
         self._run(time.monotonic())
@@ -327,6 +331,8 @@ class VerifySession(Session):
             dry_run=self._verify.dry_run,
             quick=self._verify.quick,
             sample=self._verify.partial,
+            empty=figures.empty,
+            fail_if_empty=self._verify.fail_if_empty,
         )
         if report.error is not None:
             report.error.report = report

@@ -45,6 +45,7 @@ def test_the_summary_has_exactly_these_fields() -> None:
         "collisions": 0,
         "runs": 2,
         "resumed": True,
+        "empty": None,
         "story": [],
         "error": None,
     }

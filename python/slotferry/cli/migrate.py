@@ -82,7 +82,8 @@ Exit codes:
   0  all done                      4  refused: the message says what to change
   1  a bug of ours                 5  source lost, run again to resume
   2  usage                         6  target lost, run again to resume
-  3  done, but keys failed or are pending, or --verify found differences
+  3  done, but keys failed or are pending, or --verify found differences,
+     or there was no key, with --fail-if-empty
   74 all done and recorded, but an output could not be written
   130, 143  interrupted, checkpoint saved, run again to resume
 """
@@ -181,6 +182,11 @@ Exit codes:
     metavar="NAME",
     multiple=True,
     help="Go on although this check of the preflight fails; may be repeated.",
+)
+@click.option(
+    "--fail-if-empty",
+    is_flag=True,
+    help="Exit with 3 where no key was found to copy; else that is a warning.",
 )
 @click.option("--verify", is_flag=True, help="Compare both sides afterwards, as 'slotferry verify' does.")
 @click.option("--dry-run", is_flag=True, help="Look, count and say what would be done; write nothing.")

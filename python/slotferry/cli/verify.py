@@ -53,7 +53,7 @@ Exit codes:
   0  both sides are the same       4  refused: the message says what to change
   1  a bug of ours                 5  source lost, run again to resume
   2  usage                         6  target lost, run again to resume
-  3  keys differ, or could not be compared
+  3  keys differ, or could not be compared, or there was none, with --fail-if-empty
   74 all done and recorded, but an output could not be written
   130, 143  interrupted, checkpoint saved, run again to resume
 """
@@ -156,6 +156,11 @@ Exit codes:
     metavar="NAME",
     multiple=True,
     help="Go on although this check of the preflight fails; may be repeated.",
+)
+@click.option(
+    "--fail-if-empty",
+    is_flag=True,
+    help="Exit with 3 where no key was found to compare; else that is a warning.",
 )
 @click.option("--restart", is_flag=True, help="Forget an interrupted verification and start over.")
 @click.option("--report", type=File, help="Write the summary (JSON) to this file at the end.")

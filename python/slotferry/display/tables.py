@@ -22,7 +22,7 @@ _OUTCOMES = {
     "unchanged": "the target had the same value",
     "skipped": "the target has another value, left as it is",
     "expired": "the TTL ran out on the way",
-    "vanished": "deleted at the source meanwhile",
+    "vanished": "not at the source, or no longer",
     "pending": "their slots stayed unavailable, or the target lost them",
     "failed": "given up",
 }
@@ -69,7 +69,11 @@ def summary_table(report: Report) -> str:
         for outcome, meaning in _OUTCOMES.items()
         if (count := getattr(keys, outcome)) or outcome == "migrated"
     ]
-    lines = [f"job {report.job}: {report.status.replace('_', ' ')}", *align(rows, numbers=(1,), indent="  ")]
+    found = ", and no key was found" if report.empty else ""
+    lines = [
+        f"job {report.job}: {report.status.replace('_', ' ')}{found}",
+        *align(rows, numbers=(1,), indent="  "),
+    ]
     lines.append(
         f"  {format_bytes(report.totals.bytes)} in run {report.runs}{', resumed' if report.resumed else ''}: "
         f"{format_duration(report.elapsed_seconds)}, {report.keys_per_second:,.0f} keys/s; redirects: "

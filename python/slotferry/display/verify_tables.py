@@ -61,6 +61,8 @@ def _verdict(report: VerifyReport) -> str:
         return report.status
     if report.differing:
         return "1 key differs" if report.differing == 1 else f"{report.differing:,} keys differ"
+    if report.empty:
+        return "no key was compared"
     return "not all keys could be compared" if report.pending else "no differences"
 
 
