@@ -411,6 +411,7 @@ class Session:
             keys=None if several is None else sum(facts.databases.get(number, 0) for number in several),
             filtered=self._options.filtered,
             renamed=bool(self._options.rules or self._options.map_db),
+            wait_replicas=self._options.wait_replicas,
         )
 
     def _tell_warnings(self, rows: Sequence[preflight.Row]) -> None:
@@ -420,12 +421,10 @@ class Session:
         # A target that holds keys is what every resume finds: not worth a word here. Nor are keys in other
         # databases, where it was said which to copy.
         quiet = {"existing-keys", *([] if self._options.db is None else ["databases"])}
-        names = [r.name for r in rows if r.status == "warning" and not r.skipped and r.name not in quiet]
-        if names:
-            # Not by `_emit`: what is so at every run is no part of the job's story.
-            self._listener(
-                Notice(f"warnings of the preflight: {', '.join(names)}; 'slotferry check' explains them")
-            )
+        for row in rows:
+            if row.status == "warning" and not row.skipped and row.name not in quiet:
+                # Not by `_emit`: what is so at every run is no part of the job's story.
+                self._listener(Notice(f"warning ({row.name}): {row.message}; {row.advice}"))
 
     def _announce(self, sides: Sides, partitions: int) -> None:
         self._emit(

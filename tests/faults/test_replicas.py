@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
@@ -49,12 +51,31 @@ def test_without_replicas_enough_the_checkpoint_stays_back(
     filled: LocalServer, cluster: LocalCluster
 ) -> None:
     with pytest.raises(TargetLostError, match="checkpoint held back: 0 of 1 replicas of") as raised:
-        migrate(filled, cluster, wait_replicas=1, wait_timeout=50, retry_for=1.0, job="nightly")
+        migrate(filled, cluster, skip_check=["replicas"], **_options(retry_for=1.0, job="nightly"))
     assert raised.value.report is not None
     assert raised.value.report.keys.scanned == 0  # all of it was written, none of it is called done
     assert count_keys(cluster) == _KEYS
     with pytest.raises(JobMismatchError, match="wait-replicas: the journal has 1, the command says 0"):
         migrate(filled, cluster, job="nightly")
+
+
+def _options(**more: Any) -> dict[str, Any]:
+    return {"wait_replicas": 1, "wait_timeout": 50, **more}
+
+
+def test_more_replicas_than_there_are_is_refused_before_anything_is_written(
+    filled: LocalServer, cluster: LocalCluster, replicated: LocalCluster
+) -> None:
+    bare = ", ".join(f"{node.address} has 0" for node in sorted(cluster.primaries, key=lambda n: n.port))
+    refusal = f"--wait-replicas 1 asks for more replicas than there are: {bare}"
+    with pytest.raises(TargetUnfitError, match=re.escape(refusal)) as raised:
+        migrate(filled, cluster, **_options())
+    assert "leave out --wait-replicas" in raised.value.hint
+    assert count_keys(cluster) == 0
+
+    with pytest.raises(TargetUnfitError, match=f"{replicated.primaries[0].address} has 1") as raised:
+        migrate(filled, replicated, **_options(wait_replicas=2))
+    assert "give --wait-replicas 1" in raised.value.hint
 
 
 def test_a_user_who_may_not_wait_is_refused(filled: LocalServer, cluster: LocalCluster) -> None:
@@ -64,7 +85,7 @@ def test_a_user_who_may_not_wait_is_refused(filled: LocalServer, cluster: LocalC
     target = cluster.url.replace("redis+cluster://", "redis+cluster://ferry:pass@")
     try:
         with pytest.raises(TargetUnfitError, match="refuses the barrier before a checkpoint: NOPERM"):
-            Migration(filled.url, target, Options(wait_replicas=1)).run()
+            Migration(filled.url, target, Options(wait_replicas=1, skip_check=["replicas"])).run()
     finally:
         for node in cluster.primaries:
             with node.client() as client:

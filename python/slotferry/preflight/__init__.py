@@ -54,12 +54,13 @@ def find_rows(
     keys: int | None = None,
     filtered: bool = False,
     renamed: bool = False,
+    wait_replicas: int = 0,
 ) -> list[Row]:
     """Return the rows of everything but the data and the commands; only the first few where they are grave.
 
     Errors that `skips` names are told as skipped warnings. `keys` is how many are to be moved, where that is
     not what the source's database has; `filtered`: or fewer, by filters; `renamed`: not in the slots that
-    their names have at the source.
+    their names have at the source; `wait_replicas`: replicas of each primary that are to confirm.
 
     Raises `SourceLostError` or `TargetLostError` where a server goes away meanwhile.
     """
@@ -67,7 +68,8 @@ def find_rows(
     if any(row.status == "error" for row in rows):
         return rows
     survey = take_survey(source, source_facts, target, target_facts)
-    survey = replace(survey, source_keys=survey.source_keys if keys is None else keys, filtered=filtered)
+    keys_to_move = survey.source_keys if keys is None else keys
+    survey = replace(survey, source_keys=keys_to_move, filtered=filtered, wait_replicas=wait_replicas)
     shares = None
     if keys is None and not filtered and not renamed and tag_might_overflow(survey):
         shares = quick_shares(source, source_facts, slot_owners(survey.topology))

@@ -144,6 +144,8 @@ def _replicas(survey: Survey) -> Row:
     owners = [node for node in nodes if "master" in node.flags and node.slots]
     followed = {node.primary_id for node in nodes if node.primary_id and node.alive}
     bare = [node.address for node in owners if node.id not in followed]
+    if (lacking := _lacking_replicas(survey)) is not None:
+        return lacking
     if not owners:
         return not_checked("replicas", "the target user may not run CLUSTER NODES", "grant +cluster|nodes")
     stuck = [view.node for view in survey.primaries if view.info.get("min_slaves_good_slaves") == "0"]
@@ -161,6 +163,30 @@ def _replicas(survey: Survey) -> Row:
             "add one each, before or after: without it the loss of a primary loses its data",
         )
     return ok("replicas", "every primary has a live replica")
+
+
+def _lacking_replicas(survey: Survey) -> Row | None:
+    """Return the error where primaries have fewer replicas than are to confirm what is written."""
+    counts = {view.node: _replicas_of(view) for view in survey.primaries}
+    short = [f"{node} has {count}" for node, count in counts.items() if count < survey.wait_replicas]
+    if not short:
+        return None
+    least, more = min(counts.values()), f" and {len(short) - 5} more" if len(short) > 5 else ""
+    return error(
+        "replicas",
+        "target",
+        f"--wait-replicas {survey.wait_replicas} asks for more replicas than there are: "
+        f"{', '.join(short[:5])}{more}",
+        f"add replicas, or {f'give --wait-replicas {least}' if least else 'leave out --wait-replicas'}; with "
+        "--skip-check replicas a run begins, and records nothing before they are there",
+    )
+
+
+def _replicas_of(view: ServerView) -> int:
+    """Return how many replicas a primary has by its own count, or by the cluster's where one syncs anew."""
+    ids = {node.id for node in view.nodes if "myself" in node.flags}
+    known = sum(node.primary_id in ids and node.alive for node in view.nodes)
+    return max(known, view.number("connected_slaves"))
 
 
 def _existing_keys(survey: Survey) -> Row:

@@ -106,7 +106,8 @@ class ServerView:
 class Survey:
     """Both sides; `primaries` in the order of the topology.
 
-    source_keys: how many keys are to be moved; filtered: or fewer, by filters.
+    source_keys: how many keys are to be moved; filtered: or fewer, by filters. wait_replicas: how many
+    replicas of each primary are to confirm what is written.
     """
 
     source: ServerView
@@ -116,6 +117,7 @@ class Survey:
     source_database: int = 0
     target_database: int = 0
     filtered: bool = False
+    wait_replicas: int = 0
 
 
 def take_survey(
