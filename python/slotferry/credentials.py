@@ -40,6 +40,12 @@ class PasswordFile:
         return read_password_file(self._party, self.path)
 
 
+def unfit(party: Side, message: str, hint: str) -> SlotferryError:
+    """Return the error for a party whose credentials can't be had."""
+    kind = TargetUnfitError if party in ("target", "cluster") else SourceUnfitError
+    return kind(message, hint=hint)
+
+
 class Login:
     """The user and password of one party. Safe to use from several threads."""
 
@@ -95,10 +101,10 @@ class Login:
         raise self._unfit(f"are of the type {type(answer).__name__}")
 
     def _unfit(self, what: str) -> SlotferryError:
-        kind = TargetUnfitError if self._party in ("target", "cluster") else SourceUnfitError
-        return kind(
+        return unfit(
+            self._party,
             f"the {self._party}'s credentials {what}",
-            hint="the callable has to return the password, or (user, password), as str",
+            "the callable has to return the password, or (user, password), as str",
         )
 
 

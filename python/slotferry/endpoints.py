@@ -7,9 +7,8 @@ of a URL that could be one. Schemes: the redis-py ones, `redis+cluster://h1:p1,h
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
@@ -38,6 +37,7 @@ _SCHEMES = (
 )
 _QUERY_KEYS = ("db", "username", "password")
 _SENTINEL_QUERY_KEYS = (*_QUERY_KEYS, "role", "sentinel_username", "sentinel_password")
+_LONGEST_PASSWORD = 64 << 10
 _ENCODE_HINT = "percent-encode '/', '?', '#' and '@' in a user name or password"
 
 
@@ -224,21 +224,11 @@ def _read_pem(path: Path | None) -> bytes | None:
     return content
 
 
-def find_password(party: Side, file: Path | None, environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return the password given outside of the URL: of `file`, else of the environment, else None.
-
-    The file's first line counts, without its line end. Raises `UsageError` for a file that can't be read
-    or is empty.
-    """
-    if file is None:
-        return environ.get(f"SLOTFERRY_{party.upper()}_PASSWORD")
-    return read_password_file(party, file)
-
-
 def read_password_file(party: Side, file: Path) -> str:
-    """Return the first line of `file`. Raises `UsageError`."""
+    """Return the first line of `file`, which may be a pipe. Raises `UsageError`."""
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        with file.open("rb") as opened:
+            password = first_line(opened.readline(_LONGEST_PASSWORD + 1))
     except OSError as error:
         raise UsageError(
             f"the {party} password file {file} can't be read: {error.strerror}",
@@ -246,11 +236,21 @@ def read_password_file(party: Side, file: Path) -> str:
         ) from None
     except UnicodeDecodeError:
         raise UsageError(f"the {party} password file {file} is not UTF-8", hint="save it as UTF-8") from None
-    if not lines or not lines[0]:
+    if not password:
         raise UsageError(
             f"the {party} password file {file} is empty", hint="put the password on its first line"
         )
-    return lines[0]
+    if len(password) > _LONGEST_PASSWORD:
+        raise UsageError(
+            f"the {party} password file {file} has a first line of more than {_LONGEST_PASSWORD >> 10} kB",
+            hint="put the password on its first line",
+        )
+    return password
+
+
+def first_line(content: bytes) -> str:
+    """Return the first line of UTF-8 text, without its end and without a byte order mark."""
+    return content.partition(b"\n")[0].removesuffix(b"\r").decode("utf-8-sig")
 
 
 class _UrlParser:

@@ -13,6 +13,7 @@ from slotferry.credentials import PasswordFile
 from slotferry.errors import SlotferryError, SourceUnfitError, TargetUnfitError
 from slotferry.events import EngineNews
 from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.password_command import PasswordCommand
 from tests.faults.paused import paused_migration
 from tests.servers.compare import assert_equal
 from tests.servers.dataset import fill_strings
@@ -55,6 +56,23 @@ def test_a_password_file_that_changes_is_read_again(
     file = tmp_path / "password"
     file.write_text(f"{_OLD}\n")
     with paused_migration(source, cluster, source_password=PasswordFile("source", file)) as paused:
+        _change_password(source, _NEW)
+        file.write_text(f"{_NEW}\n")
+        paused.proxy.cut()
+        report = paused.resume()
+
+    assert report.ok
+    assert_equal(source, cluster, byte_equal=True)
+
+
+def test_a_command_is_run_again(
+    kind: ServerKind, cluster: LocalCluster, stack: ExitStack, tmp_path: Path
+) -> None:
+    source = _filled(kind, stack)
+    file = tmp_path / "password"
+    file.write_text(f"{_OLD}\n")
+    command = PasswordCommand("source", f"cat {file}")
+    with paused_migration(source, cluster, source_password=command) as paused:
         _change_password(source, _NEW)
         file.write_text(f"{_NEW}\n")
         paused.proxy.cut()

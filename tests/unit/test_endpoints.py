@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotferry.endpoints import Address, Endpoint, Service, Tls, find_password
+from slotferry.endpoints import Address, Endpoint, Service, Tls, read_password_file
 from slotferry.errors import ExitCode, UsageError
 
 HOSTS = st.one_of(
@@ -207,23 +207,36 @@ def test_the_identity_is_the_same_for_the_same_place() -> None:
     assert seed.identity == "redis://a:1/0"
 
 
-def test_a_password_comes_from_the_file_else_from_the_environment(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "password"),
+    [
+        (b"secret\nsecond line\n", "secret"),
+        (b"secret\r\n", "secret"),
+        (b"sec\x0bret\xe2\x80\xa8", "sec\x0bret\u2028"),
+        (b"\xef\xbb\xbfsecret", "secret"),
+    ],
+)
+def test_a_password_is_the_first_line_of_its_file(tmp_path: Path, content: bytes, password: str) -> None:
     file = tmp_path / "secret"
-    file.write_text("from file\nsecond line\n", encoding="utf-8")
-    environ = {"SLOTFERRY_SOURCE_PASSWORD": "from environment"}
-    assert find_password("source", file, environ) == "from file"
-    assert find_password("source", None, environ) == "from environment"
-    assert find_password("target", None, environ) is None
+    file.write_bytes(content)
+    assert read_password_file("source", file) == password
 
 
-def test_it_goes_before_the_one_of_the_url() -> None:
+def test_a_password_that_is_given_goes_before_the_one_of_the_url() -> None:
     endpoint = Endpoint.parse("redis://u:inurl@h", "source")
     assert endpoint.with_credentials("other", Tls()).password == "other"
     assert endpoint.with_credentials(None, Tls()).password == "inurl"
 
 
 @pytest.mark.parametrize(
-    ("content", "says"), [(None, "can't be read"), (b"", "empty"), (b"\xff", "not UTF-8")]
+    ("content", "says"),
+    [
+        (None, "can't be read"),
+        (b"", "empty"),
+        (b"\nsecret", "empty"),
+        (b"\xff", "not UTF-8"),
+        (b"x" * 70_000, "more than 64 kB"),
+    ],
 )
 def test_a_password_file_that_is_of_no_use_is_refused(
     tmp_path: Path, content: bytes | None, says: str
@@ -232,7 +245,7 @@ def test_a_password_file_that_is_of_no_use_is_refused(
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(UsageError, match=says):
-        find_password("target", file, {})
+        read_password_file("target", file)
 
 
 def test_tls_options_need_a_tls_url() -> None:

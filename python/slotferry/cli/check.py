@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.sides import File, network_options, side_settings, tls_options
+from slotferry.cli.passwords import File
+from slotferry.cli.sides import network_options, side_settings, tls_options
 from slotferry.cli.types import duration
 from slotferry.output_file import OutputFile
 from slotferry.redaction import json_text

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.ending import ending_signals, meaning
+from slotferry.cli.passwords import File
 from slotferry.cli.selection import (
     OrderedCommand,
     database_options,
@@ -26,7 +27,7 @@ from slotferry.cli.selection import (
     selection_options,
     selection_settings,
 )
-from slotferry.cli.sides import File, network_options, side_settings, tls_options
+from slotferry.cli.sides import network_options, side_settings, tls_options
 from slotferry.cli.types import (
     big_key_size,
     byte_rate,
@@ -227,7 +228,11 @@ def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any
     rediss+cluster://..., or the redis:// URL of one of its nodes.
 
     Passwords are best given in SLOTFERRY_SOURCE_PASSWORD, SLOTFERRY_TARGET_PASSWORD and
-    SLOTFERRY_SENTINEL_PASSWORD. Every option can be given in the environment as well (--on-conflict as
+    SLOTFERRY_SENTINEL_PASSWORD, in files, or by commands. The command line (--source-password-file,
+    --source-password-command) goes first, then the URL, then the environment, then the config file. An empty
+    variable is not set.
+
+    Every option can be given in the environment as well (--on-conflict as
     SLOTFERRY_ON_CONFLICT) and in a file (--config); the command line goes first, then the environment, then
     the file.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.passwords import File
 from slotferry.cli.selection import (
     OrderedCommand,
     database_options,
@@ -21,7 +22,7 @@ from slotferry.cli.selection import (
     rule_options,
     take_rules,
 )
-from slotferry.cli.sides import File, network_options, side_settings, tls_options
+from slotferry.cli.sides import network_options, side_settings, tls_options
 from slotferry.cli.types import size
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from slotferry.cli.sides import File
+from slotferry.cli.passwords import File
 from slotferry.cli.types import Lines, byte_count, databases, duration, slot_ranges, type_names
 
 _RULE_OPTIONS = ("rules", "strip_prefix", "rewrite", "add_prefix")

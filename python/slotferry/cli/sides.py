@@ -1,25 +1,24 @@
-"""Options that every command with a source and a target has: passwords and TLS files.
+"""Options that every command with a source and a target has: passwords, TLS files, addresses.
 
-Invariant: a password comes from a URL, a file or the environment, never from an argument of its own.
+Invariant: what is taken out of the parameters here is all that these options added.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import click
 
-File = click.Path(dir_okay=False, path_type=Path)
+from slotferry.cli.passwords import File, password_options, take_password
+
+_JobSide = Literal["source", "target"]
 
 
 def tls_options(side: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that gives a command `--{side}-password-file` and the TLS options of that side."""
+    """Return a decorator that gives a command the password and TLS options of that side."""
     options = [
-        click.option(
-            f"--{side}-password-file", type=File, help=f"The {side}'s password is this file's first line."
-        ),
+        *password_options(side),
         click.option(
             f"--{side}-ca", type=File, help="CA certificates (PEM) to trust instead of the system's."
         ),
@@ -56,9 +55,7 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the login at Sentinels and the address map."""
     options = [
         click.option("--sentinel-username", metavar="USER", help="ACL user at the source's Sentinels."),
-        click.option(
-            "--sentinel-password-file", type=File, help="The password there is this file's first line."
-        ),
+        *password_options("sentinel", "The password there"),
         address_map_option,
     ]
     for option in reversed(options):
@@ -74,23 +71,12 @@ def side_settings(parameters: dict[str, Any]) -> dict[str, Any]:
     from slotferry.endpoints import Tls
 
     settings: dict[str, Any] = {}
-    for side in ("source", "target"):
+    for side in get_args(_JobSide):
         tls = (parameters.pop(f"{side}_{name}") for name in ("ca", "cert", "key", "sni", "insecure"))
         settings[f"{side}_tls"] = Tls(*tls)
-        settings[f"{side}_password"] = find_renewable_password(side, parameters.pop(f"{side}_password_file"))
+        settings[f"{side}_password"] = take_password(side, parameters)
     if "address_map" in parameters:
-        settings["sentinel_password"] = find_renewable_password(
-            "Sentinel", parameters.pop("sentinel_password_file")
-        )
+        settings["sentinel_password"] = take_password("Sentinel", parameters)
         settings["sentinel_username"] = parameters.pop("sentinel_username")
         settings["address_map"] = parameters.pop("address_map")
     return settings
-
-
-def find_renewable_password(party: Any, path: Path | None) -> Any:
-    """Return the password of the environment, or a file that is read now and when it changes."""
-    from slotferry.credentials import PasswordFile
-    from slotferry.endpoints import find_password
-
-    found = find_password(party, path)  # the file is read here as well: now is the time to complain
-    return found if path is None else PasswordFile(party, path)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.migrate import follow, load_config_file
+from slotferry.cli.passwords import File
 from slotferry.cli.selection import (
     OrderedCommand,
     database_options,
@@ -21,7 +22,7 @@ from slotferry.cli.selection import (
     selection_options,
     selection_settings,
 )
-from slotferry.cli.sides import File, network_options, side_settings, tls_options
+from slotferry.cli.sides import network_options, side_settings, tls_options
 from slotferry.cli.types import (
     big_key_size,
     byte_rate,

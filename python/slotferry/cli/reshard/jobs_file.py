@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.passwords import find_password
 from slotferry.cli.reshard.options import percent
-from slotferry.cli.sides import find_renewable_password
 from slotferry.cli.types import byte_rate, duration, milliseconds
 from slotferry.errors import UsageError
 
@@ -72,6 +72,7 @@ def _path(value: object) -> Path:
 _SETTINGS: dict[str, Callable[[Any], Any]] = {
     "cluster": _text,
     "cluster-password-file": _path,
+    "cluster-password-command": _text,
     "cluster-ca": _path,
     "cluster-cert": _path,
     "cluster-key": _path,
@@ -116,7 +117,9 @@ class JobSettings:
 
         ca, cert, key, name = (self.login.get(f"cluster-{part}") for part in ("ca", "cert", "key", "sni"))
         tls = Tls(ca, cert, key, name, self.login.get("cluster-insecure", False))
-        password = find_renewable_password("cluster", self.login.get("cluster-password-file"))
+        ways = {"password_file": "cluster-password-file", "password_command": "cluster-password-command"}
+        given = {way: self.login[name] for way, name in ways.items() if name in self.login}
+        password = find_password("cluster", self.cluster, config=given)
         return connect(self.cluster, password=password, tls=tls, address_map=self.address_map)
 
     def options(self, name: str, journal: Path | None) -> Options:

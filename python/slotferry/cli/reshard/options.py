@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.sides import address_map_option, find_renewable_password, tls_options
+from slotferry.cli.passwords import take_password
+from slotferry.cli.sides import address_map_option, tls_options
 from slotferry.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def take_connector(cluster: str, parameters: dict[str, Any]) -> Connector:
     from slotferry.reshard.plan import connect
 
     tls = Tls(*(parameters.pop(f"cluster_{name}") for name in ("ca", "cert", "key", "sni", "insecure")))
-    password = find_renewable_password("cluster", parameters.pop("cluster_password_file"))
+    password = take_password("cluster", parameters)
     return connect(cluster, password=password, tls=tls, address_map=parameters.pop("address_map"))
 
 

@@ -51,7 +51,7 @@ def plan(
 
     CLUSTER is redis+cluster://[user:password@]host:port,host:port, rediss+cluster://... (TLS), or the redis://
     URL of one node. A NODE is a primary's host:port or the beginning of its id. The password is best given in
-    SLOTFERRY_CLUSTER_PASSWORD.
+    SLOTFERRY_CLUSTER_PASSWORD, a file or by a command; given more than once, the order is as for 'migrate'.
     """
     from slotferry.cancel import CancelRequest
     from slotferry.cli.reshard.apply import signals
