@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from slotferry.cancel import CancelRequest
-from slotferry.errors import UsageError
+from slotferry.errors import OptionError, UsageError
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class Rates:
         for name in ("max_keys_per_second", "max_bytes_per_second"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}", hint="give it 1 or more, or none for no limit")
+                raise OptionError(
+                    "{" + name + "} is {value}", hint="give it 1 or more, or none for no limit", value=value
+                )
 
     def __str__(self) -> str:
         limits = [

@@ -6,6 +6,7 @@ carries a secret. Exit codes are written down here and nowhere else.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from signal import SIGINT, Signals
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,36 @@ class UsageError(SlotferryError, ValueError):
 
     kind = "usage"
     exit_code = ExitCode.USAGE
+
+
+class OptionError(UsageError):
+    """Options that make no sense, each or together.
+
+    `{name}` in message and hint stands for an option, by its name in Python; `values` fill the other braces.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", **values: object) -> None:
+        self._texts, self._values = (message, hint), values
+        super().__init__(message.format_map(_Names(values)), hint=hint.format_map(_Names(values)))
+
+    def named(self, name: Callable[[str], str]) -> OptionError:
+        """Return this error with the options called what `name` makes of each name."""
+        renamed = type(self)(self._texts[0], hint=self._texts[1], **self._values)
+        texts = [text.format_map(_Names(self._values, name)) for text in self._texts]
+        renamed.message, renamed.hint = (redact(text) for text in texts)
+        renamed.args = (renamed.message,)
+        return renamed
+
+
+class _Names(dict[str, object]):
+    """Values by name, and for every other name what an option of that name is called."""
+
+    def __init__(self, values: Mapping[str, object], name: Callable[[str], str] = str) -> None:
+        super().__init__(values)
+        self._name = name
+
+    def __missing__(self, key: str) -> str:
+        return self._name(key)
 
 
 class RefusedError(SlotferryError):

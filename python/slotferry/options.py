@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from slotferry.addressmap import AddressMap
 from slotferry.controls import Rates
 from slotferry.endpoints import Password, Tls
-from slotferry.errors import UsageError
+from slotferry.errors import OptionError
 from slotferry.job_names import check_job_name, default_journal_path
 from slotferry.limits import MAX_WAIT_REPLICAS, MAX_WAIT_TIMEOUT, MIN_BIG_KEY, MIN_MEMORY
 from slotferry.partitions import MAX_PARTITIONS, is_partition_count
@@ -124,51 +124,66 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.on_conflict not in get_args(OnConflict):
-            raise UsageError(f"on_conflict is {self.on_conflict!r}", hint="use error, replace or skip")
+            raise OptionError(
+                "{on_conflict} is {value!r}", hint="use error, replace or skip", value=self.on_conflict
+            )
         if self.field_ttl not in get_args(FieldTtl):
-            raise UsageError(f"field_ttl is {self.field_ttl!r}", hint="use error or drop")
+            raise OptionError("{field_ttl} is {value!r}", hint="use error or drop", value=self.field_ttl)
         if self.big_key_bytes != 0 and self.big_key_bytes < MIN_BIG_KEY:
-            raise UsageError(
-                f"big_key_bytes is {self.big_key_bytes}", hint="give it 64 kB or more, or 0 to turn it off"
+            raise OptionError(
+                "{big_key_bytes} is {value}",
+                hint="give it 64 kB or more, or 0 to turn it off",
+                value=self.big_key_bytes,
             )
         if self.memory_limit < MIN_MEMORY:
-            raise UsageError(f"memory_limit is {self.memory_limit} bytes", hint="give it 1 MB or more")
+            raise OptionError(
+                "{memory_limit} is {value} bytes", hint="give it 1 MB or more", value=self.memory_limit
+            )
         if not 0 <= self.retry_for < float("inf"):
-            raise UsageError(f"retry_for is {self.retry_for}", hint="give it in seconds, 0 or more")
+            raise OptionError(
+                "{retry_for} is {value}", hint="give it in seconds, 0 or more", value=self.retry_for
+            )
         _ = self.rates  # which refuses wrong ones
         if self.pause_above_latency is not None and not 0 < self.pause_above_latency < float("inf"):
-            raise UsageError(
-                f"pause_above_latency is {self.pause_above_latency}", hint="give it in milliseconds, above 0"
+            raise OptionError(
+                "{pause_above_latency} is {value}",
+                hint="give it in milliseconds, above 0",
+                value=self.pause_above_latency,
             )
         if not 0 <= self.wait_replicas <= MAX_WAIT_REPLICAS:
-            raise UsageError(
-                f"wait_replicas is {self.wait_replicas}",
+            raise OptionError(
+                "{wait_replicas} is {value}",
                 hint=f"give it 0 to {MAX_WAIT_REPLICAS}",
+                value=self.wait_replicas,
             )
         if not 1 <= self.wait_timeout <= MAX_WAIT_TIMEOUT:
-            raise UsageError(
-                f"wait_timeout is {self.wait_timeout}",
+            raise OptionError(
+                "{wait_timeout} is {value}",
                 hint=f"give it in milliseconds, from 1 to {MAX_WAIT_TIMEOUT}",
+                value=self.wait_timeout,
             )
         if self.parallel_scans is not None and not is_partition_count(self.parallel_scans):
-            raise UsageError(
-                f"parallel_scans is {self.parallel_scans}",
+            raise OptionError(
+                "{parallel_scans} is {value}",
                 hint=f"use a power of two from 1 to {MAX_PARTITIONS}",
+                value=self.parallel_scans,
             )
         check_job_name(self.job)
         if self.on_collision not in get_args(OnCollision):
-            raise UsageError(f"on_collision is {self.on_collision!r}", hint="use refuse, record or unchecked")
+            raise OptionError(
+                "{on_collision} is {value!r}",
+                hint="use refuse, record or unchecked",
+                value=self.on_collision,
+            )
         selection = self.selection  # which refuses what makes no sense
         if self.keys_from is not None and (selection.probes or selection.types):
-            raise UsageError(
-                "keys_from is given together with filters of type, size or TTL",
+            raise OptionError(
+                "{keys_from} is given together with filters of type, size or TTL",
                 hint="leave these out: a list of keys is filtered by names and slots alone",
             )
         if self.keys_from is not None and (self.verify or self.db == "all" or len(self.db or ()) > 1):
-            raise UsageError(
-                f"keys_from is given together with {'verify' if self.verify else 'several databases'}",
-                hint="leave one of them out",
-            )
+            other = "{verify}" if self.verify else "several databases"
+            raise OptionError("{keys_from} is given together with " + other, hint="leave one of them out")
         if self.db is not None or self.map_db:
             from slotferry.databases import check_databases
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slotferry._core import SLOTS, EngineError, KeyMap, ValueFilter
-from slotferry.errors import UsageError
+from slotferry.errors import OptionError, UsageError
 from slotferry.rewrite import AddPrefix, Rewrite, Rule, as_bytes, describe_rules
 from slotferry.text import escape_key
 
@@ -47,26 +47,32 @@ class Selection:
     rules: tuple[Rule, ...] = ()
 
     def __post_init__(self) -> None:
-        for types in ("types", "excluded_types"):
-            object.__setattr__(self, types, tuple(map(_known_type, getattr(self, types))))
+        for field, option in (("types", "type"), ("excluded_types", "exclude_type")):
+            names = tuple(_known_type(name, option) for name in getattr(self, field))
+            object.__setattr__(self, field, names)
         for first, last in self.slots:
             if not 0 <= first <= last < SLOTS:
-                raise UsageError(
-                    f"{first}-{last} is no range of slots", hint=f"slots are 0 to {SLOTS - 1}: write 0-5460"
+                raise OptionError(
+                    "{slots}: {first}-{last} is no range of slots",
+                    hint=f"slots are 0 to {SLOTS - 1}: write 0-5460",
+                    first=first,
+                    last=last,
                 )
-        for size in (self.min_size, self.max_size):
+        for name, size in (("{min_size}", self.min_size), ("{max_size}", self.max_size)):
             if size is not None and size < 0:
-                raise UsageError(f"a size is {size}", hint="give it in bytes, 0 or more")
+                raise OptionError(name + " is {size}", hint="give it in bytes, 0 or more", size=size)
         if None not in (self.min_size, self.max_size) and (self.min_size or 0) > (self.max_size or 0):
-            raise UsageError(
+            raise OptionError(
                 f"no key has {self.min_size} bytes or more and {self.max_size} or less",
-                hint="exchange min_size and max_size",
+                hint="exchange {min_size} and {max_size}",
             )
         if self.min_ttl is not None and not 0 <= self.min_ttl < float("inf"):
-            raise UsageError(f"min_ttl is {self.min_ttl}", hint="give it in seconds, 0 or more")
+            raise OptionError(
+                "{min_ttl} is {value}", hint="give it in seconds, 0 or more", value=self.min_ttl
+            )
         if self.without_ttl and self.min_ttl is not None:
-            raise UsageError(
-                "without_ttl and min_ttl are both given", hint="keys without a TTL pass min_ttl as well"
+            raise OptionError(
+                "{without_ttl} and {min_ttl} are both given", hint="keys without a TTL pass {min_ttl} as well"
             )
         if self._names_matter:
             self.key_map()
@@ -169,7 +175,7 @@ class Selection:
         return describe_rules(self.rules)
 
 
-def _known_type(name: str) -> str:
+def _known_type(name: str, option: str) -> str:
     """Return the type as TYPE names it. Raises `UsageError` for one that no server has.
 
     The names of modules' types have nine letters, as a rule a `-` among them, such as ReJSON-RL.
@@ -179,10 +185,11 @@ def _known_type(name: str) -> str:
     if _TYPE_NAME.fullmatch(name) and ("-" in name or len(name) == 9):
         return name
     near = difflib.get_close_matches(name.lower(), _TYPES, n=1)
-    raise UsageError(
-        f"no server has a type {name!r}",
+    raise OptionError(
+        "{" + option + "}: no server has a type {value!r}",
         hint=f"{f'did you mean {near[0]}? ' if near else ''}types are {', '.join(_TYPES)}, and those of "
         "modules as TYPE names them, such as ReJSON-RL",
+        value=name,
     )
 
 

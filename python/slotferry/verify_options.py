@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from slotferry.deletion_guard import Confirm
-from slotferry.errors import UsageError
+from slotferry.errors import OptionError
 from slotferry.options import Options
 
 
@@ -50,28 +50,40 @@ class VerifyOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.ttl_tolerance < 10**9:
-            raise UsageError(
-                f"ttl_tolerance is {self.ttl_tolerance}", hint="give it in seconds, 0 or more, such as 0.1"
+            raise OptionError(
+                "{ttl_tolerance} is {value}",
+                hint="give it in seconds, 0 or more, such as 0.1",
+                value=self.ttl_tolerance,
             )
         if not 0 <= self.recheck <= 100:
-            raise UsageError(f"recheck is {self.recheck}", hint="give it as a number of times from 0 to 100")
+            raise OptionError(
+                "{recheck} is {value}", hint="give it as a number of times from 0 to 100", value=self.recheck
+            )
         if self.sample is not None and not 0 < self.sample <= 1:
-            raise UsageError(f"sample is {self.sample}", hint="give it as a part above 0 and up to 1")
+            raise OptionError(
+                "{sample} is {value}", hint="give it as a part above 0 and up to 1", value=self.sample
+            )
         if self.delete_extra and not self.repair:
-            raise UsageError("delete_extra is given without repair", hint="add repair, or leave it out")
+            raise OptionError(
+                "{delete_extra} is given without {repair}", hint="add {repair}, or leave it out"
+            )
         if self.keys_from is not None:
-            raise UsageError("a verification takes no list of keys", hint="choose them with match or sample")
+            raise OptionError(
+                "a verification takes no list of keys", hint="choose them with {match} or {sample}"
+            )
         if self.dry_run and not self.repair:
-            raise UsageError(
-                "a verification without --repair has no dry run",
-                hint="it writes nothing; leave out --dry-run",
+            raise OptionError(
+                "a verification without {repair} has no dry run",
+                hint="it writes nothing; leave out {dry_run}",
             )
         if self.max_delete is not None and self.max_delete < 0:
-            raise UsageError(f"max_delete is {self.max_delete}", hint="give it as a number of keys")
+            raise OptionError(
+                "{max_delete} is {value}", hint="give it as a number of keys", value=self.max_delete
+            )
         if self.delete_extra and not (self.yes or self.confirm or self.dry_run):
-            raise UsageError(
-                "--delete-extra deletes keys of the target, and there is no terminal to ask on",
-                hint="see with --dry-run what would be deleted, then give --yes (in Python yes or confirm)",
+            raise OptionError(
+                "{delete_extra} deletes keys of the target, and there is no terminal to ask on",
+                hint="see with {dry_run} what would be deleted, then give {yes} (in Python yes or confirm)",
             )
 
     @property

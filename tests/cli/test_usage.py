@@ -36,7 +36,7 @@ GOOD = ("migrate", "redis://127.0.0.1:1", "redis://127.0.0.1:1")
         ((*GOOD, "--max-bytes-per-second", "0.1"), "give it 1 byte or more"),
         ((*GOOD, "--pause-above-latency", "0"), "give it more than 0 milliseconds"),
         ((*GOOD, "--wait-replicas", "-1"), "is not in the range"),
-        ((*GOOD, "--wait-replicas", "1", "--wait-timeout", "1m"), "wait_timeout is 60000"),
+        ((*GOOD, "--wait-replicas", "1", "--wait-timeout", "1m"), "--wait-timeout is 60000"),
         (("jobs", "rate", "nightly"), "no rate was given"),
         (("jobs", "rate", "nightly", "--max-keys-per-second", "all"), "is no number of keys"),
         ((*GOOD, "--address-map", "10.0.0.7"), "the address map '10.0.0.7' has no '='"),

@@ -19,6 +19,7 @@ from typing import TextIO, cast
 import click
 
 from slotferry._core import __version__
+from slotferry.cli.command import blamed
 from slotferry.cli.lazy import LazyGroup
 from slotferry.cli.streams import GuardedStdout, RedactedStderr
 from slotferry.errors import ExitCode, SlotferryError, unexpected
@@ -110,7 +111,8 @@ def _run(arguments: list[str]) -> int:
 def _complain_usage(error: click.ClickException) -> int:
     context = error.ctx if isinstance(error, click.UsageError) else None
     hint = f"see '{context.command_path} --help'" if context is not None else ""
-    _complain(_without_urls(error.format_message().rstrip(".")), hint)
+    message = blamed(error) if isinstance(error, click.BadParameter) else None
+    _complain(_without_urls((message or error.format_message()).rstrip(".")), hint)
     return error.exit_code
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.command import Command
 from slotferry.cli.passwords import File
 from slotferry.cli.sides import network_options, side_settings, tls_options
 from slotferry.cli.types import duration
@@ -38,7 +39,7 @@ Exit codes:
 """
 
 
-@click.command(context_settings={"auto_envvar_prefix": "SLOTFERRY"}, epilog=_EPILOG)
+@click.command(cls=Command, context_settings={"auto_envvar_prefix": "SLOTFERRY"}, epilog=_EPILOG)
 @click.argument("source", envvar="SLOTFERRY_SOURCE")
 @click.argument("target", envvar="SLOTFERRY_TARGET")
 @click.option(

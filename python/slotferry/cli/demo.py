@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import click
 
+from slotferry.cli.command import Command
+
 _DEFAULT_KEYS = 500_000
 _EXAMPLES = """\b
 Examples:
@@ -16,7 +18,7 @@ Examples:
 """
 
 
-@click.command(context_settings={"auto_envvar_prefix": "SLOTFERRY_DEMO"}, epilog=_EXAMPLES)
+@click.command(cls=Command, context_settings={"auto_envvar_prefix": "SLOTFERRY_DEMO"}, epilog=_EXAMPLES)
 @click.option(
     "--keys", type=click.IntRange(1), default=_DEFAULT_KEYS, show_default=True, help="How many to migrate."
 )

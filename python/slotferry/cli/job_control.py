@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.command import Command
 from slotferry.cli.jobs import journal_option, journal_path, json_option, kind_option, settings
 from slotferry.cli.types import byte_rate, key_rate, or_none
 from slotferry.errors import UsageError
@@ -40,7 +41,7 @@ Examples:
 """
 
 
-@click.command("pause", context_settings=settings, epilog=_PAUSE_EXAMPLES)
+@click.command("pause", cls=Command, context_settings=settings, epilog=_PAUSE_EXAMPLES)
 @click.argument("job")
 @journal_option
 @json_option
@@ -54,7 +55,7 @@ def pause_job(job: str, journal: Path | None, as_json: bool, kind: Any) -> None:
     _ask(job, journal, as_json, kind, "pause", f"asked {job} to pause")
 
 
-@click.command("resume", context_settings=settings, epilog=_PAUSE_EXAMPLES)
+@click.command("resume", cls=Command, context_settings=settings, epilog=_PAUSE_EXAMPLES)
 @click.argument("job")
 @journal_option
 @json_option
@@ -64,7 +65,7 @@ def resume_job(job: str, journal: Path | None, as_json: bool, kind: Any) -> None
     _ask(job, journal, as_json, kind, "resume", f"asked {job} to go on")
 
 
-@click.command("rate", context_settings=settings, epilog=_RATE_EXAMPLES)
+@click.command("rate", cls=Command, context_settings=settings, epilog=_RATE_EXAMPLES)
 @click.argument("job")
 @click.option(
     "--max-keys-per-second",
@@ -101,7 +102,7 @@ def rate_job(job: str, journal: Path | None, as_json: bool, kind: Any, **limits:
     _ask(job, journal, as_json, kind, "rate", f"asked {job} for {said}", **named)
 
 
-@click.command("cancel", context_settings=settings, epilog=_CANCEL_EXAMPLES)
+@click.command("cancel", cls=Command, context_settings=settings, epilog=_CANCEL_EXAMPLES)
 @click.argument("job")
 @click.option("--immediately", is_flag=True, help="Do not finish what is under way; still nothing is lost.")
 @journal_option

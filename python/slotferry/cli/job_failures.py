@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from slotferry.cli.command import Command
 from slotferry.cli.jobs import journal_option, journal_path, opened_journal, settings
 from slotferry.errors import UsageError
 from slotferry.text import escape_key, show_key
@@ -30,12 +31,12 @@ Examples:
 """
 
 
-@click.command(context_settings=settings, epilog=_EXAMPLES)
+@click.command(cls=Command, context_settings=settings, epilog=_EXAMPLES)
 @click.argument("job")
 @journal_option
 @click.option(
     "--kind",
-    "kinds",
+    "kind",
     metavar="KIND",
     multiple=True,
     default=("failed",),
@@ -43,7 +44,7 @@ Examples:
     "as conflict or denied. May be repeated.",
 )
 @click.option("--db", type=click.IntRange(0), metavar="N", help="Only the keys of this database.")
-def failures(job: str, journal: Path | None, kinds: tuple[str, ...], db: int | None) -> None:
+def failures(job: str, journal: Path | None, kind: tuple[str, ...], db: int | None) -> None:
     """Print the names of a job's failed keys, one a line.
 
     It is what --keys-from reads: UTF-8 as text; a backslash, and what can't be printed, escaped; "" for the
@@ -52,7 +53,7 @@ def failures(job: str, journal: Path | None, kinds: tuple[str, ...], db: int | N
     path = journal_path(journal)
     with opened_journal(path, job) as opened:
         found = opened.unsettled_kinds(job)
-        wanted = [entry for entry in found if not {entry[1], entry[2]}.isdisjoint(kinds)]
+        wanted = [entry for entry in found if not {entry[1], entry[2]}.isdisjoint(kind)]
         databases = sorted({database for database, _, _ in wanted if db in (None, database)})
         if len(databases) > 1:
             raise UsageError(
@@ -64,10 +65,10 @@ def failures(job: str, journal: Path | None, kinds: tuple[str, ...], db: int | N
         for names in _names(opened, job, [entry for entry in wanted if entry[0] in databases]):
             click.echo("\n".join(map(write, names)))
     if not databases:
-        others = sorted({kind or outcome for _, outcome, kind in found})
+        others = sorted({reason or outcome for _, outcome, reason in found})
         known = f"; it has keys of the kinds {', '.join(others)}" if others else ""
         where = "" if db is None else f" in database {db}"
-        click.echo(f"{job} has no keys of the kind {' or '.join(kinds)}{where}{known}", err=True)
+        click.echo(f"{job} has no keys of the kind {' or '.join(kind)}{where}{known}", err=True)
 
 
 def _ascii(key: bytes) -> str:

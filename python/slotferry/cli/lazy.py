@@ -11,9 +11,13 @@ from typing import Any
 
 import click
 
+from slotferry.cli.command import Command
+
 
 class LazyGroup(click.Group):
     """A group that knows its commands by where they are."""
+
+    command_class = Command
 
     def __init__(self, *args: Any, homes: Mapping[str, str], **settings: Any) -> None:
         """`homes` gives for the name of a command its `module:attribute`."""

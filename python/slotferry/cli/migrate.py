@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.command import note_config
 from slotferry.cli.ending import ending_signals, meaning
 from slotferry.cli.passwords import File
 from slotferry.cli.selection import (
@@ -55,6 +56,7 @@ def load_config_file(context: click.Context, _: click.Parameter, path: Path | No
     names = {p.opts[0].lstrip("-").replace("-", "_"): str(p.name) for p in context.command.params}
     several = [p.opts[0].lstrip("-").replace("-", "_") for p in context.command.params if _is_list(p)]
     loaded = load_config(path, names.keys() - {"config", "help"}, several, str(context.command.name))
+    note_config(context, path, str(context.command.name))
     context.default_map = {names[name]: value for name, value in loaded.items()}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from slotferry.cli.command import Command
 from slotferry.cli.passwords import File
 from slotferry.cli.types import Lines, byte_count, databases, duration, slot_ranges, type_names
 
@@ -19,7 +20,7 @@ _ORDER = "slotferry.order"
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
-class OrderedCommand(click.Command):
+class OrderedCommand(Command):
     """A command that knows in which order its options were given."""
 
     def make_parser(self, ctx: click.Context) -> Any:

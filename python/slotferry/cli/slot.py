@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import click
 
 from slotferry._core import key_slot
+from slotferry.cli.command import Command
 from slotferry.key_list import read_names
 from slotferry.text import show_key, show_part
 
@@ -25,7 +26,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(cls=Command, epilog=_EXAMPLES)
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
 @click.option("--json", "as_json", is_flag=True, envvar="SLOTFERRY_JSON", help="One JSON object a line.")
 def slot(keys: tuple[str, ...], as_json: bool) -> None:

@@ -20,7 +20,7 @@ from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
 from slotferry.discovery import SourceFacts, TargetFacts, discover_source, discover_target
 from slotferry.endpoints import Endpoint, Password, Side, Tls
-from slotferry.errors import SlotferryError, UsageError
+from slotferry.errors import OptionError, SlotferryError, UsageError
 from slotferry.preflight import apply_skips, check_skips, judge_servers, judge_survey, source_is_cluster
 from slotferry.preflight.application import Application, ApplicationStudy
 from slotferry.preflight.data import describe_place, judge_data, judge_placement
@@ -82,9 +82,11 @@ class CheckOptions:
         AddressMap.parse(self.address_map)
         self.wanted(0)
         if not 0 < self.scan_rate < float("inf"):
-            raise UsageError(f"scan_rate is {self.scan_rate}", hint="give it in keys a second, more than 0")
+            raise OptionError(
+                "{scan_rate} is {value}", hint="give it in keys a second, more than 0", value=self.scan_rate
+            )
         if self.watch is not None and not 0 < self.watch <= MAX_WATCH:
-            raise UsageError(f"watch is {self.watch}", hint="give it in seconds, up to a day")
+            raise OptionError("{watch} is {value}", hint="give it in seconds, up to a day", value=self.watch)
         if self.commands is not None and not self.commands.is_file():
             raise UsageError(f"there is no file {self.commands}", hint="name a recorded MONITOR")
 
@@ -93,9 +95,11 @@ class CheckOptions:
         text = str(self.sample).strip()
         match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(%?)", text)
         if match is None or (not match[2] and "." in match[1]):
-            raise UsageError(f"sample is {text!r}", hint="write a number of keys, or a percentage such as 5%")
+            raise OptionError(
+                "{sample} is {text!r}", hint="write a number of keys, or a percentage such as 5%", text=text
+            )
         if match[2] and not 0 <= float(match[1]) <= 100:
-            raise UsageError(f"sample is {text!r}", hint="give a percentage from 0% to 100%")
+            raise OptionError("{sample} is {text!r}", hint="give a percentage from 0% to 100%", text=text)
         if self.full:
             return keys
         return math.ceil(keys * float(match[1]) / 100) if match[2] else int(match[1])

@@ -19,7 +19,7 @@ from typing import Literal
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.endpoints import Address
-from slotferry.errors import SlotferryError, TargetLostError, UsageError
+from slotferry.errors import OptionError, SlotferryError, TargetLostError
 from slotferry.reshard.window import Window, find_zone
 from slotferry.reshard.wire import Wire
 
@@ -53,7 +53,7 @@ class Care:
         for name in ("max_duration", "pause_above_latency", "max_bytes_per_second"):
             value = getattr(self, name)
             if value is not None and not value > 0:
-                raise UsageError(f"{name.replace('_', '-')} is not above 0", hint="leave it out for no limit")
+                raise OptionError("{" + name + "} is not above 0", hint="leave it out for no limit")
 
     def parsed_windows(self) -> list[Window]:
         """Return the windows. Raises `UsageError`."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
 from slotferry.endpoints import Endpoint, Password, Tls
-from slotferry.errors import RefusedError, UsageError
+from slotferry.errors import OptionError, RefusedError, UsageError
 from slotferry.reshard.balance import Move, balance
 from slotferry.reshard.joining import Joining, with_joining
 from slotferry.reshard.measure import Weights, measure
@@ -56,11 +56,11 @@ class Policy:
         if self.by not in BY:
             raise UsageError(f"{self.by!r} is nothing to balance by", hint=f"use one of {', '.join(BY)}")
         if not 0 < self.threshold < 1:
-            raise UsageError("the threshold is not between 0% and 100%", hint="write it like 2%")
+            raise OptionError("{threshold} is not between 0% and 100%", hint="write it like 2%")
         if self.max_moves is not None and self.max_moves < 1:
-            raise UsageError("max-moves is less than 1", hint="leave it out to move as many as it takes")
+            raise OptionError("{max_moves} is less than 1", hint="leave it out to move as many as it takes")
         if self.samples < 0:
-            raise UsageError("samples is negative", hint="use 0 to size every key")
+            raise OptionError("{samples} is negative", hint="use 0 to size every key")
 
 
 @dataclass(frozen=True)

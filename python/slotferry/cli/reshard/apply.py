@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.command import Command
 from slotferry.cli.ending import ending_signals, meaning
 from slotferry.cli.reshard.options import (
     FILE,
@@ -126,7 +127,9 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.command("apply", context_settings=SETTINGS, epilog=_EXAMPLES, short_help="Carry out a plan.")
+@click.command(
+    "apply", cls=Command, context_settings=SETTINGS, epilog=_EXAMPLES, short_help="Carry out a plan."
+)
 @click.argument("plan", type=FILE)
 @cluster_argument
 @care_options

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from slotferry.cli.command import Command
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,
@@ -33,6 +34,7 @@ Examples:
 
 @click.command(
     "fix",
+    cls=Command,
     context_settings=SETTINGS,
     epilog=_EXAMPLES,
     short_help="Mend open slots, strayed keys, ownerless slots.",

@@ -18,7 +18,7 @@ import click
 from slotferry.cli.passwords import find_password
 from slotferry.cli.reshard.options import percent
 from slotferry.cli.types import byte_rate, duration, milliseconds
-from slotferry.errors import UsageError
+from slotferry.errors import OptionError, UsageError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -213,4 +213,6 @@ def _job(path: Path, name: str, settings: Mapping[str, Any]) -> JobSettings:
             retry_for=settings.get("retry-for", 300.0),
         )
     except UsageError as error:
+        if isinstance(error, OptionError):
+            error = error.named(lambda option: option.replace("_", "-"))
         raise UsageError(f"the job {name} in {path}: {error.message}", hint=error.hint) from None

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from slotferry.cli.command import Command
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,
@@ -35,6 +36,7 @@ Examples:
 
 @click.command(
     "plan",
+    cls=Command,
     context_settings=SETTINGS,
     epilog=_EXAMPLES,
     short_help="Show which slot moves would balance a cluster.",

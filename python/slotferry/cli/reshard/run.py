@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.command import Command
 from slotferry.cli.reshard.apply import show, signals
 from slotferry.cli.reshard.jobs_file import JobSettings, load_jobs
 from slotferry.cli.reshard.options import FILE, SETTINGS, json_option
@@ -46,7 +47,11 @@ still at work on, or whose cluster another Slotferry works on, is left to it: 75
 
 
 @click.command(
-    "run", context_settings=SETTINGS, epilog=_EXAMPLES, short_help="Run named jobs of a file, for schedulers."
+    "run",
+    cls=Command,
+    context_settings=SETTINGS,
+    epilog=_EXAMPLES,
+    short_help="Run named jobs of a file, for schedulers.",
 )
 @click.option("--config", type=FILE, required=True, help="TOML file with a table [jobs.NAME] for each job.")
 @click.argument("names", nargs=-1, metavar="[JOB]...")

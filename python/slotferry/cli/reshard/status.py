@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from slotferry.cli.command import Command
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,
@@ -31,6 +32,7 @@ Examples:
 
 @click.command(
     "status",
+    cls=Command,
     context_settings=SETTINGS,
     epilog=_EXAMPLES,
     short_help="Say what is wrong with a cluster's slots.",
