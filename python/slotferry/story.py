@@ -14,6 +14,7 @@ from typing import Any
 
 from slotferry.errors import JournalError
 from slotferry.events import EngineNews, Event, Notice, RunStarted, TopologyChanged
+from slotferry.text import iso_time
 
 _MOST_ENTRIES = 200
 _WRITE_SECONDS = 0.5
@@ -36,7 +37,7 @@ class Happening:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as a JSON object, with its times in UTC."""
-        times = {"at": _utc(self.at), "last": _utc(self.last)}
+        times = {"at": iso_time(self.at), "last": iso_time(self.last)}
         return {"run": self.run, **times, "kind": self.kind, "message": self.message, "count": self.count}
 
 
@@ -92,7 +93,3 @@ class Storyteller:
         if event.missing_slots:
             parts.append(f"{event.missing_slots} slots had no primary")
         return f"the target's topology changed: {'; '.join(parts) or 'slots moved between its primaries'}"
-
-
-def _utc(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

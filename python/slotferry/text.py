@@ -7,6 +7,7 @@ key of it again. What the journal compares is the ASCII form, which never change
 from __future__ import annotations
 
 import re
+import time
 
 _NAMED = {0x5C: "\\\\", 0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
 _ESCAPES = [_NAMED.get(b, chr(b) if 0x20 <= b < 0x7F else f"\\x{b:02x}") for b in range(256)]
@@ -99,6 +100,19 @@ def format_bytes(number: float) -> str:
             return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
         number /= 1000
     return f"{number:.1f} TB"
+
+
+def iso_time(seconds: float | None) -> str | None:
+    """Return a point in time as ISO 8601 has it, in UTC: `2026-11-30T09:46:29Z`; None for None."""
+    return None if seconds is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def local_time(seconds: float | None) -> str:
+    """Return the same in the local zone: `2026-11-30T10:46:29+01:00`; empty for None."""
+    if seconds is None:
+        return ""
+    text = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(seconds))
+    return f"{text[:-2]}:{text[-2:]}"
 
 
 def format_duration(seconds: float) -> str:

@@ -33,6 +33,7 @@ from slotferry.report import Keys, Status, Totals
 from slotferry.resume import check_setup, default_job_name, partitions_by_database
 from slotferry.runner import Emit, EngineDriver, Sides
 from slotferry.session import Session, as_our_error, status_of
+from slotferry.verify_jobs import extra_job, is_verification
 from slotferry.verify_options import VerifyOptions
 from slotferry.verify_report import Difference, VerifyReport
 from slotferry.verify_runner import REPAIRABLE, Repair, SourceRunner, TargetRunner, both_run_ids
@@ -50,7 +51,7 @@ class VerifySession(Session):
         self._verify = options
         self.job = options.job or f"verify-{default_job_name(source, target)}"
         self._setup = replace(self._setup, purpose=options.purpose)
-        self._extra_job = f"{self.job}.extra"
+        self._extra_job = extra_job(self.job)
         self._target_keys = Keys()
         self._kinds: dict[str, int] = {}
         self._examples: tuple[Difference, ...] = ()
@@ -79,10 +80,10 @@ class VerifySession(Session):
             for name in (self.job, self._extra_job):
                 self._forget_damaged(journal, name)
             record = journal.job(self.job)
-            if record is not None and (self._resumes(record) or not _is_verification(record)):
+            if record is not None and (self._resumes(record) or not is_verification(record)):
                 check_setup(record, self._setup)
             extra = journal.job(self._extra_job)
-            if extra is not None and not _is_verification(extra):
+            if extra is not None and not is_verification(extra):
                 check_setup(extra, self._setup)  # a migration of that name must not lose its place
             resumes = record is not None and self._resumes(record)
             known = journal.databases(self.job) if resumes else ()
@@ -337,7 +338,3 @@ class VerifySession(Session):
         if report.error is not None:
             report.error.report = report
         return report
-
-
-def _is_verification(record: JobRecord) -> bool:
-    return record.setup.purpose.startswith("verify ")

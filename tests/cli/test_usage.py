@@ -303,3 +303,5 @@ def test_a_printed_url_keeps_the_user_and_not_the_password() -> None:
     assert cluster_shown("redis+cluster://mover:secret@node:7000") == "redis+cluster://mover@node:7000"
     assert cluster_shown("redis+cluster://:secret@node:7000") == "redis+cluster://node:7000"
     assert cluster_shown("redis+cluster://node:7000,other:7000") == "redis+cluster://node:7000,other:7000"
+    asked = "rediss+cluster://node:7000,[::1]:7001?username=m%40ver&password=secret"
+    assert cluster_shown(asked) == "rediss+cluster://m%40ver@node:7000,[::1]:7001"

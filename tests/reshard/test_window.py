@@ -60,7 +60,7 @@ def test_the_gate_opens_and_closes_with_the_window() -> None:
     closed = gate.closed()
     assert closed is not None
     assert closed.until == utc("2026-01-10 01:00").timestamp()
-    assert "opens at 2026-01-10 01:00:00 UTC" in closed.reason
+    assert "opens at 2026-01-10T01:00:00+00:00" in closed.reason
     now[0] += timedelta(minutes=45).total_seconds()
     assert gate.closed() is None
     now[0] += timedelta(minutes=46).total_seconds()

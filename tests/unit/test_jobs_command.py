@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +127,65 @@ def test_discard(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert lines(run(capsys, "discard", "killed", "--json")) == [{"type": "discarded", "job": "killed"}]
     assert [job["job"] for job in lines(run(capsys, "list", "--json"))] == ["whole"]
     assert main(["jobs", "discard", "nightly"]) == 2
+
+
+@pytest.fixture
+def verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A journal with a verification, which stands there as two jobs, and a migration that is called alike."""
+    path = tmp_path / "journal.db"
+    monkeypatch.setenv("SLOTFERRY_JOURNAL", str(path))
+    copied = Setup("redis://old:6379/0", "redis+cluster://new:7000/0", None, None, "error")
+    compared = replace(copied, purpose="verify values, TTL within 0.1 s")
+    found = {
+        "check": FailedKey(b"a", 1, "different", "string of 1 bytes <> string of 2 bytes", "new:7000"),
+        "check.extra": FailedKey(b"b", 2, "extra", " <> string of 1 bytes", "new:7000"),
+    }
+    with Journal.open(path) as journal:
+        for name, setup in (("check", compared), ("check.extra", compared), ("copy.extra", copied)):
+            journal.create(name, setup, 2, "id")
+            journal.begin_run(name, resumed=False)
+            failures = [found[name]] if name in found else []
+            journal.record(name, Advance(Totals(Keys(scanned=9, unchanged=8)), [], (), failures))
+            journal.end_run(name, 1, "completed_with_failures", 1.0, None)
+    return path
+
+
+def test_a_verification_is_listed_as_one_job(verified: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = {line["job"]: line for line in lines(run(capsys, "list", "--json"))}
+    assert {name: job["kind"] for name, job in jobs.items()} == {"check": "verify", "copy.extra": "migrate"}
+    rows = {row.split()[0]: row.split()[1] for row in run(capsys, "list").splitlines()[1:]}
+    assert rows == {"check": "verify", "copy.extra": "migrate"}
+
+
+def test_a_verification_is_shown_with_both_directions(
+    verified: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = run(capsys, "show", "check")
+    for part in (
+        "kind        verify",
+        "compares    values, TTL within 0.1 s",
+        "9 compared, 8 equal, 1 differ",
+        "differences (2 of 2):",
+        "a  different  string of 1 bytes  string of 2 bytes",
+        "b  extra      -                  string of 1 bytes",
+    ):
+        assert part in text
+    assert "on-conflict" not in text
+    shown = [line for line in lines(run(capsys, "show", "check", "--json")) if line["type"] == "difference"]
+    assert [(line["key"], line["kind"]) for line in shown] == [("a", "different"), ("b", "extra")]
+    assert shown[0]["source"] == "string of 1 bytes"
+
+
+def test_a_verification_is_discarded_whole(verified: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "discard", "check", "--kind", "verify")
+    with Journal.open(verified) as journal:
+        assert [record.name for record in journal.jobs()] == ["copy.extra"]
+
+
+def test_times_have_a_zone(verified: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    zoned = r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}"
+    for line in lines(run(capsys, "show", "check", "--json")):
+        for name in ("created", "updated", "started", "ended"):
+            assert name not in line or re.fullmatch(zoned + "Z", line[name])
+    assert re.search(zoned + r"[+-][0-9]{2}:[0-9]{2}$", run(capsys, "list"), re.MULTILINE)
+    assert len(re.findall(zoned + r"[+-][0-9]{2}:[0-9]{2} ", run(capsys, "show", "check"))) == 2

@@ -1,10 +1,21 @@
 """Keys as text: any bytes become one printable line, and different keys different lines."""
 
+import time
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from slotferry.text import escape_key, format_bytes, format_duration, read_key, shorten_key, show_key
+from slotferry.text import (
+    escape_key,
+    format_bytes,
+    format_duration,
+    iso_time,
+    local_time,
+    read_key,
+    shorten_key,
+    show_key,
+)
 
 
 @given(st.binary(max_size=100))
@@ -85,3 +96,16 @@ def test_sizes(number: float, text: str) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+def test_times_are_iso_8601_with_a_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (iso_time(None), local_time(None)) == (None, "")
+    assert iso_time(1_796_031_989.9) == "2026-11-30T09:46:29Z"
+    try:
+        for zone, text in (("UTC", "09:46:29+00:00"), ("Asia/Kolkata", "15:16:29+05:30")):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            assert local_time(1_796_031_989.9) == f"2026-11-30T{text}"
+    finally:
+        monkeypatch.undo()
+        time.tzset()

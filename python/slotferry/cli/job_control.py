@@ -120,7 +120,7 @@ def _ask(
     job: str,
     journal: Path | None,
     as_json: bool,
-    kind: Kind | None,
+    kind: Any,
     command: str,
     said: str,
     **arguments: Any,
@@ -128,7 +128,8 @@ def _ask(
     from slotferry.control_socket import ask
 
     path = journal_path(journal)
-    answer = ask(path, job, command, kind or _running_kind(path, job), **arguments)
+    locked: Kind | None = "migrate" if kind == "verify" else kind
+    answer = ask(path, job, command, locked or _running_kind(path, job), **arguments)
     click.echo(json_text({**answer, "type": "asked", "command": command}) if as_json else said)
 
 

@@ -6,7 +6,7 @@ Invariant: `list` and `show` change nothing; `discard` asks no job that is runni
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.lazy import LazyGroup
-from slotferry.errors import UsageError
+from slotferry.errors import JournalError, UsageError
 from slotferry.redaction import json_text
-from slotferry.text import show_key
+from slotferry.text import iso_time, local_time, show_key
+from slotferry.verify_jobs import extra_job, is_verification, kind_of, shown_jobs, what_is_compared
 
 if TYPE_CHECKING:
     from slotferry.journal import JobRecord, Journal, RunRecord
@@ -34,7 +35,9 @@ json_option = click.option(
 )
 
 kind_option = click.option(
-    "--kind", type=click.Choice(["migrate", "reshard"]), help="Which, where both have a job of that name."
+    "--kind",
+    type=click.Choice(["migrate", "verify", "reshard"]),
+    help="Which, where both have a job of that name.",
 )
 
 
@@ -88,7 +91,6 @@ def list_jobs(journal: Path | None, as_json: bool) -> None:
     """List the jobs, the one that changed last first."""
     from slotferry.cli.reshard import recorded
     from slotferry.display.columns import align
-    from slotferry.display.tables import format_time
 
     path = journal_path(journal)
     opened = _open(path)
@@ -97,9 +99,10 @@ def list_jobs(journal: Path | None, as_json: bool) -> None:
             click.echo(f"no jobs: there is no journal {path}", err=True)
         return
     with opened:
-        records = [_job_dict(path, record) for record in opened.jobs()]
-    records += recorded.job_dicts(path)
-    records.sort(key=lambda record: -record["updated"])
+        found = [(record.updated, _job_dict(path, record)) for record in shown_jobs(opened.jobs())]
+    found += recorded.job_dicts(path)
+    found.sort(key=lambda changed: -changed[0])
+    records = [record for _, record in found]
     if as_json:
         for record in records:
             click.echo(json_text(record))
@@ -113,9 +116,9 @@ def list_jobs(journal: Path | None, as_json: bool) -> None:
             *(str(record[name]) for name in ("job", "kind", "status")),
             *_figures(record),
             str(record["runs"]),
-            format_time(record["updated"]),
+            local_time(updated),
         )
-        for record in records
+        for updated, record in found
     ]
     click.echo("\n".join(align([heads, *rows], numbers=(3, 4, 5, 6, 7))))
 
@@ -171,8 +174,18 @@ def discard_job(job: str, journal: Path | None, as_json: bool, kind: str | None)
     else:
         # A damaged job is forgotten unread.
         with opened_journal(path, job) as opened, JobLock(path, job):
-            opened.discard(job)
+            names = [job, extra_job(job)] if _verifies(opened, job) else [job]
+            for name in names:
+                opened.discard(name)
     click.echo(json_text({"type": "discarded", "job": job}) if as_json else f"discarded {job}")
+
+
+def _verifies(opened: Journal, job: str) -> bool:
+    """Return whether a job and its other direction are a verification that can be read."""
+    records = []
+    with suppress(JournalError):
+        records = [record for name in (job, extra_job(job)) if (record := opened.job(name)) is not None]
+    return len(records) == 2 and all(map(is_verification, records))
 
 
 def journal_path(journal: Path | None) -> Path:
@@ -199,6 +212,8 @@ def _kind(path: Path, job: str, wanted: str | None) -> str:
         with opened:
             found += ["migrate"] if opened.has(job) else []
         found += ["reshard"] if recorded.has(path, job) else []
+    # A migration and a verification of one name are one job.
+    wanted = "migrate" if wanted == "verify" else wanted
     found = [kind for kind in found if wanted in (None, kind)]
     if len(found) > 1:
         raise UsageError(
@@ -244,7 +259,7 @@ def _status(path: Path, job: str, recorded: str) -> str:
 def _job_dict(path: Path, record: JobRecord) -> dict[str, Any]:
     return {
         "type": "job",
-        "kind": "migrate",
+        "kind": kind_of(record),
         "job": record.name,
         "status": _status(path, record.name, record.status),
         "setup": asdict(record.setup),
@@ -254,8 +269,8 @@ def _job_dict(path: Path, record: JobRecord) -> dict[str, Any]:
         "redirects": {"moved": record.totals.moved, "ask": record.totals.ask},
         "retries": record.totals.retries,
         "runs": record.runs,
-        "created": record.created,
-        "updated": record.updated,
+        "created": iso_time(record.created),
+        "updated": iso_time(record.updated),
     }
 
 
@@ -267,7 +282,13 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
         [_job_dict(path, record)],
         [] if live is None else [{**live, "type": "live"}],
         (
-            {"type": "run", **asdict(run), "status": _status(path, record.name, run.status)}
+            {
+                "type": "run",
+                **asdict(run),
+                "status": _status(path, record.name, run.status),
+                "started": iso_time(run.started),
+                "ended": iso_time(run.ended),
+            }
             for run in journal.runs(record.name)
         ),
         (
@@ -275,10 +296,7 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
             for happening in journal.story(record.name)
             if happening.kind != "run"
         ),
-        (
-            {"type": "failure", **asdict(failure), "key": show_key(failure.key)}
-            for failure in journal.failures(record.name, limit)
-        ),
+        _failure_dicts(journal, record, limit),
         (
             {"type": "pending", **asdict(pending), "key": show_key(pending.key)}
             for pending in journal.pending(record.name, limit)
@@ -292,22 +310,37 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
         click.echo(json_text(line))
 
 
+def _failure_dicts(journal: Journal, record: JobRecord, limit: int) -> Iterator[dict[str, Any]]:
+    if is_verification(record):
+        from slotferry.verify_report import Difference
+
+        for failure in journal.failed_of((record.name, extra_job(record.name)), limit):
+            yield {"type": "difference", **Difference.of(failure).to_dict()}
+        return
+    for failure in journal.failures(record.name, limit):
+        yield {"type": "failure", **asdict(failure), "key": show_key(failure.key)}
+
+
 def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
     from slotferry.control_socket import live_status
     from slotferry.display.columns import align
     from slotferry.display.tables import failure_lines, key_place, story_lines
 
+    verifies = is_verification(record)
     setup, keys = record.setup, record.totals.keys
+    words = {"scanned": "compared", "unchanged": "equal", "failed": "differ"} if verifies else {}
+    counts = {words.get(name, name): count for name, count in asdict(keys).items()}
     live = live_status(path, record.name)
     marks = journal.marks(record.name)
     done = sum(mark.done for mark in marks)
     head = [
         ("job", record.name),
+        ("kind", kind_of(record)),
         ("status", _status(path, record.name, record.status)),
         *([] if live is None else live_rows(live)),
         ("source", setup.source),
         ("target", setup.target),
-        ("on-conflict", setup.on_conflict),
+        ("compares", what_is_compared(record)) if verifies else ("on-conflict", setup.on_conflict),
         *(
             (name, value)
             for name, value in (
@@ -323,7 +356,7 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
             if value is not None
         ),
         ("partitions", f"{done} of {len(marks)} scanned"),
-        ("keys", ", ".join(f"{count:,} {name}" for name, count in asdict(keys).items() if count) or "none"),
+        ("keys", ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none"),
     ]
     click.echo("\n".join(align(head)))
     click.echo("\nruns:")
@@ -335,7 +368,9 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
         click.echo("\nwhat happened:")
         click.echo("\n".join(story_lines(story, len(story))))
     failures, pending = journal.failures(record.name, limit), journal.pending(record.name, limit)
-    if failures:
+    if verifies:
+        _show_differences(journal, record.name, limit)
+    elif failures:
         click.echo(f"\nfailed keys ({len(failures):,} of {keys.failed:,}):")
         click.echo("\n".join(failure_lines(failures)))
     if pending:
@@ -347,6 +382,17 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
             f"\ncopied in part or to a shared name ({len(notes):,} of {journal.count_notes(record.name):,}):"
         )
         click.echo("\n".join(failure_lines(notes)))
+
+
+def _show_differences(journal: Journal, job: str, limit: int) -> None:
+    from slotferry.display.verify_tables import difference_lines
+    from slotferry.verify_report import Difference
+
+    jobs = (job, extra_job(job))
+    found = [Difference.of(failure) for failure in journal.failed_of(jobs, limit)]
+    if found:
+        click.echo(f"\ndifferences ({len(found):,} of {sum(journal.difference_counts(jobs).values()):,}):")
+        click.echo("\n".join(difference_lines(found)))
 
 
 def live_rows(live: dict[str, Any]) -> list[tuple[str, str]]:
@@ -366,12 +412,10 @@ def live_rows(live: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _run_row(run: RunRecord, status: str) -> tuple[str, ...]:
-    from slotferry.display.tables import format_time
-
     return (
         str(run.number),
-        format_time(run.started),
-        format_time(run.ended),
+        local_time(run.started),
+        local_time(run.ended),
         status + (" (resumed)" if run.resumed else ""),
         run.host,
         str(run.pid),

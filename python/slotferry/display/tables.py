@@ -5,7 +5,6 @@ Invariant: figures are the report's, keys are escaped, and a row that says nothi
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -15,7 +14,7 @@ from slotferry.events import DryRunResult, Event, RunEnded, RunStarted
 from slotferry.journal import PendingKey
 from slotferry.report import FailedKey, Report
 from slotferry.story import Happening
-from slotferry.text import format_bytes, format_duration, shorten_key
+from slotferry.text import format_bytes, format_duration, local_time, shorten_key
 
 _OUTCOMES = {
     "migrated": "written to the target",
@@ -127,7 +126,7 @@ def story_lines(story: Sequence[Happening], limit: int) -> list[str]:
     left_out = len(story) - limit
     rows = [
         (
-            format_time(h.at),
+            local_time(h.at),
             h.message + (f" ({h.count:,} times)" if h.count > 1 else ""),
         )
         for h in story[-limit:]
@@ -160,8 +159,3 @@ def key_place(key: FailedKey | PendingKey) -> str:
     """Return a key's name, with its database where that is not 0."""
     name = shorten_key(key.key)
     return f"db {key.database}: {name}" if key.database else name
-
-
-def format_time(seconds: float | None) -> str:
-    """Return a point in time as local date and time; empty for None."""
-    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -50,7 +50,7 @@ def verification_table(report: VerifyReport) -> str:
     if report.dry_run:
         lines.append("  a dry run: nothing was written to the target")
     if report.examples:
-        lines += ["differences (source, target):", *_example_lines(report.examples)]
+        lines += ["differences (source, target):", *difference_lines(report.examples)]
         if report.differing > len(report.examples):
             lines.append(f"  and {report.differing - len(report.examples):,} more: --differences FILE")
     return "\n".join(lines)
@@ -70,6 +70,7 @@ def _extent(report: VerifyReport) -> str:
     return "in type, TTL and length" if report.quick else "in type, TTL and value"
 
 
-def _example_lines(examples: Sequence[Difference]) -> list[str]:
+def difference_lines(examples: Sequence[Difference]) -> list[str]:
+    """Return a line for each difference."""
     rows = [(shorten_key(one.key), one.kind, one.source or "-", one.target) for one in examples]
     return align(rows, indent="  ")

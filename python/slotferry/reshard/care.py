@@ -193,7 +193,7 @@ class Gate:
         if opens.timestamp() <= now:
             self._closes = closes.timestamp()
             return None
-        shown = opens.astimezone(self._windows[0].zone).strftime("%Y-%m-%d %H:%M:%S %Z")
+        shown = opens.astimezone(self._windows[0].zone).isoformat(timespec="seconds")
         return Closed(f"the window is closed; it opens at {shown}", opens.timestamp())
 
     def wait_turn(self, size: int) -> None:

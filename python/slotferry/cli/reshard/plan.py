@@ -6,6 +6,7 @@ Invariant: nothing is changed; the plan's file is whole or absent. Ctrl-C and SI
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +75,18 @@ def plan(
         return
     click.echo(plan_table(made))
     if not made.balanced:
-        where = (
-            f"slotferry reshard apply {output} {cluster_shown(cluster)}" if output else "give it -o plan.json"
+        command = ["slotferry", "reshard", "apply", str(output), cluster_shown(cluster)]
+        click.echo(
+            f"apply it with '{shlex.join(command)}'" if output else "to apply it, give it -o plan.json"
         )
-        click.echo(f"apply it with '{where}'" if output else f"to apply it, {where}")
 
 
 def cluster_shown(cluster: str) -> str:
-    """Return the URL without its password, for a line that a person copies."""
-    scheme, _, rest = cluster.partition("://")
-    login, _, where = rest.rpartition("@")
-    user = login.partition(":")[0]
-    return f"{scheme}://{user}@{where}" if user else f"{scheme}://{where}"
+    """Return the URL with its user and without its password, for a line that a person copies."""
+    from urllib.parse import quote
+
+    from slotferry.endpoints import Endpoint
+
+    endpoint = Endpoint.parse(cluster, "cluster")
+    user = f"{quote(endpoint.username, safe='')}@" if endpoint.username else ""
+    return f"{endpoint.scheme}://{user}{','.join(map(str, endpoint.addresses))}"

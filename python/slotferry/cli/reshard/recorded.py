@@ -16,6 +16,7 @@ import click
 
 from slotferry.errors import JobLockedError, RefusedError
 from slotferry.redaction import json_text
+from slotferry.text import iso_time
 
 if TYPE_CHECKING:
     from slotferry.reshard.journal import ReshardJournal, ReshardRecord, ReshardRun
@@ -39,10 +40,11 @@ def has(path: Path, job: str) -> bool:
         return journal is not None and journal.has(job)
 
 
-def job_dicts(path: Path) -> list[dict[str, Any]]:
-    """Return every reshard as an object of type `job`."""
+def job_dicts(path: Path) -> list[tuple[float, dict[str, Any]]]:
+    """Return when each reshard changed last, and an object of type `job`."""
     with open_recorded(path) as journal:
-        return [] if journal is None else [_job_dict(path, journal, record) for record in journal.jobs()]
+        records = [] if journal is None else journal.jobs()
+        return [(record.updated, _job_dict(path, journal, record)) for record in records if journal]
 
 
 def show(path: Path, job: str, *, as_json: bool) -> None:
@@ -65,7 +67,8 @@ def show(path: Path, job: str, *, as_json: bool) -> None:
         click.echo(json_text({**live, "type": "live"}))
     for run in runs:
         status = told["status"] if run.status == "running" else run.status
-        click.echo(json_text({"type": "run", **asdict(run), "status": status}))
+        times = {"started": iso_time(run.started), "ended": iso_time(run.ended)}
+        click.echo(json_text({"type": "run", **asdict(run), **times, "status": status}))
     for why, slots in reasons.items():
         click.echo(json_text({"type": "left", "slots": slots, "reason": why}))
 
@@ -122,8 +125,8 @@ def _job_dict(path: Path, journal: ReshardJournal, record: ReshardRecord) -> dic
         "bytes": record.bytes,
         "conflicts": record.conflicts,
         "runs": record.runs,
-        "created": record.created,
-        "updated": record.updated,
+        "created": iso_time(record.created),
+        "updated": iso_time(record.updated),
     }
 
 
@@ -146,8 +149,7 @@ def _show_text(
 ) -> None:
     from slotferry.cli.jobs import live_rows
     from slotferry.display.columns import align
-    from slotferry.display.tables import format_time
-    from slotferry.text import format_bytes
+    from slotferry.text import format_bytes, local_time
 
     slots = told["slots"]
     parts = [f"{slots['moved']:,} of {slots['planned']:,} moved"]
@@ -169,7 +171,7 @@ def _show_text(
     heads = ("NUMBER", "STARTED", "ENDED", "STATUS", "HOST", "PID", "WHY")
     rows = [
         (
-            *(str(run.number), format_time(run.started), format_time(run.ended)),
+            *(str(run.number), local_time(run.started), local_time(run.ended)),
             told["status"] if run.status == "running" else run.status,
             *(run.host, str(run.pid), run.why),
         )
