@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from slotferry.migration import Keys, Migration, Options, Report
     from slotferry.preflight.check import CheckOptions, check
     from slotferry.preflight.report import CheckReport
-    from slotferry.reshard.plan import Plan, plan_reshard
+    from slotferry.resharding import Plan, plan_reshard
     from slotferry.verification import Difference, Verification, VerifyOptions, VerifyReport
 
 __all__ = [
@@ -40,7 +40,7 @@ _HOMES = {
     **dict.fromkeys(("Keys", "Migration", "Options", "Report"), "slotferry.migration"),
     **dict.fromkeys(("CheckOptions", "check"), "slotferry.preflight.check"),
     "CheckReport": "slotferry.preflight.report",
-    **dict.fromkeys(("Plan", "plan_reshard"), "slotferry.reshard.plan"),
+    **dict.fromkeys(("Plan", "plan_reshard"), "slotferry.resharding"),
     **dict.fromkeys(
         ("Difference", "Verification", "VerifyOptions", "VerifyReport"), "slotferry.verification"
     ),

@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 from signal import SIGINT, Signals
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slotferry.redaction import redact
-
-if TYPE_CHECKING:
-    from slotferry.report import Report
 
 
 class ExitCode(IntEnum):
@@ -37,10 +34,7 @@ class ExitCode(IntEnum):
 
 
 class SlotferryError(Exception):
-    """The base of all: `kind` for programs, `message` (one sentence) and `hint` for people.
-
-    `report` is set on an error that ended a run: what was reached until then.
-    """
+    """The base of all: `kind` for programs, `message` (one sentence) and `hint` for people."""
 
     kind = "internal"
     exit_code = ExitCode.BUG
@@ -49,7 +43,6 @@ class SlotferryError(Exception):
         self.message = redact(message)
         self.hint = redact(hint)
         super().__init__(self.message)
-        self.report: Report | None = None
         if kind is not None:
             self.kind = kind
 

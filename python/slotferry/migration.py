@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from types import TracebackType
 
 from slotferry.cancel import CancelRequest
@@ -24,7 +25,7 @@ from slotferry.errors import MigrationInterrupted, UsageError
 from slotferry.events import CheckpointSaved, Event, Progress, RunEnded
 from slotferry.options import Options
 from slotferry.report import Keys, Report
-from slotferry.session import Session
+from slotferry.session import Session, as_our_error, status_of
 
 __all__ = ["Keys", "Migration", "Options", "Report"]
 
@@ -55,6 +56,7 @@ class Migration:
         )
         for end in (source_end, target_end):
             end.check_files()  # reads the TLS files: now is the time to complain
+        self._source, self._target = source_end, target_end
         self._cancel = CancelRequest(saves=not self.options.dry_run)
         self._listeners: list[Callable[[Event], None]] = []
         self._session = self._make_session(source_end, target_end, self._cancel)
@@ -71,13 +73,18 @@ class Migration:
         """The job's name in the journal."""
         return self._session.job
 
+    @property
+    def report(self) -> Report | None:
+        """How the run ended, also where `run` or `result` raised; None while there is no end."""
+        return self._report if self._done.is_set() else None
+
     def run(self, progress: bool = False) -> Report:
         """Run in this thread until the end and return the report; `progress` shows it on stderr.
 
         An interrupted run (by `cancel`) and one with failed or pending keys return their report too: look
-        at `Report.ok`. Raises `SlotferryError` (with the report as its `report`) where the run was refused
-        or a side was lost, and `UsageError` for a second run of the same object. Ctrl-C that nobody handles
-        stops at once, saves, and comes out as `KeyboardInterrupt`.
+        at `Report.ok`. Raises `SlotferryError` where the run was refused or a side was lost (`report` says
+        what was reached until then), and `UsageError` for a second run of the same object. Ctrl-C that
+        nobody handles stops at once, saves, and comes out as `KeyboardInterrupt`.
         """
         self._claim()
         if not progress:
@@ -172,7 +179,7 @@ class Migration:
 
     def _perform(self) -> None:
         try:
-            self._report = self._session.perform()
+            self._report = self._complete(self._session.perform())
         finally:
             with self._lock:
                 self._done.set()
@@ -180,6 +187,27 @@ class Migration:
             if self._report is not None:
                 for listener in listeners:
                     listener(RunEnded(self._report))
+
+    def _complete(self, report: Report) -> Report:
+        """Compare what was copied, where the options ask for it; return the report of both."""
+        if not self.options.verify or self.options.dry_run or report.error is not None:
+            return report
+        from slotferry.verify_options import VerifyOptions
+        from slotferry.verify_session import VerifySession
+
+        try:
+            options = VerifyOptions.after(self.options, self.job)
+            session = VerifySession(self._source, self._target, options, self._tell, self._cancel)
+            session.emptiness_told = report.empty is not None
+            verification = session.perform()
+        except BaseException as raised:  # noqa: BLE001 - the report tells of it
+            error = as_our_error(raised, self._cancel)
+            return replace(report, error=error, status=status_of(report.keys, error))
+        report = replace(report, verification=verification)
+        if verification.error is None:
+            return report
+        status = status_of(report.keys, verification.error)
+        return replace(report, error=verification.error, status=status)
 
     def _tell(self, event: Event) -> None:
         for listener in list(self._listeners):

@@ -48,7 +48,6 @@ from slotferry.target_watch import TargetWatch
 
 if TYPE_CHECKING:
     from slotferry.collisions import Collision
-    from slotferry.verify_report import VerifyReport
 
 _REPORTED_FAILURES = 10
 _NO_PROGRESS = Progress(
@@ -78,7 +77,6 @@ class _Figures:
     failures: tuple[FailedKey, ...] = ()
     failed_kinds: dict[str, int] = field(default_factory=dict)
     notes: int = 0
-    verification: VerifyReport | None = None
     story: tuple[Happening, ...] = ()
     empty: Emptiness | None = None
 
@@ -101,7 +99,8 @@ class Session:
         self._figures = _Figures()
         self._driver: EngineDriver | None = None
         self._story: Storyteller | None = None
-        self._emptiness_told = False
+        self.emptiness_told = False
+        """Whether the operator knows already that there is no key."""
         self.job = options.job or default_job_name(source, target)
 
     def perform(self) -> Report:
@@ -117,8 +116,6 @@ class Session:
             else:
                 self._run(begun)
             self._look_for_emptiness()
-            if self._options.verify and not self._options.dry_run:
-                self._verify_too()
         except BaseException as raised:  # noqa: BLE001 - the report tells of it
             error = as_our_error(raised, self._cancel)
         finally:
@@ -140,7 +137,7 @@ class Session:
                 names=None if names is None else names.count(),
                 sample=self._sample,
             )
-            if not self._emptiness_told:
+            if not self.emptiness_told:
                 self._emit(Notice(str(empty)))
         elif named and keys.vanished:
             self._emit(
@@ -151,18 +148,6 @@ class Session:
     def _sample(self) -> float | None:
         """The part of the keys that is looked at; None for all."""
         return None
-
-    def _verify_too(self) -> None:
-        """Compare what was copied. Raises what ended the comparison early."""
-        from slotferry.verify_options import VerifyOptions
-        from slotferry.verify_session import VerifySession
-
-        options = VerifyOptions.after(self._options, self.job)
-        session = VerifySession(self._source, self._target, options, self._emit, self._cancel)
-        session._emptiness_told = self._figures.empty is not None
-        self._figures.verification = report = session.perform()
-        if report.error is not None:
-            raise report.error
 
     def _emit(self, event: Event) -> None:
         if isinstance(event, Progress):
@@ -448,7 +433,7 @@ class Session:
         figures, driver = self._figures, self._driver
         keys = figures.totals.keys
         done = keys.scanned if self._options.dry_run else max(0, keys.settled - figures.settled_before)
-        report = Report(
+        return Report(
             job=self.job,
             status=status_of(keys, error),
             totals=figures.totals,
@@ -463,14 +448,10 @@ class Session:
             engine_cpu_seconds=driver.engine_cpu_seconds if driver else 0.0,
             notes=figures.notes,
             collisions=figures.collisions,
-            verification=figures.verification,
             story=figures.story,
             empty=figures.empty,
             fail_if_empty=self._options.fail_if_empty,
         )
-        if error is not None:
-            error.report = report
-        return report
 
 
 def _record_collisions(journal: Journal, job: str, collisions: Sequence[Collision]) -> None:

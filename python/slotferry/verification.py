@@ -13,6 +13,7 @@ from __future__ import annotations
 from slotferry.cancel import CancelRequest
 from slotferry.endpoints import Endpoint
 from slotferry.migration import Migration
+from slotferry.report import Report
 from slotferry.verify_options import VerifyOptions
 from slotferry.verify_report import Difference, VerifyReport
 from slotferry.verify_session import VerifySession
@@ -38,6 +39,9 @@ class Verification(Migration):
 
     def _make_session(self, source: Endpoint, target: Endpoint, cancel: CancelRequest) -> VerifySession:
         return VerifySession(source, target, self.options, self._tell, cancel)
+
+    def _complete(self, report: Report) -> Report:
+        return report
 
     def run(self, progress: bool = False) -> VerifyReport:
         """Run in this thread until the end and return the report; `progress` shows it on stderr.

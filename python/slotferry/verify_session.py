@@ -311,7 +311,7 @@ class VerifySession(Session):
         if error is None:
             differ = self._kinds or keys.pending or self._target_keys.pending
             status = "completed_with_differences" if differ else "completed"
-        report = VerifyReport(
+        return VerifyReport(
             job=self.job,
             status=status,
             totals=figures.totals,
@@ -335,6 +335,3 @@ class VerifySession(Session):
             empty=figures.empty,
             fail_if_empty=self._verify.fail_if_empty,
         )
-        if report.error is not None:
-            report.error.report = report
-        return report

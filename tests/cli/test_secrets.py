@@ -219,7 +219,7 @@ def test_no_exception_of_the_api_holds_a_secret(source: LocalServer, cluster: Lo
         migration.run()
 
     texts = ["".join(traceback.format_exception(raised.value)), repr(raised.value), repr(options)]
-    texts += [json.dumps(raised.value.to_dict()), repr(raised.value.report), repr(migration.options)]
+    texts += [json.dumps(raised.value.to_dict()), repr(migration.report), repr(migration.options)]
     for text in texts:
         for secret in (_WRONG, _TARGET):
             assert all(spelling.decode() not in text for spelling in _spellings(secret))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from slotferry import plan_reshard
 from slotferry.local import LocalCluster
-from slotferry.reshard.plan import Plan
+from slotferry.resharding import Plan
 from tests.reshard.client import open_slots, slots_owned
 from tests.servers.raw import connect as raw
 

@@ -25,9 +25,9 @@ from slotferry.reshard.copying import SlotCopier
 from slotferry.reshard.members import Cluster, Member, read_cluster
 from slotferry.reshard.methods import Pair
 from slotferry.reshard.options import Options
-from slotferry.reshard.plan import connect
 from slotferry.reshard.setslot import SetslotMigrate
 from slotferry.reshard.wire import Wire
+from slotferry.resharding import connect
 from tests.command import run
 from tests.reshard.client import LoadClient, fill_keys, keys_in, open_slots, slots_owned
 from tests.reshard.moving import MOVING, assert_clean, plan_away

@@ -10,7 +10,7 @@ import pytest
 from slotferry import plan_reshard
 from slotferry.events import Notice
 from slotferry.local import LocalCluster, LocalServer
-from slotferry.reshard.plan import Plan
+from slotferry.resharding import Plan
 from tests.command import run
 from tests.reshard.client import LoadClient, fill_keys, keys_in, open_slots, slots_owned
 from tests.reshard.moving import MOVING, assert_clean

@@ -21,9 +21,9 @@ from slotferry.reshard.care import Care
 from slotferry.reshard.copying import lacking, process_of
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import read_cluster
-from slotferry.reshard.plan import Plan
-from slotferry.reshard.plan import connect as connect_to
 from slotferry.reshard.wire import Wire
+from slotferry.resharding import Plan
+from slotferry.resharding import connect as connect_to
 from tests.command import run
 from tests.reshard.broken import half_moved, node_id, setslot
 from tests.reshard.client import fill_keys, keys_in, open_slots, slots_owned

@@ -11,7 +11,7 @@ from slotferry import plan_reshard
 from slotferry.errors import RefusedError, SlotferryError, UsageError
 from slotferry.local import LocalCluster, LocalServer
 from slotferry.reshard.care import Care
-from slotferry.reshard.plan import Plan
+from slotferry.resharding import Plan
 from tests.command import run
 from tests.reshard.client import slots_owned
 from tests.reshard.moving import MOVING

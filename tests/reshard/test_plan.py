@@ -13,7 +13,7 @@ from slotferry.endpoints import Address
 from slotferry.errors import RefusedError, TargetLostError, TargetUnfitError, UsageError
 from slotferry.local import LocalCluster, LocalServer
 from slotferry.reshard.members import parse_nodes
-from slotferry.reshard.plan import Plan
+from slotferry.resharding import Plan
 from tests.command import run
 from tests.servers.raw import chunked, connect, encode
 

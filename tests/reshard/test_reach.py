@@ -12,8 +12,8 @@ from slotferry.addressmap import AddressMap
 from slotferry.endpoints import Address
 from slotferry.errors import TargetUnfitError, UsageError
 from slotferry.local import LocalCluster
-from slotferry.reshard import connect as connector_of
 from slotferry.reshard.members import parse_nodes
+from slotferry.resharding import connect as connector_of
 from tests.command import run
 from tests.reshard.broken import half_moved
 from tests.reshard.moving import MOVING, assert_clean

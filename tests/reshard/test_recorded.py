@@ -9,7 +9,7 @@ from slotferry.local import LocalCluster, LocalServer
 from slotferry.reshard.cluster_lock import cluster_lock
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import read_cluster
-from slotferry.reshard.plan import connect
+from slotferry.resharding import connect
 from tests.command import run
 from tests.reshard.moving import plan_away
 

@@ -33,7 +33,7 @@ def test_a_source_that_is_not_there(tmp_path: Path, refusing_port: int) -> None:
     )
     with pytest.raises(SourceLostError, match=f"127.0.0.1:{refusing_port}: Connection refused") as caught:
         migration.run()
-    report = caught.value.report
+    report = migration.report
     assert report is not None
     assert (report.status, report.exit_code, report.ok, report.runs) == ("failed", 5, False, 0)
     assert report.job == migration.job

@@ -324,6 +324,7 @@ def _failure_dicts(journal: Journal, record: JobRecord, limit: int) -> Iterator[
 def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
     from slotferry.control_socket import live_status
     from slotferry.display.columns import align
+    from slotferry.display.live import live_rows
     from slotferry.display.tables import failure_lines, key_place, story_lines
 
     verifies = is_verification(record)
@@ -393,22 +394,6 @@ def _show_differences(journal: Journal, job: str, limit: int) -> None:
     if found:
         click.echo(f"\ndifferences ({len(found):,} of {sum(journal.difference_counts(jobs).values()):,}):")
         click.echo("\n".join(difference_lines(found)))
-
-
-def live_rows(live: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return how a run is, for a table of two columns."""
-    from slotferry.controls import Rates
-    from slotferry.text import format_duration
-
-    state = f"{live['state']}: {live['reason']}" if live["reason"] else str(live["state"])
-    rate = live.get("keys_per_second")
-    rows = [
-        ("state", state),
-        ("limits", str(Rates(live["max_keys_per_second"], live["max_bytes_per_second"]))),
-    ]
-    if rate is not None:
-        rows.append(("rate", f"{rate:,.0f} keys/s, after {format_duration(live['elapsed_seconds'])}"))
-    return rows
 
 
 def _run_row(run: RunRecord, status: str) -> tuple[str, ...]:

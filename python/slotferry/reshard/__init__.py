@@ -13,19 +13,15 @@ if TYPE_CHECKING:
     from slotferry.reshard.care import Care
     from slotferry.reshard.control import Control
     from slotferry.reshard.options import Options
-    from slotferry.reshard.plan import Plan, connect, plan_reshard
     from slotferry.reshard.report import Report
 
-__all__ = ["Care", "Control", "Options", "Plan", "Report", "connect", "plan_reshard"]
+__all__ = ["Care", "Control", "Options", "Report"]
 
 _HOMES = {
     "Care": "care",
     "Control": "control",
     "Options": "options",
-    "Plan": "plan",
     "Report": "report",
-    "connect": "plan",
-    "plan_reshard": "plan",
 }
 
 

@@ -40,7 +40,8 @@ from slotferry.reshard.methods import choose_method
 from slotferry.reshard.mover import Mover, give_way
 from slotferry.reshard.options import Options
 from slotferry.reshard.others import OthersWatch
-from slotferry.reshard.plan import Plan, make_plan
+from slotferry.reshard.plan import Plan
+from slotferry.reshard.planner import make_plan
 from slotferry.reshard.presence import Presence
 from slotferry.reshard.report import Report, Status
 from slotferry.reshard.rights import check_rights

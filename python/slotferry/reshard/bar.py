@@ -1,6 +1,6 @@
 """The bar that a person at a terminal sees while slots move.
 
-Invariant: as in slotferry.reshard.display, whose figures it shows.
+Invariant: as in slotferry.reshard.lines, whose figures it shows.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from typing import NoReturn, TextIO
 from tqdm import tqdm
 
 from slotferry.display.terminal_bar import open_bar
-from slotferry.reshard.display import ReshardLines, describe_progress
 from slotferry.reshard.events import ReshardProgress
+from slotferry.reshard.lines import ReshardLines, describe_progress
 
 _LAYOUT = "{percentage:3.0f}%|{bar}| {desc}"
 

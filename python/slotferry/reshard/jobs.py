@@ -17,7 +17,8 @@ from slotferry.reshard.events import ReshardEnded
 from slotferry.reshard.hangup import looking
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.options import Options
-from slotferry.reshard.plan import Plan, Policy, make_plan
+from slotferry.reshard.plan import Plan, Policy
+from slotferry.reshard.planner import make_plan
 from slotferry.reshard.report import Report
 
 _DONE = ("completed", "balanced", "slots_left")

@@ -113,7 +113,7 @@ class JobSettings:
     def connector(self) -> Connector:
         """Return what opens the cluster's nodes. Raises `UsageError`."""
         from slotferry.endpoints import Tls
-        from slotferry.reshard.plan import connect
+        from slotferry.resharding import connect
 
         ca, cert, key, name = (self.login.get(f"cluster-{part}") for part in ("ca", "cert", "key", "sni"))
         tls = Tls(ca, cert, key, name, self.login.get("cluster-insecure", False))

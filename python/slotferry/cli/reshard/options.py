@@ -36,7 +36,7 @@ def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def take_connector(cluster: str, parameters: dict[str, Any]) -> Connector:
     """Take the login options out of `parameters` and return what opens the cluster's nodes."""
     from slotferry.endpoints import Tls
-    from slotferry.reshard.plan import connect
+    from slotferry.resharding import connect
 
     tls = Tls(*(parameters.pop(f"cluster_{name}") for name in ("ca", "cert", "key", "sni", "insecure")))
     password = take_password("cluster", parameters)

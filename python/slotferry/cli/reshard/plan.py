@@ -59,7 +59,8 @@ def plan(
     from slotferry.cancel import CancelRequest
     from slotferry.cli.reshard.apply import signals
     from slotferry.reshard.hangup import looking
-    from slotferry.reshard.plan import Policy, make_plan
+    from slotferry.reshard.plan import Policy
+    from slotferry.reshard.planner import make_plan
     from slotferry.reshard.tables import plan_table
 
     file = None if output is None else OutputFile(output, "plan", "-o")

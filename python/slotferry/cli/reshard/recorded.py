@@ -147,8 +147,8 @@ def _show_text(
     runs: list[ReshardRun],
     reasons: dict[str, str],
 ) -> None:
-    from slotferry.cli.jobs import live_rows
     from slotferry.display.columns import align
+    from slotferry.display.live import live_rows
     from slotferry.text import format_bytes, local_time
 
     slots = told["slots"]
