@@ -224,6 +224,16 @@ def _read_pem(path: Path | None) -> bytes | None:
     return content
 
 
+def parse_endpoint(given: str | Endpoint, side: Side) -> Endpoint:
+    """Return the endpoint of a URL. Raises `UsageError` for one that makes no sense on that side."""
+    endpoint = Endpoint.parse(given, side) if isinstance(given, str) else given
+    if side == "target" and endpoint.path is not None:
+        raise UsageError(
+            "the target is a Unix socket", hint="a cluster is reached over TCP: name one of its nodes"
+        )
+    return endpoint
+
+
 def read_password_file(party: Side, file: Path) -> str:
     """Return the first line of `file`, which may be a pipe. Raises `UsageError`."""
     try:

@@ -20,7 +20,7 @@ from types import TracebackType
 
 from slotferry.cancel import CancelRequest
 from slotferry.controls import Rates
-from slotferry.endpoints import Endpoint, Side
+from slotferry.endpoints import Endpoint, parse_endpoint
 from slotferry.errors import MigrationInterrupted, UsageError
 from slotferry.events import CheckpointSaved, Event, Progress, RunEnded
 from slotferry.options import Options
@@ -248,13 +248,3 @@ class _EventQueue:
             yield event
             if isinstance(event, RunEnded):
                 return
-
-
-def parse_endpoint(given: str | Endpoint, side: Side) -> Endpoint:
-    """Return the endpoint of a URL. Raises `UsageError` for one that makes no sense on that side."""
-    endpoint = Endpoint.parse(given, side) if isinstance(given, str) else given
-    if side == "target" and endpoint.path is not None:
-        raise UsageError(
-            "the target is a Unix socket", hint="a cluster is reached over TCP: name one of its nodes"
-        )
-    return endpoint

@@ -190,7 +190,7 @@ class Options:
             check_databases(self.db, self.map_db)
         AddressMap.parse(self.address_map)
         if self.skip_check:
-            from slotferry.preflight.rows import check_skips
+            from slotferry.checks import check_skips
 
             check_skips(self.skip_check)
 

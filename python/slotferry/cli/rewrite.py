@@ -125,7 +125,7 @@ def _of_file(path: Path, options: Options, samples: int) -> Findings:
 
 def _of_servers(source: str, target: str, options: Options, samples: int) -> tuple[Findings, Topology]:
     from slotferry.cancel import CancelRequest
-    from slotferry.migration import parse_endpoint
+    from slotferry.endpoints import parse_endpoint
     from slotferry.rehearsal import rehearse
 
     ends = [parse_endpoint(source, "source"), parse_endpoint(target, "target")]

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import textwrap
 
+from slotferry.checks import CHECKS
 from slotferry.display.columns import align
 from slotferry.preflight.application import Application
 from slotferry.preflight.crossslot import CommandUse
 from slotferry.preflight.keyspace import Keyspace, PlacedShare, Share
 from slotferry.preflight.report import CheckReport
-from slotferry.preflight.rows import CHECKS, Row
+from slotferry.preflight.rows import Row
 from slotferry.text import format_bytes, format_duration, shorten_key
 
 _PATTERNS_SHOWN = 15

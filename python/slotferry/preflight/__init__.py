@@ -15,16 +15,14 @@ from slotferry.errors import SlotferryError
 from slotferry.preflight.compatibility import judge_compatibility
 from slotferry.preflight.fitness import judge_fitness, slot_owners, tag_might_overflow
 from slotferry.preflight.rights import judge_rights
-from slotferry.preflight.rows import CHECKS, Row, apply_skips, check_skips
+from slotferry.preflight.rows import Row, apply_skips
 from slotferry.preflight.sampling import quick_shares
 from slotferry.preflight.servers import judge_servers, source_is_cluster
 from slotferry.preflight.survey import Survey, take_survey
 
 __all__ = [
-    "CHECKS",
     "Row",
     "apply_skips",
-    "check_skips",
     "find_problems",
     "find_rows",
     "judge_servers",

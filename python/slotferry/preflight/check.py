@@ -18,10 +18,11 @@ from redis.exceptions import ResponseError
 from slotferry._core import key_slots
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
+from slotferry.checks import check_skips
 from slotferry.discovery import SourceFacts, TargetFacts, discover_source, discover_target
-from slotferry.endpoints import Endpoint, Password, Side, Tls
+from slotferry.endpoints import Endpoint, Password, Side, Tls, parse_endpoint
 from slotferry.errors import OptionError, SlotferryError, UsageError
-from slotferry.preflight import apply_skips, check_skips, judge_servers, judge_survey, source_is_cluster
+from slotferry.preflight import apply_skips, judge_servers, judge_survey, source_is_cluster
 from slotferry.preflight.application import Application, ApplicationStudy
 from slotferry.preflight.data import describe_place, judge_data, judge_placement
 from slotferry.preflight.fitness import judge_target, slot_owners
@@ -127,7 +128,6 @@ def check(
 
 
 def _endpoint(given: str | Endpoint, side: Side, password: Password | None, tls: Tls) -> Endpoint:
-    from slotferry.migration import parse_endpoint
 
     endpoint = parse_endpoint(given, side).with_credentials(password, tls)
     endpoint.check_files()  # reads the TLS files: now is the time to complain
