@@ -1,7 +1,7 @@
 """What the two sides are: facts about the source and its server, about the target and its topology.
 
 Invariant: looking changes nothing, and facts are stated here but judged in preflight. Sources: INFO,
-CLUSTER INFO and CLUSTER SLOTS (Redis Cluster specification; protocol.md, Topology).
+CLUSTER INFO and CLUSTER SLOTS (Redis Cluster specification; docs/protocol.md, Topology).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How many partitions a scan is split into, and how far a partition has come.
 
-Invariant: the number is a power of two, as partitioned SCAN needs it (protocol.md, SCAN), and it is part of
-every cursor: chosen once, at the start of a job.
+Invariant: the number is a power of two, as partitioned SCAN needs it (docs/protocol.md, SCAN), and it is part
+of every cursor: chosen once, at the start of a job.
 """
 
 from __future__ import annotations

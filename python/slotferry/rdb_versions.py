@@ -2,8 +2,8 @@
 
 Invariant: the question can't write. Its payload has a type byte that no server knows, so RESTORE refuses it
 whatever its version: with "DUMP payload version or checksum are wrong" where it does not take the version,
-and with "Bad data format" where it does (protocol.md, DUMP and RESTORE). So nothing depends on what a server
-says of itself, nor on `rdb-version-check`.
+and with "Bad data format" where it does (docs/protocol.md, DUMP and RESTORE). So nothing depends on what a
+server says of itself, nor on `rdb-version-check`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Invariant: a reply is input like any other. It is bounded in size, depth, number of elements and time, and
 what a parser returns is what it says it is; whatever else comes is a `MalformedReplyError` that says what is
 wrong, never another exception. Sources: the RESP2 specification; INFO, CLUSTER SLOTS and the Sentinels'
-replies as the servers' documentation has them (protocol.md).
+replies as the servers' documentation has them (docs/protocol.md).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Invariant: no probe changes anything. ACL DRYRUN answers where the server has it (7.0 on) and the user may
 ask; else a right is probed with the command itself, on a key that does not matter: ACL is what a server
-checks first (protocol.md, Redirects and errors), so NOPERM tells, and any other reply means that the right
-is there. RESTORE is probed with an empty payload, which no server takes.
+checks first (docs/protocol.md, Redirects and errors), so NOPERM tells, and any other reply means that the
+right is there. RESTORE is probed with an empty payload, which no server takes.
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ class Sampler:
                 return
 
     def _some_pages(self, wanted: int) -> Iterator[list[bytes]]:
-        """Yield the first page of each of 2^k partitions of the keyspace (protocol.md, SCAN).
+        """Yield the first page of each of 2^k partitions of the keyspace (docs/protocol.md, SCAN).
 
         Which bucket a key is in is decided by a keyed hash, so that this is a fair sample; and each key
         belongs to one partition, so that none is seen twice.

@@ -1,7 +1,7 @@
 """The cluster as its own nodes describe it: who is a primary, who owns which slot, which slots are open.
 
 Invariant: looking changes nothing. What a primary says of itself counts for more than what others say of it:
-its own line of CLUSTER NODES is the only place that shows open slots (protocol.md, Topology).
+its own line of CLUSTER NODES is the only place that shows open slots (docs/protocol.md, Topology).
 """
 
 from __future__ import annotations
