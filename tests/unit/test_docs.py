@@ -6,6 +6,7 @@ Invariant: nothing here repeats what the code says; each test compares the pages
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import sys
 from collections.abc import Iterator
@@ -65,6 +66,21 @@ def test_the_index_leads_to_every_page() -> None:
 def test_links_of_pages_outside_of_the_site_lead_to_files(path: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text())
     assert [link for link in links if not (_ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("path", _TEXTS, ids=_name)
+def test_files_that_are_named_exist(path: Path) -> None:
+    named = set(re.findall(r"`((?:python|rust|tests|docs|tools)/[^`\s]*)`", path.read_text()))
+    assert sorted(name for name in named if not (_ROOT / name).exists()) == []
+
+
+@pytest.mark.parametrize("path", _TEXTS, ids=_name)
+def test_examples_in_python_import_what_there_is(path: Path) -> None:
+    for example in re.findall(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S):
+        for statement in ast.parse(example).body:
+            if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("slotferry"):
+                module = importlib.import_module(statement.module or "")
+                assert [name.name for name in statement.names if not hasattr(module, name.name)] == []
 
 
 def test_the_readme_is_a_tour_and_no_manual() -> None:
