@@ -23,12 +23,14 @@ class Forgery:
     """What becomes of one command.
 
     reply: what is sent in place of the reply; None: the server's own. change: what is made of the reply
-    before it is sent. withheld: the command does not reach the server. drip: seconds between two bytes.
-    close: hang up behind it; deaf: say nothing more on this connection.
+    before it is sent. become: what to do instead, made of the server's own reply (empty where withheld).
+    withheld: the command does not reach the server. drip: seconds between two bytes. close: hang up behind
+    it; deaf: say nothing more on this connection.
     """
 
     reply: bytes | None = None
     change: Callable[[bytes], bytes] | None = None
+    become: Callable[[bytes], Forgery] | None = None
     withheld: bool = False
     drip: float = 0.0
     close: bool = False
@@ -164,6 +166,9 @@ class _Conversation:
             own = await replies.one()
             reply = own if reply is None else reply
         reply = reply or b""
+        if forgery.become is not None:
+            forgery = forgery.become(reply)
+            reply = forgery.reply or b""
         if forgery.change is not None:
             reply = forgery.change(reply)
         if forgery.drip:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from slotferry import replies
+from slotferry._core import SLOTS
 from slotferry.admin import Connector
 from slotferry.link import lost
 from slotferry.reshard.care import Gate
@@ -101,7 +103,7 @@ class ValkeyAtomic:
                 job
                 for job in self._jobs()
                 if not move_ended(job)
-                and wanted & set(_slots_of(job["slot_ranges"]))
+                and wanted & set(slots_in(job["slot_ranges"]))
                 and job["operation"] == "EXPORT"
             ]
             if not busy:
@@ -114,7 +116,7 @@ class ValkeyAtomic:
             jobs = [
                 j
                 for j in self._jobs()
-                if j["name"] not in before and set(_slots_of(j["slot_ranges"])) == wanted
+                if j["name"] not in before and set(slots_in(j["slot_ranges"])) == wanted
             ]
             if not jobs:
                 raise lost("cluster", f"forgot a slot migration at {self._pair.source}", "it is tried again")
@@ -175,7 +177,7 @@ class RedisAtomic:
                 f"could not begin to move slots at {self._pair.target}: {text_of(task)}",
                 "see its log",
             )
-        self._await_end(task.decode(), wanted)
+        self._await_end(self._target.take(replies.text, task, "CLUSTER MIGRATION"), wanted)
         outcome.moved += wanted
         outcome.keys += keys
         told(keys, 0)
@@ -233,39 +235,53 @@ def _keys_in(wire: Wire, slots: Sequence[int]) -> int:
 
 def slot_migrations(wire: Wire) -> list[dict[str, str]]:
     """Return the jobs that CLUSTER GETSLOTMIGRATIONS of Valkey ≥ 9 lists; none where it is not known."""
-    return _fields(wire.call("CLUSTER", "GETSLOTMIGRATIONS"))
+    reply = wire.call("CLUSTER", "GETSLOTMIGRATIONS")
+    names = ("name", "operation", "slot_ranges", "state")
+    return wire.take(lambda reply: _jobs(reply, names), reply, "CLUSTER GETSLOTMIGRATIONS")
 
 
 def migration_tasks(wire: Wire, task_id: str | None = None) -> list[dict[str, str]]:
     """Return the tasks that CLUSTER MIGRATION STATUS of Redis ≥ 8.4 lists; none where it is not known."""
     which = ["ALL"] if task_id is None else ["ID", task_id]
-    return _fields(wire.call("CLUSTER", "MIGRATION", "STATUS", *which))
+    reply = wire.call("CLUSTER", "MIGRATION", "STATUS", *which)
+    return wire.take(lambda reply: _jobs(reply, ("state",)), reply, "CLUSTER MIGRATION")
 
 
-def _fields(reply: object) -> list[dict[str, str]]:
+def _jobs(reply: object, names: Sequence[str]) -> list[dict[str, str]]:
+    """Return the jobs of a reply, each with fields of these names; none for an error.
+
+    Raises `MalformedReplyError`.
+    """
+
     def text(value: object) -> str:
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace").lstrip("+")
         return "" if value is None else str(value)
 
-    if not isinstance(reply, list):
+    if is_error(reply):
         return []
-    rows = [row for row in reply if isinstance(row, list)]
-    return [{text(name): text(value) for name, value in zip(r[::2], r[1::2], strict=False)} for r in rows]
+    rows = [replies.array(row) for row in replies.array(reply)]
+    jobs = [{text(name): text(value) for name, value in zip(r[::2], r[1::2], strict=False)} for r in rows]
+    for job in jobs:
+        if missing := [name for name in names if name not in job]:
+            raise replies.MalformedReplyError(f"with a job that has no {missing[0]}")
+        slots_in(job.get("slot_ranges") or job.get("slots", ""))
+    return jobs
+
+
+def slots_in(text: str) -> list[int]:
+    """Return the slots that ranges like `0-5,7` or `0-5 7` stand for. Raises `MalformedReplyError`."""
+    slots: list[int] = []
+    for part in text.replace(",", " ").split():
+        first, _, last = part.partition("-")
+        ends = [replies.integer(end.encode(), most=SLOTS - 1) for end in (first, last or first)]
+        slots += range(ends[0], ends[1] + 1)
+    return slots
 
 
 def move_ended(job: Mapping[str, str]) -> bool:
     """Whether a slot migration of the servers has come to its end, good or bad."""
     return job.get("state", "").lower() in ("success", "failed", "cancelled", "canceled", "completed")
-
-
-def _slots_of(text: str) -> list[int]:
-    """Return the slots of `0-9 20-29`."""
-    slots: list[int] = []
-    for part in text.replace(",", " ").split():
-        first, _, last = part.partition("-")
-        slots += range(int(first), int(last or first) + 1)
-    return slots
 
 
 def _waits() -> Iterable[float]:

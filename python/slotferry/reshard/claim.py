@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from slotferry import replies
 from slotferry.admin import Connector
@@ -144,8 +145,9 @@ class Claim:
         if self._pair.source.product == "redis":
             source.send(encode("EVAL", _RELEASE, 0, self._pair.target.id, *slots))
             reply = source.reply()
-            if isinstance(reply, list):
-                return [slot for slot, done in zip(slots, reply, strict=True) if done == 1]
+            if not is_error(reply):
+                flags = source.take(lambda reply: _exactly(reply, len(slots)), reply, "EVAL")
+                return [slot for slot, done in zip(slots, flags, strict=True) if done == 1]
         # A server that blocks SETSLOT in scripts, or a user who may run none.
         replies = source.each(self._node_commands(slots))
         return [slot for slot, one in zip(slots, replies, strict=True) if not is_error(one)]
@@ -247,7 +249,17 @@ def _in_transaction(wire: Wire, commands: Sequence[bytes]) -> list[bytes] | None
     wire.send(b"".join(commands) + encode("EXEC"))
     wire.lines(len(commands))
     done = wire.reply()
-    return done if isinstance(done, list) else None
+    if done is None or is_error(done):
+        return None
+    return wire.take(lambda reply: _exactly(reply, len(commands)), done, "EXEC")
+
+
+def _exactly(reply: object, count: int) -> list[Any]:
+    """Return the elements of an array of `count`. Raises `MalformedReplyError`."""
+    elements = replies.array(reply, count)
+    if len(elements) > count:
+        raise replies.MalformedReplyError(f"of {len(elements)} elements, where {count} should be")
+    return elements
 
 
 def _epoch(wire: Wire) -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from slotferry.admin import Connector
 from slotferry.errors import RefusedError
 from slotferry.link import encode, lost
+from slotferry.replies import MalformedReplyError
 from slotferry.reshard.wire import Wire, decode_key, is_error, text_of
 from slotferry.text import show_key
 
@@ -173,7 +174,13 @@ def _read(wire: Wire, key: bytes, *, strict: bool = False) -> tuple[bytes, int] 
             raise lost("cluster", f"can't be read at {wire.address}: {text_of(reply)}", "it is tried again")
     if payload is None or is_error(payload) or not isinstance(ttl, int) or ttl == -2:
         return None
-    return payload, ttl
+    return wire.take(_payload, payload, "DUMP"), ttl
+
+
+def _payload(reply: object) -> bytes:
+    if not isinstance(reply, bytes) or not reply:
+        raise MalformedReplyError("that is no payload")
+    return reply
 
 
 def _same(mine: tuple[bytes, int], theirs: tuple[bytes, int]) -> bool:

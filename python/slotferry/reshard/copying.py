@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from slotferry import replies
 from slotferry._core import Access, EngineError, Handover
 from slotferry.admin import Connector
 from slotferry.errors import SlotferryError
@@ -78,8 +79,9 @@ def process_of(wire: Wire, member: Member) -> str:
     A node that was demoted has forgotten which slots it had opened; when it is promoted again, the id of its
     replication stream is another one.
     """
-    text: bytes = b"\r\n".join(wire.need("INFO", section) for section in ("server", "replication"))
-    fields = dict(line.split(":", 1) for line in text.decode("utf-8", "replace").splitlines() if ":" in line)
+    fields: dict[str, str] = {}
+    for section in ("server", "replication"):
+        fields |= wire.need_parsed(replies.info, "INFO", section)
     known = [fields.get(name, "") for name in ("run_id", "master_replid")]
     return "/".join([member.id, *known]) if all(known) and fields.get("role") == "master" else ""
 
@@ -191,7 +193,7 @@ class SlotCopier:
             for wire in (source_wire, target_wire):
                 _hang_up(wire, self._name)
             source, into = self._pair.source, self._pair.target
-            text: bytes = target_wire.need("INFO", "replication")
+            text = target_wire.need_parsed(replies.text, "INFO", "replication")
             limits = self._limits
             times = min(limits.times, 1 + int(source_wire.round_trip() / _SECONDS_PER_TIME))
             self._access = self._connector.access()
@@ -202,7 +204,7 @@ class SlotCopier:
                     target_id=into.id,
                     access=self._access,
                     client_name=self._name,
-                    replicated=b"state=online" in text,
+                    replicated="state=online" in text,
                     lanes=min(_MOST_LANES, times * _LANES),
                     reading_keys=times * limits.reading_keys,
                     together=times * _TOGETHER,
@@ -341,7 +343,7 @@ def _hang_up(wire: Wire, name: str) -> None:
     text = wire.call("CLIENT", "LIST")
     if is_error(text):
         raise refused(str(wire.address), "CLIENT LIST", text)
-    for line in text.decode("utf-8", "replace").splitlines():
+    for line in wire.take(replies.text, text, "CLIENT LIST").splitlines():
         fields = dict(part.partition("=")[::2] for part in line.split())
-        if fields.get("name") == name:
+        if fields.get("name") == name and "id" in fields:
             wire.call("CLIENT", "KILL", "ID", fields["id"])  # it may have gone meanwhile

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from slotferry._core import SLOTS
 from slotferry.admin import Connector
 from slotferry.errors import SlotferryError
-from slotferry.reshard.atomic import migration_tasks, move_ended, slot_migrations
+from slotferry.reshard.atomic import migration_tasks, move_ended, slot_migrations, slots_in
 from slotferry.reshard.members import Cluster, Member, read_cluster
 from slotferry.reshard.wire import Wire, count_of, format_ranges, is_error, refused, slot_commands
 
@@ -155,17 +155,9 @@ def _look_at(connector: Connector, member: Member) -> tuple[dict[int, int], list
                 slots = job.get("slot_ranges") or job.get("slots", "")
                 what = f"{member} is moving them by itself: {job.get('state', 'under way')}"
                 moves.append(
-                    Finding("moving", tuple(_slots(slots)), what, "wait, or cancel with --cancel-moves")
+                    Finding("moving", tuple(slots_in(slots)), what, "wait, or cancel with --cancel-moves")
                 )
     return held, moves
-
-
-def _slots(text: str) -> list[int]:
-    slots: list[int] = []
-    for part in text.replace(",", " ").split():
-        first, _, last = part.partition("-")
-        slots += range(int(first), int(last or first) + 1)
-    return slots
 
 
 def decide(cluster: Cluster, holders: Mapping[int, Mapping[str, int]]) -> list[Step]:

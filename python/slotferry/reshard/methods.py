@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from slotferry import replies
 from slotferry.errors import RefusedError, SlotferryError
 from slotferry.link import lost
 from slotferry.reshard.members import Member, parse_nodes
@@ -91,8 +92,9 @@ def _best_method(source: Member, target: Member) -> str:
 
 def nodes_of(wire: Wire) -> dict[str, Member]:
     """Return the members by id, as the node at the other end sees them."""
-    text: bytes = wire.need("CLUSTER", "NODES")
-    return parse_nodes(text.decode(), wire.address, {})
+    return wire.need_parsed(
+        lambda reply: parse_nodes(replies.text(reply), wire.address, {}), "CLUSTER", "NODES"
+    )
 
 
 def itself(wire: Wire, expected: Member, seen: Mapping[str, Member] | None = None) -> Member:
@@ -109,9 +111,13 @@ def itself(wire: Wire, expected: Member, seen: Mapping[str, Member] | None = Non
 
 def own_line(wire: Wire) -> dict[str, Member]:
     """Return what the node at the other end says of itself, by its id."""
-    text: bytes = wire.need("CLUSTER", "NODES")  # of it the other lines may be many
-    own = [line for line in text.decode().splitlines() if "myself" in line.split(maxsplit=3)[2]]
-    return parse_nodes("\n".join(own), wire.address, {})
+
+    def parse(reply: object) -> dict[str, Member]:
+        lines = replies.text(reply).splitlines()  # of which the others may be many
+        own = [line for line in lines if any("myself" in flags for flags in line.split(maxsplit=3)[2:3])]
+        return parse_nodes("\n".join(own), wire.address, {})
+
+    return wire.need_parsed(parse, "CLUSTER", "NODES")
 
 
 def correct_owner(

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from slotferry import replies
 from slotferry.admin import Connector
 from slotferry.endpoints import Address
 from slotferry.errors import JobLockedError, SlotferryError
@@ -115,7 +116,7 @@ class Presence:
                     f"{' '.join(command[:2])} at {wire.address}"
                 )
                 return False
-        own = wire.call("CLIENT", "ID")
+        own = wire.need_parsed(replies.integer, "CLIENT", "ID")
         deadline = time.monotonic() + _PATIENCE_SECONDS
         named = True
         while True:
@@ -142,8 +143,7 @@ class Presence:
     def _others(self, wire: Wire) -> list[_Holder]:
         """Return who else is named so, the one that came first first."""
         found = []
-        text: bytes = wire.need("CLIENT", "LIST")
-        for line in text.decode("utf-8", "replace").splitlines():
+        for line in wire.need_parsed(replies.text, "CLIENT", "LIST").splitlines():
             fields = dict(part.partition("=")[::2] for part in line.split())
             name = fields.get("name", "")
             number = fields.get("id", "")

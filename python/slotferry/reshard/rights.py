@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 
+from slotferry import replies
 from slotferry.admin import Connector
 from slotferry.errors import RefusedError
 from slotferry.link import encode
@@ -53,8 +54,8 @@ def _check_node(wire: Wire, member: Member, probe: int | None, wanted: MethodNam
 
 def _check_databases(wire: Wire, member: Member) -> None:
     """Refuse MIGRATE where other databases hold keys: it would leave them behind, to be deleted."""
-    text: bytes = wire.need("INFO", "keyspace")
-    databases = [line.partition(":")[0] for line in text.decode().splitlines() if line.startswith("db")]
+    keyspace = wire.need_parsed(replies.info, "INFO", "keyspace")
+    databases = [name for name in keyspace if name.startswith("db")]
     if others := [name for name in databases if name != "db0"]:
         raise RefusedError(
             f"{member} holds keys in {', '.join(others)}, which SETSLOT and MIGRATE do not move",
