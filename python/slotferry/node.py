@@ -53,6 +53,9 @@ _ERRORS: dict[str, type[RedisError]] = {
 
 _Parsed = TypeVar("_Parsed")
 
+CLIENT_NAME = "slotferry"
+"""What our connections are called at a server, the engine's too; those of a reshard's lock begin so."""
+
 
 class Node:
     """A connection to one server of a side; a context manager. Made by `Connector.open`."""
@@ -62,6 +65,7 @@ class Node:
         self.side = link.side
         self.name = link.name
         self._reader: ReplyReader | None = ReplyReader(link.connection, REPLY_TIMEOUT)
+        self._named = link.side != "source"
 
     def __enter__(self) -> Node:
         return self
@@ -114,11 +118,19 @@ class Node:
         reader = self._send(name, encode(*command))
         reply = self._guarded(name, reader.read)
         if not isinstance(reply, ErrorReply):
+            if not self._named:
+                self._name_connection()
             return reply
         error = _exception(reply)
         if not isinstance(error, ResponseError):
             raise_for(error, self, name)
         raise error
+
+    def _name_connection(self) -> None:
+        """Let whoever watches the source tell these commands from the application's; a refusal is no harm."""
+        self._named = True
+        reader = self._send("CLIENT SETNAME", encode("CLIENT", "SETNAME", CLIENT_NAME))
+        self._guarded("CLIENT SETNAME", reader.read)
 
     def call_many(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[Any]:
         """Send commands in one go and return their replies; an error reply is returned, not raised.

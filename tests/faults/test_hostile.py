@@ -16,7 +16,7 @@ from tests.faults.hostile_bed import Bed
 from tests.faults.hostile_cases import KINDS, Case, Kind, case_of
 from tests.servers.kinds import on_path_or_embedded
 
-_SEEDS, _LONG_SEEDS, _SLICE = 150, 10_000, 25
+_SEEDS, _LONG_SEEDS, _SLICE = 100, 10_000, 25
 
 
 @pytest.fixture(scope="module")

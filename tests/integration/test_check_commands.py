@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import slotferry
-from slotferry import CheckOptions, CheckReport
+from slotferry import CheckOptions, CheckReport, VerifyOptions
 from slotferry.admin import Connector
 from slotferry.endpoints import Endpoint
 from slotferry.local import LocalCluster, LocalServer, wait_until
@@ -190,6 +190,40 @@ def test_the_shop_is_watched(source: LocalServer, cluster: LocalCluster) -> None
     row = report.row("observed")
     assert row is not None
     assert row.status == "ok", row
+
+
+@pytest.mark.parametrize("source", ["redis-6.2", "redis-7.0", "valkey-9.1"], indirect=True)
+def test_our_own_commands_are_not_the_application_s(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    with connect(source) as connection:
+        connection.execute("MSET", *(part for i in range(300) for part in (f"key:{i}", i)))
+    slotferry.Migration(source.url, cluster.url).run()
+    checked = threading.Event()
+    runs: list[bool] = []
+
+    def verify() -> None:
+        while not checked.is_set():
+            options = VerifyOptions(journal=tmp_path / "verify.db", restart=True)
+            runs.append(slotferry.Verification(source.url, cluster.url, options).run().ok)
+
+    beside = threading.Thread(target=verify)
+    with connect(source) as application:
+        application.execute("CONFIG", "RESETSTAT")
+        beside.start()
+        try:
+            report = slotferry.check(source.url, cluster.url, CheckOptions(watch=2.0))
+        finally:
+            checked.set()
+            beside.join()
+        assert b"cmdstat_exists:" in application.execute("INFO", "commandstats")
+
+    assert runs
+    assert all(runs)
+    assert report.application is not None
+    assert report.application.uses == ()
+    assert dict(report.application.otherwise) == {}
+    assert any("MONITOR for" in text and "(0 commands)" in text for text in report.application.sources)
 
 
 def test_the_shop_is_read_from_a_recorded_log_and_the_tags_saved_as_rules(

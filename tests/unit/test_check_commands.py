@@ -20,7 +20,7 @@ from slotferry.preflight.commands import (
 )
 from slotferry.preflight.crossslot import CommandFollower, CommandUse
 from slotferry.preflight.hashtags import find_placements, holds, render_tagged, rewrite_rule
-from slotferry.preflight.monitor import LineSplitter, Observed, parse_line, read_log
+from slotferry.preflight.monitor import LineSplitter, Observed, OwnClients, parse_line, read_log
 from slotferry.preflight.patterns import parse_key
 from slotferry.rewrite import Rewrite, as_bytes
 
@@ -98,6 +98,21 @@ def test_a_gap_costs_only_the_line_that_it_is_in() -> None:
 
     assert splitter.split(b"the end of a line\nwhole\nhalf") == [b"whole"]
     assert splitter.split(b" and half\n") == [b"half and half"]
+
+
+def test_whose_commands_they_are() -> None:
+    own = OwnClients("id=3 addr=1.1.1.1:1 name=slotferry db=0\nid=4 addr=1.1.1.1:2 name=app db=0\nnonsense")
+
+    def sent(client: bytes, *arguments: bytes) -> bool:
+        return own.sent(Observed(client, 0, arguments))
+
+    assert sent(b"1.1.1.1:1", b"EXISTS", b"a", b"b")
+    assert not sent(b"1.1.1.1:2", b"GET", b"a")
+    assert not sent(b"1.1.1.1:3", b"GET", b"a")
+    assert sent(b"1.1.1.1:3", b"client", b"setname", b"slotferry-reshard:host:1:ab")
+    assert sent(b"1.1.1.1:3", b"DUMP", b"a")
+    assert not sent(b"1.1.1.1:3", b"CLIENT", b"SETNAME", b"app")
+    assert not sent(b"1.1.1.1:3", b"GET", b"a")
 
 
 def test_a_log_in_another_format() -> None:

@@ -19,7 +19,7 @@ from slotferry._core import key_slot
 from slotferry.admin import Connector
 from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError
-from slotferry.node import Node
+from slotferry.node import CLIENT_NAME, Node
 from slotferry.preflight.commands import (
     OTHERWISE,
     SPLITTABLE,
@@ -33,7 +33,7 @@ from slotferry.preflight.commands import (
 from slotferry.preflight.crossslot import CommandFollower, CommandUse
 from slotferry.preflight.hashtags import constant_tag, gathers, is_tagged, rewrite_rule, specificity
 from slotferry.preflight.keyspace import Keyspace
-from slotferry.preflight.monitor import MonitorRefusedError, Watch, read_log
+from slotferry.preflight.monitor import MonitorRefusedError, OwnClients, Watch, read_log
 from slotferry.preflight.patterns import Pattern
 from slotferry.preflight.rows import Row, not_checked, ok, warning
 from slotferry.rewrite import Rewrite
@@ -43,7 +43,6 @@ Notify = Callable[[str], None]
 Place = Callable[[bytes, float], str]
 """Says where a constant tag with such a share of the data would be, and what that means there."""
 
-_OWN_NAME = b"slotferry"  # as the engine names its connections
 _SLOW_ENTRIES = 128
 _TRUNCATED = re.compile(rb"\.\.\. \(\d+ more arguments\)")
 _ROW_OF_KIND = {
@@ -196,6 +195,7 @@ class ApplicationStudy:
 
     def _read_log(self, path: Path, follower: CommandFollower) -> None:
         read = unreadable = 0
+        own = OwnClients()
         first: tuple[int, bytes] | None = None
         try:
             with path.open("rb") as file:
@@ -205,7 +205,8 @@ class ApplicationStudy:
                         first = first or (number, observed)
                     else:
                         read += 1
-                        follower.see(observed)
+                        if not own.sent(observed):
+                            follower.see(observed)
         except OSError as error:
             self.rows.append(
                 not_checked("observed", f"{path} can't be read: {error.strerror}", "name another file")
@@ -238,11 +239,14 @@ class ApplicationStudy:
             with self._connector.open(self._address) as feed:
                 watch = Watch(feed, seconds)
                 before = sum(follower.commands.values())
+                own: OwnClients | None = None
                 with contextlib.suppress(KeyboardInterrupt):
                     for observed in watch:
+                        # Once MONITOR is under way: who names a connection later is seen doing so.
+                        own = own or OwnClients(_client_list(node))
                         if observed is None:
                             follower.lose_track()
-                        else:
+                        elif not own.sent(observed):
                             follower.see(observed)
         except MonitorRefusedError as refusal:
             self.rows.append(
@@ -393,13 +397,20 @@ def slow_entries(entries: Any) -> Iterable[tuple[bytes, ...]]:
     """
     for entry in entries or ():
         if isinstance(entry, list) and len(entry) > 3 and isinstance(entry[3], list):
-            if len(entry) > 5 and entry[5] == _OWN_NAME:
+            if len(entry) > 5 and isinstance(entry[5], bytes) and entry[5].startswith(CLIENT_NAME.encode()):
                 continue
             arguments = tuple(argument for argument in entry[3] if isinstance(argument, bytes))
             if arguments and _TRUNCATED.fullmatch(arguments[-1]):
                 arguments = arguments[:-1]
             if arguments:
                 yield arguments
+
+
+def _client_list(node: Node) -> str:
+    try:
+        return node.parsed(replies.text, "CLIENT", "LIST")
+    except ResponseError:
+        return ""  # who may not see it still sees in MONITOR who is named from then on
 
 
 def _command_table(node: Node) -> CommandTable:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from slotferry.errors import SlotferryError
-from slotferry.node import Node
+from slotferry.node import CLIENT_NAME, Node
 
 _HEAD = re.compile(rb'\+?\d+\.\d+ \[(\d+) (.*?)\] (?=")')
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
@@ -103,6 +103,31 @@ class LineSplitter:
             self._rest, self._dropping = [], True
         elif part and not self._dropping:
             self._rest.append(part)
+
+
+class OwnClients:
+    """Tells our own commands from the application's, by the names of the connections that sent them.
+
+    listed: a CLIENT LIST, of connections that had their names before. A connection that is named so later
+    says it in MONITOR itself. Over a Unix socket all clients look alike: there nothing is left out.
+    """
+
+    def __init__(self, listed: str = "") -> None:
+        self._known: set[bytes] = set()
+        for line in listed.splitlines():
+            fields = dict(part.partition("=")[::2] for part in line.split())
+            if fields.get("name", "").startswith(CLIENT_NAME):
+                self._known.add(fields.get("addr", "").encode())
+
+    def sent(self, observed: Observed) -> bool:
+        """Whether it was one of ours that sent this; to be asked about every command, in order."""
+        name, *rest = observed.arguments
+        if name.lower() == b"client" and len(rest) == 2 and rest[0].lower() == b"setname":
+            if rest[1].startswith(CLIENT_NAME.encode()):
+                self._known.add(observed.client)
+            else:
+                self._known.discard(observed.client)
+        return observed.client in self._known
 
 
 class MonitorRefusedError(Exception):
