@@ -19,7 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
-TABLES = ("migrate", "verify")
+TABLES = ("migrate", "verify", "check")
 
 
 def load_config(
@@ -27,9 +27,10 @@ def load_config(
 ) -> dict[str, Any]:
     """Return the table `[migrate]` (or another one) of the file at `path`, by parameter name (underscores).
 
-    `known` are the names that may occur, written with `-` or `_`; `lists` are those that may hold several
-    values, and come out as lists. Raises `UsageError` for a file that can't
-    be read, is no TOML or holds anything else.
+    Of a file without a table `[check]`, a check takes from `[migrate]` what it knows, and passes over the
+    rest. `known` are the names that may occur, written with `-` or `_`; `lists` are those that may hold
+    several values, and come out as lists. Raises `UsageError` for a file that can't be read, is no TOML or
+    holds anything else.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -45,12 +46,17 @@ def load_config(
                 f"the config file {path} has {name!r} outside of [{table}]",
                 hint=f"put the options into a table [{table}]",
             )
+    borrowed = table == "check" and table not in content
+    if borrowed:
+        table = "migrate"
     content = content.get(table, {})
     if not isinstance(content, dict):
         raise UsageError(f"{table!r} in the config file {path} is no table", hint=f"write [{table}]")
     options: dict[str, Any] = {}
     for key, value in content.items():
         name = key.replace("-", "_")
+        if borrowed and name not in known:
+            continue
         several = value if name in lists and isinstance(value, list) else [value]
         for one in several:
             _check_entry(path, key, name, one, known)

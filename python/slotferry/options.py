@@ -8,20 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 from slotferry.addressmap import AddressMap
 from slotferry.controls import Rates
 from slotferry.endpoints import Password, Tls
 from slotferry.errors import OptionError
 from slotferry.job_names import check_job_name, default_journal_path
+from slotferry.key_choice import KeyChoice
 from slotferry.limits import MAX_WAIT_REPLICAS, MAX_WAIT_TIMEOUT, MIN_BIG_KEY, MIN_MEMORY
 from slotferry.partitions import MAX_PARTITIONS, is_partition_count
-from slotferry.rewrite import Rule, as_bytes
-
-if TYPE_CHECKING:
-    from slotferry.databases import Databases
-    from slotferry.selection import Selection
 
 OnConflict = Literal["error", "replace", "skip"]
 OnCollision = Literal["refuse", "record", "unchecked"]
@@ -29,7 +25,7 @@ FieldTtl = Literal["error", "drop"]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(KeyChoice):
     """How to migrate; the defaults are the command line's.
 
     on_conflict: what to do with a key that the target already has: `error` compares, and records a
@@ -81,21 +77,7 @@ class Options:
     on_conflict: OnConflict = "error"
     field_ttl: FieldTtl = "error"
     big_key_bytes: int = 8_000_000
-    match: bytes | str | Sequence[bytes | str] | None = None
-    match_regex: Sequence[str] = ()
-    exclude: Sequence[bytes | str] = ()
-    exclude_regex: Sequence[str] = ()
-    type: str | Sequence[str] | None = None
-    exclude_type: Sequence[str] = ()
-    min_size: int | None = None
-    max_size: int | None = None
-    without_ttl: bool = False
-    min_ttl: float | None = None
-    slots: Sequence[tuple[int, int]] = ()
     keys_from: Path | str | None = None
-    rules: Sequence[Rule] = ()
-    db: Databases = None
-    map_db: Sequence[str] = ()
     on_collision: OnCollision = "refuse"
     keep_eviction_metadata: bool = False
     functions: bool = True
@@ -184,10 +166,7 @@ class Options:
         if self.keys_from is not None and (self.verify or self.db == "all" or len(self.db or ()) > 1):
             other = "{verify}" if self.verify else "several databases"
             raise OptionError("{keys_from} is given together with " + other, hint="leave one of them out")
-        if self.db is not None or self.map_db:
-            from slotferry.databases import check_databases
-
-            check_databases(self.db, self.map_db)
+        self.check_choice()
         AddressMap.parse(self.address_map)
         if self.skip_check:
             from slotferry.checks import check_skips
@@ -203,30 +182,6 @@ class Options:
     def filtered(self) -> bool:
         """Whether some keys of the source may be left out."""
         return self.selection.filtered or self.keys_from is not None
-
-    @property
-    def selection(self) -> Selection:
-        """Which keys are taken, and what they are called."""
-        from slotferry.selection import Selection
-
-        def texts(value: bytes | str | Sequence[bytes | str] | None) -> tuple[bytes, ...]:
-            several = () if value is None else [value] if isinstance(value, (bytes, str)) else value
-            return tuple(as_bytes(text) for text in several)
-
-        return Selection(
-            globs=texts(self.match),
-            patterns=tuple(self.match_regex),
-            excluded_globs=texts(self.exclude),
-            excluded_patterns=tuple(self.exclude_regex),
-            slots=tuple(self.slots),
-            types=tuple(text.decode() for text in texts(self.type)),
-            excluded_types=tuple(self.exclude_type),
-            min_size=self.min_size,
-            max_size=self.max_size,
-            without_ttl=self.without_ttl,
-            min_ttl=self.min_ttl,
-            rules=tuple(self.rules),
-        )
 
     @property
     def rates(self) -> Rates:

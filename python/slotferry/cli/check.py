@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.command import Command
+from slotferry.cli.migrate import load_config_file
 from slotferry.cli.passwords import File
+from slotferry.cli.selection import (
+    OrderedCommand,
+    database_options,
+    database_settings,
+    selection_options,
+    selection_settings,
+)
 from slotferry.cli.sides import network_options, side_settings, tls_options
 from slotferry.cli.types import duration
 from slotferry.output_file import OutputFile
@@ -23,11 +31,15 @@ from slotferry.redaction import json_text
 if TYPE_CHECKING:
     from slotferry.preflight.report import CheckReport
 
+_LINE_SECONDS = 5.0
+
 _EPILOG = """\
 \b
 Examples:
   slotferry check redis://old:6379 redis+cluster://new1:7000,new2:7000
   slotferry check redis://old:6379 redis://new1:7000 --full --scan-rate 20000
+  slotferry check redis://old:6379 redis://new1:7000 --match 'user:*' --rules tags.toml
+  slotferry check --config nightly.toml
   slotferry check redis://old:6379 redis://new1:7000 --watch 60s --save-rules tags.toml
   slotferry check redis://old:6379 redis://new1:7000 --commands monitor.log
   slotferry check redis://old:6379 redis://new1:7000 --sample 5% --strict --json
@@ -39,7 +51,7 @@ Exit codes:
 """
 
 
-@click.command(cls=Command, context_settings={"auto_envvar_prefix": "SLOTFERRY"}, epilog=_EPILOG)
+@click.command(cls=OrderedCommand, context_settings={"auto_envvar_prefix": "SLOTFERRY"}, epilog=_EPILOG)
 @click.argument("source", envvar="SLOTFERRY_SOURCE")
 @click.argument("target", envvar="SLOTFERRY_TARGET")
 @click.option(
@@ -50,6 +62,8 @@ Exit codes:
     help="About how many of the source's keys to look at; 0 for none.",
 )
 @click.option("--full", is_flag=True, help="Look at all of the source's keys.")
+@selection_options
+@database_options
 @click.option(
     "--scan-rate",
     type=float,
@@ -90,6 +104,14 @@ Exit codes:
 @network_options
 @tls_options("source")
 @tls_options("target")
+@click.option(
+    "--config",
+    type=File,
+    is_eager=True,
+    expose_value=False,
+    callback=load_config_file,
+    help="TOML file with a table [check] of these options; without it, what [migrate] says of them.",
+)
 def check(source: str, target: str, as_json: bool, save_rules: Path | None, **parameters: Any) -> int:
     """Look at both sides before a migration: will it work, and what will break afterwards.
 
@@ -99,11 +121,11 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
     from slotferry.preflight.check import CheckOptions
     from slotferry.preflight.check import check as run_check
 
-    options = CheckOptions(**side_settings(parameters), **parameters)
+    settings = side_settings(parameters) | selection_settings(parameters) | database_settings(parameters)
+    options = CheckOptions(**settings, **parameters)
     rules = None if save_rules is None else OutputFile(save_rules, "rules", "--save-rules")
-    report = run_check(
-        source, target, options, notify=lambda text: click.echo(f"slotferry: {text}", err=True)
-    )
+    with _Progress() as progress:
+        report = run_check(source, target, options, progress.notify, progress.report)
     if rules is not None:
         _save_rules(rules, report)
     if as_json:
@@ -116,6 +138,36 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         click.echo(check_table(report, width))
     return report.exit_code
+
+
+class _Progress:
+    """Shows on stderr how far the look at the keys is: a bar on a terminal, elsewhere a line now and then."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._shown = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def notify(self, text: str) -> None:
+        click.echo(f"slotferry: {text}", err=True)
+
+    def report(self, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            if self._bar is None:
+                self._bar = tqdm(total=total, unit="keys", unit_scale=True, leave=False, file=sys.stderr)
+            self._bar.total = total
+            self._bar.update(done - self._bar.n)
+        elif time.monotonic() - self._shown >= _LINE_SECONDS:
+            self._shown = time.monotonic()
+            self.notify(f"looked at {done:,} of {total:,} keys")
 
 
 def _save_rules(file: OutputFile, report: CheckReport) -> None:

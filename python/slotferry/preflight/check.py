@@ -10,7 +10,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from redis.exceptions import ResponseError
@@ -19,19 +19,21 @@ from slotferry._core import key_slots
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
 from slotferry.checks import check_skips
+from slotferry.databases import Route, check_routes, plan_routes
 from slotferry.discovery import SourceFacts, TargetFacts, discover_source, discover_target
 from slotferry.endpoints import Endpoint, Password, Side, Tls, parse_endpoint
 from slotferry.errors import OptionError, SlotferryError, UsageError
+from slotferry.key_choice import KeyChoice
 from slotferry.preflight import apply_skips, judge_servers, judge_survey, source_is_cluster
 from slotferry.preflight.application import Application, ApplicationStudy
 from slotferry.preflight.data import describe_place, judge_data, judge_placement
 from slotferry.preflight.fitness import judge_target, slot_owners
 from slotferry.preflight.keyspace import Keyspace
+from slotferry.preflight.look import Look, Progress
 from slotferry.preflight.reach import judge_announced
 from slotferry.preflight.report import CheckReport
 from slotferry.preflight.rights import denied_key, judge_rights
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
-from slotferry.preflight.sampling import Sampler
 from slotferry.preflight.servers import judge_nodes
 from slotferry.preflight.survey import Survey, survey_target, take_survey
 from slotferry.text import format_duration, shorten_key
@@ -45,13 +47,14 @@ MAX_WATCH = 86_400.0
 _ALMOST_ALL = 0.8  # from there on nothing is gained by leaving keys out
 _TELL_SECONDS = 2.0
 _KEYS_PROBED = 16
-_UNEXPLAINED = 0.15  # as much may be the servers' own tables
-_SOUGHT = 4  # times the sample, where its keys do not explain the memory in use
 
 
 @dataclass(frozen=True)
-class CheckOptions:
+class CheckOptions(KeyChoice):
     """How to check; the defaults are the command line's.
+
+    Filters, rules and databases are as in `Options`: what is said of the data is said of the keys that these
+    choose, under the names and at the slots that they would get.
 
     sample: about how many keys of the source to look at, as a number or a percentage (`"5%"`); 0: none.
     full: look at all of them. scan_rate: how many keys a second at most.
@@ -81,6 +84,7 @@ class CheckOptions:
     def __post_init__(self) -> None:
         check_skips(self.skip_check)
         AddressMap.parse(self.address_map)
+        self.check_choice()
         self.wanted(0)
         if not 0 < self.scan_rate < float("inf"):
             raise OptionError(
@@ -111,12 +115,14 @@ def check(
     target: str | Endpoint,
     options: CheckOptions | None = None,
     notify: Notify = lambda _: None,
+    progress: Progress = lambda _, __: None,
 ) -> CheckReport:
     """Look at both sides and return what stands for and against a migration.
 
     URLs as for `Migration`. `notify` is told, a sentence at a time, what takes long or costs the servers
-    something, before it begins. A side that can't be reached or lacks a right is a row of the report; raises
-    `UsageError` for a URL, a file or an option that makes no sense.
+    something, before it begins; `progress`, how many keys were looked at, and of how many. A side that can't
+    be reached or lacks a right is a row of the report; raises `UsageError` for a URL, a file or an option
+    that makes no sense.
     """
     options = options or CheckOptions()
     ends = (
@@ -124,7 +130,7 @@ def check(
         _endpoint(target, "target", options.target_password, options.target_tls),
     )
     source_end = ends[0].with_sentinel_login(options.sentinel_username, options.sentinel_password)
-    return _Check(source_end, ends[1], options, notify).perform()
+    return _Check(source_end, ends[1], options, notify, progress).perform()
 
 
 def _endpoint(given: str | Endpoint, side: Side, password: Password | None, tls: Tls) -> Endpoint:
@@ -137,12 +143,18 @@ def _endpoint(given: str | Endpoint, side: Side, password: Password | None, tls:
 class _Check:
     """One check; `perform` is called once."""
 
-    def __init__(self, source: Endpoint, target: Endpoint, options: CheckOptions, notify: Notify) -> None:
+    def __init__(
+        self, source: Endpoint, target: Endpoint, options: CheckOptions, notify: Notify, progress: Progress
+    ) -> None:
         address_map = AddressMap.parse(options.address_map)
         self._source = Connector(source, "source", address_map)
         self._target = Connector(target, "target", address_map)
         self._options = options
         self._notify = notify
+        self._progress = progress
+        self._selection = options.selection
+        self._routes: tuple[Route, ...] = ()
+        self._counts: list[int] = []
         self._rows: list[Row] = []
         self._keyspace: Keyspace | None = None
         self._application: Application | None = None
@@ -152,12 +164,15 @@ class _Check:
         source = self._look_at_source()
         target = self._look_at_target(source)
         survey = None
+        if source is not None and not source.server.cluster:
+            self._plan(source, target)
         if source is not None and target is not None:
             survey = self._compare(source, target)
         elif target is not None and target.seed.cluster:
             self._look_closer(target)
         if source is not None and not source.server.cluster:
-            self._sample(source, survey)
+            if self._routes:
+                self._sample(source, survey)
             self._study(source, survey)
         if survey is not None:
             shares = None if self._keyspace is None else self._keyspace.shares()
@@ -202,6 +217,25 @@ class _Check:
         self._rows.append(ok("target-reach", f"answers at {names}: {facts.seed.product}"))
         return facts
 
+    def _plan(self, source: SourceFacts, target: TargetFacts | None) -> None:
+        """Find the way of each chosen database. Raises `UsageError` where there can be none."""
+        options = self._options
+        ends = self._source.endpoint, self._target.endpoint
+        try:
+            self._routes = plan_routes(*ends, options.db, options.map_db, source)
+            if target is not None:
+                for note in check_routes(self._routes, self._source, self._target, target):
+                    self._rows.append(warning("databases", note, "see that this is meant"))
+        except UsageError:
+            raise
+        except SlotferryError as failure:
+            side: Side = "source" if "source" in failure.kind else "target"
+            self._rows.append(error("databases", side, failure.message, failure.hint))
+        one = len(self._routes) == 1 and self._routes[0].source == self._source.endpoint.database
+        self._counts = [
+            source.keys if one else source.databases.get(route.source, 0) for route in self._routes
+        ]
+
     def _look_closer(self, target: TargetFacts) -> None:
         """Judge the target alone, where there is no source to judge it for."""
         if strangers := list(judge_nodes(target)):
@@ -223,39 +257,32 @@ class _Check:
             return None
         self._rows += judge_announced(self._target)
         try:
-            return take_survey(self._source, source, self._target, target)
+            survey = take_survey(self._source, source, self._target, target)
+            return replace(survey, source_keys=sum(self._counts), filtered=self._selection.filtered)
         except SlotferryError as failure:
             self._rows.append(_unreached("source" if "source" in failure.kind else "target", failure))
             return None
 
     def _sample(self, source: SourceFacts, survey: Survey | None) -> None:
-        wanted = self._options.wanted(source.keys)
-        if not wanted and source.keys:
+        keys = sum(self._counts)
+        wanted = self._options.wanted(keys)
+        if not wanted and keys:
             return
-        if wanted >= source.keys * _ALMOST_ALL:
-            wanted = source.keys
-        expected = min(wanted, source.keys)
+        if wanted >= keys * _ALMOST_ALL:
+            wanted = keys
+        expected = min(wanted, keys)
         seconds = expected / self._options.scan_rate
         if seconds > _TELL_SECONDS:
-            what = "all" if wanted >= source.keys else f"about {expected:,} of"
+            what = "all" if wanted >= keys else f"about {expected:,} of"
             self._notify(
-                f"looking at {what} {source.keys:,} keys, at most {self._options.scan_rate:,.0f} a second: "
+                f"looking at {what} {keys:,} keys, at most {self._options.scan_rate:,.0f} a second: "
                 f"{format_duration(seconds)} or more"
             )
+        data_bytes = self._data_bytes(survey)
+        rate = self._options.scan_rate
+        look = Look(self._source, source, self._selection, rate, self._notify, self._progress)
         try:
-            with self._source.open(source.address(self._source.endpoint)) as node:
-                if self._source.endpoint.database:
-                    node.need("SELECT", self._source.endpoint.database)
-                sampler = Sampler(node, self._options.scan_rate, source.round_trip)
-                sampler.run(source.keys, wanted)
-                data_bytes = self._data_bytes(survey)
-                missing = sampler.sums.unexplained(source.keys, data_bytes)
-                if wanted < source.keys and missing > data_bytes * _UNEXPLAINED:
-                    self._notify(
-                        f"the sample explains {1 - missing / data_bytes:.0%} of the memory in use: asking "
-                        f"up to {min(source.keys, _SOUGHT * wanted):,} more keys for their size"
-                    )
-                    sampler.seek(source.keys, data_bytes, _SOUGHT * wanted, _UNEXPLAINED)
+            looked = look.run(self._routes, self._counts, wanted, data_bytes)
         except SlotferryError as failure:
             self._rows.append(not_checked("sample", failure.message, failure.hint))
             return
@@ -263,16 +290,19 @@ class _Check:
             self._rows.append(not_checked("sample", f"SCAN is refused: {refusal}", "grant +scan"))
             return
         owners = {} if survey is None else slot_owners(survey.topology)
-        self._keyspace = sampler.sums.result(source.keys, owners, data_bytes)
+        self._keyspace = looked.sums.result(looked.keys, owners, data_bytes)
         self._rows += judge_data(self._keyspace)
+        if keys and not looked.keys:
+            hint = "correct the filters, or look at more keys with --sample or --full"
+            self._rows.append(warning("keys", f"none of the {expected:,} keys looked at is chosen", hint))
         if survey is not None:
-            self._rows += judge_placement(self._keyspace, survey, sampler.rdb_types)
-            self._rows += self._key_rights(survey, sampler.sums.examples(_KEYS_PROBED))
+            self._rows += judge_placement(self._keyspace, survey, looked.rdb_types)
+            self._rows += self._key_rights(survey, looked.sums.examples(_KEYS_PROBED))
 
-    @staticmethod
-    def _data_bytes(survey: Survey | None) -> int:
-        """Return the memory that the database takes; 0 where others have a part in it, or it is not told."""
-        if survey is None or set(survey.source.keys) - {survey.source_database}:
+    def _data_bytes(self, survey: Survey | None) -> int:
+        """Return the memory that the keys take; 0 where others have a part in it, or it is not told."""
+        chosen = {route.source for route in self._routes}
+        if survey is None or len(chosen) != 1 or self._selection.filtered or set(survey.source.keys) - chosen:
             return 0
         return survey.source.data_bytes
 

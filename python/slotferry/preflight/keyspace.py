@@ -25,15 +25,26 @@ _SEEN_OFTEN = 5
 _SEEN_ABOVE_MEAN = 8
 _OUTLIER = 0.01
 
+_Name = bytes  # which is also what a field of `KeyFacts` is called
+
 
 @dataclass(frozen=True)
 class KeyFacts:
-    """A key: its type as TYPE says it, its bytes by MEMORY USAGE (None: not known), whether it has a TTL."""
+    """A key: its type as TYPE says it, its bytes by MEMORY USAGE (None: not known), whether it has a TTL.
+
+    renamed: what it is called at the target, where that is another name.
+    """
 
     key: bytes
     type: str
     bytes: int | None
     has_ttl: bool
+    renamed: _Name | None = None
+
+    @property
+    def there(self) -> _Name:
+        """Its name at the target, which says its slot."""
+        return self.key if self.renamed is None else self.renamed
 
 
 @dataclass(frozen=True)
@@ -137,23 +148,25 @@ class Keyspace:
 
 
 class _Sum:
-    __slots__ = ("bytes", "example", "keys", "with_ttl")
+    __slots__ = ("bytes", "example", "example_there", "keys", "with_ttl")
 
     def __init__(self) -> None:
         self.keys = self.bytes = self.with_ttl = 0
-        self.example = b""
+        self.example = self.example_there = b""
 
     def add(self, other: _Sum) -> None:
         self.keys += other.keys
         self.bytes += other.bytes
         self.with_ttl += other.with_ttl
         self.example = self.example or other.example
+        self.example_there = self.example_there or other.example_there
 
     def count(self, facts: KeyFacts) -> None:
         self.keys += 1
         self.bytes += facts.bytes or 0
         self.with_ttl += facts.has_ttl
         self.example = self.example or facts.key
+        self.example_there = self.example_there or facts.there
 
 
 class KeyspaceSums:
@@ -175,14 +188,14 @@ class KeyspaceSums:
     def add(self, page: Iterable[KeyFacts]) -> None:
         """Add keys that were not added before."""
         keys = list(page)
-        for facts, slot in zip(keys, key_slots([facts.key for facts in keys]), strict=True):
+        for facts, slot in zip(keys, key_slots([facts.there for facts in keys]), strict=True):
             self.sampled += 1
             if facts.bytes is None:
                 self._bytes_known = False
             for part in (self._total, self._types[facts.type], self._slots[slot]):
                 part.count(facts)
             self._patterns[parse_key(facts.key).parts].count(facts)
-            tag = hash_tag(facts.key)
+            tag = hash_tag(facts.there)
             if tag is not None:
                 self._tags[tag].count(facts)
             size = facts.bytes or 0
@@ -226,9 +239,9 @@ class KeyspaceSums:
         return merged
 
     def examples(self, limit: int) -> list[bytes]:
-        """Return a key of each of the most frequent patterns."""
+        """Return a key of each of the most frequent patterns, as the target names it."""
         first = heapq.nlargest(limit, self._patterns.values(), key=lambda part: part.keys)
-        return [part.example for part in first]
+        return [part.example_there for part in first]
 
     def result(self, keys: int, owners: Mapping[int, str], data_bytes: int = 0) -> Keyspace:
         """Return what was found in a database of `keys` keys; `owners` names the primary of each slot.
@@ -284,8 +297,8 @@ class KeyspaceSums:
             if size <= limit or scale <= 1.0 or alike >= _SEEN_OFTEN:
                 continue
             surplus = size - round(size / scale)
-            parts = [self._total, self._types[facts.type], self._slots[key_slot(key)]]
-            pattern, tag = parse_key(key).parts, hash_tag(key)
+            parts = [self._total, self._types[facts.type], self._slots[key_slot(facts.there)]]
+            pattern, tag = parse_key(key).parts, hash_tag(facts.there)
             parts += [self._patterns[pattern]] if pattern in self._patterns else []
             parts += [self._tags[tag]] if tag in self._tags and tag is not None else []
             for part in parts:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from redis.exceptions import ResponseError
 
 from slotferry import replies
+from slotferry._core import KeyMap
 from slotferry.admin import Connector
+from slotferry.databases import Route
 from slotferry.discovery import SourceFacts
 from slotferry.node import Node
 from slotferry.preflight.keyspace import KeyFacts, KeyspaceSums
+from slotferry.selection import Selection
 
 _QUICK_KEYS = 4_000
 _QUICK_RATE = 50_000.0
@@ -44,11 +48,65 @@ def quick_shares(source: Connector, facts: SourceFacts, owners: Mapping[int, str
     return sampler.sums.result(facts.keys, owners).shares() or None
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which keys of a database are looked at, and what they are called at the target; all, unless told.
+
+    names: `Selection.key_map`, with its globs.
+    """
+
+    selection: Selection = field(default_factory=Selection)
+    names: KeyMap | None = None
+
+    @classmethod
+    def of(cls, selection: Selection, route: Route) -> Choice:
+        """Return the choice for the keys of a database that goes this way."""
+        return cls(selection, selection.key_map(route.prefix, whole=True))
+
+    def take(self, facts: KeyFacts, ttl_ms: int | None) -> KeyFacts | None:
+        """Return a key with its name at the target; None where it is left out.
+
+        What the user may not ask about (its size, its TTL) leaves no key out.
+        """
+        chosen = self.selection
+        if facts.type in chosen.excluded_types or (chosen.types and facts.type not in chosen.types):
+            return None
+        if facts.bytes is not None:
+            most = facts.bytes if chosen.max_size is None else chosen.max_size
+            if not (chosen.min_size or 0) <= facts.bytes <= most:
+                return None
+        if facts.has_ttl and chosen.without_ttl:
+            return None
+        if facts.has_ttl and chosen.min_ttl is not None and (ttl_ms or 0) < chosen.min_ttl * 1000:
+            return None
+        if self.names is None:
+            return facts
+        placed = self.names.place(facts.key)
+        if placed is None:
+            return None
+        return facts if placed[0] == facts.key else replace(facts, renamed=placed[0])
+
+
 class Sampler:
     """Looks at keys of the database that `node` has selected."""
 
-    def __init__(self, node: Node, rate: float, round_trip: float = 0.0) -> None:
+    def __init__(
+        self,
+        node: Node,
+        rate: float,
+        round_trip: float = 0.0,
+        *,
+        choice: Choice | None = None,
+        sums: KeyspaceSums | None = None,
+        on_progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Look only at keys of `choice`, and add them to `sums`, which others may have begun.
+
+        `on_progress` is told how many keys were asked about so far.
+        """
         self._node = node
+        self._choice = choice or Choice()
+        self._on_progress = on_progress
         # Far away several pages go together, so that the rate is what bounds it and not the distance.
         self._pages_at_once = 1 + min(_MAX_PAGES_AT_ONCE - 1, int(round_trip / _NEAR))
         self._rate = rate
@@ -56,7 +114,9 @@ class Sampler:
         self._asked = 0
         self._may_measure = True
         self._may_read_ttl = True
-        self.sums = KeyspaceSums()
+        self.chosen = 0
+        """How many of the keys that were looked at are chosen."""
+        self.sums = sums or KeyspaceSums()
         self.rdb_types: dict[int, bytes] = {}
         """Payload types that were seen, each with a key that has it."""
         self._dumped: dict[str, int] = {}
@@ -71,9 +131,14 @@ class Sampler:
         pages = self._every_page() if wanted >= keys else self._some_pages(wanted)
         for page in pages:
             facts = self._look(page)
+            self.chosen += len(facts)
             self.sums.add(facts)
             self._note_types(facts)
             self._pace(len(page))
+
+    def estimate(self, keys: int) -> int:
+        """Return how many of the database's `keys` keys are chosen, by those that were looked at."""
+        return round(keys * self.chosen / self._asked) if self._asked else 0
 
     def seek(self, keys: int, data_bytes: int, budget: int, enough: float) -> None:
         """Look for big keys beyond the sample: TYPE and MEMORY USAGE of up to `budget` keys.
@@ -147,14 +212,14 @@ class Sampler:
             elif (name := self._node.take(replies.text, kind, "TYPE")) != "none":  # deleted meanwhile
                 size = sizes[index] if sizes else None
                 ttl = ttls[index] if ttls else None
-                facts.append(
-                    KeyFacts(
-                        key,
-                        name,
-                        size if isinstance(size, int) else None,
-                        isinstance(ttl, int) and ttl >= 0,
-                    )
+                found = KeyFacts(
+                    key,
+                    name,
+                    size if isinstance(size, int) else None,
+                    isinstance(ttl, int) and ttl >= 0,
                 )
+                if (chosen := self._choice.take(found, ttl if isinstance(ttl, int) else None)) is not None:
+                    facts.append(chosen)
         return facts
 
     def _note_types(self, facts: list[KeyFacts]) -> None:
@@ -175,6 +240,7 @@ class Sampler:
 
     def _pace(self, keys: int) -> None:
         self._asked += keys
+        self._on_progress(self._asked)
         ahead = self._begun + self._asked / self._rate - time.monotonic()
         if ahead > 0:
             time.sleep(ahead)
