@@ -105,7 +105,8 @@ class Verdict:
         text = self.ended.stderr[-3_000:].decode(errors="replace")
         faults = "\n".join(f"  {one}" for one in self.wrong)
         how = f"exit {self.ended.code} after {self.ended.seconds:.1f} s, stderr"
-        return f"{self.case}\n{faults}\n  {how}:\n{text}"
+        said = self.ended.stdout[-1_000:].decode(errors="replace")
+        return f"{self.case}\n{faults}\n  {how}:\n{text}\n  stdout:\n{said}"
 
 
 def run_case(bed: Bed, case: Case, listen: Callable[[], object] = lambda: None) -> Verdict:
