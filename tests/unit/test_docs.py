@@ -23,7 +23,7 @@ from tools.command_reference import commands, root
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 _ROOT = Path(__file__).parents[2]
 _DOCS = _ROOT / "docs"
