@@ -1,6 +1,6 @@
 """The permissions that docs/permissions.md names are enough for a user without others, and each is needed.
 
-Invariant: the table is read from that page, so what is tested is what is documented.
+Invariant: they are read from that page, so what is tested is what is documented.
 """
 
 from __future__ import annotations
@@ -23,22 +23,16 @@ _KEYS = 2_000
 
 
 def documented() -> dict[str, dict[str, str]]:
-    """Return the table: command → party → rights."""
-    text = _PAGE.read_text()
-    rows = [
-        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
-        for line in text.splitlines()
-        if line.startswith("|")
-    ]
-    parties = [name.lower() for name in rows[0][1:]]
-    return {
-        command: {
-            party: " ".join(re.findall(r"`([^`]*)`", cell)).replace("\\|", "|")
-            for party, cell in zip(parties, row[1:], strict=True)
-        }
-        for row in rows[2:]
-        for command in re.findall(r"`([^`]*)`", row[0])
-    }
+    """Return what stands above the first section: command → party → rights."""
+    found: dict[str, dict[str, str]] = {}
+    commands: list[str] = []
+    for line in _PAGE.read_text().split("\n## ")[0].splitlines():
+        if line.startswith("**`"):
+            commands = re.findall(r"`([^`]*)`", line)
+        elif commands and (named := re.fullmatch(r"- (\w+): `([^`]*)`", line)):
+            for command in commands:
+                found.setdefault(command, {})[named[1].lower()] = named[2]
+    return found
 
 
 def _rights(command: str, party: str, kind: ServerKind) -> list[str]:
