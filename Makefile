@@ -35,20 +35,20 @@ servers: ## Fetch servers of other versions for the tests (Debian).
 
 .PHONY: format
 format: ## Put Python and Rust into their format.
-	$(BIN)/ruff check --quiet --fix . || true
+	$(BIN)/ruff check --quiet --fix --exit-zero .
 	$(BIN)/ruff format --quiet .
 	cargo fmt --all
 
 .PHONY: lint
 lint: lint-python lint-rust ## Run all linters, as CI does.
 
+# stubtest runs in an empty folder, so that the installed module is held to its stub, not the source tree.
 .PHONY: lint-python
 lint-python: ## Ruff, mypy, and the engine held to its stub.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	# From an empty folder, so that the installed module is held to its stub, not the source tree.
-	empty=$$(mktemp -d) && cd "$$empty" && "$(VIRTUAL_ENV)/bin/python" -m mypy.stubtest slotferry._core; code=$$?; rm -rf "$$empty"; exit $$code
+	@empty=$$(mktemp -d) && cd "$$empty" && "$(VIRTUAL_ENV)/bin/python" -m mypy.stubtest slotferry._core; code=$$?; rm -rf "$$empty"; exit $$code
 
 .PHONY: lint-rust
 lint-rust: ## Rustfmt, clippy, and the fuzz targets compiled.
