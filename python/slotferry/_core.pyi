@@ -166,6 +166,7 @@ class Failure:
         "conflict",
         "ttl_conflict",
         "payload",
+        "too_large",
         "denied",
         "error",
         "field_ttl_dropped",
@@ -178,7 +179,8 @@ class Failure:
         """What it was.
 
         `conflict`: the target holds another value; `ttl_conflict`: the same value with another TTL;
-        `payload`: the target can't load it, translated or not; `denied`: NOPERM for this key; `error`:
+        `payload`: the target can't load it, translated or not; `too_large`: the target's limits forbid it;
+        `denied`: NOPERM for this key; `error`:
         anything else. Of notes: `field_ttl_dropped`: the fields of a hash lost their TTLs. Of a verification:
         `missing` at the target, `extra` there, `different` value, other `type`, other `ttl`; `payload`: the
         values can't be compared.
@@ -398,6 +400,7 @@ class Job:
         target_access: Access,
         target_has_pexpiretime: bool,
         target_rdb_versions: Sequence[int] = ...,
+        target_limits: tuple[int, int] = ...,
         field_ttl: Literal["error", "drop"] = "error",
         topology: Sequence[tuple[int, int, str, int]],
         target_nodes: Sequence[str] = ...,
@@ -437,7 +440,8 @@ class Job:
         cursors were taken: another one ends the job with `source_changed`. `target_rdb_versions`
         are those of the payloads that every node of the target takes: others get another footer or are
         translated, hashes whose fields have TTLs by the policy `field_ttl`; with none, only what the target
-        refuses is. `topology` is
+        refuses is. `target_limits` are the least `proto-max-bulk-len` and `client-query-buffer-limit`, in
+        bytes (0: the default): keys beyond are written in chunks. `topology` is
         `(first slot, last slot, host, port)` of each range, `target_nodes` are the ids of the nodes that
         CLUSTER SLOTS names. A server at an address of the target is written to only when it is a node of a
         cluster and knows one of them (none: of any cluster). One with `source_run_id` or with

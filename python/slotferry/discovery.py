@@ -27,6 +27,7 @@ from slotferry.link import lost, unfit
 from slotferry.node import Node, raise_for
 from slotferry.rdb_versions import probe_versions
 from slotferry.sentinel import Found, ServiceFinder
+from slotferry.target_limits import UNKNOWN, TargetLimits, ask_limits, smallest
 
 _WORD = re.compile(r"[\x21-\x7e]{1,100}")
 _PRODUCT = re.compile(r"[\x20-\x7e]{1,100}")
@@ -126,13 +127,15 @@ class PrimaryFacts:
     """A primary of the target: its server, and the `cluster_state` that it sees (`ok` or `fail`).
 
     `rdb_versions` are those of the payloads that it takes; None where it does not tell. `node_id` is its id
-    in the cluster, which it keeps when it is restarted; empty where it is not told.
+    in the cluster, which it keeps when it is restarted; empty where it is not told. `limits` are those of one
+    command.
     """
 
     server: ServerFacts
     state: str
     rdb_versions: frozenset[int] | None = None
     node_id: str = ""
+    limits: TargetLimits = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,11 @@ class TargetFacts:
         """The RDB versions that every primary takes; empty where one of them does not tell."""
         told = [primary.rdb_versions or frozenset() for primary in self.primaries]
         return sorted(frozenset.intersection(*told)) if told else []
+
+    @property
+    def limits(self) -> TargetLimits:
+        """What every primary takes of one command, as far as they tell."""
+        return smallest([primary.limits for primary in self.primaries])
 
 
 def discover_source(connector: Connector, preferred: str = "") -> SourceFacts:
@@ -199,6 +207,7 @@ def discover_target(connector: Connector, source: ServerFacts | None = None) -> 
                     cluster_info(node).get("cluster_state", "unknown"),
                     versions,
                     topology.primary_ids.get(address, ""),
+                    ask_limits(node),
                 )
             )
             refusal = refusal or _database_refusal(node, connector.endpoint.database)

@@ -102,7 +102,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class FailedKey:
-    """A key that was given up: `kind` is conflict, ttl_conflict, payload, denied or error."""
+    """A key that was given up: `kind` is conflict, ttl_conflict, payload, too_large, denied or error."""
 
     key: bytes
     slot: int

@@ -144,6 +144,7 @@ class EngineDriver:
             "target_access": self.sides.target.access(route.target),
             "target_has_pexpiretime": self.sides.target_facts.has_pexpiretime,
             "target_rdb_versions": self.sides.target_facts.rdb_versions,
+            "target_limits": self.sides.target_facts.limits,
             "field_ttl": self.options.field_ttl,
             "big_key_bytes": self._big_key_bytes(),
             "copy_id": None if self.record is None else copy_id(self.record, route.source),

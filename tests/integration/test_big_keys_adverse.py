@@ -95,7 +95,8 @@ def test_a_string_beyond_what_the_target_takes_fails_alone(
             client.close()
 
     assert (report.keys.migrated, report.keys.failed) == (1, 1)
-    assert "invalid bulk length" in report.failures[0].message
+    assert report.failures[0].kind == "too_large"
+    assert "a string has 4000000 bytes, above the target's proto-max-bulk-len" in report.failures[0].message
 
 
 def test_large_elements_are_read_few_at_a_time(source: LocalServer, cluster: LocalCluster) -> None:

@@ -15,6 +15,7 @@ from slotferry.local import LocalCluster, LocalServer
 from tests.command import COMMAND
 from tests.integration.migrating import migrate
 from tests.servers.compare import assert_equal
+from tests.servers.kinds import available
 from tests.servers.raw import connect, encode
 
 _LIMIT = "16MB"
@@ -69,6 +70,43 @@ def test_long_names_count_as_values_do(source: LocalServer, cluster: LocalCluste
     assert comparing < _MOST, comparing
     assert copying < 240 << 20, copying
     assert_equal(source, cluster)
+
+
+@pytest.mark.parametrize("cluster", [name for name in ("redis-6.2",) if name in available()], indirect=True)
+@pytest.mark.timeout(180)
+def test_a_compact_value_is_not_unfolded_to_be_translated(source: LocalServer, cluster: LocalCluster) -> None:
+    """Two bytes of a small integer become some ninety of a decoded list."""
+    with connect(source) as connection:
+        for i in range(15):
+            connection.execute("RPUSH", "list", *(j % 100 for j in range(100_000)))
+            connection.execute("SADD", "set", *range(i * 100_000, (i + 1) * 100_000))
+        connection.pipeline_checked([encode("SET", f"key:{i}", i) for i in range(100)])
+
+    code, peak, shown = _peak(
+        "migrate", source.url, cluster.url, "--memory-limit", _LIMIT, "--big-key-bytes", "0"
+    )
+
+    assert code == 0, shown
+    assert peak < _MOST, peak  # 205 to 344 MB when it was
+    assert_equal(source, cluster)
+
+
+@pytest.mark.timeout(180)
+def test_a_compact_value_is_not_unfolded_to_be_compared(source: LocalServer, cluster: LocalCluster) -> None:
+    with connect(source) as connection:
+        for _ in range(10):
+            connection.execute("RPUSH", "list", *(j % 100 for j in range(100_000)))
+    assert migrate(source, cluster, big_key_bytes=0).ok
+    with cluster.client() as client:
+        client.lset("list", 500_000, "another")
+
+    code, peak, shown = _peak(
+        "migrate", source.url, cluster.url, "--memory-limit", _LIMIT, "--big-key-bytes", "0", "--restart"
+    )
+
+    assert code == 3, shown
+    assert "conflict" in shown
+    assert peak < _MOST, peak
 
 
 @pytest.mark.timeout(120)

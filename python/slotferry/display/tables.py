@@ -116,6 +116,11 @@ def next_steps(report: Report) -> list[str]:
         )
     if kinds.get("payload"):
         steps.append("payload: the target can't load these values; the same command fails until it can")
+    if kinds.get("too_large"):
+        steps.append(
+            "too large: raise the limit that the message names at every primary; "
+            "then the same command tries them again"
+        )
     if kinds.get("error"):
         steps.append("error: put right what the messages say; then the same command tries them again")
     return steps

@@ -8,7 +8,7 @@ use slotferry_core::net::{Address, AddressMap, AddressRule};
 use slotferry_core::payload::{FieldTtl, Target};
 use slotferry_core::resp::encode::ExpiryCommand;
 use slotferry_core::topology::SlotRange;
-use slotferry_core::{Depth, Eviction, JobSpec, OnConflict, Sample, Side, Sweep, Verify};
+use slotferry_core::{Depth, Eviction, JobSpec, OnConflict, Sample, Side, Sweep, TargetLimits, Verify};
 
 use crate::access::Access;
 use crate::checkpoint::Checkpoint;
@@ -105,6 +105,7 @@ impl Job {
         target_access,
         target_has_pexpiretime,
         target_rdb_versions = Vec::new(),
+        target_limits = (0, 0),
         field_ttl = "error",
         topology,
         target_nodes = Vec::new(),
@@ -154,6 +155,7 @@ impl Job {
         target_access: &Bound<'_, Access>,
         target_has_pexpiretime: bool,
         target_rdb_versions: Vec<u16>,
+        target_limits: (u64, u64),
         field_ttl: &str,
         topology: Vec<PyRange>,
         target_nodes: Vec<String>,
@@ -199,6 +201,7 @@ impl Job {
             target_access: target_access.get().0.clone(),
             target_expiry: expiry(target_has_pexpiretime),
             target_rdb: Target::new(&target_rdb_versions),
+            target_limits: TargetLimits::new(target_limits.0, target_limits.1),
             field_ttl: match field_ttl {
                 "error" => FieldTtl::Error,
                 "drop" => FieldTtl::Drop,

@@ -38,6 +38,8 @@ pub enum FailureKind {
     TtlConflict,
     /// The target can't load the payload, nor a translation of it.
     Payload,
+    /// The target takes no command or value so large.
+    TooLarge,
     /// NOPERM for this key.
     Denied,
     /// Anything else.
@@ -69,6 +71,7 @@ impl FailureKind {
             Self::Conflict => "conflict",
             Self::TtlConflict => "ttl_conflict",
             Self::Payload => "payload",
+            Self::TooLarge => "too_large",
             Self::Denied => "denied",
             Self::Error => "error",
             Self::FieldTtlDropped => "field_ttl_dropped",

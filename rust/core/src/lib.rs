@@ -24,4 +24,4 @@ pub mod topology;
 pub use control::{Event, Side, State};
 pub use error::{Error, ErrorKind, Result};
 pub use job::{Job, Snapshot};
-pub use pipeline::{Depth, Eviction, JobSpec, OnConflict, Sample, Sweep, Verify};
+pub use pipeline::{Depth, Eviction, JobSpec, OnConflict, Sample, Sweep, TargetLimits, Verify};

@@ -280,7 +280,7 @@ fn translated_payloads_hold_the_same_value() {
         for takes in TARGETS {
             let target = payload::Target::new(takes);
             let translated = target
-                .translate(&one.payload, payload::FieldTtl::Drop, 0)
+                .translate(&one.payload, payload::FieldTtl::Drop, 0, payload::DECODE_LIMIT)
                 .unwrap_or_else(|error| panic!("{} {} for {takes:?}: {error}", one.origin, one.name));
             // Loadable by the target now, and the same as before.
             let place = format!("{} {} for {takes:?}", one.origin, one.name);

@@ -55,10 +55,15 @@ pub const DECODE_LIMIT: usize = 1 << 30;
 /// Returns `TooShort`, `Checksum`, `Malformed`, `TooLarge` (more than [`DECODE_LIMIT`]) or `Unsupported` if
 /// the bodies differ and one of them can't be judged.
 pub fn same_value(a: &[u8], b: &[u8], expired_by: u64) -> Result<bool, PayloadError> {
+    same_value_within(a, b, DECODE_LIMIT, expired_by)
+}
+
+/// [`same_value`], where each of the two decoded values may take at most `limit` bytes, counted roughly.
+pub fn same_value_within(a: &[u8], b: &[u8], limit: usize, expired_by: u64) -> Result<bool, PayloadError> {
     if same_bytes(a, b)? {
         return Ok(true);
     }
-    Ok(compare_values(a, b, DECODE_LIMIT, expired_by)? == Comparison::Same)
+    Ok(compare_values(a, b, limit, expired_by)? == Comparison::Same)
 }
 
 /// Returns whether two payloads are equal but for their footers, which is the quick way to say that the values

@@ -327,7 +327,12 @@ mod tests {
         let target = super::super::Target::new(&[9, 10, 11]);
         let sealed = [&body[..], &Footer::new(body, 13).to_bytes()].concat();
         let translated = target
-            .translate(&sealed, super::super::FieldTtl::Error, 0)
+            .translate(
+                &sealed,
+                super::super::FieldTtl::Error,
+                0,
+                super::super::DECODE_LIMIT,
+            )
             .expect("streams go everywhere");
         assert_eq!(
             super::super::same_value(&sealed, &translated.payload, 0),

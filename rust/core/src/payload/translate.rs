@@ -12,7 +12,7 @@ use super::footer::{FOOTER_LEN, Footer, split, verify};
 use super::stream::Stream;
 use super::type_byte::{self, FIRST_VALKEY_VERSION, Kind};
 use super::value::Value;
-use super::{DECODE_LIMIT, decode, write};
+use super::{decode, write};
 
 /// The version that all servers from Redis 6.2 on take, and that knows the plain layouts.
 const PLAIN_VERSION: u16 = 9;
@@ -144,12 +144,14 @@ impl Target {
         }
     }
 
-    /// Returns the value in a layout that the target loads. Fields that have expired by `now_ms` are left out.
+    /// Returns the value in a layout that the target loads. Fields that have expired by `now_ms` are left out. A value that
+    /// would take more than `limit` bytes, counted roughly, is not decoded: `TooLarge`.
     pub fn translate(
         &self,
         payload: &[u8],
         field_ttl: FieldTtl,
         now_ms: u64,
+        limit: usize,
     ) -> Result<Translated, TranslateError> {
         let (body, footer) = verify(payload)?;
         if Kind::of(body[0]) == Some(Kind::Module) {
@@ -158,7 +160,7 @@ impl Target {
             });
         }
         let mut dropped_ttls = 0;
-        let (body, version) = match decode(body, footer, DECODE_LIMIT)? {
+        let (body, version) = match decode(body, footer, limit)? {
             Value::String(bytes) => {
                 let mut body = vec![type_byte::STRING];
                 write::string(&mut body, &bytes);
@@ -257,7 +259,7 @@ pub fn module_name(body: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::with_version;
+    use super::super::{DECODE_LIMIT as LIMIT, with_version};
     use super::*;
 
     const REDIS_6: &[u16] = &[9];
@@ -331,20 +333,22 @@ mod tests {
         );
         let target = Target::new(VALKEY_8);
         assert_eq!(
-            target.translate(&hash, FieldTtl::Error, 10),
+            target.translate(&hash, FieldTtl::Error, 10, LIMIT),
             Err(TranslateError::FieldTtls { fields: 1 })
         );
-        let dropped = target.translate(&hash, FieldTtl::Drop, 10).expect("dropped");
+        let dropped = target
+            .translate(&hash, FieldTtl::Drop, 10, LIMIT)
+            .expect("dropped");
         assert_eq!(dropped.dropped_ttls, 1);
         assert_eq!(
             dropped.payload[..10],
             *b"\x04\x02\x01a\x011\x01b\x012"[..10].as_ref()
         );
         // After the last one expired, nothing stands in the way.
-        assert!(target.translate(&hash, FieldTtl::Error, 1000).is_ok());
+        assert!(target.translate(&hash, FieldTtl::Error, 1000, LIMIT).is_ok());
         let all_gone = sealed(b"\x16\x01\x01b\x012\xe8\x03\0\0\0\0\0\0", 80);
         assert_eq!(
-            target.translate(&all_gone, FieldTtl::Drop, 1000),
+            target.translate(&all_gone, FieldTtl::Drop, 1000, LIMIT),
             Err(TranslateError::Gone)
         );
     }
@@ -363,7 +367,7 @@ mod tests {
         let body = [&[7, 0x81][..], &id.to_be_bytes(), b"\x00"].concat();
         assert_eq!(module_name(&body).as_deref(), Some("tair-json"));
         assert_eq!(module_name(b"\x07\x01"), None);
-        let error = Target::new(REDIS_6).translate(&sealed(&body, 80), FieldTtl::Drop, 0);
+        let error = Target::new(REDIS_6).translate(&sealed(&body, 80), FieldTtl::Drop, 0, LIMIT);
         assert_eq!(
             error,
             Err(TranslateError::Module {

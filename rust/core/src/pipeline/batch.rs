@@ -35,6 +35,8 @@ pub(crate) struct Entry {
     pub translated: bool,
     /// How often the target has called its key busy and then had none.
     pub phantoms: u8,
+    /// How many connections have ended with it, one after another.
+    pub cuts: u8,
 }
 
 /// Encoded RESTOREs for one primary.
@@ -121,6 +123,7 @@ impl Batch {
             in_doubt: false,
             translated: false,
             phantoms: 0,
+            cuts: 0,
         });
         end - start + ENTRY_BYTES
     }
@@ -140,6 +143,7 @@ impl Batch {
             in_doubt: false,
             translated: false,
             phantoms: 0,
+            cuts: 0,
         });
         end - start + ENTRY_BYTES
     }

@@ -13,7 +13,7 @@ use super::quick::{Shape, THERE};
 use super::{Depth, Engine, OnConflict, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::net::Address;
-use crate::payload::same_value;
+use crate::payload::{Kind, PayloadError, same_value_within};
 use crate::progress::Outcome;
 use crate::resp::encode::{self, ExpiryCommand};
 use crate::resp::{Decoded, ProtocolError, Reply, decode, decode_time};
@@ -29,6 +29,8 @@ enum Found {
     Same,
     OtherTtl,
     Different,
+    /// Too large to be compared as a whole.
+    Large,
     /// One of the payloads could not be read.
     Unreadable(String),
     /// What a verification found.
@@ -42,6 +44,8 @@ pub(crate) struct Comparison {
     picks: Vec<usize>,
     commands: Vec<u8>,
     expiry: ExpiryCommand,
+    /// What each of two values may take to be compared as a whole.
+    limit: usize,
     /// The rules of a verification; none where RESTORE found the keys busy.
     rules: Option<Rules>,
     /// The target's clock, where expiries come relative to it.
@@ -61,7 +65,8 @@ pub(crate) struct Comparison {
 
 impl Comparison {
     /// Prepare to read the entries `picks` of `batch`, the way that the batch went (with ASKING or without).
-    pub fn new(batch: Batch, picks: Vec<usize>, expiry: ExpiryCommand, rules: Option<Rules>) -> Self {
+    pub fn new(batch: Batch, picks: Vec<usize>, engine: &Engine, rules: Option<Rules>) -> Self {
+        let expiry = engine.spec.target_expiry;
         let mut commands = Vec::with_capacity(batch.bytes().len().min(picks.len() * 128));
         if expiry == ExpiryCommand::Relative {
             encode::time(&mut commands);
@@ -92,6 +97,7 @@ impl Comparison {
             picks,
             commands,
             expiry,
+            limit: engine.decode_limit(),
             rules,
             clock: None,
             clock_error: None,
@@ -109,7 +115,7 @@ impl Comparison {
     /// [`Self::give_up`].
     pub fn of_all(batch: Batch, engine: &Engine, rules: Rules) -> Self {
         let picks = (0..batch.entries().len()).collect();
-        let comparison = Self::new(batch, picks, engine.spec.target_expiry, Some(rules));
+        let comparison = Self::new(batch, picks, engine, Some(rules));
         engine.budget.hold(comparison.commands.len());
         comparison
     }
@@ -251,7 +257,7 @@ impl Comparison {
         let found = match (self.rules, held) {
             (Some(rules), held) => judge(&wanted, held, rules, now).map(Found::Finding),
             (None, None) => Some(Found::Absent),
-            (None, Some(held)) => Some(compare(&wanted, held, now)),
+            (None, Some(held)) => Some(compare(&wanted, held, self.limit, now)),
         };
         if let Some(found) = found {
             self.found.push((index, found));
@@ -411,6 +417,7 @@ impl Comparison {
                     FailureKind::Conflict,
                     &format!("the target holds a value that can't be compared ({error})"),
                 ),
+                Found::Large => engine.copy_entry_in_chunks(&self.batch, index),
                 Found::Finding(finding) => unreachable!("only a verification finds {finding:?}"),
             }
         }
@@ -433,9 +440,13 @@ impl Comparison {
     }
 }
 
-fn compare(wanted: &Restore<'_>, held: Held<'_>, now: u64) -> Found {
-    match same_value(wanted.payload, held.payload, now + TTL_TOLERANCE) {
+fn compare(wanted: &Restore<'_>, held: Held<'_>, limit: usize, now: u64) -> Found {
+    let is_module = wanted.payload.first().and_then(|&byte| Kind::of(byte)) == Some(Kind::Module);
+    match same_value_within(wanted.payload, held.payload, limit, now + TTL_TOLERANCE) {
         Ok(false) => Found::Different,
+        // What only its module can read is the same byte by byte, or not at all.
+        Err(PayloadError::TooLarge { .. }) if is_module => Found::Different,
+        Err(PayloadError::TooLarge { .. }) => Found::Large,
         Err(error) => Found::Unreadable(error.to_string()),
         Ok(true) if same_expiry(wanted.expires_at, held.expires_at, TTL_TOLERANCE) => Found::Same,
         Ok(true) => Found::OtherTtl,

@@ -131,6 +131,8 @@ impl Lane {
                 size,
                 source: key.to_vec(),
                 target: name.to_vec(),
+                in_doubt: false,
+                refused: false,
             });
         }
     }

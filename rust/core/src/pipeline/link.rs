@@ -13,13 +13,15 @@ use tokio::sync::Notify;
 use super::barrier::Wait;
 use super::batch::{BATCH_BYTES, Batch, Entry, Restore};
 use super::compare::Comparison;
+use super::cut::accused;
+use super::flights::Flights;
 use super::restraint::Answer;
 use super::silence::Silence;
 use super::{Backoff, Engine};
 use crate::checkpoint::PageId;
 use crate::control::{Event, Side};
 use crate::error::ErrorKind;
-use crate::net::{self, Address, Connection, Deadline, HandshakeError, Outgoing};
+use crate::net::{self, Address, Connection, Deadline, HandshakeError};
 use crate::resp::{Decoded, ProtocolError, Reply, decode};
 use crate::topology::NodeId;
 
@@ -95,7 +97,7 @@ impl Flight {
         }
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Self::Restore { batch, .. } => batch.bytes(),
             Self::Compare(comparison) => comparison.bytes(),
@@ -218,38 +220,6 @@ impl Engine {
     }
 }
 
-/// Flights in order, and how far they are written.
-#[derive(Debug, Default)]
-struct Flights {
-    queue: VecDeque<Flight>,
-    /// The flight that is being written, and how much of it is.
-    writing: usize,
-    written: usize,
-}
-
-impl Flights {
-    /// Whether a flight is written whole, so that replies are due.
-    fn owe_reply(&self) -> bool {
-        self.writing > 0
-    }
-}
-
-impl Outgoing for Flights {
-    fn chunk(&self) -> &[u8] {
-        self.queue
-            .get(self.writing)
-            .map_or(&[], |flight| &flight.bytes()[self.written..])
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.written += count;
-        if self.written == self.queue[self.writing].bytes().len() {
-            self.writing += 1;
-            self.written = 0;
-        }
-    }
-}
-
 /// One connection's life.
 pub(super) struct Session<'a> {
     pub engine: &'a Rc<Engine>,
@@ -258,6 +228,8 @@ pub(super) struct Session<'a> {
     flights: Flights,
     silence: Silence,
     answered: bool,
+    /// It has ended, and not for want of replies.
+    was_cut: bool,
 }
 
 impl<'a> Session<'a> {
@@ -266,9 +238,10 @@ impl<'a> Session<'a> {
             engine,
             link,
             connection,
-            flights: Flights::default(),
+            flights: Flights::new(engine.spec.target_limits.in_flight()),
             silence: Silence::new(engine.pause_above()),
             answered: false,
+            was_cut: false,
         }
     }
 
@@ -288,6 +261,7 @@ impl<'a> Session<'a> {
             tokio::select! {
                 exchanged = self.connection.exchange(&mut self.flights, true) => {
                     if let Err(error) = exchanged {
+                        self.was_cut = true;
                         return net::plain(&error);
                     }
                     // What was only written says nothing of a node that hangs; but a value that takes long to be
@@ -385,13 +359,10 @@ impl<'a> Session<'a> {
                 }
                 break;
             }
-            if let Some(flight) = self.flights.queue.pop_front() {
-                if self.flights.writing == 0 {
-                    return Err("a reply came before its command was sent".to_owned());
-                }
-                self.flights.writing -= 1;
-                self.finish(flight);
-            }
+            let Some(flight) = self.flights.finish() else {
+                return Err("a reply came before its command was sent".to_owned());
+            };
+            self.finish(flight);
         }
         Ok(progress)
     }
@@ -400,11 +371,19 @@ impl<'a> Session<'a> {
     /// have been left out, and those after it be other keys'.
     fn give_back(&mut self, reason: &str) {
         self.watch(Duration::ZERO);
-        let begun = self.flights.writing + usize::from(self.flights.written > 0);
+        let begun = self.flights.begun();
+        let first = self.flights.queue.front().filter(|_| begun > 0 && self.was_cut);
+        let mut accused = first.and_then(accused);
         for (number, flight) in std::mem::take(&mut self.flights.queue).into_iter().enumerate() {
             match flight {
                 Flight::Restore { batch, .. } => {
-                    self.wait_again(&batch, 0..batch.entries().len(), number < begun, reason);
+                    self.wait_again(
+                        &batch,
+                        0..batch.entries().len(),
+                        number < begun,
+                        accused.take(),
+                        reason,
+                    );
                 }
                 Flight::Compare(comparison) => {
                     comparison.give_up(self.engine);
@@ -413,6 +392,7 @@ impl<'a> Session<'a> {
                         comparison.batch(),
                         comparison.picks().iter().copied(),
                         false,
+                        None,
                         reason,
                     );
                 }
@@ -423,10 +403,21 @@ impl<'a> Session<'a> {
         Self::give_back_queue(self.engine, self.link, reason);
     }
 
-    fn wait_again(&self, batch: &Batch, entries: impl Iterator<Item = usize>, sent: bool, reason: &str) {
+    /// Let entries wait and go again; one of them may be `accused` of having ended the connection.
+    fn wait_again(
+        &self,
+        batch: &Batch,
+        entries: impl Iterator<Item = usize>,
+        sent: bool,
+        accused: Option<(usize, Entry)>,
+        reason: &str,
+    ) {
         let mut again = Batch::default();
         for index in entries {
-            let entry = batch.entries()[index];
+            let entry = match accused {
+                Some((found, entry)) if found == index => entry,
+                _ => batch.entries()[index],
+            };
             let entry = Entry {
                 in_doubt: entry.in_doubt || sent,
                 ..entry
@@ -520,34 +511,4 @@ fn read_restores(
         }
     }
     Ok((at, true, 0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_value_that_is_still_being_written_owes_no_reply() {
-        let mut batch = Batch::default();
-        let large = Restore {
-            number: 0,
-            key: b"k",
-            expires_at: 0,
-            payload: &[0; 1000],
-            rdb_version: None,
-            eviction: None,
-        };
-        batch.push(0, 0, &large, false);
-        let length = batch.bytes().len();
-        let mut flights = Flights::default();
-        flights.queue.push_back(Flight::Restore {
-            batch,
-            replies: 0,
-            errors: Vec::new(),
-        });
-        flights.advance(length - 1);
-        assert!(!flights.owe_reply());
-        flights.advance(1);
-        assert!(flights.owe_reply());
-    }
 }

@@ -9,11 +9,14 @@ mod batch;
 mod big;
 mod client;
 mod compare;
+mod cut;
 mod dump;
+mod flights;
 mod health;
 mod judge;
 mod lane;
 mod large;
+mod limits;
 mod link;
 mod membership;
 mod named;
@@ -60,6 +63,7 @@ use health::Health;
 use judge::Rules;
 pub(crate) use lane::Lane;
 use large::LargeKeys;
+pub use limits::TargetLimits;
 use named::Names;
 use pace::Pace;
 use restraint::Restraint;
@@ -141,6 +145,8 @@ pub struct JobSpec {
     pub target_expiry: ExpiryCommand,
     /// Which payloads the target's nodes take.
     pub target_rdb: Target,
+    /// What the target's nodes take of one command.
+    pub target_limits: TargetLimits,
     /// What happens to the TTLs of hash fields where the target has none.
     pub field_ttl: FieldTtl,
     /// Where addresses are reached that redirects announce.
@@ -218,6 +224,9 @@ const NAMES_SHARE: usize = 8;
 /// Failures that wait to be recorded take about this part of it at most: until they are, no page is begun.
 const FAILURES_SHARE: usize = 8;
 
+/// By so much a value may grow when it is decoded.
+const DECODED: usize = 4;
+
 /// No payload up to this size is compared in parts.
 const SMALLEST_LARGE: usize = 64 << 10;
 
@@ -253,6 +262,8 @@ pub(crate) struct Engine {
     pub pages_held: Cell<bool>,
     pub lanes_running: Cell<usize>,
     pub fatal: RefCell<Option<Error>>,
+    /// Name and payload of a key that the target takes in one command have so many bytes at most.
+    pub largest: usize,
     /// Something changed that the supervisor should look at.
     pub changed: Notify,
     /// All is written, and only a barrier is missing.
@@ -294,6 +305,11 @@ impl Engine {
             pages_held: Cell::new(false),
             lanes_running: Cell::new(0),
             fatal: RefCell::new(None),
+            largest: if spec.verify.is_some() {
+                usize::MAX
+            } else {
+                spec.target_limits.argument()
+            },
             changed: Notify::new(),
             barrier_wanted: Notify::new(),
             spec,
@@ -333,6 +349,11 @@ impl Engine {
             self.pages_held.set(false);
             self.budget.wake();
         }
+    }
+
+    /// What a value may take, counted roughly, to be decoded as a whole: beside the budget, so only a part of it.
+    pub fn decode_limit(&self) -> usize {
+        (self.spec.memory_limit / LARGE_SHARE).max(SMALLEST_LARGE) * DECODED
     }
 
     /// How keys are compared, in a verification.

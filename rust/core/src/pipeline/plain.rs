@@ -97,6 +97,8 @@ impl Lane {
                 size: value.len() as u64,
                 source: key.to_vec(),
                 target: fetch.keys.target(read).to_vec(),
+                in_doubt: false,
+                refused: false,
             });
             return;
         }

@@ -27,7 +27,7 @@ impl Session<'_> {
                 if busy.is_empty() {
                     self.engine.spares.borrow_mut().give(batch);
                 } else {
-                    let comparison = Comparison::new(batch, busy, self.engine.spec.target_expiry, None);
+                    let comparison = Comparison::new(batch, busy, self.engine, None);
                     self.link.enqueue(Flight::Compare(Box::new(comparison)));
                 }
             }

@@ -91,6 +91,9 @@ impl Engine {
 
     #[inline]
     pub(super) fn route_as_is(self: &Rc<Self>, page: PageId, slot: u16, restore: &Restore<'_>) {
+        if restore.key.len() + restore.payload.len() > self.largest {
+            return self.copy_in_chunks(page, slot, restore);
+        }
         let replace = self.spec.on_conflict == OnConflict::Replace;
         let owner = self.router.borrow().topology.owner(slot);
         let Some(owner) = owner else {
@@ -273,6 +276,10 @@ impl Engine {
                         attempted = Some(entry.slot);
                     }
                     let entry = Entry { hops: 0, ..*entry };
+                    if self.send_apart(batch, index, entry) {
+                        sent += 1;
+                        continue;
+                    }
                     let owner = self.router.borrow().topology.owner(entry.slot);
                     if let Some(owner) = owner {
                         self.link(owner).push_again(self, entry, batch.command(index));

@@ -9,7 +9,7 @@ use super::batch::{Batch, Entry, Restore};
 use super::link::Session;
 use super::{Engine, OnConflict, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId};
-use crate::payload::{Target, TranslateError, Translated};
+use crate::payload::{PayloadError, Target, TranslateError, Translated};
 use crate::progress::Outcome;
 use crate::reply::said;
 use crate::resp::encode;
@@ -28,6 +28,10 @@ impl Engine {
                 self.note_dropped(self.named(page, restore), slot, &translated);
             }
             Err(TranslateError::Gone) => self.settle(page, Outcome::Expired, 1, 0),
+            // Its parts are written by commands, which any server takes.
+            Err(TranslateError::Payload(PayloadError::TooLarge { .. })) => {
+                self.copy_in_chunks(page, slot, restore);
+            }
             Err(error) => self.fail(
                 page,
                 Failure {
@@ -66,7 +70,12 @@ impl Engine {
     }
 
     fn translated(&self, target: &Target, restore: &Restore<'_>) -> Result<Translated, TranslateError> {
-        target.translate(restore.payload, self.spec.field_ttl, self.source_now())
+        target.translate(
+            restore.payload,
+            self.spec.field_ttl,
+            self.source_now(),
+            self.decode_limit(),
+        )
     }
 }
 
@@ -81,12 +90,18 @@ impl Session<'_> {
         let translated = match self.engine.translated(&Target::new(OLDEST), &restore) {
             Ok(translated) => translated,
             Err(TranslateError::Gone) => return self.engine.settle_entry(batch, index, Outcome::Expired),
+            Err(TranslateError::Payload(PayloadError::TooLarge { .. })) => {
+                return self.engine.copy_entry_in_chunks(batch, index);
+            }
             Err(reason) => {
                 let text = said(error);
                 let message = format!("{text}; {reason}");
                 return self.give_up(batch, index, FailureKind::Payload, message.as_bytes());
             }
         };
+        if restore.key.len() + translated.payload.len() > self.engine.largest {
+            return self.engine.copy_entry_in_chunks(batch, index);
+        }
         let mut command = Vec::new();
         encode::restore(
             &mut command,

@@ -19,7 +19,7 @@ use crate::net::Address;
 use crate::payload::FieldTtl;
 use crate::pipeline::client::{Client, Commands};
 use crate::pipeline::large::Sides;
-use crate::pipeline::parts::{self, Chunk, Kind, Place};
+use crate::pipeline::parts::{self, Chunk, Kind, Most, Oversize, Place};
 use crate::pipeline::{Engine, OnConflict, shown};
 use crate::progress::Outcome;
 use crate::resp::Tree;
@@ -31,6 +31,8 @@ pub(super) enum Stop {
     Source(String),
     /// The target's slot can't be written now; `full` for want of memory or disk.
     Target { reason: String, full: bool },
+    /// The target has ended the connection while the key was written.
+    Cut(String),
     /// Its slot is elsewhere: at once again.
     Moved,
     /// The source's key, or what is built at the target, is not what it was: from the start.
@@ -133,7 +135,19 @@ impl Copy<'_> {
             return Ok(Done::Settled(outcome, 0));
         }
         if look.kind == Kind::String {
-            return self.copy_string(&look).await;
+            let (length, limits) = (look.length, self.engine.spec.target_limits);
+            let limit = self.engine.spec.big_key_bytes.unwrap_or(u64::MAX);
+            if length > limits.string() as u64 {
+                // Compressed, as DUMP gives it, it may fit.
+                return if length < limit {
+                    self.whole_or_gone().await
+                } else {
+                    Err(self.too_large("a string", length as usize))
+                };
+            }
+            if length <= limits.argument() as u64 && !self.big.refused {
+                return self.copy_string(&look).await;
+            }
         }
         let recorded = self.engine.shared.ledger().big_position(&self.big.source);
         // Older versions did not say whose parts they are.
@@ -164,15 +178,16 @@ impl Copy<'_> {
             expiring += chunk.expiring() as u64;
             let size = chunk.bytes();
             bytes += size as u64;
+            count = chunk.next_count(progress.kind, count, LIMITS);
+            let (next, is_last, is_empty) = (chunk.next, chunk.is_last, chunk.is_empty());
             self.engine.budget.hold(size);
-            let written = self.write(&temporary, &progress, &chunk, is_first, &lost).await;
+            let written = self
+                .write_pieces(&temporary, &progress, chunk, is_first, &lost)
+                .await;
             self.engine.budget.free(size);
             written?;
-            is_first &= chunk.is_empty();
-            count = chunk.next_count(progress.kind, count, LIMITS);
-            progress.place = chunk.next;
-            let is_last = chunk.is_last;
-            drop(chunk);
+            is_first &= is_empty;
+            progress.place = next;
             if is_last {
                 break;
             }
@@ -260,6 +275,47 @@ impl Copy<'_> {
             }
         };
         Ok(Some(Progress { place, ..recorded }))
+    }
+
+    /// Write a chunk, in as many transactions as the target's limits ask for.
+    async fn write_pieces(
+        &mut self,
+        temporary: &[u8],
+        progress: &Progress,
+        chunk: Chunk,
+        mut is_first: bool,
+        lost: &Lost,
+    ) -> Attempt<()> {
+        let limits = self.engine.spec.target_limits;
+        let most = Most {
+            bytes: limits.in_flight(),
+            argument: limits.string(),
+        };
+        let pieces = chunk
+            .pieces(progress.kind, progress.place, most)
+            .map_err(|Oversize(bytes)| {
+                let what = format!("an element of the {}", progress.kind.name());
+                self.too_large(&what, bytes)
+            })?;
+        for (place, piece) in pieces {
+            let at = Progress {
+                place,
+                ..progress.clone()
+            };
+            self.write(temporary, &at, &piece, is_first, lost).await?;
+            is_first &= piece.is_empty();
+        }
+        Ok(())
+    }
+
+    /// Something of the key that can't be cut is beyond what the target takes.
+    fn too_large(&self, what: &str, bytes: usize) -> Stop {
+        let key = shown(&self.big.target);
+        let setting = self.engine.spec.target_limits.broken_by(bytes);
+        let message = format!("the target can't hold {key}: {what} has {bytes} bytes, above {setting}");
+        let owner = self.engine.owner(self.big.slot);
+        let node = owner.map_or_else(|| self.engine.spec.source.clone(), |(_, address)| address);
+        Stop::Failed(FailureKind::TooLarge, message, node)
     }
 
     pub(super) async fn write(

@@ -31,6 +31,7 @@ use super::{Backoff, Engine, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId, Pending};
 use crate::control::Event;
 use crate::error::ErrorKind;
+use crate::payload::kind_name;
 use crate::progress::Outcome;
 use crate::reply::said;
 use crate::topology::NodeId;
@@ -60,6 +61,10 @@ pub(super) struct Big {
     pub size: u64,
     pub source: Vec<u8>,
     pub target: Vec<u8>,
+    /// It may have been written already.
+    pub in_doubt: bool,
+    /// The target has ended connections that it came over in one command.
+    pub refused: bool,
 }
 
 /// The large keys that wait, and whether one is being copied.
@@ -105,6 +110,12 @@ impl Cuts {
             (self.since, self.opened) = (None, opened);
         }
         *self.since.get_or_insert(now)
+    }
+
+    /// One more of `count` connections to the target ended; how many in a row, where they show that it won't take the key.
+    fn lost_again(&mut self, engine: &Engine, big: &Big, count: u32, now: Instant) -> Option<u32> {
+        let since = self.lost(engine, big, count - 1, now);
+        self.too_many(count, now - since, engine.spec.retry_for)
     }
 
     /// How many there were, where they show that the source can't send the key.
@@ -168,10 +179,11 @@ impl Engine {
         target: &mut Option<(NodeId, Client)>,
         sides: &mut Sides,
     ) -> Ended {
-        let mut in_doubt = false;
+        let mut in_doubt = big.in_doubt;
         let mut changes = 0;
         let mut backoff = Backoff::new();
         let mut cuts = Cuts::new(source.opened);
+        let (mut refusals, mut refused) = (Cuts::new(0), 0);
         source.begin();
         loop {
             if self.draining.get() {
@@ -191,16 +203,7 @@ impl Engine {
                     return Ended::Settled;
                 }
                 Ok(Done::Whole { expires_at, payload }) => {
-                    let restore = Restore {
-                        number: big.number,
-                        key: &big.target,
-                        expires_at,
-                        payload: &payload,
-                        rdb_version: None,
-                        eviction: None,
-                    };
-                    self.route(big.page, big.slot, &restore);
-                    self.nudge();
+                    self.pass_on_whole(big, expires_at, &payload);
                     return Ended::Settled;
                 }
                 Err(stop) => stop,
@@ -208,6 +211,9 @@ impl Engine {
             let now = Instant::now();
             if !matches!(stop, Stop::Source(_)) {
                 cuts.since = None;
+            }
+            if !matches!(stop, Stop::Cut(_)) {
+                (refusals.since, refusals.opened) = (None, refused);
             }
             match stop {
                 Stop::Drained => return Ended::Left,
@@ -231,6 +237,13 @@ impl Engine {
                     }
                     self.shared.progress.add_retries(1);
                     tokio::time::sleep(backoff.step()).await;
+                }
+                Stop::Cut(reason) => {
+                    refused += 1;
+                    let times = refusals.lost_again(self, big, refused, now);
+                    if let Some(ended) = self.after_cut(big, &mut copy, &reason, times).await {
+                        return ended;
+                    }
                 }
                 Stop::Target { reason, full } => {
                     if let Some(ended) = self.wait_for_slot(big, &reason, full).await {
@@ -265,6 +278,39 @@ impl Engine {
                 }
             }
         }
+    }
+
+    /// Pass a key on as any other, in one piece.
+    fn pass_on_whole(self: &Rc<Self>, big: &Big, expires_at: u64, payload: &[u8]) {
+        let restore = Restore {
+            number: big.number,
+            key: &big.target,
+            expires_at,
+            payload,
+            rdb_version: None,
+            eviction: None,
+        };
+        if restore.key.len() + payload.len() > self.largest {
+            return self.fail_whole(big, payload);
+        }
+        self.route(big.page, big.slot, &restore);
+        self.nudge();
+    }
+
+    /// The target has ended the connection: after so many `times` that the key is given up, or else as for any slot.
+    async fn after_cut(
+        self: &Rc<Self>,
+        big: &Big,
+        copy: &mut Copy<'_>,
+        reason: &str,
+        times: Option<u32>,
+    ) -> Option<Ended> {
+        if let Some(times) = times {
+            let _ = copy.sweep().await;
+            self.fail_refused(big, reason, times);
+            return Some(Ended::Settled);
+        }
+        self.wait_for_slot(big, reason, false).await
     }
 
     /// The slot takes no writes now: wait, and say if the key is not to be tried any more.
@@ -323,6 +369,29 @@ impl Engine {
              client-output-buffer-limit there, and what is between)"
         );
         self.fail_big(big, FailureKind::Error, message, self.spec.source.to_string());
+    }
+
+    /// The target ends the connection whenever the key is written: it is given up, so that the others go on.
+    fn fail_refused(&self, big: &Big, reason: &str, times: u32) {
+        let key = shown(&big.target);
+        let message = format!(
+            "{key}, of about {} bytes, can't be written: {reason}, {times} times in a row, though the target answers \
+             otherwise (see client-query-buffer-limit and proto-max-bulk-len there, and what is between)",
+            big.size
+        );
+        self.fail_too_large(big.page, big.slot, big.source.clone(), message);
+    }
+
+    /// A value that can't be cut is beyond what the target takes in one command.
+    fn fail_whole(&self, big: &Big, payload: &[u8]) {
+        let kind = payload.first().map_or("value", |&byte| kind_name(byte));
+        let bytes = big.target.len() + payload.len();
+        let message = format!(
+            "the target can't hold {}: a {kind} that is written in one piece, and its {bytes} bytes are above {}",
+            shown(&big.target),
+            self.spec.target_limits.broken_by(bytes)
+        );
+        self.fail_too_large(big.page, big.slot, big.source.clone(), message);
     }
 
     fn fail_changing(&self, big: &Big, what: &str, changes: u32) {

@@ -91,10 +91,7 @@ impl Copy<'_> {
     fn not_taken(&mut self, not_taken: NotTaken, address: &Address) -> Stop {
         match not_taken {
             NotTaken::Refused(text) => self.target_error(&text, address),
-            NotTaken::Lost(reason) => Stop::Target {
-                reason: format!("{reason} at {address}"),
-                full: false,
-            },
+            NotTaken::Lost(reason) => Stop::Cut(format!("{reason} at {address}")),
         }
     }
 }

@@ -37,10 +37,7 @@ impl Copy<'_> {
         let replies = client.call(commands).await;
         let replies = replies.map_err(|error| {
             *self.target = None;
-            Stop::Target {
-                reason: format!("{} at {address}", error.into_text()),
-                full: false,
-            }
+            Stop::Cut(format!("{} at {address}", error.into_text()))
         })?;
         let replies = match replies.iter().find(|reply| matches!(reply, Tree::Error(_))) {
             Some(Tree::Error(text)) => return Err(self.target_error(text, &address)),

@@ -3,6 +3,7 @@
 //! Invariant: no command here touches more than a chunk, whatever the size of the value; and all chunks, from the
 //! start to the last, hold every element that was there all the while.
 
+mod pieces;
 mod same;
 mod stream;
 
@@ -12,6 +13,7 @@ use super::Engine;
 use super::client::Commands;
 use crate::resp::Tree;
 
+pub(super) use pieces::{Most, Oversize};
 pub(super) use same::{At, Difference, Unexpected, expiries, is_unknown_command};
 pub(super) use stream::{Pending, PendingPage, PendingReads, consumers, facts, groups};
 
