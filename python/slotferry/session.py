@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from slotferry import preflight
 from slotferry._core import key_slot
 from slotferry.accounting import Accounting
+from slotferry.address_space import check_address_space
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.control_socket import ControlSocket
@@ -108,6 +109,7 @@ class Session:
         begun = time.monotonic()
         error: SlotferryError | None = None
         try:
+            check_address_space(self._options.memory_limit)
             if self._options.keys_from is not None:
                 self._names = KeyList(self._options.keys_from, self._options.selection)
                 self._setup = replace(self._setup, keys_from=self._names.digest)
