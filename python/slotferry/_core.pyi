@@ -27,6 +27,7 @@ __all__ = [
     "__version__",
     "key_slot",
     "key_slots",
+    "stream_keys",
 ]
 
 __version__: str
@@ -55,6 +56,21 @@ class EngineError(Exception):
     its data), `"target_changed"` (another `run_id` than a sweep's cursor comes from), `"interrupted"`
     (cancelled), `"usage"` (an argument makes no sense), `"forked"` (the job belongs to the parent process),
     `"internal"` (a bug of ours). `message` is one sentence without secrets.
+    """
+
+def stream_keys(
+    commands: bytes, stream: bytes, /
+) -> tuple[
+    list[tuple[int, int, bytes]],
+    list[tuple[int, Literal["flushed", "swapped", "functions", "published", "script", "unknown"], bytes]],
+    int,
+]:
+    """Return what the commands of a recorded replication stream touch.
+
+    `commands` is the source's reply to COMMAND, as it came over the wire in RESP2. The result is: keys
+    (offset behind which the command begins, database, key), each as often as it is touched; other effects
+    (offset, what, name of an unknown command); and the offset behind the last whole command.
+    Raises `EngineError("usage", …)` for bytes that are neither.
     """
 
 @final

@@ -13,6 +13,7 @@ mod job;
 mod keymap;
 mod slot;
 mod snapshot;
+mod stream;
 mod survey;
 
 use pyo3::prelude::*;
@@ -39,6 +40,8 @@ mod _core {
     use super::slot::{key_slot, key_slots};
     #[pymodule_export]
     use super::snapshot::{Counts, Snapshot};
+    #[pymodule_export]
+    use super::stream::stream_keys;
     #[pymodule_export]
     use super::survey::Survey;
 

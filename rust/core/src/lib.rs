@@ -11,6 +11,7 @@ pub mod flow;
 pub mod handover;
 pub mod job;
 pub mod keymap;
+pub mod ledger;
 pub mod net;
 pub mod payload;
 mod pipeline;
@@ -18,6 +19,7 @@ pub mod progress;
 pub mod reply;
 pub mod resp;
 pub mod slot;
+pub mod source;
 pub mod survey;
 pub mod topology;
 

@@ -1,0 +1,289 @@
+//! One connection that is attached to a source as a replica, and what is known of where its stream stands.
+//!
+//! Invariant: a position is a place between two commands of one history: after a lost connection the stream is asked
+//! for from there, and every command comes whole, at least once. What the source can't go on with is said
+//! ([`Begun::Anew`]) before any command that follows is told.
+
+use std::time::{Duration, Instant};
+
+use super::framing::{Answer, SnapshotSkipper, StreamError, answer};
+use super::handshake::{self, Handshake};
+use crate::net::{self, Access, Address, Bytes, Connection, HandshakeError, Question};
+use crate::resp::{Decoded, ProtocolError, Tree};
+use crate::source::keys::{Effect, KeyReader, Table};
+
+/// A source that says nothing for so long is connected to anew; it pings every 10 s by default.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// How often what was received is acknowledged: without it the source hangs up after `repl-timeout`.
+const ACK_EVERY: Duration = Duration::from_secs(1);
+
+/// No reply of the handshake is longer; COMMAND of a server with every module has some 500 kB.
+const MOST_BYTES: usize = 16 << 20;
+
+/// A place in a stream of commands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// The history that the offset counts in.
+    pub id: String,
+    /// So many bytes of it came before.
+    pub offset: u64,
+    /// The database that is selected there.
+    pub database: u32,
+}
+
+/// How a stream begins on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begun {
+    /// Where it was asked for.
+    Resumed,
+    /// At the source's present offset: what came between is not known. Without data, or behind a snapshot that was read
+    /// past, of so many bytes.
+    Anew {
+        /// Whether the source could leave its data out.
+        without_data: bool,
+        /// Bytes of the snapshot.
+        snapshot: u64,
+    },
+}
+
+/// Who is told what the stream brings; never waited for.
+pub trait Follower {
+    /// The stream begins here.
+    fn begun(&mut self, begun: Begun, position: &Position);
+    /// A command did this; it begins behind `offset`, where `selected` is the database.
+    fn effect(&mut self, effect: Effect<'_>, offset: u64, selected: u32);
+    /// All commands up to here were told of: the offset, the database that is selected, and how many commands, and how
+    /// many of them wrote, since the last time.
+    fn received(&mut self, offset: u64, selected: u32, commands: u64, writes: u64);
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It is lost, or the source can't serve now: another try may help.
+    Lost(String),
+    /// The login is refused: another one may help.
+    LoginDenied(String),
+    /// The user lacks a permission.
+    Denied(String),
+    /// The source refuses to be followed; another try won't help.
+    Refused(String),
+}
+
+impl From<StreamError> for Ended {
+    fn from(error: StreamError) -> Self {
+        Self::Lost(error.to_string())
+    }
+}
+
+impl From<ProtocolError> for Ended {
+    fn from(error: ProtocolError) -> Self {
+        Self::Lost(error.to_string())
+    }
+}
+
+impl From<HandshakeError> for Ended {
+    fn from(error: HandshakeError) -> Self {
+        match error {
+            HandshakeError::Lost(text) => Self::Lost(text),
+            HandshakeError::Denied(text) => Self::LoginDenied(text),
+            HandshakeError::Refused(text) => Self::Refused(text),
+        }
+    }
+}
+
+/// Follows one source, a connection after another.
+#[derive(Debug, Default)]
+pub struct Attachment {
+    position: Option<Position>,
+}
+
+impl Attachment {
+    /// Begin at `position`; none: anywhere.
+    pub fn new(position: Option<Position>) -> Self {
+        Self { position }
+    }
+
+    /// One connection's life.
+    pub async fn follow(
+        &mut self,
+        address: &Address,
+        access: &Access,
+        follower: &mut impl Follower,
+    ) -> Ended {
+        match self.serve(address, access, follower).await {
+            Ok(never) => match never {},
+            Err(ended) => ended,
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        address: &Address,
+        access: &Access,
+        follower: &mut impl Follower,
+    ) -> Result<std::convert::Infallible, Ended> {
+        let mut access = access.clone();
+        // The stream selects databases itself.
+        (access.database, access.untouched) = (0, false);
+        let (connection, _) = net::open(address, &access, Question::Nothing).await?;
+        let mut peer = Peer::new(connection);
+        let (table, without_data) = peer.shake_hands().await?;
+        let begun = self.ask(&mut peer, without_data).await?;
+        let Some(position) = &mut self.position else {
+            return Err(Ended::Lost("no position in the stream".to_owned()));
+        };
+        follower.begun(begun, position);
+        let mut reader = KeyReader::new(table, position.offset, position.database);
+        let served = peer.read_stream(&mut reader, follower).await;
+        (position.offset, position.database) = reader.start();
+        served
+    }
+
+    /// Ask for the stream, and read up to where it begins.
+    async fn ask(&mut self, peer: &mut Peer, without_data: bool) -> Result<Begun, Ended> {
+        let from = self.position.as_ref();
+        handshake::psync(peer.out.tail(), from.map(|at| (at.id.as_str(), at.offset)));
+        let answer = loop {
+            match answer(peer.connection.received())? {
+                Decoded::Whole(answer, used) => {
+                    peer.connection.consume(used);
+                    break answer;
+                }
+                Decoded::Partial(_) => peer.exchange().await?,
+            }
+        };
+        match (answer, &mut self.position) {
+            (Answer::Continue { id }, Some(position)) => {
+                if let Some(id) = id {
+                    position.id = id;
+                }
+                Ok(Begun::Resumed)
+            }
+            (Answer::Continue { .. }, None) => Err(Ended::Lost("PSYNC: it goes on with nothing".to_owned())),
+            (Answer::FullResync { id, offset }, position) => {
+                let mut skipper = SnapshotSkipper::default();
+                loop {
+                    let (used, over) = skipper.skip(peer.connection.received())?;
+                    peer.connection.consume(used);
+                    if over {
+                        break;
+                    }
+                    peer.exchange().await?;
+                }
+                *position = Some(Position {
+                    id,
+                    offset,
+                    database: skipper.selected_database().unwrap_or(0),
+                });
+                Ok(Begun::Anew {
+                    without_data,
+                    snapshot: skipper.bytes(),
+                })
+            }
+            (other, _) => Err(handshake::no_stream(other)),
+        }
+    }
+}
+
+/// The source at the other end of one connection.
+struct Peer {
+    connection: Connection,
+    out: Bytes,
+    heard: Instant,
+}
+
+impl Peer {
+    fn new(connection: Connection) -> Self {
+        Self {
+            connection,
+            out: Bytes::default(),
+            heard: Instant::now(),
+        }
+    }
+
+    /// Write what there is to write and wait for bytes; fails when none come for too long.
+    async fn exchange(&mut self) -> Result<(), Ended> {
+        let unread = self.connection.received().len();
+        let left = SILENCE.saturating_sub(self.heard.elapsed());
+        let exchange = self.connection.exchange(&mut self.out, true);
+        match tokio::time::timeout(left, exchange).await {
+            Err(_) => return Err(silent()),
+            Ok(done) => done.map_err(|error| Ended::Lost(net::plain(&error)))?,
+        }
+        if self.connection.received().len() > unread {
+            self.heard = Instant::now();
+        }
+        Ok(())
+    }
+
+    async fn shake_hands(&mut self) -> Result<(Table, bool), Ended> {
+        let mut handshake = Handshake::begin(self.out.tail());
+        while !handshake.is_over() {
+            match Tree::decode(self.connection.received())? {
+                Decoded::Whole(reply, used) => {
+                    self.connection.consume(used);
+                    handshake.take(&reply)?;
+                }
+                Decoded::Partial(_) if self.connection.received().len() > MOST_BYTES => {
+                    let most = MOST_BYTES >> 20;
+                    return Err(Ended::Refused(format!(
+                        "a reply of the handshake is longer than {most} MB"
+                    )));
+                }
+                Decoded::Partial(_) => self.exchange().await?,
+            }
+        }
+        let table = handshake.take_table();
+        let table = table.ok_or_else(|| Ended::Refused("no reply to COMMAND".to_owned()))?;
+        Ok((table, handshake.without_data))
+    }
+
+    /// Read the commands, and tell of them, until the connection ends.
+    async fn read_stream(
+        &mut self,
+        reader: &mut KeyReader,
+        follower: &mut impl Follower,
+    ) -> Result<std::convert::Infallible, Ended> {
+        let mut tick = tokio::time::interval(ACK_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut counts = reader.counts();
+        loop {
+            let data = self.connection.received();
+            if !data.is_empty() {
+                self.heard = Instant::now();
+                let read = reader.read(data, |effect, offset, selected| {
+                    follower.effect(effect, offset, selected);
+                });
+                let (commands, writes) = reader.counts();
+                let (offset, selected) = reader.start();
+                follower.received(offset, selected, commands - counts.0, writes - counts.1);
+                counts = (commands, writes);
+                let progress = read?;
+                self.connection.consume(progress.used);
+                if progress.need > 0 {
+                    self.connection.expect(progress.need);
+                }
+                if reader.take_ack_wanted() {
+                    handshake::acknowledge(self.out.tail(), reader.offset());
+                }
+            }
+            tokio::select! {
+                exchanged = self.connection.exchange(&mut self.out, true) => {
+                    exchanged.map_err(|error| Ended::Lost(net::plain(&error)))?;
+                }
+                _ = tick.tick() => {
+                    if self.heard.elapsed() > SILENCE {
+                        return Err(silent());
+                    }
+                    handshake::acknowledge(self.out.tail(), reader.offset());
+                }
+            }
+        }
+    }
+}
+
+fn silent() -> Ended {
+    Ended::Lost(format!("nothing was heard for {} s", SILENCE.as_secs()))
+}

@@ -1,0 +1,204 @@
+//! What a replica says before it asks for the stream, sans-IO, and what the answers mean.
+//!
+//! Invariant: nothing is announced that would change the stream's format (no compression, no second channel), and where
+//! the source can leave its data out, it is asked to.
+
+use std::collections::VecDeque;
+
+use super::attach::Ended;
+use super::framing::Answer;
+use crate::reply::said;
+use crate::resp::{Tree, encode};
+use crate::source::keys::Table;
+
+/// The version that is announced to Valkey, which else sends an RDB version that can't hold all of its types.
+const VERSION: &[u8] = b"9.0.0";
+
+/// What one of the replies is to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Commands,
+    Ping,
+    /// An option that every source knows.
+    Replconf,
+    /// The version: newer servers alone know the option.
+    Version,
+    /// To leave the data out: 7.0 on.
+    Filter,
+}
+
+/// The requests before PSYNC, whose replies are still to come.
+#[derive(Debug)]
+pub(super) struct Handshake {
+    asked: VecDeque<Asked>,
+    /// What the source says of its commands.
+    table: Option<Table>,
+    /// Whether the source leaves its data out of the snapshot.
+    pub without_data: bool,
+}
+
+impl Handshake {
+    /// Ask for all of it at once.
+    pub fn begin(out: &mut Vec<u8>) -> Self {
+        let requests: [(Asked, &[&[u8]]); 6] = [
+            (Asked::Commands, &[b"COMMAND"]),
+            (Asked::Ping, &[b"PING"]),
+            (Asked::Replconf, &[b"REPLCONF", b"listening-port", b"0"]),
+            (
+                Asked::Replconf,
+                &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"],
+            ),
+            (Asked::Version, &[b"REPLCONF", b"version", VERSION]),
+            (Asked::Filter, &[b"REPLCONF", b"rdb-filter-only", b""]),
+        ];
+        for (_, request) in requests {
+            encode::command(out, request);
+        }
+        Self {
+            asked: requests.iter().map(|(asked, _)| *asked).collect(),
+            table: None,
+            without_data: false,
+        }
+    }
+
+    /// Whether no more replies are to come.
+    pub fn is_over(&self) -> bool {
+        self.asked.is_empty()
+    }
+
+    /// The table of commands, once it has come.
+    pub fn take_table(&mut self) -> Option<Table> {
+        self.table.take()
+    }
+
+    /// A reply has come.
+    pub fn take(&mut self, reply: &Tree) -> Result<(), Ended> {
+        let Some(asked) = self.asked.pop_front() else {
+            return Ok(());
+        };
+        match (asked, reply) {
+            (Asked::Version, Tree::Error(error)) if !error.starts_with(b"NOPERM") => Ok(()),
+            (Asked::Filter, Tree::Error(error)) if !error.starts_with(b"NOPERM") => Ok(()),
+            (_, Tree::Error(error)) => Err(refusal(asked, error)),
+            (Asked::Commands, table) => {
+                let table = Table::from_reply(table).map_err(|error| Ended::Refused(error.to_string()))?;
+                self.table = Some(table);
+                Ok(())
+            }
+            (Asked::Filter, _) => {
+                self.without_data = true;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn refusal(asked: Asked, error: &[u8]) -> Ended {
+    let text = said(error);
+    let name = match asked {
+        Asked::Commands => "COMMAND",
+        Asked::Ping => "PING",
+        _ => "REPLCONF",
+    };
+    match text.split(' ').next().unwrap_or_default() {
+        "LOADING" | "BUSY" | "MASTERDOWN" => Ended::Lost(format!("{name}: {text}")),
+        "NOPERM" | "NOAUTH" => Ended::Denied(format!("{name}: {text}")),
+        _ => Ended::Refused(format!("{name}: {text}")),
+    }
+}
+
+/// Ask for the stream: behind what was received of it, or from anywhere.
+pub(super) fn psync(out: &mut Vec<u8>, position: Option<(&str, u64)>) {
+    match position {
+        None => encode::command(out, &[b"PSYNC", b"?", b"-1"]),
+        Some((id, offset)) => {
+            let next = (offset + 1).to_string();
+            encode::command(out, &[b"PSYNC", id.as_bytes(), next.as_bytes()]);
+        }
+    }
+}
+
+/// Tell the source what was received.
+pub(super) fn acknowledge(out: &mut Vec<u8>, offset: u64) {
+    encode::command(out, &[b"REPLCONF", b"ACK", offset.to_string().as_bytes()]);
+}
+
+/// An answer to PSYNC that brings no stream.
+pub(super) fn no_stream(answer: Answer) -> Ended {
+    match answer {
+        Answer::Later(text) => Ended::Lost(format!("PSYNC: {text}")),
+        Answer::Denied(text) => Ended::Denied(format!("PSYNC: {text}")),
+        Answer::Refused(text) => Ended::Refused(format!("PSYNC: {text}")),
+        Answer::FullResync { .. } | Answer::Continue { .. } => Ended::Lost("PSYNC: a stream".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> Tree {
+        Tree::Error(text.as_bytes().to_vec())
+    }
+
+    fn begun() -> Handshake {
+        let mut out = Vec::new();
+        let mut handshake = Handshake::begin(&mut out);
+        let table = "*1\r\n*6\r\n$3\r\nset\r\n:-3\r\n*1\r\n+write\r\n:1\r\n:1\r\n:1\r\n";
+        let crate::resp::Decoded::Whole(table, _) = Tree::decode(table.as_bytes()).unwrap() else {
+            panic!("is whole");
+        };
+        handshake.take(&table).unwrap();
+        handshake
+    }
+
+    #[test]
+    fn an_old_server_knows_neither_version_nor_filter() {
+        let ok = Tree::Text(b"OK".to_vec());
+        let mut handshake = begun();
+        for reply in [
+            &ok,
+            &ok,
+            &ok,
+            &error("ERR Unrecognized REPLCONF option: version"),
+            &error("ERR x"),
+        ] {
+            assert!(!handshake.is_over());
+            handshake.take(reply).unwrap();
+        }
+        assert!(handshake.is_over() && !handshake.without_data && handshake.take_table().is_some());
+        let mut handshake = begun();
+        for _ in 0..5 {
+            handshake.take(&ok).unwrap();
+        }
+        assert!(handshake.is_over() && handshake.without_data);
+    }
+
+    #[test]
+    fn refusals_are_told_apart() {
+        for (text, expected) in [
+            ("LOADING Redis is loading the dataset in memory", "lost"),
+            (
+                "NOPERM User f has no permissions to run the 'replconf' command",
+                "denied",
+            ),
+            ("ERR unknown command 'PING'", "refused"),
+        ] {
+            let found = match begun().take(&error(text)) {
+                Err(Ended::Lost(_)) => "lost",
+                Err(Ended::Denied(_)) => "denied",
+                Err(Ended::Refused(_)) => "refused",
+                other => panic!("{text}: {other:?}"),
+            };
+            assert_eq!(found, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_stream_is_asked_for_behind_what_was_received() {
+        let mut out = Vec::new();
+        psync(&mut out, Some(("abc", 41)));
+        assert_eq!(out, b"*3\r\n$5\r\nPSYNC\r\n$3\r\nabc\r\n$2\r\n42\r\n");
+    }
+}
