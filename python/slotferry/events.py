@@ -80,6 +80,7 @@ class RepairPlanned(Event):
 class Progress(Event):
     """The run at one instant. `keys` are the job's, over all runs; the rate is over the last seconds.
 
+    `done_keys` of them are acknowledged or given up (in a dry run: counted), the others are in hand.
     `state` is the engine's; `reason` says why it is `waiting`. `expected_keys` is an estimate, None where
     there is none yet.
     """
@@ -97,6 +98,7 @@ class Progress(Event):
     moved: int
     ask: int
     retries: int
+    done_keys: int
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,10 @@ class CheckpointSaved(Event):
 
 @dataclass(frozen=True)
 class DryRunResult(Event):
-    """What a dry run found: keys that a real run would copy, in all and by primary."""
+    """What a dry run found: keys that a real run would copy, in all and by primary.
+
+    `existing` of them are at the target already; `absent` ones are listed and not at the source.
+    """
 
     type: ClassVar[str] = "dry_run"
 
@@ -142,6 +147,8 @@ class DryRunResult(Event):
     keys_by_primary: tuple[tuple[str, int], ...]
     on_conflict: str
     partitions: int
+    existing: int = 0
+    absent: int = 0
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ class Options(KeyChoice):
         reply to what is under way, nothing is read; None: whatever they take.
     wait_replicas: how many replicas of a primary have to confirm what a checkpoint takes for written.
     wait_timeout: how many milliseconds a checkpoint waits for them, up to 20,000, before it stays back.
-    parallel_scans: how many partitions to scan at once, a power of two up to 1024; None: planned from the
+    parallel_scans: how many partitions to scan at once, a power of two up to 1024, fewer where one would have
+        less than 64 keys; None: planned from the
         round trip and the number of keys.
     journal: the journal's file; None: `default_journal_path()`.
     job: the job's name in the journal; None: made from source and target.

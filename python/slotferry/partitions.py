@@ -14,6 +14,7 @@ _WANTED_KEYS_PER_SECOND = 500_000  # more than servers on one machine have been 
 _MAX_PLANNED = 64
 _LARGE, _SMALL = 100_000, 10_000
 _LARGE_COUNT = 16
+_LEAST_KEYS = 64  # of a partition: the last page of one brings some keys of the next
 
 
 def plan_partitions(round_trip: float, keys: int) -> int:
@@ -32,6 +33,14 @@ def plan_partitions(round_trip: float, keys: int) -> int:
     count = 1
     while count < needed and count * 2 <= min(pages // 2, _MAX_PLANNED):
         count *= 2
+    return count
+
+
+def useful_partitions(wanted: int, keys: int) -> int:
+    """Return `wanted`, or the largest power of two below with which a partition has 64 keys or more."""
+    count = wanted
+    while count > 1 and keys < count * _LEAST_KEYS:
+        count //= 2
     return count
 
 

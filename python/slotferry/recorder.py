@@ -36,6 +36,11 @@ class Recorder:
         return self._committed.keys
 
     @property
+    def totals(self) -> Totals:
+        """All figures of the job as far as they are recorded."""
+        return self._committed
+
+    @property
     def partitions(self) -> int:
         """How many partitions the job has."""
         return len(self._marks)

@@ -26,7 +26,7 @@ Status = Literal[
 class Keys:
     """How many keys ended how.
 
-    `unchanged`: the target already had the same value; `skipped`: it had another and `on_conflict` is
+    `unchanged`: the target already had the same value; `skipped`: it had a value and `on_conflict` is
     `skip`; `expired`: the TTL ran out on the way; `vanished`: deleted at the source after it was scanned;
     `pending`: its slot stayed unavailable; `failed`: given up, with the reason in the journal.
     """
@@ -66,9 +66,14 @@ class Keys:
         return self.migrated + self.unchanged + self.skipped + self.expired + self.vanished
 
     @property
+    def done(self) -> int:
+        """Keys that have an outcome."""
+        return self.settled + self.pending + self.failed
+
+    @property
     def add_up(self) -> bool:
         """Whether every scanned key has an outcome and none has two."""
-        return self.scanned == self.settled + self.pending + self.failed
+        return self.scanned == self.done
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from slotferry.errors import JobMismatchError
 from slotferry.journal import JobRecord, Journal, Setup
 from slotferry.key_list import KeyList
 from slotferry.options import Options
-from slotferry.partitions import plan_partitions
+from slotferry.partitions import plan_partitions, useful_partitions
 
 _POLICY = ("on_conflict", "field_ttl", "wait_replicas", "eviction_metadata")
 
@@ -96,7 +96,13 @@ def _policy(setup: Setup) -> dict[str, Any]:
 
 def planned_partitions(options: Options, facts: SourceFacts) -> int:
     """Return the number of partitions for a job that starts now."""
-    return options.parallel_scans or plan_partitions(facts.round_trip, facts.keys)
+    return _partitions(options, facts, facts.keys)
+
+
+def _partitions(options: Options, facts: SourceFacts, keys: int) -> int:
+    if options.parallel_scans is None:
+        return plan_partitions(facts.round_trip, keys)
+    return useful_partitions(options.parallel_scans, keys)
 
 
 def partitions_by_database(options: Options, facts: SourceFacts, routes: Sequence[Route]) -> dict[int, int]:
@@ -104,9 +110,7 @@ def partitions_by_database(options: Options, facts: SourceFacts, routes: Sequenc
     if len(routes) == 1:
         return {routes[0].source: planned_partitions(options, facts)}
     return {
-        route.source: options.parallel_scans
-        or plan_partitions(facts.round_trip, facts.databases.get(route.source, 0))
-        for route in routes
+        route.source: _partitions(options, facts, facts.databases.get(route.source, 0)) for route in routes
     }
 
 
@@ -153,7 +157,8 @@ def prepare_job(
             "changed its run_id), so its cursors are void: every partition is scanned again from the start"
         )
         return False
-    if options.parallel_scans not in (None, record.partition_count):
+    wanted = options.parallel_scans
+    if wanted is not None and record.partition_count not in (wanted, useful_partitions(wanted, facts.keys)):
         notify(
             f"--parallel-scans {options.parallel_scans} is not used: job {name} was started with "
             f"{record.partition_count}, which its cursors depend on"

@@ -287,17 +287,22 @@ def _seconds(milliseconds: float | None) -> float | None:
 class ProgressTeller:
     """Emits `Progress` events, not more often than every `PROGRESS_SECONDS`."""
 
-    def __init__(self, emit: Emit) -> None:
+    def __init__(self, emit: Emit, *, counts_only: bool = False) -> None:
+        """Take what is told; `counts_only`: a scanned key is done."""
         self._emit = emit
+        self._counts_only = counts_only
         self._begun = time.monotonic()
         self._next = 0.0
         self._seen: deque[tuple[float, int]] = deque()
 
-    def tell(self, snapshot: Snapshot, totals: Totals, expected_keys: int | None) -> None:
-        """Emit the run as it is now, if it is time."""
+    def tell(
+        self, snapshot: Snapshot, totals: Totals, expected_keys: int | None, *, at_once: bool = False
+    ) -> None:
+        """Emit the run as it is now, if it is time, or `at_once`."""
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next and not at_once:
             return
+        done = totals.keys.scanned if self._counts_only else totals.keys.done
         self._next = now + PROGRESS_SECONDS
         self._emit(
             Progress(
@@ -306,12 +311,13 @@ class ProgressTeller:
                 keys=totals.keys,
                 expected_keys=expected_keys,
                 bytes=totals.bytes,
-                keys_per_second=self._rate(now, totals.keys.settled),
+                keys_per_second=self._rate(now, done if self._counts_only else totals.keys.settled),
                 elapsed_seconds=now - self._begun,
                 buffered_bytes=snapshot.buffered_bytes,
                 moved=totals.moved,
                 ask=totals.ask,
                 retries=totals.retries,
+                done_keys=done,
             )
         )
 
@@ -430,6 +436,9 @@ class Runner:
         finally:
             recorder.finish()
             self._tell_checkpoint(recorder)
+            # So that what is shown last is what is recorded.
+            expected = self._expected_keys(recorder.keys.scanned, recorder)
+            self._teller.tell(job.snapshot(), recorder.totals, expected, at_once=True)
 
     def _tick(self, job: Job, recorder: Recorder) -> None:
         now = time.monotonic()

@@ -22,12 +22,13 @@ from slotferry.cancel import CancelRequest
 from slotferry.control_socket import ControlSocket
 from slotferry.controls import Controls
 from slotferry.copy_runner import CopyRunner
-from slotferry.databases import Route, check_routes, may_collide, plan_routes, total_keys
+from slotferry.databases import check_routes, may_collide, plan_routes, total_keys
 from slotferry.discovery import discover_source, discover_target
+from slotferry.dry_run import DryRun
 from slotferry.emptiness import Emptiness, explain, found_none
-from slotferry.endpoints import Address, Endpoint
+from slotferry.endpoints import Endpoint
 from slotferry.errors import MigrationInterrupted, SlotferryError, unexpected
-from slotferry.events import DryRunResult, Event, Notice, Progress, RunStarted
+from slotferry.events import Event, Notice, Progress, RunStarted
 from slotferry.eviction import choose_eviction
 from slotferry.functions import FunctionPlan, load_functions, plan_functions
 from slotferry.joblock import JobLock
@@ -43,7 +44,7 @@ from slotferry.resume import (
     prepare_job,
     starts_over,
 )
-from slotferry.runner import Emit, EngineDriver, ProgressTeller, Sides, Work
+from slotferry.runner import Emit, EngineDriver, Sides
 from slotferry.story import Happening, Storyteller
 from slotferry.target_watch import TargetWatch
 
@@ -63,6 +64,7 @@ _NO_PROGRESS = Progress(
     moved=0,
     ask=0,
     retries=0,
+    done_keys=0,
 )
 
 
@@ -128,10 +130,9 @@ class Session:
     def _look_for_emptiness(self) -> None:
         """Tell why no key was found, where none was, and of names that are not at the source."""
         keys, names, driver = self._figures.totals.keys, self._names, self._driver
-        named = names is not None and not self._options.dry_run
         if driver is None:
             return
-        if found_none(keys, named=named):
+        if found_none(keys, named=names is not None):
             self._figures.empty = empty = explain(
                 driver.sides.source_facts,
                 driver.sides.ways,
@@ -141,7 +142,7 @@ class Session:
             )
             if not self.emptiness_told:
                 self._emit(Notice(str(empty)))
-        elif named and keys.vanished:
+        elif names is not None and keys.vanished:
             self._emit(
                 Notice(f"warning: {keys.vanished:,} of {keys.scanned:,} listed keys are not at the source")
             )
@@ -309,48 +310,11 @@ class Session:
         count = max(counts.values())
         driver = self._driver = EngineDriver(sides, self._options, self._emit, self._cancel, self.controls)
         self._announce(sides, count)
-        teller = ProgressTeller(self._emit)
-        if self._names is not None:
-            self._count_names(driver, self._names)
-        else:
-            for route in sides.ways:
-                self._count_keys(driver, route, counts[route.source], teller)
-        self._emit(
-            DryRunResult(
-                self._figures.totals.keys.scanned,
-                tuple(sorted(driver.keys_by_primary.items())),
-                self._options.on_conflict,
-                count,
-            )
-        )
-
-    def _count_names(self, driver: EngineDriver, names: KeyList) -> None:
-        """Add listed keys to the figures, whether the source has them or not."""
-        slots = Counter(slot for _, slot in dict(names).items())
-        for first, last, host, port in driver.sides.target_facts.topology.ranges:
-            keys = sum(count for slot, count in slots.items() if first <= slot <= last)
-            driver.keys_by_primary[str(Address(host, port))] += keys
-        self._figures.totals = Totals(Keys(scanned=slots.total()))
-
-    def _count_keys(self, driver: EngineDriver, route: Route, count: int, teller: ProgressTeller) -> None:
-        """Add the keys of one database to the figures, without reading any."""
-        partitions = [(index, index) for index in range(count)]
-        job = driver.new_job(Work(partitions, scan_only=True, route=route), count)
-        before = self._figures.totals
-        expected = total_keys(driver.sides.ways, driver.sides.source_facts)
-
-        def found() -> Totals:
-            return before + Totals(Keys(scanned=job.snapshot().counts.scanned))
-
-        def tick() -> None:
-            totals = found()
-            filtered = self._options.filtered
-            teller.tell(job.snapshot(), totals, None if filtered else max(expected, totals.keys.scanned))
-
+        dry_run = DryRun(driver, self._names)
         try:
-            driver.drive(job, tick)
+            self._emit(dry_run.run(counts))
         finally:
-            self._figures.totals = found()
+            self._figures.totals = dry_run.totals
 
     def _look(self, preferred: str = "", databases: Sequence[int] = ()) -> Sides:
         """Look at both sides and check that they are fit. Raises the gravest problem, tells of the others.

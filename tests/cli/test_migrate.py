@@ -93,9 +93,33 @@ def test_a_dry_run_prints_what_would_be_done(filled: LocalServer, cluster: Local
 
     assert done.code == 0
     assert "2,000 keys would be copied" in done.stdout
+    assert "the target has none of them" in done.stdout
     assert all(node.address in done.stdout for node in cluster.primaries)
     assert count_keys(cluster) == 0
     assert not run("jobs", "list", "--json").lines
+
+
+def test_a_dry_run_counts_what_the_target_has_already(
+    filled: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    with cluster.client() as client:
+        for number in range(300):
+            client.set(f"key:{number}", "other")
+        client.set("apart", 1)
+    dry = run("migrate", filled.url, cluster.url, "--dry-run", "--json")
+    result = next(line for line in dry.lines if line["type"] == "dry_run")
+    assert (result["keys"], result["existing"], result["absent"]) == (2_000, 300, 0)
+    assert sum(keys for _, keys in result["keys_by_primary"]) == 2_000
+    assert "has 300 of them already" in run("migrate", filled.url, cluster.url, "--dry-run").stdout
+    assert count_keys(cluster) == 301
+
+    names = tmp_path / "names"
+    names.write_text("key:1\nkey:1999\nkey:1\nnosuch\napart\n")
+    listed = run("migrate", filled.url, cluster.url, "--dry-run", "--keys-from", str(names))
+    assert listed.code == 0, listed.stderr
+    assert "2 keys would be copied" in listed.stdout
+    assert "has 1 of them already" in listed.stdout
+    assert "2 listed keys more: not at the source" in listed.stdout
 
 
 def test_options_from_the_environment_and_a_file(

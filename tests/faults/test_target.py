@@ -6,7 +6,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from slotferry import Migration, Options
 from slotferry.errors import TargetLostError
+from slotferry.events import Progress, RunEnded
 from slotferry.local import LocalCluster, LocalServer, wait_until
 from tests.faults.paused import paused_migration
 from tests.integration.migrating import count_keys, migrate
@@ -188,6 +190,60 @@ def test_a_node_that_is_full_ends_the_run_resumably(
 
     assert report.ok
     assert report.resumed
+    assert_equal(filled, cluster, byte_equal=True)
+
+
+def test_a_full_node_is_probed_and_not_hammered(
+    filled: LocalServer, kind: ServerKind, stack: ExitStack
+) -> None:
+    cluster = stack.enter_context(LocalCluster(kind.binary))
+    full = cluster.primaries[0]
+    with full.client() as client:
+        client.config_set("maxmemory", 1)
+    seconds = 4.0
+    options = Options(retry_for=seconds, job="nightly", skip_check=["memory"])
+    done, progress = None, list[Progress]()
+    with Migration(filled.url, cluster.url, options) as migration:
+        for event in migration.events():
+            if isinstance(event, Progress):
+                progress.append(event)
+            elif isinstance(event, RunEnded):
+                done = event.report
+    assert done is not None
+    assert done.error is not None
+    assert done.error.kind == "target_full"
+    waiting = [event for event in progress if event.state == "waiting" and "OOM" in event.reason]
+    assert waiting
+    others = sum(node.client().dbsize() for node in cluster.primaries[1:])
+    assert all(event.done_keys <= others for event in waiting)  # what is refused is not shown as done
+
+    with full.client() as client:
+        refused = int(client.info("errorstats")["errorstat_OOM"]["count"])
+        client.config_set("maxmemory", 0)
+    # A batch or a few that were on their way, then a probe at a time: 50 ms and more apart.
+    assert refused < 5_000, f"{refused} calls were refused in {seconds} s"
+    assert migrate(filled, cluster, job="nightly").ok
+    assert_equal(filled, cluster, byte_equal=True)
+
+
+def test_a_node_that_has_room_again_bit_by_bit_gets_all(
+    filled: LocalServer, kind: ServerKind, stack: ExitStack
+) -> None:
+    cluster = stack.enter_context(LocalCluster(kind.binary))
+    full = cluster.primaries[0]
+    options = Options(skip_check=["memory"])
+    with Migration(filled.url, cluster.url, options) as migration, full.client() as client:
+        client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 500_000)
+        migration.start()
+        for _ in range(4):
+            wait_until(lambda: "errorstat_OOM" in client.info("errorstats"), "the node to refuse a write")
+            keys = client.dbsize()
+            client.config_set("maxmemory", int(client.info("memory")["used_memory"]) + 500_000)
+            wait_until(lambda keys=keys: client.dbsize() > keys, "more keys to be taken")  # type: ignore[misc]
+        client.config_set("maxmemory", 0)
+        report = migration.result(120)
+    assert report.ok
+    assert report.keys.scanned == report.keys.migrated == _KEYS
     assert_equal(filled, cluster, byte_equal=True)
 
 

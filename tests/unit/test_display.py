@@ -58,6 +58,7 @@ PROGRESS = Progress(
     moved=0,
     ask=0,
     retries=0,
+    done_keys=1000,
 )
 KEYS = Keys(scanned=1000, migrated=989, failed=11)
 FAILURES = tuple(FailedKey(b"user:\xff\n%d" % n, 7, "conflict", "differs", "new:7000") for n in range(10))
@@ -137,8 +138,20 @@ def test_a_bar_shows_keys_rate_bytes_state_and_time_left() -> None:
     assert "lost the connection" in printed
 
 
+def test_what_is_in_hand_is_not_done() -> None:
+    keys = Keys(scanned=2000, migrated=1999)
+    large = replace(PROGRESS, state="running", reason="", keys=keys, done_keys=1999)
+    printed = show(BarDisplay(io.StringIO()), [large])
+    assert " 99%|" in printed
+    assert "1,999/2,000 keys" in printed
+    assert "left" not in printed
+    assert phrases.describe_progress(large).startswith("1,999 of about 2,000 keys (99%), ")
+    done = replace(large, keys=replace(keys, migrated=2000), done_keys=2000)
+    assert "100%|" in show(BarDisplay(io.StringIO()), [done])
+
+
 def test_a_bar_without_an_estimate_has_no_percentage() -> None:
-    event = Progress("connecting", "", Keys(), None, 0, None, 0.0, 0, 0, 0, 0)
+    event = Progress("connecting", "", Keys(), None, 0, None, 0.0, 0, 0, 0, 0, 0)
     printed = show(BarDisplay(io.StringIO()), [event])
     assert "0 keys" in printed
     assert "%" not in printed
@@ -201,12 +214,20 @@ def test_a_run_that_was_refused_has_no_table() -> None:
 
 @pytest.mark.parametrize(
     ("policy", "says"),
-    [("error", "recorded as conflicts"), ("replace", "overwritten"), ("skip", "left as they are")],
+    [
+        (
+            "error",
+            "the target has 34 of them already; those with another value would be recorded as conflicts",
+        ),
+        ("replace", "already; they would be overwritten"),
+        ("skip", "already; they would be left as they are"),
+    ],
 )
 def test_a_dry_run_says_what_would_be_done(policy: str, says: str) -> None:
-    result = DryRunResult(1234, (("a:1", 1000), ("b:2", 234)), policy, 4)
+    result = DryRunResult(1235, (("a:1", 1000), ("b:2", 234)), policy, 4, existing=34, absent=1)
     printed = show(ResultTables(io.StringIO()), [result])
-    assert "1,234 keys would be copied" in printed
+    assert "1,234 keys would be copied in 4 parallel scans" in printed
+    assert "1 listed key more: not at the source" in printed
     assert says in printed
     assert "  b:2    234  keys" in printed
     assert printed.endswith("nothing was written\n")

@@ -100,7 +100,7 @@ def test_unread_progress_does_not_pile_up() -> None:
     queue = _EventQueue()
     report = Report("job", "completed", Totals(), 1.0, 1.0, 1, False)
     for scanned in range(1000):
-        queue.put(Progress("running", "", Keys(scanned), None, 0, None, 0.0, 0, 0, 0, 0))
+        queue.put(Progress("running", "", Keys(scanned), None, 0, None, 0.0, 0, 0, 0, 0, 0))
         if scanned % 10 == 0:
             queue.put(CheckpointSaved(Keys(scanned), 0, 4))
         if scanned == 500:

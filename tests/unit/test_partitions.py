@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotferry.partitions import is_partition_count, plan_partitions, scanned_fraction
+from slotferry.partitions import is_partition_count, plan_partitions, scanned_fraction, useful_partitions
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,14 @@ def test_a_plan_is_a_power_of_two_within_bounds(round_trip: float, keys: int) ->
     count = plan_partitions(round_trip, keys)
     assert is_partition_count(count)
     assert count <= 64
+
+
+@pytest.mark.parametrize(
+    ("wanted", "keys", "count"),
+    [(1024, 150_000, 1024), (1024, 65_535, 512), (1024, 100, 1), (4, 0, 1), (4, 256, 4), (16, 10**9, 16)],
+)
+def test_a_partition_has_some_keys(wanted: int, keys: int, count: int) -> None:
+    assert useful_partitions(wanted, keys) == count
 
 
 def test_powers_of_two() -> None:

@@ -107,7 +107,7 @@ def test_a_run_without_trouble_is_one_job(journal: Journal) -> None:
     driver, events = run(journal, scan(FakeCounts(7, 7)))
     assert driver.works == [Work(partitions=[(0, 0), (1, 1)], keys=[])]
     assert journal.totals("job").keys == Keys(scanned=7, migrated=7)
-    assert [type(event) for event in events] == [Progress, CheckpointSaved]
+    assert [type(event) for event in events] == [Progress, CheckpointSaved, Progress]
 
 
 def test_pending_keys_are_taken_up_after_the_scan_with_more_patience(journal: Journal) -> None:

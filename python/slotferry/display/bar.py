@@ -10,7 +10,7 @@ from typing import NoReturn, TextIO
 from tqdm import tqdm
 
 from slotferry.display.base import Display
-from slotferry.display.phrases import News, describe_start, describe_state, seconds_left
+from slotferry.display.phrases import News, describe_start, describe_state, seconds_left, shown_part
 from slotferry.display.terminal_bar import open_bar
 from slotferry.events import Event, Progress, RunEnded, RunStarted
 from slotferry.text import format_bytes, format_duration
@@ -55,13 +55,13 @@ class BarDisplay(Display):
         if self._bar is None:
             self._bar = open_bar(self.stream, event.expected_keys, layout, _describe(event))
         bar = self._bar
-        bar.total, bar.n, bar.bar_format = event.expected_keys, event.keys.scanned, layout
+        bar.total, bar.n, bar.bar_format = event.expected_keys, shown_part(event), layout
         bar.set_description_str(_describe(event))
 
 
 def _describe(event: Progress) -> str:
     expected = f"/{event.expected_keys:,}" if event.expected_keys else ""
-    parts = [f"{event.keys.scanned:,}{expected} keys", format_bytes(event.bytes)]
+    parts = [f"{event.done_keys:,}{expected} keys", format_bytes(event.bytes)]
     if event.keys.pending or event.keys.failed:
         parts.append(f"{event.keys.pending:,} pending, {event.keys.failed:,} failed")
     if event.state != "running":

@@ -32,10 +32,10 @@ def describe_state(event: Progress) -> str:
 
 def describe_progress(event: Progress) -> str:
     """Return a line of figures."""
-    parts = [f"{event.keys.scanned:,} keys"]
+    parts = [f"{event.done_keys:,} keys"]
     if event.expected_keys:
-        share = min(1.0, event.keys.scanned / event.expected_keys)
-        parts[0] = f"{event.keys.scanned:,} of about {event.expected_keys:,} keys ({share:.0%})"
+        share = shown_part(event) / event.expected_keys
+        parts[0] = f"{event.done_keys:,} of about {event.expected_keys:,} keys ({share:.0%})"
     if event.keys_per_second is not None:
         parts.append(f"{event.keys_per_second:,.0f} keys/s")
     parts.append(format_bytes(event.bytes))
@@ -49,10 +49,21 @@ def describe_progress(event: Progress) -> str:
 
 
 def seconds_left(event: Progress) -> float | None:
-    """Return the time that the rest will take at the present rate; None where that can't be said."""
+    """Return the time that the rest will take at the present rate; None where that can't be said.
+
+    Where all that is left is in hand, it can't: it waits, or is large.
+    """
     if not event.expected_keys or not event.keys_per_second:
         return None
-    return max(0, event.expected_keys - event.keys.scanned) / event.keys_per_second
+    left = max(0, event.expected_keys - event.done_keys)
+    in_hand = event.keys.scanned - event.done_keys
+    return None if 0 < left <= in_hand else left / event.keys_per_second
+
+
+def shown_part(event: Progress) -> int:
+    """Return how many of the expected keys are shown as done: short of all, never what rounds to 100 %."""
+    expected = event.expected_keys or 0
+    return expected if event.done_keys >= expected else min(event.done_keys, expected * 994 // 1000)
 
 
 class News:

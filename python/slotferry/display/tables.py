@@ -14,12 +14,12 @@ from slotferry.events import DryRunResult, Event, RunEnded, RunStarted
 from slotferry.journal import PendingKey
 from slotferry.report import FailedKey, Report
 from slotferry.story import Happening
-from slotferry.text import format_bytes, format_duration, local_time, shorten_key
+from slotferry.text import count_of, format_bytes, format_duration, local_time, shorten_key
 
 _OUTCOMES = {
     "migrated": "written to the target",
     "unchanged": "the target had the same value",
-    "skipped": "the target has another value, left as it is",
+    "skipped": "the target has the key, left as it is",
     "expired": "the TTL ran out on the way",
     "vanished": "not at the source, or no longer",
     "pending": "their slots stayed unavailable, or the target lost them",
@@ -28,6 +28,7 @@ _OUTCOMES = {
 
 
 _MOST_HAPPENINGS = 25
+_NONE = "the target has none of them"
 
 
 class ResultTables(Display):
@@ -142,14 +143,18 @@ def story_lines(story: Sequence[Happening], limit: int) -> list[str]:
 
 def dry_run_table(result: DryRunResult) -> str:
     """Return what a real run would do."""
+    scans = count_of(result.partitions, "parallel scan")
     conflict = {
-        "error": "keys that the target has with another value would be recorded as conflicts",
-        "replace": "keys that the target has would be overwritten",
-        "skip": "keys that the target has would be left as they are",
+        "error": "those with another value would be recorded as conflicts",
+        "replace": "they would be overwritten",
+        "skip": "they would be left as they are",
     }[result.on_conflict]
-    lines = [
-        f"dry run: {result.keys:,} keys would be copied in {result.partitions} parallel scans; {conflict}"
-    ]
+    lines = [f"dry run: {count_of(result.keys - result.absent, 'key')} would be copied in {scans}"]
+    lines.append(
+        f"the target has {result.existing:,} of them already; {conflict}" if result.existing else _NONE
+    )
+    if result.absent:
+        lines.append(f"{count_of(result.absent, 'listed key')} more: not at the source")
     rows = [(node, f"{count:,}", "keys") for node, count in result.keys_by_primary]
     return "\n".join([*lines, *align(rows, numbers=(1,), indent="  "), "nothing was written"])
 

@@ -26,6 +26,7 @@ pub(super) fn accused(flight: &Flight) -> Option<(usize, Entry)> {
         batch,
         replies,
         errors,
+        ..
     } = flight
     else {
         return None;

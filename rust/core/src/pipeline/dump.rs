@@ -12,7 +12,7 @@ use super::big::Big;
 use super::lane::{Ask, Ended, Fetch, Lane};
 use super::plain::Reading;
 use super::quick::{Shape, THERE};
-use super::scan::{Keys, ScanState};
+use super::scan::{Keys, ScanState, Scanner};
 use super::walk::Walk;
 use super::{Depth, Eviction, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId};
@@ -279,11 +279,16 @@ impl Lane {
 
     fn ask_page(&mut self, scanner: usize) {
         let spec = &self.engine.spec;
-        let count = self.engine.pace.count(self.scanners[scanner].left());
+        let (cursor, count) = if let Some(head) = self.scanners[scanner].next_head {
+            (head, Scanner::head_count())
+        } else {
+            let count = self.engine.pace.count(self.scanners[scanner].left());
+            (self.scanners[scanner].cursor, count)
+        };
         self.scanners[scanner].count = count;
         encode::scan(
             self.out.tail(),
-            self.scanners[scanner].cursor,
+            cursor,
             (count >> self.cuts.saturating_mul(2).min(31)).max(1),
             spec.pattern.as_deref(),
             spec.type_name.as_deref().map(str::as_bytes),
@@ -397,6 +402,10 @@ impl Lane {
             Decoded::Whole(Ok(page), used) => (page, used),
         };
         self.progress += 1;
+        if let Some(head) = self.scanners[number].next_head.take() {
+            self.scanners[number].take_head(&page, head, &mut self.engine.overlap.borrow_mut());
+            return Ok((used, None, 0));
+        }
         self.check_walk(number, page.cursor, page.count)?;
         let scanner = &mut self.scanners[number];
         self.engine

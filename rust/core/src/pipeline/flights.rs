@@ -94,6 +94,7 @@ mod tests {
             batch,
             replies: 0,
             errors: Vec::new(),
+            probe: false,
         }
     }
 

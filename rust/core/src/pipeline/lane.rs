@@ -12,7 +12,7 @@ use slab::Slab;
 use super::plain::Reading;
 use super::quick::Shape;
 use super::restraint::Answer;
-use super::scan::{Keys, ScanState, Scanner};
+use super::scan::{Keys, ScanState, Scanner, fresh_partitions};
 use super::sieve::Sieve;
 use super::silence::Silence;
 use super::{Backoff, Depth, Engine, shown};
@@ -171,13 +171,16 @@ impl Lane {
     /// the keys handed over by name.
     pub fn new(engine: Rc<Engine>, number: usize, count: usize) -> Self {
         let spec = &engine.spec;
+        let fresh = fresh_partitions(&spec.partitions);
         let scanners = spec
             .partitions
             .iter()
             .enumerate()
             .skip(number)
             .step_by(count)
-            .map(|(place, &(index, cursor))| Scanner::new(place, index, spec.partition_count, cursor))
+            .map(|(place, &(index, cursor))| {
+                Scanner::new(place, index, spec.partition_count, cursor).looks_behind(&fresh)
+            })
             .collect();
         let names = if number == 0 {
             spec.names.iter().cloned().collect()

@@ -15,6 +15,7 @@ use super::batch::{BATCH_BYTES, Batch, Entry, Restore};
 use super::compare::Comparison;
 use super::cut::accused;
 use super::flights::Flights;
+use super::full::Full;
 use super::restraint::Answer;
 use super::silence::Silence;
 use super::{Backoff, Engine};
@@ -47,6 +48,8 @@ pub(crate) struct Link {
     pub owns_slots: Cell<bool>,
     /// It has acknowledged keys since the last barrier that held.
     pub unconfirmed: Cell<bool>,
+    /// It takes no keys for want of room.
+    pub full: RefCell<Option<Full>>,
     open: RefCell<Batch>,
     queue: RefCell<VecDeque<Flight>>,
     in_flight: Cell<usize>,
@@ -62,6 +65,8 @@ pub(crate) enum Flight {
         /// Replies so far, ASKINGs' and the seal's included.
         replies: usize,
         errors: Vec<(usize, Vec<u8>)>,
+        /// Sent to ask whether a full node takes any again.
+        probe: bool,
     },
     Compare(Box<Comparison>),
     Wait(Wait),
@@ -69,16 +74,31 @@ pub(crate) enum Flight {
 
 impl Flight {
     /// What a batch becomes: RESTOREs on their way, or in a verification the reads of its keys.
-    pub fn of(mut batch: Batch, engine: &Engine) -> Self {
+    pub fn of(batch: Batch, engine: &Engine) -> Self {
         if let Some(rules) = engine.rules() {
             return Self::Compare(Box::new(Comparison::of_all(batch, engine, rules)));
         }
+        Self::restore(batch, engine, false)
+    }
+
+    /// What asks a full node whether it takes keys again.
+    pub fn probe(batch: Batch, engine: &Engine) -> Self {
+        Self::restore(batch, engine, true)
+    }
+
+    fn restore(mut batch: Batch, engine: &Engine, probe: bool) -> Self {
         batch.seal(engine.spec.target_expiry);
         Self::Restore {
             batch,
             replies: 0,
             errors: Vec::new(),
+            probe,
         }
+    }
+
+    /// Whether it waits while the node is full.
+    fn takes_room(&self) -> bool {
+        matches!(self, Self::Restore { probe: false, .. })
     }
 
     /// Whether the time until its next reply tells how quick the server is: not where the value is large, and
@@ -114,6 +134,7 @@ impl Link {
             keys: Cell::new(0),
             owns_slots: Cell::new(true),
             unconfirmed: Cell::new(false),
+            full: RefCell::default(),
             open: RefCell::default(),
             queue: RefCell::default(),
             in_flight: Cell::new(0),
@@ -155,8 +176,15 @@ impl Link {
         }
     }
 
+    /// Let the link look at once at what it has.
+    pub fn wake(&self) {
+        self.wake.notify_one();
+    }
+
     fn has_work(&self) -> bool {
-        !self.open.borrow().is_empty() || !self.queue.borrow().is_empty()
+        !self.open.borrow().is_empty()
+            || !self.queue.borrow().is_empty()
+            || self.full.borrow().as_ref().is_some_and(Full::has_probe)
     }
 }
 
@@ -323,12 +351,32 @@ impl<'a> Session<'a> {
 
     /// Take up what is queued; the open batch only if nothing else is under way (see [`Link::nudge`]).
     fn load(&mut self) {
+        if self.link.full.borrow().is_some() {
+            return self.load_despite_full();
+        }
         self.flights.queue.append(&mut self.link.queue.borrow_mut());
         if self.flights.queue.is_empty() && !self.link.open.borrow().is_empty() {
             let spare = self.engine.spares.borrow_mut().take();
             let open = self.link.open.replace(spare);
             self.flights.queue.push_back(Flight::of(open, self.engine));
         }
+        self.link.in_flight.set(self.flights.queue.len());
+    }
+
+    /// The node is full: take up the probe and what takes no room, and take back what is not yet on its way.
+    #[cold]
+    fn load_despite_full(&mut self) {
+        let begun = self.flights.begun();
+        let unsent = self.flights.queue.split_off(begun.min(self.flights.queue.len()));
+        let mut queue = self.link.queue.borrow_mut();
+        for flight in unsent.into_iter().rev() {
+            queue.push_front(flight);
+        }
+        let (waiting, others) = queue.drain(..).partition(Flight::takes_room);
+        *queue = waiting;
+        let probe = self.link.full.borrow_mut().as_mut().and_then(Full::take_probe);
+        let others: VecDeque<Flight> = others;
+        self.flights.queue.extend(others.into_iter().chain(probe));
         self.link.in_flight.set(self.flights.queue.len());
     }
 
@@ -345,6 +393,7 @@ impl<'a> Session<'a> {
                     batch,
                     replies,
                     errors,
+                    ..
                 } => read_restores(data, batch, replies, errors),
                 Flight::Compare(comparison) => comparison.read(data, self.engine.source_now()),
                 Flight::Wait(wait) => wait.read(data),
@@ -429,7 +478,7 @@ impl<'a> Session<'a> {
     }
 
     /// Nothing can be sent to this node now: what is queued for it waits for whoever owns the slots then.
-    fn give_back_queue(engine: &Rc<Engine>, link: &Link, reason: &str) {
+    fn give_back_queue(engine: &Rc<Engine>, link: &Rc<Link>, reason: &str) {
         let reason = format!("{reason} at {}", link.address);
         let open = link.open.take();
         let queue = link.queue.take();
@@ -456,6 +505,7 @@ impl<'a> Session<'a> {
             }
         }
         engine.delay(open, false, &reason);
+        engine.probe_lost(link);
     }
 }
 

@@ -12,6 +12,7 @@ mod compare;
 mod cut;
 mod dump;
 mod flights;
+mod full;
 mod health;
 mod judge;
 mod lane;

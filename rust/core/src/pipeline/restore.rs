@@ -21,9 +21,16 @@ impl Session<'_> {
     /// Every reply to a flight is here.
     pub(super) fn finish(&self, flight: Flight) {
         match flight {
-            Flight::Restore { batch, errors, .. } => {
+            Flight::Restore {
+                batch, errors, probe, ..
+            } => {
                 self.acknowledge(&batch, batch.entries().len(), &errors);
                 let busy = self.handle_errors(&batch, &errors);
+                if probe {
+                    let refused = errors.iter().any(|(_, error)| judge(error) == Verdict::Full);
+                    let taken = batch.entries().len() - errors.len();
+                    self.engine.probed(self.link, taken, refused);
+                }
                 if busy.is_empty() {
                     self.engine.spares.borrow_mut().give(batch);
                 } else {
@@ -119,7 +126,7 @@ impl Session<'_> {
     /// Do what each error means for its entry; returns the entries that the target has already and that are
     /// to be compared.
     pub(super) fn handle_errors(&self, batch: &Batch, errors: &[(usize, Vec<u8>)]) -> Vec<usize> {
-        let mut busy = Vec::new();
+        let (mut busy, is_asking) = (Vec::new(), batch.is_asking());
         let mut waiting: Vec<(bool, String, Batch)> = Vec::new();
         for (index, error) in errors {
             let index = *index;
@@ -189,7 +196,12 @@ impl Session<'_> {
             }
         }
         for (full, reason, batch) in waiting {
-            self.engine.delay(batch, full, &reason);
+            // Who asks to be let in is asked for by another node: it goes that way again.
+            if full && !is_asking && self.engine.spec.verify.is_none() {
+                self.engine.hold_full(self.link, batch, &reason);
+            } else {
+                self.engine.delay(batch, full, &reason);
+            }
         }
         busy
     }

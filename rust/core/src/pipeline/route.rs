@@ -261,7 +261,7 @@ impl Engine {
     }
 
     /// Send the entries of a batch that waited to their slots' owners, or park them.
-    fn reroute(self: &Rc<Self>, batch: &Batch) {
+    pub(super) fn reroute(self: &Rc<Self>, batch: &Batch) {
         let now = Instant::now();
         let mut unserved = Batch::default();
         let mut attempted = None;

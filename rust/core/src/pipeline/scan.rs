@@ -32,8 +32,26 @@ pub(crate) struct Scanner {
     pub walk: Option<Walk>,
     /// COUNT of the SCAN that is on its way.
     pub count: u32,
+    /// Where the partition behind it starts, if that one's first keys were scanned by an earlier run: they are looked at
+    /// once more, so that they are known when this partition runs over its end.
+    pub next_head: Option<u64>,
     /// How many of its first keys are still to be remembered; none where it goes on in the middle.
     unremembered: usize,
+}
+
+/// The partitions of a job that start at their first keys.
+pub(crate) fn fresh_partitions(partitions: &[(u32, u64)]) -> HashSet<u32> {
+    let fresh = partitions
+        .iter()
+        .filter(|(index, cursor)| u64::from(*index) == *cursor);
+    fresh.map(|(index, _)| *index).collect()
+}
+
+/// The partition behind `index` of `count` in the order of SCAN; none behind the last.
+fn partition_behind(index: u32, count: u32) -> Option<u32> {
+    let unused = count.leading_zeros() + 1;
+    let place = index.reverse_bits().checked_shr(unused).unwrap_or_default() + 1;
+    (place < count).then(|| place.reverse_bits() >> unused)
 }
 
 /// Where a partition's walk stands.
@@ -58,12 +76,35 @@ impl Scanner {
             state: ScanState::Idle,
             walk: None,
             count: 0,
+            next_head: None,
             unremembered: if cursor == u64::from(index) {
                 MOST_REMEMBERED
             } else {
                 0
             },
         }
+    }
+
+    /// Look at the first keys of the partition behind this one, unless that is one of the `fresh` ones, which bring
+    /// them in this job.
+    pub fn looks_behind(mut self, fresh: &HashSet<u32>) -> Self {
+        let behind = partition_behind(self.index as u32, self.mask as u32 + 1);
+        self.next_head = behind.filter(|index| !fresh.contains(index)).map(u64::from);
+        self
+    }
+
+    /// How many keys to ask for where the next partition's first keys are looked at.
+    pub const fn head_count() -> u32 {
+        MOST_REMEMBERED as u32
+    }
+
+    /// Take over the first keys of the next partition, which an earlier run has brought.
+    pub fn take_head(&mut self, page: &ScanPage<'_>, head: u64, overlap: &mut Overlap) {
+        // A page that runs over that partition's end as well may hold keys that nobody has brought.
+        if page.cursor != 0 && page.cursor & self.mask == head {
+            overlap.remember(&Keys::collect(page.keys()), usize::MAX);
+        }
+        self.state = ScanState::Idle;
     }
 
     /// Whether a page that returned `cursor` is the partition's last one.
@@ -335,6 +376,33 @@ mod tests {
         let last = take(&mut first, &mut overlap, 3, &[b"early", b"b", b"a"]);
         assert_eq!(first.state, ScanState::Done);
         assert!(last.contains(&b"b".to_vec()) && !last.contains(&b"early".to_vec()));
+    }
+
+    #[test]
+    fn the_partition_behind_is_the_next_one_in_the_order_of_scan() {
+        let order = |count: u32| {
+            std::iter::successors(Some(0), |&index| partition_behind(index, count)).collect::<Vec<_>>()
+        };
+        assert_eq!(order(1), [0]);
+        assert_eq!(order(2), [0, 1]);
+        assert_eq!(order(8), [0, 4, 2, 6, 1, 5, 3, 7]);
+        assert_eq!(order(1024).len(), 1024);
+    }
+
+    #[test]
+    fn keys_that_an_earlier_run_has_brought_are_left_out_at_the_end() {
+        let fresh = fresh_partitions(&[(0, 4)]);
+        let mut overlap = Overlap::default();
+        let mut first = Scanner::new(0, 0, 2, 4).looks_behind(&fresh);
+        assert_eq!(first.next_head, Some(1));
+        let data = reply(5, &[b"early"]);
+        let Ok(Decoded::Whole(Ok(page), _)) = decode_scan(&data) else {
+            panic!("is a page");
+        };
+        first.take_head(&page, 1, &mut overlap);
+        assert_eq!(take(&mut first, &mut overlap, 3, &[b"early", b"b"]), [b"b"]);
+        let fresh = fresh_partitions(&[(0, 4), (1, 1)]);
+        assert_eq!(Scanner::new(0, 0, 2, 4).looks_behind(&fresh).next_head, None);
     }
 
     #[test]
