@@ -435,7 +435,7 @@ class Job:
         match: bytes | None = None,
         type: str | None = None,
         scan_only: bool = False,
-        verify: tuple[float, Literal["values", "lengths", "existence"]] | None = None,
+        verify: tuple[float, Literal["values", "lengths", "existence"], bool] | None = None,
         sweeps: Sequence[tuple[int, int, str, int, str]] = ...,
         sample: float | None = None,
         delete_extra: bool = False,
@@ -475,14 +475,14 @@ class Job:
         `value_filter` leaves out scanned keys before they are read. `eviction` is carried over. A scan-only
         job tells `survey` of the names that it sees. `scan_only` counts keys and writes nothing.
 
-        `verify`, `(TTL tolerance in seconds, depth)`, compares every key with the target's instead of copying
-        it: equal keys count as unchanged, others as failed, with a `Failure` whose message is
-        `source <> target` in short; nothing is written. `lengths` compares type, TTL and length alone;
-        `existence` asks for the expiry alone, and only what the target lacks counts as failed (`missing`).
-        `sweeps`,
-        `(index, cursor, host, port, run_id)`, go the other way: each scans one primary of the target and
-        reports what the source lacks as `extra`, unconfirmed until a job verifies these keys by name; their
-        indexes are among the marks, and another `run_id` ends the job with `target_changed`. `sample`, above
+        `verify`, `(TTL tolerance in seconds, depth, whether values are shown)`, compares every key with the
+        target's instead of copying it: equal keys count as unchanged, others as failed, with a `Failure`
+        whose message is `source <> target` in short; nothing is written. `lengths` compares type, TTL and
+        length alone; `existence` asks for the expiry alone, and only what the target lacks counts as failed
+        (`missing`). `sweeps`, `(index, cursor, host, port, run_id)`, go the other way: each scans one primary
+        of the target and reports what the source lacks as `extra`, unconfirmed until a job verifies these
+        keys by name; their indexes are among the marks, and another `run_id` ends the job with
+        `target_changed`. `sample`, above
         0 and below 1, looks at that part of the keys, chosen by name. `delete_extra` deletes those of `keys`
         from the target that the source lacks.
 

@@ -159,7 +159,7 @@ class Accounting:
         chosen = selection if slots == _ALL or self._names is not None else replace(selection, slots=slots)
         settings: dict[str, Any] = {
             "key_map": chosen.key_map(way.prefix),
-            "verify": (_TTL_TOLERANCE, "values" if by_value else "existence"),
+            "verify": (_TTL_TOLERANCE, "values" if by_value else "existence", False),
             "wait_replicas": 0,
             "eviction": None,
         }

@@ -24,6 +24,8 @@ class VerifyOptions(Options):
         Keys that only the target seems to have are read again at least once.
     sample: only this part of the keys, above 0 and up to 1; chosen by their names, so always the same ones.
     quick: compare existence, type, TTL and length, not the values.
+    show_values: tell with a difference what the values hold, in short; else only types, lengths and places.
+        The journal keeps it as well.
     repair: send keys that are missing or different again, and compare them once more.
     delete_extra: delete from the target what the source lacks; only together with `repair`, and with `yes` or
         `confirm`. All of it is counted first; an empty source, or one without the keys that the filters ask
@@ -40,6 +42,7 @@ class VerifyOptions(Options):
     recheck: int = 2
     sample: float | None = None
     quick: bool = False
+    show_values: bool = False
     repair: bool = False
     delete_extra: bool = False
     max_delete: int | None = None

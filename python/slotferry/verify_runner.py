@@ -218,7 +218,11 @@ def both_run_ids(source_run_id: str, target: TargetFacts) -> str:
 def comparison_settings(options: VerifyOptions) -> dict[str, Any]:
     """Return what makes an engine job compare instead of copy."""
     depth = "lengths" if options.quick else "values"
-    return {"verify": (options.ttl_tolerance, depth), "wait_replicas": 0, "eviction": None}
+    return {
+        "verify": (options.ttl_tolerance, depth, options.show_values),
+        "wait_replicas": 0,
+        "eviction": None,
+    }
 
 
 @dataclass

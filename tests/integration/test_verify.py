@@ -30,7 +30,7 @@ _VALKEY = [("redis-6.2", "valkey-9.1"), ("redis-7.0", "valkey-9.1"), ("valkey-9.
 
 def verify(source: LocalServer, cluster: LocalCluster, **options: Any) -> VerifyReport:
     """Compare two sides; a busy machine may have shortened a TTL by more than the default tolerance."""
-    defaults = {"ttl_tolerance": 2.0, "recheck": 1}
+    defaults: dict[str, Any] = {"show_values": True, "ttl_tolerance": 2.0, "recheck": 1}
     return Verification(source.url, cluster.url, VerifyOptions(**{**defaults, **options})).run()
 
 

@@ -43,7 +43,7 @@ _EPILOG = """\
 Examples:
   slotferry verify redis://old:6379 redis+cluster://new1:7000,new2:7000
   slotferry verify redis://old:6379 redis://new1:7000 --sample 5% --quick
-  slotferry verify redis://old:6379 redis://new1:7000 --differences differences.jsonl
+  slotferry verify redis://old:6379 redis://new1:7000 --differences differences.jsonl --show-values
   slotferry verify redis://old:6379 redis://new1:7000 --repair
   slotferry verify redis://old:6379 redis://new1:7000 --repair --delete-extra --dry-run
   slotferry verify redis://old:6379 redis://new1:7000 --rewrite '^user:(\\d+):(.*)$ => user:{$1}:$2'
@@ -112,6 +112,11 @@ Exit codes:
 @click.option("--yes", is_flag=True, help="Delete extra keys without a question.")
 @click.option(
     "--dry-run", is_flag=True, help="With --repair: show what would be sent and deleted, and how many."
+)
+@click.option(
+    "--show-values",
+    is_flag=True,
+    help="Show with a difference what the values hold, in short; it is kept in the journal as well.",
 )
 @click.option("--differences", type=File, help="Write every difference (JSON lines) to this file.")
 @click.option(

@@ -7,6 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+_CUT = "..."
+
+
+def cut(text: str, width: int) -> str:
+    """Return the text, or its beginning where it is longer than `width`."""
+    return text if len(text) <= width else text[: width - len(_CUT)] + _CUT
+
 
 def align(rows: Iterable[Sequence[str]], numbers: Sequence[int] = (), indent: str = "") -> list[str]:
     """Return the rows as lines with their columns below each other; `numbers` are flush right."""

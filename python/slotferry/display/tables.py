@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 from slotferry.display.base import Display
-from slotferry.display.columns import align
+from slotferry.display.columns import align, cut
 from slotferry.events import DryRunResult, Event, RunEnded, RunStarted
 from slotferry.journal import PendingKey
 from slotferry.report import FailedKey, Report
@@ -29,6 +29,7 @@ _OUTCOMES = {
 
 _MOST_HAPPENINGS = 25
 _NONE = "the target has none of them"
+_MESSAGE_WIDTH = 160  # --json has all of it
 
 
 class ResultTables(Display):
@@ -161,7 +162,9 @@ def dry_run_table(result: DryRunResult) -> str:
 
 def failure_lines(failures: Sequence[FailedKey]) -> list[str]:
     """Return a line for each failed key."""
-    rows = [(key_place(f), f"slot {f.slot}", f.kind, f.node, f.message) for f in failures]
+    rows = [
+        (key_place(f), f"slot {f.slot}", f.kind, f.node, cut(f.message, _MESSAGE_WIDTH)) for f in failures
+    ]
     return align(rows, indent="  ")
 
 

@@ -1,15 +1,19 @@
 """The table that a verification ends with.
 
-Invariant: figures are the report's, keys are escaped, and a row that says nothing is left out.
+Invariant: figures are the report's, keys are escaped, a row that says nothing is left out, and none is wider
+than a terminal may be.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from slotferry.display.columns import align
+from slotferry.display.columns import align, cut
 from slotferry.text import format_bytes, format_duration, shorten_key
 from slotferry.verify_report import DIFFERENCES, Difference, VerifyReport
+
+# --differences and --json have all of it.
+_KEY_WIDTH, _WIDTH = 40, 60
 
 _MEANINGS = {
     **DIFFERENCES,
@@ -72,5 +76,8 @@ def _extent(report: VerifyReport) -> str:
 
 def difference_lines(examples: Sequence[Difference]) -> list[str]:
     """Return a line for each difference."""
-    rows = [(shorten_key(one.key), one.kind, one.source or "-", one.target) for one in examples]
+    rows = [
+        (shorten_key(one.key, _KEY_WIDTH), one.kind, cut(one.source or "-", _WIDTH), cut(one.target, _WIDTH))
+        for one in examples
+    ]
     return align(rows, indent="  ")

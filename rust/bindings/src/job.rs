@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use slotferry_core::net::{Address, AddressMap, AddressRule};
-use slotferry_core::payload::{FieldTtl, Target};
+use slotferry_core::payload::{FieldTtl, Show, Target};
 use slotferry_core::resp::encode::ExpiryCommand;
 use slotferry_core::topology::SlotRange;
 use slotferry_core::{Depth, Eviction, JobSpec, OnConflict, Sample, Side, Sweep, TargetLimits, Verify};
@@ -174,7 +174,7 @@ impl Job {
         r#match: Option<Vec<u8>>,
         r#type: Option<String>,
         scan_only: bool,
-        verify: Option<(f64, &str)>,
+        verify: Option<(f64, &str, bool)>,
         sweeps: Vec<PySweep>,
         sample: Option<f64>,
         delete_extra: bool,
@@ -232,7 +232,7 @@ impl Job {
             type_name: r#type,
             scan_only,
             verify: verify
-                .map(|(tolerance, depth)| {
+                .map(|(tolerance, depth, show_values)| {
                     let depth = match depth {
                         "values" => Depth::Value,
                         "lengths" => Depth::Length,
@@ -246,6 +246,7 @@ impl Job {
                     seconds("the TTL tolerance", tolerance).map(|tolerance| Verify {
                         ttl_tolerance: u64::try_from(tolerance.as_millis()).unwrap_or(u64::MAX),
                         depth,
+                        show: if show_values { Show::Values } else { Show::Shapes },
                     })
                 })
                 .transpose()?,

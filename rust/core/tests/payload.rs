@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use slotferry_core::payload::{
-    self, Comparison, DECODE_LIMIT, FOOTER_LEN, Footer, Kind, PayloadError, Value, compare_values, decode,
-    same_value, verify, with_version,
+    self, Comparison, DECODE_LIMIT, FOOTER_LEN, Footer, Kind, PayloadError, Show, Value, compare_values,
+    decode, same_value, verify, with_version,
 };
 
 struct Captured {
@@ -239,7 +239,7 @@ proptest! {
             prop_assert!(value.same(&value));
         }
         let same = same_value(&payload, &mutated, 0);
-        let compared = compare_values(&payload, &mutated, DECODE_LIMIT, 0);
+        let compared = compare_values(&payload, &mutated, DECODE_LIMIT, 0, Show::Values);
         match compared {
             Ok(Comparison::Same) => prop_assert_eq!(same, Ok(true)),
             Ok(Comparison::Different(a, b) | Comparison::OtherType(a, b)) => {

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use slotferry_core::payload::{
-    Comparison, DECODE_LIMIT, Footer, compare_values, decode, describe, same_bytes, same_value,
+    Comparison, DECODE_LIMIT, Footer, Show, compare_values, decode, describe, same_bytes, same_value,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -17,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
     let sealed = |body: &[u8]| [body, &Footer::new(body, footer.rdb_version).to_bytes()].concat();
     if let Ok(value) = decode(body, footer, DECODE_LIMIT) {
         assert!(value.same(&value));
-        let text = describe(&sealed(body), DECODE_LIMIT).expect("it decodes");
+        let text = describe(&sealed(body), DECODE_LIMIT, Show::Values).expect("it decodes");
         assert!(text.len() < 4096 && !text.contains(" <> "));
     }
     let _ = decode(body, footer, 100);
@@ -26,7 +26,7 @@ fuzz_target!(|data: &[u8]| {
     let (a, b) = (sealed(a), sealed(b));
     let _ = same_bytes(&a, &b);
     if let Ok(same) = same_value(&a, &b, 0) {
-        let compared = compare_values(&a, &b, DECODE_LIMIT, 0);
+        let compared = compare_values(&a, &b, DECODE_LIMIT, 0, Show::Values);
         assert!(!same || compared == Ok(Comparison::Same) || compared.is_err());
     }
 });

@@ -32,6 +32,7 @@ mod zipmap;
 
 pub use decode::decode;
 pub(crate) use describe::PartOf;
+pub use describe::Show;
 pub use error::PayloadError;
 pub use footer::{FOOTER_LEN, Footer, fingerprint, split, verify, with_version};
 pub use stream::{Consumer, Delivery, Entry, EntryFields, Group, History, Idempotence, Stream, StreamId};
@@ -63,7 +64,7 @@ pub fn same_value_within(a: &[u8], b: &[u8], limit: usize, expired_by: u64) -> R
     if same_bytes(a, b)? {
         return Ok(true);
     }
-    Ok(compare_values(a, b, limit, expired_by)? == Comparison::Same)
+    Ok(compare_values(a, b, limit, expired_by, Show::Shapes)? == Comparison::Same)
 }
 
 /// Returns whether two payloads are equal but for their footers, which is the quick way to say that the values
@@ -89,7 +90,13 @@ pub enum Comparison {
 /// Decodes two DUMP payloads, each in at most `limit` bytes counted roughly, and compares what they mean.
 ///
 /// Hash fields that expire at `expired_by` or before are taken as gone, as in [`same_value`]. Returns the errors of [`same_value`].
-pub fn compare_values(a: &[u8], b: &[u8], limit: usize, expired_by: u64) -> Result<Comparison, PayloadError> {
+pub fn compare_values(
+    a: &[u8],
+    b: &[u8],
+    limit: usize,
+    expired_by: u64,
+    show: Show,
+) -> Result<Comparison, PayloadError> {
     let (body_a, footer_a) = verify(a)?;
     let (body_b, footer_b) = verify(b)?;
     let kinds = (Kind::of(body_a[0]), Kind::of(body_b[0]));
@@ -97,8 +104,8 @@ pub fn compare_values(a: &[u8], b: &[u8], limit: usize, expired_by: u64) -> Resu
         && kind_a != kind_b
     {
         return Ok(Comparison::OtherType(
-            describe(a, limit).unwrap_or_else(|_| kind_a.name().to_owned()),
-            describe(b, limit).unwrap_or_else(|_| kind_b.name().to_owned()),
+            describe(a, limit, show).unwrap_or_else(|_| kind_a.name().to_owned()),
+            describe(b, limit, show).unwrap_or_else(|_| kind_b.name().to_owned()),
         ));
     }
     let mut value_a = decode(body_a, footer_a, limit)?;
@@ -108,15 +115,18 @@ pub fn compare_values(a: &[u8], b: &[u8], limit: usize, expired_by: u64) -> Resu
     Ok(if value_a.same(&value_b) {
         Comparison::Same
     } else {
-        Comparison::Different(value_a.describe(Some(&value_b)), value_b.describe(Some(&value_a)))
+        Comparison::Different(
+            value_a.describe(Some(&value_b), show),
+            value_b.describe(Some(&value_a), show),
+        )
     })
 }
 
 /// Returns what a payload holds, in short, decoding it in at most `limit` bytes. Returns the errors of
 /// [`same_value`].
-pub fn describe(payload: &[u8], limit: usize) -> Result<String, PayloadError> {
+pub fn describe(payload: &[u8], limit: usize, show: Show) -> Result<String, PayloadError> {
     let (body, footer) = verify(payload)?;
-    Ok(decode(body, footer, limit)?.describe(None))
+    Ok(decode(body, footer, limit)?.describe(None, show))
 }
 
 #[cfg(test)]

@@ -108,7 +108,7 @@ fn look_closer(wanted: &Restore<'_>, held: Held<'_>, equal: bool, rules: Rules, 
         Ok(Comparison::Same)
     } else if rules.verify.depth == Depth::Value {
         let (limit, expired_by) = (rules.large.saturating_mul(4), now + rules.verify.ttl_tolerance);
-        compare_values(wanted.payload, held.payload, limit, expired_by)
+        compare_values(wanted.payload, held.payload, limit, expired_by, rules.verify.show)
     } else {
         Ok(quick::compare(wanted.payload, held.payload))
     };
@@ -152,7 +152,7 @@ fn in_short(payload: &[u8], rules: Rules) -> String {
         Depth::Length => return quick::describe(payload),
         Depth::Value => {}
     }
-    describe(payload, rules.large.saturating_mul(4)).unwrap_or_else(|_| {
+    describe(payload, rules.large.saturating_mul(4), rules.verify.show).unwrap_or_else(|_| {
         let kind = payload
             .first()
             .map_or("nothing", |&byte| crate::payload::kind_name(byte));
@@ -163,12 +163,13 @@ fn in_short(payload: &[u8], rules: Rules) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::payload::Footer;
+    use crate::payload::{Footer, Show};
 
     const RULES: Rules = Rules {
         verify: Verify {
             ttl_tolerance: 100,
             depth: Depth::Value,
+            show: Show::Values,
         },
         large: 1 << 20,
     };

@@ -51,7 +51,7 @@ use crate::filter::ValueFilter;
 use crate::flow::{Budget, Throttle};
 use crate::keymap::KeyMap;
 use crate::net::{Access, Address, AddressMap};
-use crate::payload::{FieldTtl, Target};
+use crate::payload::{FieldTtl, Show, Target};
 use crate::progress::Outcome;
 use crate::resp::encode::ExpiryCommand;
 use crate::survey::Survey;
@@ -101,6 +101,8 @@ pub struct Verify {
     pub ttl_tolerance: u64,
     /// How closely keys are looked at.
     pub depth: Depth,
+    /// Whether differences are told with what the values hold.
+    pub show: Show,
 }
 
 /// How closely a verification looks at a key.
@@ -363,6 +365,11 @@ impl Engine {
             verify,
             large: (self.spec.memory_limit / LARGE_SHARE).max(SMALLEST_LARGE),
         })
+    }
+
+    /// Whether differences are told with what the values hold.
+    pub fn show(&self) -> Show {
+        self.spec.verify.map_or(Show::Shapes, |verify| verify.show)
     }
 
     /// Whether types and lengths are compared instead of values.

@@ -363,7 +363,7 @@ impl End<'_> {
             return Ok(Found::All { expiring });
         };
         let expired_by = self.engine.source_now() + tolerance;
-        let difference = chunk.difference(kind, at, theirs, expired_by);
+        let difference = chunk.difference(kind, at, theirs, expired_by, self.engine.show());
         Ok(match difference.map_err(unexpected)? {
             Some(difference) => Found::Other(difference),
             // Fields that have expired: one of the sides may count them still.

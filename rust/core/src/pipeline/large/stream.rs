@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::end::End;
 use super::pair::Pair;
 use super::{Broken, Parts};
-use crate::payload::{Consumer, Group, PartOf, Stream, StreamId, Value};
+use crate::payload::{Consumer, Group, PartOf, Show, Stream, StreamId, Value};
 use crate::pipeline::parts::{self, Pending, PendingPage, PendingReads};
 
 /// Pending entries that are compared at once.
@@ -156,8 +156,8 @@ fn difference(ours: Stream, theirs: Stream, part: Option<PartOf>) -> Option<part
     let [ours, theirs] = [ours, theirs].map(|stream| Value::Stream(Box::new(stream)));
     (!ours.same(&theirs)).then(|| {
         (
-            ours.describe_part(Some(&theirs), part),
-            theirs.describe_part(Some(&ours), part),
+            ours.describe_part(Some(&theirs), part, Show::Shapes),
+            theirs.describe_part(Some(&ours), part, Show::Shapes),
         )
     })
 }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::{Chunk, GONE, Kind, Place, parse_id};
-use crate::payload::{Entry, Field, PartOf, Stream, StreamId, Value};
+use crate::payload::{Entry, Field, PartOf, Show, Stream, StreamId, Value};
 use crate::pipeline::client::Commands;
 use crate::resp::Tree;
 
@@ -143,6 +143,7 @@ impl Chunk {
         at: At,
         theirs: Self,
         expired_by: u64,
+        show: Show,
     ) -> Result<Option<Difference>, Unexpected> {
         let mut ours = self.into_value(kind).ok_or(Unexpected)?;
         let mut theirs = theirs.into_value(kind).ok_or(Unexpected)?;
@@ -159,8 +160,8 @@ impl Chunk {
             },
         });
         Ok(Some((
-            ours.describe_part(Some(&theirs), part),
-            theirs.describe_part(Some(&ours), part),
+            ours.describe_part(Some(&theirs), part, show),
+            theirs.describe_part(Some(&ours), part, show),
         )))
     }
 
@@ -264,7 +265,7 @@ mod tests {
             length: 2,
         };
         match ours.other(kind, at, reply, expiries)? {
-            Some(theirs) => ours.difference(kind, at, theirs, 1000),
+            Some(theirs) => ours.difference(kind, at, theirs, 1000, Show::Values),
             None => Ok(None),
         }
     }
