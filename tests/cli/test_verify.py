@@ -48,7 +48,7 @@ def test_a_difference_made_by_hand_is_shown_and_repaired(
     file = tmp_path / "differences.jsonl"
     with cluster.client() as new:
         new.set("key:7", "by <hand>\n")
-    command = ("verify", copied.url, cluster.url, "--recheck", "1")
+    command = ("verify", copied.url, cluster.url, "--recheck", "1", "--show-values")
 
     found = run(*command, "--differences", str(file))
 
@@ -91,7 +91,7 @@ def test_migrate_verifies_in_one_go(source: LocalServer, cluster: LocalCluster) 
         (("--sample", "five"), "part of the keys"),
         (("--ttl-tolerance", "soon"), "duration"),
         (("--recheck", "-1"), "--recheck"),
-        (("--delete-extra",), "without repair"),
+        (("--delete-extra",), "without --repair"),
         (("--differences", "/nowhere/at/all"), "can't be written"),
         (("--job", "a/b"), "name of a job"),
     ],
