@@ -188,6 +188,7 @@ class Failure:
         "field_ttl_dropped",
         "missing",
         "extra",
+        "misplaced",
         "different",
         "type",
         "ttl",
@@ -199,7 +200,7 @@ class Failure:
         `denied`: NOPERM for this key; `error`:
         anything else. Of notes: `field_ttl_dropped`: the fields of a hash lost their TTLs. Of a verification:
         `missing` at the target, `extra` there, `different` value, other `type`, other `ttl`; `payload`: the
-        values can't be compared.
+        values can't be compared; as a note, `misplaced`: the node that holds it does not own its slot.
         """
 
     @property

@@ -2,6 +2,7 @@
 
 Invariant: every key of the source is in exactly one of equal, expired, vanished, pending, unreadable and the
 kinds of difference; `extra` ones are the target's alone, unless they were deleted at the source meanwhile.
+`misplaced` counts copies of keys: what the slot's owner holds under such a name is compared as any other.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from slotferry.text import show_key
 DIFFERENCES = {
     "missing": "the target lacks them",
     "extra": "the source lacks them",
+    "misplaced": "on a node that does not own their slot",
     "different": "another value",
     "type": "a value of another type",
     "ttl": "the same value with another TTL",
@@ -69,8 +71,9 @@ class VerifyReport(Report):
     `target_keys` are those of the target that were looked for at the source. `differences` counts keys by
     kind, what could not be compared included; `examples` are the first few. `repaired` keys differed and were
     sent again, `deleted` ones were extra; both were compared once more, so they are among the equal ones or
-    gone. `to_send` and `to_delete` are how many were to be, before the repair
-    or in a dry run. `quick` and `sample` say what the result stands for.
+    gone. `to_send` and `to_delete` are how many were to be, before the repair or in a dry run. `quick` and
+    `sample` say what the result stands for. `misplaced_repair` is the command that brings misplaced keys to
+    their slots' owners; None where there are none.
     """
 
     target_keys: Keys = field(default_factory=Keys)
@@ -80,6 +83,7 @@ class VerifyReport(Report):
     deleted: int = 0
     to_send: int = 0
     to_delete: int = 0
+    misplaced_repair: str | None = None
     dry_run: bool = False
     quick: bool = False
     sample: float | None = None
@@ -133,6 +137,7 @@ class VerifyReport(Report):
             "deleted": self.deleted,
             "to_send": self.to_send,
             "to_delete": self.to_delete,
+            "misplaced_repair": self.misplaced_repair,
             "dry_run": self.dry_run,
             "quick": self.quick,
             "sample": self.sample,

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from slotferry import misplaced
 from slotferry.databases import Route
 from slotferry.discovery import TargetFacts, discover_target
 from slotferry.errors import InternalError, RefusedError, SlotferryError, TargetLostError
@@ -120,14 +121,32 @@ class TargetRunner(_Comparing):
                 reason = str(error)
             else:
                 if self._look_at_target():
-                    return
+                    break
                 reason = "the target's slots have moved meanwhile"
             self._sweep_again(reason)
-        super().run()
-        if not self._look_at_target():
-            self._driver.emit(
-                Notice("the target's slots keep moving: some extra keys may not have been seen")
-            )
+        else:
+            super().run()
+            if not self._look_at_target():
+                self._driver.emit(
+                    Notice("the target's slots keep moving: some extra keys may not have been seen")
+                )
+        self._look_at_misplaced()
+
+    def _look_at_misplaced(self) -> None:
+        """Look a second time, a moment later, at keys that seemed to lie on another node than their slot."""
+        if not self._journal.count_notes(self._name, misplaced.KIND):
+            return
+        self._pause()
+        self._look_at_target()
+        sides = self._driver.sides
+        misplaced.look_again(
+            self._journal,
+            self._name,
+            sides.target,
+            sides.target_facts.topology,
+            sides.ways,
+            self._driver.cancel,
+        )
 
     def _scans(self) -> Iterator[Work]:
         primaries = self._driver.sides.target_facts.primaries

@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 
-from slotferry import deletion_guard, preflight
+from slotferry import deletion_guard, misplaced, preflight
 from slotferry.cancel import CancelRequest
 from slotferry.control_socket import ControlSocket
 from slotferry.endpoints import Endpoint
@@ -154,13 +155,13 @@ class VerifySession(Session):
             for name, number in zip(jobs, numbers, strict=True):
                 status = status_of(journal.totals(name).keys, ours)
                 journal.end_run(name, number, status, time.monotonic() - begun, ours)
-            self._write_differences(journal, jobs)
+            self._write_differences(journal)
 
-    def _write_differences(self, journal: Journal, jobs: tuple[str, str]) -> None:
+    def _write_differences(self, journal: Journal) -> None:
         """Write all that the journal has. What goes wrong with that is told by the report."""
         if self._file is None:
             return
-        differences = map(Difference.of, journal.failed_of(jobs))
+        differences = map(Difference.of, misplaced.all_differences(journal, self.job))
         try:
             self._file.write(json.dumps(difference.to_dict()) + "\n" for difference in differences)
         except OutputError as error:
@@ -183,8 +184,8 @@ class VerifySession(Session):
         if not self._has_way_back(sides):
             self._emit(
                 Notice(
-                    "keys are renamed, chosen by what they are, or of databases that share one: extra keys "
-                    "are not looked for"
+                    "keys are renamed, chosen by what they are, or of databases that share one: extra and "
+                    "misplaced keys are not looked for"
                 )
             )
         else:
@@ -268,10 +269,11 @@ class VerifySession(Session):
             source.ask + target.ask,
             source.retries + target.retries,
         )
-        self._kinds = journal.difference_counts(jobs)
+        self._kinds = misplaced.count_all(journal, self.job)
         examples = list(journal.failed_of(jobs, _EXAMPLES, extra=False if self._verify.dry_run else None))
         if self._verify.dry_run:  # which shows some of what would be deleted as well
             examples += journal.failed_of(jobs, _EXAMPLES, extra=True)
+        examples += islice(misplaced.found(journal, self._extra_job), _EXAMPLES)
         self._examples = tuple(map(Difference.of, examples))
 
     def _judge(self, sides: Sides) -> list[preflight.Row]:
@@ -329,6 +331,9 @@ class VerifySession(Session):
             deleted=repair.deleted if repair else 0,
             to_send=self._planned.to_send if self._planned else 0,
             to_delete=self._planned.to_delete if self._planned else 0,
+            misplaced_repair=misplaced.repair_command(self._target)
+            if self._kinds.get(misplaced.KIND)
+            else None,
             dry_run=self._verify.dry_run,
             quick=self._verify.quick,
             sample=self._verify.partial,

@@ -12,8 +12,8 @@ from tests.cli.conftest import Invoke
 from tests.command import run
 
 _KEYS = {
-    "source", "target", "equal", "expired", "vanished", "pending", "missing", "extra", "different", "type",
-    "ttl", "unreadable",
+    "source", "target", "equal", "expired", "vanished", "pending", "missing", "extra", "misplaced",
+    "different", "type", "ttl", "unreadable",
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -312,9 +312,10 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
 
 def _failure_dicts(journal: Journal, record: JobRecord, limit: int) -> Iterator[dict[str, Any]]:
     if is_verification(record):
+        from slotferry import misplaced
         from slotferry.verify_report import Difference
 
-        for failure in journal.failed_of((record.name, extra_job(record.name)), limit):
+        for failure in islice(misplaced.all_differences(journal, record.name), limit):
             yield {"type": "difference", **Difference.of(failure).to_dict()}
         return
     for failure in journal.failures(record.name, limit):
@@ -386,13 +387,13 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
 
 
 def _show_differences(journal: Journal, job: str, limit: int) -> None:
+    from slotferry import misplaced
     from slotferry.display.verify_tables import difference_lines
     from slotferry.verify_report import Difference
 
-    jobs = (job, extra_job(job))
-    found = [Difference.of(failure) for failure in journal.failed_of(jobs, limit)]
+    found = [Difference.of(failure) for failure in islice(misplaced.all_differences(journal, job), limit)]
     if found:
-        click.echo(f"\ndifferences ({len(found):,} of {sum(journal.difference_counts(jobs).values()):,}):")
+        click.echo(f"\ndifferences ({len(found):,} of {sum(misplaced.count_all(journal, job).values()):,}):")
         click.echo("\n".join(difference_lines(found)))
 
 

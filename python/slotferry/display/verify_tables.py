@@ -57,12 +57,16 @@ def verification_table(report: VerifyReport) -> str:
         lines += ["differences (source, target):", *difference_lines(report.examples)]
         if report.differing > len(report.examples):
             lines.append(f"  and {report.differing - len(report.examples):,} more: --differences FILE")
+    if report.misplaced_repair is not None:
+        lines.append(f"  bring misplaced keys to their slots' owners with '{report.misplaced_repair}'")
     return "\n".join(lines)
 
 
 def _verdict(report: VerifyReport) -> str:
     if report.error is not None:
         return report.status
+    if report.differing and report.differing == report.differences.get("misplaced"):
+        return "1 key is misplaced" if report.differing == 1 else f"{report.differing:,} keys are misplaced"
     if report.differing:
         return "1 key differs" if report.differing == 1 else f"{report.differing:,} keys differ"
     if report.empty:

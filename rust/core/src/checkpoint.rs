@@ -50,6 +50,8 @@ pub enum FailureKind {
     Missing,
     /// Verification: the source lacks the key, or is said to by a sweep.
     Extra,
+    /// Verification, a note: the key lies on a node that, as the map has it, does not own its slot.
+    Misplaced,
     /// Verification: another value of the same type.
     Different,
     /// Verification: a value of another type.
@@ -77,6 +79,7 @@ impl FailureKind {
             Self::FieldTtlDropped => "field_ttl_dropped",
             Self::Missing => "missing",
             Self::Extra => "extra",
+            Self::Misplaced => "misplaced",
             Self::Different => "different",
             Self::Type => "type",
             Self::Ttl => "ttl",

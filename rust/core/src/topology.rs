@@ -59,8 +59,8 @@ impl Topology {
 
     /// The number of the node at `address`, a new one if it was not known.
     pub fn node(&mut self, address: &Address) -> Result<NodeId> {
-        if let Some(known) = self.nodes.iter().position(|node| node == address) {
-            return Ok(NodeId(known as u16));
+        if let Some(known) = self.find(address) {
+            return Ok(known);
         }
         let number = u16::try_from(self.nodes.len()).map_err(|_| {
             Error::new(
@@ -70,6 +70,12 @@ impl Topology {
         })?;
         self.nodes.push(address.clone());
         Ok(NodeId(number))
+    }
+
+    /// The number of the node at `address`, if it is known.
+    pub fn find(&self, address: &Address) -> Option<NodeId> {
+        let known = self.nodes.iter().position(|node| node == address)?;
+        Some(NodeId(known as u16))
     }
 
     /// The slot's primary, if it has one.

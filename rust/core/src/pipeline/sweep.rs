@@ -1,8 +1,9 @@
 //! The other direction of a verification: the keys of a primary of the target, looked for at the source.
 //!
 //! Invariant: what is reported here is a candidate: the key was in the target's SCAN and then not at the source.
-//! Whether it is extra is said by a comparison of both sides by name. A cursor is used only on the process that
-//! it came from.
+//! Whether it is extra is said by a comparison of both sides by name. A key of a slot that another primary owns is
+//! noted besides, since a comparison by name never meets it; whether it is misplaced is said by a second look. A
+//! cursor is used only on the process that it came from.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -269,6 +270,7 @@ fn record(
             .ledger()
             .open_page(place, page.cursor, page.cursor == 0, keys as u32, keys as u64);
     task.cursor = page.cursor;
+    note_misplaced(engine, task, page, &absent);
     let present = keys - absent.len();
     for (place, error) in absent {
         let (key, slot) = page.keys.get(place);
@@ -299,4 +301,32 @@ fn record(
         engine.settle(number, Outcome::Unchanged, present as u32, 0);
     }
     engine.health.borrow_mut().succeeded(Instant::now());
+}
+
+/// Write down which keys lie on another node than their slot's owner, as the map has it now.
+fn note_misplaced(engine: &Engine, task: &Sweep, page: &Page, absent: &[(usize, Option<Vec<u8>>)]) {
+    let router = engine.router.borrow();
+    let topology = router.topology();
+    let here = topology.find(&task.node);
+    for (place, (key, slot)) in page.keys.iter().enumerate() {
+        let owner = topology.owner(slot);
+        let Some(other) = owner.filter(|_| owner != here) else {
+            continue;
+        };
+        let source = match absent.binary_search_by_key(&place, |(absent, _)| *absent) {
+            Ok(found) if absent[found].1.is_none() => "absent",
+            _ => "there",
+        };
+        engine.shared.ledger().note(Failure {
+            key: key.to_vec(),
+            slot,
+            kind: FailureKind::Misplaced,
+            message: format!(
+                "{source} <> on {}, slot {slot} is of {}",
+                task.node,
+                topology.address(other)
+            ),
+            node: task.node.to_string(),
+        });
+    }
 }
