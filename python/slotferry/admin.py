@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from slotferry._core import Access
     from slotferry.node import Node
 
-_Opened = TypeVar("_Opened", "Link", "Access")
+_Opened = TypeVar("_Opened", "Link", "Access", "Connector")
 
 
 class Connector:
@@ -40,14 +40,14 @@ class Connector:
         self.server: Address | None = None
         """The server that was found behind Sentinels, which `open` opens where it is given no address."""
         self.login = Login(side, endpoint.username, endpoint.password)
-        self._opened: WeakSet[Link | Access] = WeakSet()
+        self._opened: WeakSet[Link | Access | Connector] = WeakSet()
         self._opening = threading.Lock()
         self._context = _tls_context(endpoint.tls) if endpoint.uses_tls else None
         self._stamp = stamp_files(self.files)
 
     def sentinels(self) -> Connector:
         """Return what opens connections to the Sentinels of a source that is behind them."""
-        return Connector(self.endpoint.sentinels, "Sentinel", self.address_map)
+        return self._remembered(Connector(self.endpoint.sentinels, "Sentinel", self.address_map))
 
     def dial(self, address: Address | None = None) -> Link:
         """Return a `Link` that is open: to `address`, or else the endpoint's socket, server or first address.

@@ -31,6 +31,7 @@ from slotferry.errors import MigrationInterrupted, SlotferryError, unexpected
 from slotferry.events import Event, Notice, Progress, RunStarted
 from slotferry.eviction import choose_eviction
 from slotferry.functions import FunctionPlan, load_functions, plan_functions
+from slotferry.hangup import looking, reason_of, working
 from slotferry.joblock import JobLock
 from slotferry.journal import Advance, Journal
 from slotferry.key_list import KeyList
@@ -99,6 +100,7 @@ class Session:
         self.controls = Controls(cancel, options.rates)
         self._setup = make_setup(source, target, options)
         self._names: KeyList | None = None
+        self._ends: tuple[Connector, Connector] | None = None
         self._figures = _Figures()
         self._driver: EngineDriver | None = None
         self._story: Storyteller | None = None
@@ -113,13 +115,14 @@ class Session:
         try:
             check_address_space(self._options.memory_limit)
             if self._options.keys_from is not None:
-                self._names = KeyList(self._options.keys_from, self._options.selection)
+                self._names = KeyList(self._options.keys_from, self._options.selection, self._cancel)
                 self._setup = replace(self._setup, keys_from=self._names.digest)
-            if self._options.dry_run:
-                self._dry_run()
-            else:
-                self._run(begun)
-            self._look_for_emptiness()
+            with working(self._cancel, *self._connectors()):
+                if self._options.dry_run:
+                    self._dry_run()
+                else:
+                    self._run(begun)
+                self._look_for_emptiness()
         except BaseException as raised:  # noqa: BLE001 - the report tells of it
             error = as_our_error(raised, self._cancel)
         finally:
@@ -323,10 +326,23 @@ class Session:
         """
         if self._source.is_cluster_url:
             raise preflight.source_is_cluster(str(self._source.addresses[0]))
-        address_map = self._options.address_map_rules
-        source = Connector(self._source, "source", address_map)
-        target = Connector(self._target, "target", address_map)
-        self._cancel.check()
+        source, target = self._connectors()
+        with looking(self._cancel, source, target):
+            return self._look_at_both(source, target, preferred, databases)
+
+    def _connectors(self) -> tuple[Connector, Connector]:
+        """Return how both sides are reached. Raises `UsageError` where TLS files make no sense."""
+        if self._ends is None:
+            address_map = self._options.address_map_rules
+            self._ends = (
+                Connector(self._source, "source", address_map),
+                Connector(self._target, "target", address_map),
+            )
+        return self._ends
+
+    def _look_at_both(
+        self, source: Connector, target: Connector, preferred: str, databases: Sequence[int]
+    ) -> Sides:
         source_facts = discover_source(source, preferred)
         for note in source_facts.notes:
             self._emit(Notice(note))
@@ -440,7 +456,7 @@ def status_of(keys: Keys, error: SlotferryError | None) -> Status:
 def as_our_error(error: BaseException, cancel: CancelRequest) -> SlotferryError:
     """Return `error` if it is ours, else one of ours for it: Ctrl-C interrupts, the rest is a bug."""
     if isinstance(error, SlotferryError):
-        return error
+        return reason_of(error, cancel)
     if isinstance(error, KeyboardInterrupt):
         interruption = cancel.error()
         interruption.__cause__ = error

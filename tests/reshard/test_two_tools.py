@@ -221,3 +221,27 @@ def test_a_node_that_another_tool_fills_is_not_drained_to_a_replica(
     fixed = run("reshard", "fix", own.url, "--apply")
     assert fixed.code == 0, fixed.stdout + fixed.stderr
     assert_clean(own, len(MOVING) * 10 + 1)
+
+
+@pytest.mark.parametrize("own", ["valkey-9.1"], indirect=True)
+def test_slots_that_a_killed_tool_has_left_open_are_no_node_that_is_away(
+    own: LocalCluster, tmp_path: Path
+) -> None:
+    """Valkey moves none by itself while a slot is open on one of the two nodes; a target says so late."""
+    _, second, third = own.primaries
+    slot = MOVING[-1] + 100  # the second one's, on its way to the third
+    setslot(third, slot, "IMPORTING", node_id(second))
+    setslot(second, slot, "MIGRATING", node_id(third))
+    command = apply_command(own, tmp_path, "--json", "--retry-for", "1h")
+
+    done = run(*command)
+
+    assert done.code == 3, done.stderr
+    left = done.lines[-1]["left"]
+    assert left
+    assert all("manually" in each["reason"] and "reshard fix" in each["reason"] for each in left)
+    for node in (second, third):
+        setslot(node, slot, "STABLE")
+    again = run(*command)
+    assert again.code == 0, again.stderr
+    assert_clean(own)

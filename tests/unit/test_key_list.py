@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotferry.errors import UsageError
+from slotferry import key_slot
+from slotferry.cancel import CancelRequest
+from slotferry.errors import MigrationInterrupted, UsageError
 from slotferry.key_list import KeyList, read_names
 from slotferry.selection import Selection
 from slotferry.text import show_key
@@ -57,7 +62,60 @@ def test_a_stray_backslash_is_refused_before_anything_is_done(tmp_path: Path) ->
     assert r"write a backslash as \\\\" in repr(caught.value.hint)
 
 
-def test_a_list_without_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slotferry.key_list._LONGEST_LINE", 8 << 20)
-    with pytest.raises(UsageError, match="the key list /dev/zero has a line of more than"):
+def test_a_line_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slotferry.key_list._LONGEST_LINE", 8_000_000)
+    with pytest.raises(UsageError, match="line 1 of the key list /dev/zero is longer than 8"):
         KeyList("/dev/zero", Selection())
+
+
+def test_the_number_of_the_line_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slotferry.key_list._LONGEST_LINE", 4_000_000)
+    (path := tmp_path / "keys").write_bytes(b"a\n" * 999_999 + b"x" * (7 << 20))
+    with pytest.raises(UsageError, match="line 1,000,000 of the key list"):
+        KeyList(path, Selection())
+
+
+@contextmanager
+def writing(path: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Let a process write into a FIFO."""
+    pipe = os.open(path, os.O_RDWR)  # which waits for no reader
+    try:
+        process = subprocess.Popen(command, stdout=pipe)
+    finally:
+        os.close(pipe)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_list_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slotferry.key_list._LONGEST_LIST", 40_000_000)
+    os.mkfifo(path := tmp_path / "keys")
+    with (
+        writing(path, "yes", "key"),
+        pytest.raises(UsageError, match=r"is longer than 40.0 MB \([0-9,]+ lines so far\)") as caught,
+    ):
+        KeyList(path, Selection())
+    assert "an end" in caught.value.hint
+
+
+def test_a_pipe_is_read_as_it_comes(tmp_path: Path) -> None:
+    os.mkfifo(path := tmp_path / "keys")
+    with writing(path, "seq", "300000"):
+        assert read(path) == [b"%d" % number for number in range(1, 300_001)]
+
+
+def test_a_pipe_that_nobody_writes_to_is_waited_for_until_the_end_is_asked_for(tmp_path: Path) -> None:
+    os.mkfifo(path := tmp_path / "keys")
+    cancel = CancelRequest()
+    cancel.ask()
+    with pytest.raises(MigrationInterrupted):
+        KeyList(path, Selection(), cancel)
+
+
+def test_keys_are_counted_once_each(tmp_path: Path) -> None:
+    (path := tmp_path / "keys").write_bytes(b"a\nb\na\n{a}x\n")
+    with closing(KeyList(path, Selection())) as listed:
+        assert listed.count_by_slot() == {key_slot(b"a"): 2, key_slot(b"b"): 1}

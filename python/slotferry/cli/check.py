@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.ending import signals
 from slotferry.cli.migrate import load_config_file
 from slotferry.cli.passwords import File
 from slotferry.cli.selection import (
@@ -118,14 +119,16 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
     One table: each row is ok, a warning or an error, with what to do. Nothing is written to either side.
     SOURCE and TARGET are as for 'slotferry migrate', and so are passwords and TLS options.
     """
+    from slotferry.cancel import CancelRequest
     from slotferry.preflight.check import CheckOptions
     from slotferry.preflight.check import check as run_check
 
     settings = side_settings(parameters) | selection_settings(parameters) | database_settings(parameters)
     options = CheckOptions(**settings, **parameters)
     rules = None if save_rules is None else OutputFile(save_rules, "rules", "--save-rules")
-    with _Progress() as progress:
-        report = run_check(source, target, options, progress.notify, progress.report)
+    cancel = CancelRequest(saves=False)
+    with signals(cancel), _Progress() as progress:
+        report = run_check(source, target, options, progress.notify, progress.report, cancel)
     if rules is not None:
         _save_rules(rules, report)
     if as_json:

@@ -102,7 +102,15 @@ class Application:
 class ApplicationStudy:
     """Gathers what is known of the commands of the source at `address` (None: its Unix socket)."""
 
-    def __init__(self, connector: Connector, address: Address | None, notify: Notify) -> None:
+    def __init__(
+        self,
+        connector: Connector,
+        address: Address | None,
+        notify: Notify,
+        ends: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Take also what says, from any thread's word, whether a watch is to end early."""
+        self._ends = ends
         self._connector = connector
         self._address = address
         self._notify = notify
@@ -237,7 +245,7 @@ class ApplicationStudy:
         )
         try:
             with self._connector.open(self._address) as feed:
-                watch = Watch(feed, seconds)
+                watch = Watch(feed, seconds, self._ends)
                 before = sum(follower.commands.values())
                 own: OwnClients | None = None
                 with contextlib.suppress(KeyboardInterrupt):

@@ -18,11 +18,13 @@ from redis.exceptions import ResponseError
 from slotferry._core import key_slots
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
+from slotferry.cancel import CancelRequest
 from slotferry.checks import check_skips
 from slotferry.databases import Route, check_routes, plan_routes
 from slotferry.discovery import SourceFacts, TargetFacts, discover_source, discover_target
 from slotferry.endpoints import Endpoint, Password, Side, Tls, parse_endpoint
 from slotferry.errors import OptionError, SlotferryError, UsageError
+from slotferry.hangup import looking, working
 from slotferry.key_choice import KeyChoice
 from slotferry.preflight import apply_skips, judge_servers, judge_survey, source_is_cluster
 from slotferry.preflight.application import Application, ApplicationStudy
@@ -116,13 +118,15 @@ def check(
     options: CheckOptions | None = None,
     notify: Notify = lambda _: None,
     progress: Progress = lambda _, __: None,
+    cancel: CancelRequest | None = None,
 ) -> CheckReport:
     """Look at both sides and return what stands for and against a migration.
 
     URLs as for `Migration`. `notify` is told, a sentence at a time, what takes long or costs the servers
     something, before it begins; `progress`, how many keys were looked at, and of how many. A side that can't
     be reached or lacks a right is a row of the report; raises `UsageError` for a URL, a file or an option
-    that makes no sense.
+    that makes no sense, and `MigrationInterrupted` where `cancel` is asked for; while MONITOR is followed,
+    the first time ends that alone, and what was seen counts.
     """
     options = options or CheckOptions()
     ends = (
@@ -130,7 +134,8 @@ def check(
         _endpoint(target, "target", options.target_password, options.target_tls),
     )
     source_end = ends[0].with_sentinel_login(options.sentinel_username, options.sentinel_password)
-    return _Check(source_end, ends[1], options, notify, progress).perform()
+    asked = cancel or CancelRequest(saves=False)
+    return _Check(source_end, ends[1], options, notify, progress, asked).perform()
 
 
 def _endpoint(given: str | Endpoint, side: Side, password: Password | None, tls: Tls) -> Endpoint:
@@ -144,8 +149,15 @@ class _Check:
     """One check; `perform` is called once."""
 
     def __init__(
-        self, source: Endpoint, target: Endpoint, options: CheckOptions, notify: Notify, progress: Progress
+        self,
+        source: Endpoint,
+        target: Endpoint,
+        options: CheckOptions,
+        notify: Notify,
+        progress: Progress,
+        cancel: CancelRequest,
     ) -> None:
+        self._cancel = cancel
         address_map = AddressMap.parse(options.address_map)
         self._source = Connector(source, "source", address_map)
         self._target = Connector(target, "target", address_map)
@@ -161,19 +173,23 @@ class _Check:
 
     def perform(self) -> CheckReport:
         begun = time.monotonic()
-        source = self._look_at_source()
-        target = self._look_at_target(source)
-        survey = None
-        if source is not None and not source.server.cluster:
-            self._plan(source, target)
-        if source is not None and target is not None:
-            survey = self._compare(source, target)
-        elif target is not None and target.seed.cluster:
-            self._look_closer(target)
-        if source is not None and not source.server.cluster:
-            if self._routes:
+        with looking(self._cancel, self._source, self._target):
+            source = self._look_at_source()
+            target = self._look_at_target(source)
+            survey = None
+            if source is not None and not source.server.cluster:
+                self._plan(source, target)
+            if source is not None and target is not None:
+                survey = self._compare(source, target)
+            elif target is not None and target.seed.cluster:
+                self._look_closer(target)
+            if source is not None and not source.server.cluster and self._routes:
                 self._sample(source, survey)
-            self._study(source, survey)
+        if source is not None and not source.server.cluster:
+            with working(self._cancel, self._source):
+                self._study(source, survey)
+            if self._cancel.level > 1:
+                raise self._cancel.error()
         if survey is not None:
             shares = None if self._keyspace is None else self._keyspace.shares()
             self._rows += judge_survey(survey, shares)
@@ -307,7 +323,9 @@ class _Check:
         return survey.source.data_bytes
 
     def _study(self, source: SourceFacts, survey: Survey | None) -> None:
-        study = ApplicationStudy(self._source, source.address(self._source.endpoint), self._notify)
+        study = ApplicationStudy(
+            self._source, source.address(self._source.endpoint), self._notify, lambda: self._cancel.level > 0
+        )
         options = self._options
         self._application = study.study(
             options.watch,

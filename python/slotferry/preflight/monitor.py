@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from slotferry.errors import SlotferryError
@@ -137,8 +137,10 @@ class MonitorRefusedError(Exception):
 class Watch:
     """Follows MONITOR on `node` for some seconds; iterate over it once."""
 
-    def __init__(self, node: Node, seconds: float) -> None:
+    def __init__(self, node: Node, seconds: float, ends: Callable[[], bool] = lambda: False) -> None:
+        """Take also what says whether it is to end before: it is asked twice a second at least."""
         self._node = node
+        self._ends = ends
         self._seconds = seconds
         self._chunks: deque[bytes] = deque()
         self._backlog = 0
@@ -188,7 +190,7 @@ class Watch:
         try:
             for chunk in self._node.feed("MONITOR"):
                 with self._news:
-                    if self._ended or time.monotonic() - begun >= self._seconds:
+                    if self._ended or self._ends() or time.monotonic() - begun >= self._seconds:
                         break
                     if not chunk:
                         continue

@@ -19,6 +19,7 @@ from slotferry.control_socket import ControlSocket
 from slotferry.controls import Controls, Rates, Steering
 from slotferry.endpoints import Address
 from slotferry.errors import RESUME_HINT, MigrationInterrupted, SlotferryError
+from slotferry.hangup import looking
 from slotferry.joblock import JobLock
 from slotferry.notices import Event, Notice
 from slotferry.reshard.balance import Move
@@ -32,7 +33,7 @@ from slotferry.reshard.drift import drift_of, plan_shards
 from slotferry.reshard.ends import Ends, both_answer, count_keys
 from slotferry.reshard.events import ReshardEnded, ReshardProgress, ReshardStarted
 from slotferry.reshard.fix import mend_slots
-from slotferry.reshard.hangup import Hangup, looking
+from slotferry.reshard.hangup import Hangup
 from slotferry.reshard.joining import Joining, meet, with_joining
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member, read_cluster
@@ -163,7 +164,7 @@ class _Applier:
         if not self._options.replan:
             raise drift
         self._notice(f"{drift.message}; planning anew")
-        with looking(self._connector, self._cancel):
+        with looking(self._cancel, self._connector):
             self._plan = make_plan(self._connector, self._plan.policy)
         return read_cluster(self._connector)
 

@@ -5,12 +5,13 @@ Invariant: nothing is half moved. On failure the servers undo what they have beg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from slotferry import replies
 from slotferry._core import SLOTS
 from slotferry.admin import Connector
 from slotferry.link import lost
+from slotferry.replies import bare
 from slotferry.reshard.care import Gate
 from slotferry.reshard.members import Member
 from slotferry.reshard.methods import Moved, Pair, itself
@@ -70,7 +71,9 @@ class ValkeyAtomic:
         )
         if is_error(reply):
             return self._refused(reply, wanted, outcome)
-        self._await_end(before, wanted)
+        if why := self._await_end(before, wanted):
+            outcome.left.update(dict.fromkeys(wanted, _left(self._pair.target, why)))
+            return outcome
         outcome.moved += wanted
         outcome.keys += keys
         told(keys, 0)
@@ -80,15 +83,8 @@ class ValkeyAtomic:
         text = text_of(reply)
         if reply.startswith((b"-NOPERM", b"-NOAUTH")):
             raise refused(str(self._pair.source), "CLUSTER MIGRATESLOTS", reply)
-        if (
-            "already" in text
-            or "progress" in text
-            or "migrating" in text.lower()
-            or "importing" in text.lower()
-        ):
-            # Somebody else moves one of these by hand or by a job of the servers.
-            for slot in slots:
-                outcome.left[slot] = f"{self._pair.source} refuses: {text}"
+        if _is_of_others(text):
+            outcome.left.update(dict.fromkeys(slots, _left(self._pair.source, text)))
             return outcome
         raise lost("cluster", f"could not begin to move slots at {self._pair.source}: {text}", "see its log")
 
@@ -110,7 +106,8 @@ class ValkeyAtomic:
                 return
             self._gate.nap(wait, f"the servers still move slots {busy[0]['slot_ranges']}")
 
-    def _await_end(self, before: set[str], slots: Sequence[int]) -> None:
+    def _await_end(self, before: set[str], slots: Sequence[int]) -> str:
+        """Wait for the end of the job that was begun; return what stood against it at the target."""
         wanted = set(slots)
         for wait in _waits():
             jobs = [
@@ -122,14 +119,30 @@ class ValkeyAtomic:
                 raise lost("cluster", f"forgot a slot migration at {self._pair.source}", "it is tried again")
             if move_ended(jobs[0]):
                 if jobs[0]["state"] == "success":
-                    return
+                    return ""
                 why = jobs[0].get("message") or jobs[0]["state"]
+                if _is_of_others(why):
+                    return bare(why.rpartition("-ERR ")[2].strip())
                 raise lost(
                     "cluster",
                     f"could not move slots {format_ranges(slots)} from {self._pair.source}: {why}",
                     "it is tried again",
                 )
             self._gate.nap(wait, "")
+        raise AssertionError("it waits without an end")
+
+
+def _is_of_others(text: str) -> bool:
+    """Whether Valkey refuses since somebody else moves slots there, by hand or by a job of the servers.
+
+    It does so as long as any slot is open on one of the two nodes, be it of a tool that was killed.
+    """
+    said = text.lower()
+    return any(word in said for word in ("already", "progress", "migrating", "importing", "manually"))
+
+
+def _left(end: Member, text: str) -> str:
+    return f"{end} refuses: {text}; see 'slotferry reshard fix'"
 
 
 class RedisAtomic:
@@ -284,7 +297,7 @@ def move_ended(job: Mapping[str, str]) -> bool:
     return job.get("state", "").lower() in ("success", "failed", "cancelled", "canceled", "completed")
 
 
-def _waits() -> Iterable[float]:
+def _waits() -> Iterator[float]:
     wait, longest = _POLL_SECONDS
     while True:
         yield wait

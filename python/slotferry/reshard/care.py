@@ -19,7 +19,8 @@ from typing import Literal
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.endpoints import Address
-from slotferry.errors import OptionError, SlotferryError, TargetLostError
+from slotferry.errors import OptionError, SlotferryError
+from slotferry.hangup import reason_of
 from slotferry.reshard.window import Window, find_zone
 from slotferry.reshard.wire import Wire
 
@@ -278,7 +279,7 @@ class Gate:
 
     def reason_of(self, error: SlotferryError) -> SlotferryError:
         """Return what a run ends with that met `error`: who is hung up on is not lost."""
-        return self._cancel.error() if self.abandoned and isinstance(error, TargetLostError) else error
+        return reason_of(error, self._cancel)
 
     def check_abandoned(self) -> None:
         """Raise `MigrationInterrupted` where the run is to end at once, whatever is open."""

@@ -17,12 +17,13 @@ from slotferry._core import SLOTS
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.errors import ExitCode, MigrationInterrupted, RefusedError, SlotferryError
+from slotferry.hangup import looking
 from slotferry.job_names import default_journal_path
 from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.cluster_lock import cluster_lock
 from slotferry.reshard.conflicts import ConflictFile, Keep
 from slotferry.reshard.copying import discard_recorded
-from slotferry.reshard.hangup import Hangup, looking
+from slotferry.reshard.hangup import Hangup
 from slotferry.reshard.health import Finding, Health, group, look
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.members import Cluster, Member
@@ -84,7 +85,7 @@ def fix(
     """
     path = journal or default_journal_path()
     asked = cancel or CancelRequest()
-    with looking(connector, asked):
+    with looking(asked, connector):
         health = look(connector)
     with (
         cluster_lock(path, health.cluster),
@@ -183,7 +184,7 @@ class _Fixer:
         return self.report
 
     def look(self) -> Health:
-        with looking(self.connector, self.cancel):
+        with looking(self.cancel, self.connector):
             health = look(self.connector)
         return replace(health, steps=tuple(step for step in health.steps if step.slot in self.only))
 

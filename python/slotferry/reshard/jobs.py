@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
+from slotferry.hangup import looking
 from slotferry.notices import Event
 from slotferry.reshard.apply import apply_plan
 from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.events import ReshardEnded
-from slotferry.reshard.hangup import looking
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.options import Options
 from slotferry.reshard.plan import Plan, Policy
@@ -50,7 +50,7 @@ def run_job(
         return report
     plan = unfinished
     if plan is None:
-        with looking(connector, asked):
+        with looking(asked, connector):
             plan = make_plan(connector, policy)
     return apply_plan(connector, plan, options, care=care, on_event=on_event, cancel=asked)
 

@@ -6,20 +6,16 @@ slots in hand, the second stops at once; the next run goes on either way.
 
 from __future__ import annotations
 
-import signal
-import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from slotferry.cli.command import Command
-from slotferry.cli.ending import ending_signals, meaning
+from slotferry.cli.ending import signals
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,
@@ -32,7 +28,6 @@ from slotferry.cli.types import byte_rate, duration, milliseconds
 from slotferry.errors import UsageError
 
 if TYPE_CHECKING:
-    from slotferry.cancel import CancelRequest
     from slotferry.notices import Event
     from slotferry.reshard.care import Care
 
@@ -209,38 +204,3 @@ def show(as_json: bool, progress: Any) -> Iterator[Callable[[Event], None]]:
     finally:
         for display in displays:
             display.close()
-
-
-@contextmanager
-def signals(cancel: CancelRequest) -> Iterator[None]:
-    """Let the first Ctrl-C, SIGTERM or SIGHUP ask for an orderly end, and the second for one at once.
-
-    They are heard of in a thread: a handler would wait for the main one, which may have begun to wait
-    for a node that hangs.
-    """
-    before = {number: signal.getsignal(number) for number in ending_signals()}
-    ear, mouth = socket.socketpair()
-    mouth.setblocking(False)
-
-    def listen() -> None:
-        while heard := ear.recv(1):
-            if heard[0] in before:
-                cancel.ask(immediately=cancel.level > 0, signal=meaning(heard[0]))
-
-    listener = threading.Thread(target=listen, name="slotferry-signals", daemon=True)
-    listener.start()
-    told_before = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
-    for number in before:
-        signal.signal(number, _ignore)  # not SIG_IGN, of which nobody would hear
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(told_before)
-        mouth.close()
-        listener.join()
-        ear.close()
-
-
-def _ignore(_number: int, _frame: FrameType | None) -> None: ...

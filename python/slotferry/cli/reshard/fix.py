@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from slotferry.cli.command import Command
+from slotferry.cli.ending import signals
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,
@@ -76,16 +77,15 @@ def fix(
     meanwhile. No key is lost: where two nodes hold one with different values, both are kept and written down.
     """
     from slotferry.cancel import CancelRequest
-    from slotferry.cli.reshard.apply import signals
+    from slotferry.hangup import looking
     from slotferry.reshard import fix as mending
-    from slotferry.reshard.hangup import looking
     from slotferry.reshard.health import look
     from slotferry.reshard.tables import finding_lines
 
     connector = take_connector(cluster, parameters)
     cancel = CancelRequest()
     if not really:
-        with signals(cancel), looking(connector, cancel):
+        with signals(cancel), looking(cancel, connector):
             health = look(connector)
         for line in health.findings if as_json else []:
             click.echo(json_text(line.to_dict()))

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from slotferry.cli.command import Command
+from slotferry.cli.ending import signals
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,
@@ -57,8 +58,7 @@ def plan(
     SLOTFERRY_CLUSTER_PASSWORD, a file or by a command; given more than once, the order is as for 'migrate'.
     """
     from slotferry.cancel import CancelRequest
-    from slotferry.cli.reshard.apply import signals
-    from slotferry.reshard.hangup import looking
+    from slotferry.hangup import looking
     from slotferry.reshard.plan import Policy
     from slotferry.reshard.planner import make_plan
     from slotferry.reshard.tables import plan_table
@@ -67,7 +67,7 @@ def plan(
     connector = take_connector(cluster, parameters)
     policy = Policy(weights=parse_weights(weights), **parameters)
     cancel = CancelRequest()
-    with signals(cancel), looking(connector, cancel):
+    with signals(cancel), looking(cancel, connector):
         made = make_plan(connector, policy)
     if file is not None:
         file.write([made.to_json()])

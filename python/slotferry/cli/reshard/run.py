@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.command import Command
-from slotferry.cli.reshard.apply import show, signals
+from slotferry.cli.ending import signals
+from slotferry.cli.reshard.apply import show
 from slotferry.cli.reshard.jobs_file import JobSettings, load_jobs
 from slotferry.cli.reshard.options import FILE, SETTINGS, json_option
 from slotferry.errors import ExitCode, JobLockedError, SlotferryError, UsageError

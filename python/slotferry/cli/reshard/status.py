@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from slotferry.cli.command import Command
+from slotferry.cli.ending import signals
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,
@@ -48,15 +49,14 @@ Examples:
 def status(cluster: str, journal: Path | None, as_json: bool, **parameters: Any) -> int:
     """Say what is wrong with the slots of CLUSTER, and which reshard jobs are unfinished; change nothing."""
     from slotferry.cancel import CancelRequest
-    from slotferry.cli.reshard.apply import signals
+    from slotferry.hangup import looking
     from slotferry.job_names import default_journal_path
-    from slotferry.reshard.hangup import looking
     from slotferry.reshard.health import look
     from slotferry.reshard.tables import finding_lines, primary_lines
 
     connector = take_connector(cluster, parameters)
     cancel = CancelRequest()
-    with signals(cancel), looking(connector, cancel):
+    with signals(cancel), looking(cancel, connector):
         health = look(connector)
     jobs = _unfinished(journal or default_journal_path(), set(health.cluster.members))
     code = ExitCode.OK if health.ok else ExitCode.INCOMPLETE
