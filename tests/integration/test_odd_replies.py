@@ -61,7 +61,7 @@ def _assert_told(error: SlotferryError, *names: str) -> None:
 
 
 _DEEP = b"*1\r\n" * 10_000
-_ODD = {
+ODD = {
     "nested deep": _DEEP,
     "endless": b"$9223372036854775807\r\n",
     "too long": b"*9223372036854775808\r\n",
@@ -84,7 +84,7 @@ _ODD = {
 }
 
 
-@pytest.mark.parametrize("reply", _ODD.values(), ids=_ODD)
+@pytest.mark.parametrize("reply", ODD.values(), ids=ODD)
 def test_odd_replies_of_the_source(sides: Sides, reply: bytes) -> None:
     for command in ("INFO", "DBSIZE"):
         sides.source.forge = answering(reply, command)
@@ -95,7 +95,7 @@ def test_odd_replies_of_the_source(sides: Sides, reply: bytes) -> None:
             _assert_told(error, sides.source.address)
 
 
-@pytest.mark.parametrize("reply", _ODD.values(), ids=_ODD)
+@pytest.mark.parametrize("reply", ODD.values(), ids=ODD)
 def test_odd_replies_of_the_target(sides: Sides, reply: bytes) -> None:
     for command in (("INFO",), ("CLUSTER", "INFO"), ("CLUSTER", "SLOTS"), ("CLUSTER", "NODES")):
         sides.forge_target(answering(reply, *command))
@@ -111,7 +111,7 @@ def _slots(first: bytes, last: bytes, host: bytes, port: bytes) -> bytes:
 
 
 _HOST, _PORT = b"$9\r\n127.0.0.1\r\n", b":6379\r\n"
-_ODD_SLOTS = {
+ODD_SLOTS = {
     "slot 99999": _slots(b":0\r\n", b":99999\r\n", _HOST, _PORT),
     "negative slot": _slots(b":-1\r\n", b":16383\r\n", _HOST, _PORT),
     "backwards": _slots(b":16383\r\n", b":0\r\n", _HOST, _PORT),
@@ -127,7 +127,7 @@ _ODD_SLOTS = {
 }
 
 
-@pytest.mark.parametrize("reply", _ODD_SLOTS.values(), ids=_ODD_SLOTS)
+@pytest.mark.parametrize("reply", ODD_SLOTS.values(), ids=ODD_SLOTS)
 def test_odd_cluster_slots_at_the_start(sides: Sides, reply: bytes) -> None:
     sides.forge_target(answering(reply, "CLUSTER", "SLOTS"))
 
@@ -140,8 +140,8 @@ def test_odd_cluster_slots_at_the_start(sides: Sides, reply: bytes) -> None:
 
 
 _ODD_LATER = {
-    **_ODD_SLOTS,
-    **{name: _ODD[name] for name in ("nested deep", "nil array", "long line", "http")},
+    **ODD_SLOTS,
+    **{name: ODD[name] for name in ("nested deep", "nil array", "long line", "http")},
 }
 
 
@@ -169,7 +169,7 @@ def test_odd_cluster_slots_in_mid_run(sides: Sides, reply: bytes, capfd: pytest.
     assert "Traceback" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("reply", _ODD.values(), ids=_ODD)
+@pytest.mark.parametrize("reply", ODD.values(), ids=ODD)
 def test_odd_replies_to_a_check(sides: Sides, reply: bytes, tmp_path: Path) -> None:
     for command in ("SCAN", "TYPE", "ACL", "TIME", "COMMAND"):
         sides.source.forge = answering(reply, command)
