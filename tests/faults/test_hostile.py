@@ -53,6 +53,15 @@ def test_a_hostile_server(bed: Bed, seeds: range, request: pytest.FixtureRequest
 _BY_NAME = {kind.name: kind for kind in KINDS}
 _FOUND = {
     "INFO is a number": Case(119, _BY_NAME["apply"], "target", "CLIENT SETNAME", 3, 5, "wrong length", False),
+    "a reply too many loses a slot's keys": Case(
+        1856, _BY_NAME["apply"], "target", "MEMORY USAGE", 9, 1, "extra", False
+    ),
+    "replies too many mix values up": Case(
+        1987, _BY_NAME["apply"], "target", "MEMORY USAGE", 5, 5, "extra", False
+    ),
+    "a value that stops in the middle": Case(
+        3628, _BY_NAME["verify repairs"], "source", "GETRANGE", 1, 1, "wrong length", False
+    ),
 }
 """What seeds have found, kept though the tables may change."""
 

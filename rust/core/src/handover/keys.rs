@@ -2,6 +2,8 @@
 //!
 //! Invariant: `ends` is where each key ends in `names`, in the order in which they were listed.
 
+use crate::slot::key_slot;
+
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     names: Vec<u8>,
@@ -19,6 +21,13 @@ impl Keys {
         self.ends.push(self.names.len());
     }
 
+    /// A key that is not of this slot: the list is another's.
+    pub fn astray(&self, slot: u16) -> Option<&[u8]> {
+        (0..self.len())
+            .map(|place| self.get(place))
+            .find(|key| key_slot(key) != slot)
+    }
+
     pub fn len(&self) -> usize {
         self.ends.len()
     }
@@ -26,5 +35,20 @@ impl Keys {
     pub fn get(&self, place: usize) -> &[u8] {
         let start = if place == 0 { 0 } else { self.ends[place - 1] };
         &self.names[start..self.ends[place]]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_of_another_slot_is_astray() {
+        let mut keys = Keys::default();
+        keys.push(b"{one}a");
+        keys.push(b"{one}b");
+        assert_eq!(keys.astray(key_slot(b"one")), None);
+        keys.push(b"other");
+        assert_eq!(keys.astray(key_slot(b"one")), Some(b"other".as_slice()));
     }
 }

@@ -91,10 +91,14 @@ impl Peer {
             }
             let had = self.connection.received().len();
             answer(&self.hangup, self.connection.exchange(&mut self.out, true)).await?;
-            deadline.received(self.connection.received().len() - had);
+            deadline.received(self.connection.received().len() - had, Instant::now());
             if deadline.is_over(Instant::now()) {
                 return Err(deadline.reason());
             }
+        }
+        if self.outstanding == 0 && !self.connection.received().is_empty() {
+            // One reply too many: from here on each would be taken for another one's.
+            return Err(net::UNASKED.to_owned());
         }
         Ok(())
     }
@@ -127,7 +131,7 @@ async fn unless_hung_up<T>(hangup: &Hangup, work: impl Future<Output = T>) -> Re
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::net::TcpListener;
     use std::thread;
 
@@ -161,6 +165,30 @@ mod tests {
         let why = block_on(Peer::open(&address, &access, "name")).err().unwrap();
         assert!(why.contains("given up"), "{why}");
         assert!(other.join().unwrap() > 0);
+    }
+
+    #[test]
+    fn a_reply_too_many_ends_a_connection() {
+        let (listener, address) = silent_node();
+        let other = thread::spawn(move || {
+            let (mut node, _) = listener.accept().unwrap();
+            let mut asked = [0; 1000];
+            // The engine's own greeting, then our name.
+            while node.read(&mut asked).is_ok_and(|count| count > 0) {
+                let commands = String::from_utf8_lossy(&asked)
+                    .matches("\r\n$6\r\nCLIENT\r\n")
+                    .count();
+                let last = String::from_utf8_lossy(&asked).contains("the-name");
+                let replies = "+OK\r\n".repeat(commands) + if last { ":5\r\n" } else { "" };
+                if node.write_all(replies.as_bytes()).is_err() {
+                    break;
+                }
+                asked = [0; 1000];
+            }
+        });
+        let why = block_on(Peer::open(&address, &Access::default(), "the-name")).err();
+        assert_eq!(why.as_deref(), Some(net::UNASKED));
+        other.join().unwrap();
     }
 
     #[test]

@@ -61,6 +61,14 @@ enum Tried {
     Left(Fate),
 }
 
+/// What the reply to a transaction says, which is the last of three.
+enum Last {
+    Done,
+    Changed,
+    Refused,
+    Unknown,
+}
+
 /// A connection broke.
 pub(super) struct Broken {
     source: bool,
@@ -249,6 +257,13 @@ impl Lane {
             })
             .await
             .map_err(at_source)?;
+        let told = slots.iter().zip(&listed);
+        let astray = told.filter_map(|(&slot, list)| list.as_ref().ok()?.astray(slot));
+        if listed.len() != slots.len() || astray.count() > 0 {
+            return Err(at_source(
+                "it does not list the keys of the slots that were asked for".to_owned(),
+            ));
+        }
         Ok(listed)
     }
 
@@ -318,32 +333,49 @@ impl Lane {
             encode::bulk(out, spec.target_id.as_bytes());
             encode::command(out, &[b"EXEC"]);
         });
-        let (mut refusal, mut changed, mut done) = (None, false, false);
+        let (mut refusal, mut place, mut last) = (None, 0, Last::Unknown);
         source
-            .replies(3, |reply| match reply {
-                Reply::Array(None) | Reply::Bulk(None) => {
-                    changed = true;
-                    0
-                }
-                Reply::Array(Some(count)) => count,
-                Reply::Integer(_) => {
-                    done = true;
-                    0
-                }
-                other => {
-                    note(&mut refusal, &other);
-                    0
+            .replies(3, |reply| {
+                place += 1;
+                note(&mut refusal, &reply);
+                match (place, reply) {
+                    (1, Reply::Simple(b"OK")) | (2, Reply::Simple(b"QUEUED")) | (1 | 2, Reply::Error(_)) => 0,
+                    (3, Reply::Array(Some(1))) => 1,
+                    (3, Reply::Array(None) | Reply::Bulk(None)) => {
+                        last = Last::Changed;
+                        0
+                    }
+                    (4, Reply::Integer(_)) => {
+                        last = Last::Done;
+                        0
+                    }
+                    (3 | 4, Reply::Error(_)) => {
+                        last = Last::Refused; // EXECABORT, or the script has left all as it was
+                        0
+                    }
+                    (_, other) => {
+                        last = Last::Unknown;
+                        place = 4; // whatever follows is no reply to these
+                        if let Reply::Array(Some(count)) = other {
+                            count
+                        } else {
+                            0
+                        }
+                    }
                 }
             })
             .await
             .map_err(undecided)?;
         self.watching = false;
-        Ok(match refusal {
-            _ if done => Tried::Done(self.restored.len() as u64),
-            _ if changed => Tried::Changed,
-            Some(text) => Tried::Left(Fate::Refused(text)),
-            None => Tried::Left(Fate::Refused("the transaction gave no reply".to_owned())),
-        })
+        match (last, refusal) {
+            (Last::Done, None) => Ok(Tried::Done(self.restored.len() as u64)),
+            (Last::Changed, None) => Ok(Tried::Changed),
+            (Last::Refused, Some(text)) => Ok(Tried::Left(Fate::Refused(text))),
+            // It may have taken place all the same.
+            _ => Err(undecided(
+                "it answers a transaction with other replies".to_owned(),
+            )),
+        }
     }
 
     /// Drop from the target what this try has restored there, of keys that the source serves still.

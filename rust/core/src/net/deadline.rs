@@ -1,8 +1,8 @@
 //! When a peer that owes a reply has waited for too long with it.
 //!
 //! Invariant: a large reply has as long as its bytes take at a slow line's rate, and a peer that sends a byte now and
-//! then gains next to nothing by it. Whoever waits says what progress is, by [`Deadline::restart`]: a reply that is
-//! whole, never bytes alone.
+//! then gains next to nothing by it, nor does one that stops in the middle. Whoever waits says what progress is, by
+//! [`Deadline::restart`]: a reply that is whole, never bytes alone.
 
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,8 @@ pub struct Deadline {
     patience: Duration,
     since: Instant,
     bytes: u64,
+    /// When the last of them came.
+    heard: Instant,
 }
 
 impl Deadline {
@@ -24,6 +26,7 @@ impl Deadline {
             patience,
             since: Instant::now(),
             bytes: 0,
+            heard: Instant::now(),
         }
     }
 
@@ -36,8 +39,11 @@ impl Deadline {
 
     /// So many bytes of the reply have come.
     #[inline]
-    pub fn received(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
+    pub fn received(&mut self, bytes: usize, now: Instant) {
+        if bytes > 0 {
+            self.bytes += bytes as u64;
+            self.heard = now;
+        }
     }
 
     /// For how long the reply stays away, beyond the time that its bytes may take.
@@ -46,9 +52,10 @@ impl Deadline {
         now.saturating_duration_since(self.since).saturating_sub(allowed)
     }
 
-    /// Whether the reply is not waited for any more.
+    /// Whether the reply is not waited for any more: not at all, or since nothing more of it comes.
     pub fn is_over(&self, now: Instant) -> bool {
-        self.overdue(now) > self.patience
+        let stopped = self.bytes > 0 && now.saturating_duration_since(self.heard) > self.patience;
+        stopped || self.overdue(now) > self.patience
     }
 
     /// How long it is waited for.
@@ -69,7 +76,13 @@ impl Deadline {
     /// How long to wait until it may be over, if nothing comes meanwhile.
     pub fn left(&self, now: Instant) -> Duration {
         let allowed = Duration::from_secs(self.bytes) / SLOWEST;
-        (self.since + self.patience + allowed).saturating_duration_since(now)
+        let end = self.since + self.patience + allowed;
+        let stopped = if self.bytes > 0 {
+            self.heard + self.patience
+        } else {
+            end
+        };
+        end.min(stopped).saturating_duration_since(now)
     }
 }
 
@@ -84,7 +97,7 @@ mod tests {
         let mut deadline = Deadline::new(60 * SECOND);
         let start = deadline.since;
         for _ in 0..60 {
-            deadline.received(1);
+            deadline.received(1, start + 60 * SECOND);
         }
         assert!(!deadline.is_over(start + 60 * SECOND));
         assert!(deadline.is_over(start + 61 * SECOND));
@@ -95,10 +108,22 @@ mod tests {
     fn a_large_reply_has_as_long_as_a_slow_line_takes() {
         let mut deadline = Deadline::new(60 * SECOND);
         let start = deadline.since;
-        deadline.received(100 * SLOWEST as usize);
-        assert!(!deadline.is_over(start + 160 * SECOND));
+        for second in 1..=150 {
+            deadline.received(SLOWEST as usize * 2 / 3, start + second * SECOND);
+        }
+        assert!(!deadline.is_over(start + 159 * SECOND));
         assert!(deadline.is_over(start + 161 * SECOND));
         deadline.restart(start + 161 * SECOND);
         assert!(!deadline.is_over(start + 221 * SECOND));
+    }
+
+    #[test]
+    fn a_reply_that_stops_in_the_middle_is_not_waited_for() {
+        let mut deadline = Deadline::new(SECOND);
+        let start = deadline.since;
+        deadline.received(100 * SLOWEST as usize, start);
+        assert!(!deadline.is_over(start + SECOND));
+        assert!(deadline.is_over(start + 2 * SECOND));
+        assert_eq!(deadline.left(start), SECOND);
     }
 }

@@ -119,6 +119,9 @@ async fn shake(
             }
         }
     }
+    if !connection.received().is_empty() {
+        return Err(HandshakeError::Lost(super::UNASKED.to_owned()));
+    }
     Ok((connection, identity))
 }
 

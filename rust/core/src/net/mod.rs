@@ -23,6 +23,9 @@ pub use handshake::{HandshakeError, open};
 pub use hangup::Hangup;
 pub use identity::{Identity, Question};
 
+/// Said of a reply that comes though none is owed: each one after it would be taken for another one's.
+pub(crate) const UNASKED: &str = "it sent a reply that nothing had asked for";
+
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Address {

@@ -117,6 +117,7 @@ impl Client {
 
     /// Send commands and return their replies.
     pub async fn call(&mut self, commands: Commands) -> Result<Vec<Tree>, CallError> {
+        self.check_nothing_left()?;
         let mut replies = Vec::with_capacity(commands.count);
         let mut out = Bytes::default();
         *out.tail() = commands.bytes;
@@ -127,12 +128,21 @@ impl Client {
         Ok(replies)
     }
 
+    /// Fails where a reply is here already: it would be taken for the one to the next command.
+    fn check_nothing_left(&self) -> Result<(), CallError> {
+        if self.connection.received().is_empty() {
+            return Ok(());
+        }
+        Err(CallError::Lost(net::UNASKED.to_owned()))
+    }
+
     /// Send an encoded command and return what `decode` makes of its reply, straight from the read buffer.
     pub async fn ask<T>(
         &mut self,
         command: Vec<u8>,
         decode: impl Fn(&[u8]) -> Result<Decoded<T>, ProtocolError>,
     ) -> Result<T, CallError> {
+        self.check_nothing_left()?;
         let mut out = Bytes::default();
         *out.tail() = command;
         self.deadline.restart(Instant::now());
@@ -188,7 +198,8 @@ impl Client {
             // A value that takes long to be written can't be answered before.
             self.deadline.restart(Instant::now());
         }
-        self.deadline.received(self.connection.received().len() - had);
+        self.deadline
+            .received(self.connection.received().len() - had, Instant::now());
         Ok(())
     }
 }

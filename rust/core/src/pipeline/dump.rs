@@ -17,7 +17,7 @@ use super::walk::Walk;
 use super::{Depth, Eviction, shown};
 use crate::checkpoint::{Failure, FailureKind, PageId};
 use crate::error::{Error, ErrorKind};
-use crate::net::Connection;
+use crate::net::{self, Connection};
 use crate::progress::Outcome;
 use crate::reply::said;
 use crate::resp::encode::{self, ExpiryCommand};
@@ -371,6 +371,9 @@ impl Lane {
                 }
                 break;
             }
+        }
+        if self.asked.is_empty() && !connection.received().is_empty() {
+            return Err(Ended::Lost(net::UNASKED.to_owned()));
         }
         Ok(())
     }

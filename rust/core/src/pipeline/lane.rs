@@ -320,7 +320,7 @@ impl Lane {
                     if connection.received().is_empty() {
                         continue;
                     }
-                    deadline.received(connection.received().len() - unread);
+                    deadline.received(connection.received().len() - unread, Instant::now());
                     if connection.received().len() > unread && let Some(waited) = silence.broken() {
                         self.slow(Answer::Reply, waited);
                     }

@@ -296,7 +296,7 @@ impl<'a> Session<'a> {
                     // written can't be answered before.
                     let come = self.connection.received().len() - unread;
                     let has_come = come > 0;
-                    deadline.received(come);
+                    deadline.received(come, Instant::now());
                     if !self.flights.owe_reply() {
                         deadline.restart(Instant::now());
                     }
@@ -412,6 +412,9 @@ impl<'a> Session<'a> {
                 return Err("a reply came before its command was sent".to_owned());
             };
             self.finish(flight);
+        }
+        if self.flights.queue.is_empty() && !self.connection.received().is_empty() {
+            return Err(net::UNASKED.to_owned());
         }
         Ok(progress)
     }
