@@ -16,6 +16,8 @@ __all__ = [
     "EngineError",
     "Event",
     "Failure",
+    "FollowProgress",
+    "FollowSettings",
     "Handover",
     "Job",
     "KeyMap",
@@ -50,6 +52,7 @@ class EngineError(Exception):
 
     `kind` is one of: `"source_lost"` (not reachable within `retry_for`), `"source_changed"` (another
     `run_id` than the cursors come from), `"source_refused"` (credentials, rights or protocol),
+    `"source_flushed"` (its database was emptied or swapped while it was followed),
     `"target_lost"`, `"target_failed_over"` (see `Job`: acknowledged but not confirmed), `"target_full"` (OOM
     or MISCONF beyond `retry_for`), `"target_refused"` (credentials, rights or protocol; systematic
     failures), `"target_is_source"` (an address of the target leads to the source, or to a server that shares
@@ -167,6 +170,119 @@ class Snapshot:
     def keys_by_primary(self) -> list[tuple[str, int]]:
         """(host:port, keys acknowledged by it; in a scan-only job: keys that belong to it)."""
 
+    @property
+    def follow(self) -> FollowProgress | None:
+        """How following stands; None before the stream has begun, and without it."""
+
+@final
+class FollowSettings:
+    """How a source is followed: its replication stream says which keys are copied again."""
+
+    def __new__(
+        cls,
+        *,
+        position: tuple[str, int, int] | None = None,
+        in_doubt: bool = False,
+        on_flush: Literal["stop", "compare"] = "stop",
+        memory: int = 67_108_864,
+    ) -> FollowSettings:
+        """Follow from `position` on, that of a `Checkpoint.follow`; None: from now on, before a key is scanned.
+
+        `in_doubt` is that checkpoint's: a comparison is still to be done. When the source's database is
+        emptied or swapped, the job ends with `source_flushed`, or asks for a comparison. Names of touched keys
+        take up to `memory` bytes (at least 1 MiB); of what does not fit only the slots are remembered, for a
+        comparison. Raises `EngineError("usage", …)`.
+        """
+
+@final
+class FollowProgress:
+    """How following stands at one instant. Offsets are the source's, in bytes."""
+
+    @property
+    def mark(self) -> tuple[str, int, int]:
+        """(replication id, offset, database selected there): all before it is acknowledged by the target.
+
+        While `in_doubt`, only but for what a comparison has to settle.
+        """
+
+    @property
+    def received(self) -> int:
+        """The stream was read up to this offset."""
+
+    @property
+    def lag_bytes(self) -> int:
+        """Bytes from the mark to what was received; what the source has yet to send is not among them."""
+
+    @property
+    def lag_seconds(self) -> float:
+        """How long ago what stands at the mark was received; 0 when all of it is copied."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether the stream flows now."""
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the mark waits for a comparison (`comparison_wanted`, or slots that did not fit)."""
+
+    @property
+    def doubtful_slots(self) -> int:
+        """How many slots that comparison has to look at; 0 while `in_doubt`: all."""
+
+    @property
+    def comparing(self) -> bool:
+        """Whether one is between `Job.begin_comparison` and `Job.end_comparison`."""
+
+    @property
+    def touched(self) -> int:
+        """Keys that were touched and are not copied since."""
+
+    @property
+    def touched_bytes(self) -> int: ...
+    @property
+    def commands(self) -> int:
+        """Commands of the stream since the job started, of all databases."""
+
+    @property
+    def writes(self) -> int:
+        """Those of them that name keys."""
+
+    @property
+    def copied(self) -> int:
+        """How often a touched key was written or deleted; none of this is in `Snapshot.counts`."""
+
+    @property
+    def deleted(self) -> int:
+        """How often one was deleted, as the source lacked it."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of their DUMP payloads."""
+
+    @property
+    def published(self) -> int:
+        """Messages to subscribers, which are not passed on."""
+
+    @property
+    def scripts(self) -> int:
+        """SCRIPT commands, which are not passed on."""
+
+    @property
+    def functions(self) -> int:
+        """Changes of the library of functions (`follow_functions` events)."""
+
+    @property
+    def flushes(self) -> int:
+        """How often the database was emptied or swapped."""
+
+    @property
+    def resyncs(self) -> int:
+        """How often the stream began anew with a gap (`follow_resynced` events)."""
+
+    @property
+    def comparisons(self) -> int:
+        """How many comparisons were begun."""
+
 @final
 class Failure:
     """A key that was given up; it is in the count `failed`. Or a note (`Checkpoint.notes`), in no count."""
@@ -267,6 +383,13 @@ class Checkpoint:
 
         A key here is to be deleted from pending keys and failures before `failures` and `pending` of the
         same checkpoint are added.
+        """
+
+    @property
+    def follow(self) -> tuple[tuple[str, int, int], bool] | None:
+        """The position and the doubt that `FollowSettings` goes on from; None without following.
+
+        It belongs to the marks of the same checkpoint: what the scan left out is touched behind it.
         """
 
 @final
@@ -390,6 +513,11 @@ class Event:
         "slot_parked",
         "big_key_again",
         "big_keys_unseen",
+        "follow_attached",
+        "follow_lost",
+        "follow_resynced",
+        "follow_functions",
+        "comparison_wanted",
     ]: ...
     @property
     def message(self) -> str: ...
@@ -440,6 +568,7 @@ class Job:
         sweeps: Sequence[tuple[int, int, str, int, str]] = ...,
         sample: float | None = None,
         delete_extra: bool = False,
+        follow: FollowSettings | None = None,
         page_keys: int = 1000,
         source_connections: int = 2,
         memory_limit: int = 67_108_864,
@@ -487,6 +616,12 @@ class Job:
         0 and below 1, looks at that part of the keys, chosen by name. `delete_extra` deletes those of `keys`
         from the target that the source lacks.
 
+        With `follow`, the job attaches to the source as a replica before it scans, copies the keys that are
+        touched again and again (deleting what the source lacks), and goes on after the scan until it is
+        cancelled or `finish_following`; it needs `on_conflict` `replace`, takes no `match`, `type`,
+        `value_filter`, `sample`, `verify`, `sweeps`, `scan_only` and `delete_extra`, and copies `keys` as if
+        they had been touched. Only keys of `source_access`'s database are followed.
+
         `memory_limit` is the byte budget for keys and payloads in flight; times are in seconds. The two rates
         limit what is read from the source. With `pause_above_latency`, reading pauses while the source or a
         primary takes longer for a ping or a reply. With `wait_replicas`, a checkpoint holds only what so many
@@ -530,6 +665,30 @@ class Job:
 
     def set_rate(self, *, max_keys_per_second: int | None, max_bytes_per_second: int | None) -> None:
         """Limit what is read from the source in a second from now on; None is no limit."""
+
+    def wait_clean(self, offset: int, timeout: float, /) -> bool:
+        """Wait up to `timeout` seconds, GIL released, until the stream up to `offset` is at the target.
+
+        That is the fence: with the source's writes stopped, `offset` is its `master_repl_offset`. Returns
+        whether it is so; False at once when the job has ended. From the call on, nothing is held back to
+        coalesce until the offset is reached.
+        """
+
+    def finish_following(self, offset: int, /) -> None:
+        """End the job, well, once the stream up to `offset` is at the target. Returns at once."""
+
+    def touch(self, keys: Sequence[bytes], /) -> None:
+        """Copy these keys of the source as if its stream had touched them now. Returns at once."""
+
+    def begin_comparison(self) -> tuple[bool, list[int]]:
+        """Begin to settle what is in doubt; return (whether it is all keys, else the slots of the target).
+
+        What is touched from now on is followed as ever. Compare both sides, both directions, then call
+        `end_comparison`. Raises `EngineError("usage", …)` when no stream is followed.
+        """
+
+    def end_comparison(self, differing: Sequence[bytes], /) -> None:
+        """The comparison is over; `differing` are the source's names of keys that differ or that one side lacks."""
 
     def cancel(self, *, immediately: bool = False) -> None:
         """Ask the job to end: finish the pages in hand and stop, or stop at once. Returns at once."""

@@ -5,6 +5,7 @@ use pyo3::types::PyBytes;
 use pyo3::{PyClass, PyClassInitializer};
 use slotferry_core::checkpoint;
 
+use crate::follow::{PyPosition, position};
 use crate::snapshot::Counts;
 
 /// A key that was given up.
@@ -94,6 +95,7 @@ pub(crate) struct Checkpoint {
     notes: Py<PyAny>,
     big_positions: Py<PyAny>,
     resolved: Py<PyAny>,
+    follow: Option<(PyPosition, bool)>,
 }
 
 impl Checkpoint {
@@ -128,6 +130,9 @@ impl Checkpoint {
             notes: list(py, checkpoint.notes, Failure)?,
             big_positions: big_positions.into_pyobject(py)?.unbind(),
             resolved: resolved.into_pyobject(py)?.unbind(),
+            follow: checkpoint
+                .follow
+                .map(|mark| (position(&mark.position), mark.in_doubt)),
         })
     }
 }

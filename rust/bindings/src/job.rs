@@ -15,6 +15,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{forked, raise, usage};
 use crate::event::Event;
 use crate::filter::ValueFilter;
+use crate::follow::FollowSettings;
 use crate::keymap::KeyMap;
 use crate::snapshot::Snapshot;
 use crate::survey::Survey;
@@ -128,6 +129,7 @@ impl Job {
         sweeps = Vec::new(),
         sample = None,
         delete_extra = false,
+        follow = None,
         page_keys = 1000,
         source_connections = 2,
         memory_limit = 67_108_864,
@@ -178,6 +180,7 @@ impl Job {
         sweeps: Vec<PySweep>,
         sample: Option<f64>,
         delete_extra: bool,
+        follow: Option<Bound<'_, FollowSettings>>,
         page_keys: u32,
         source_connections: usize,
         memory_limit: usize,
@@ -266,6 +269,7 @@ impl Job {
                 })
                 .transpose()?,
             delete_extra,
+            follow: follow.map(|follow| follow.get().0.clone()),
             page_keys,
             source_connections,
             memory_limit,
@@ -340,6 +344,39 @@ impl Job {
     #[pyo3(signature = (*, max_keys_per_second, max_bytes_per_second))]
     fn set_rate(&self, max_keys_per_second: Option<u64>, max_bytes_per_second: Option<u64>) -> PyResult<()> {
         self.inner()?.set_rate(max_keys_per_second, max_bytes_per_second);
+        Ok(())
+    }
+
+    #[pyo3(signature = (offset, timeout, /))]
+    fn wait_clean(&self, py: Python<'_>, offset: u64, timeout: f64) -> PyResult<bool> {
+        let job = self.inner()?;
+        let timeout = seconds("timeout", timeout)?;
+        Ok(py.detach(|| job.wait_clean(offset, timeout)))
+    }
+
+    #[pyo3(signature = (offset, /))]
+    fn finish_following(&self, offset: u64) -> PyResult<()> {
+        self.inner()?.finish_following(offset);
+        Ok(())
+    }
+
+    #[pyo3(signature = (keys, /))]
+    fn touch(&self, keys: Vec<Vec<u8>>) -> PyResult<()> {
+        self.inner()?.touch(keys);
+        Ok(())
+    }
+
+    fn begin_comparison(&self, py: Python<'_>) -> PyResult<(bool, Vec<u16>)> {
+        let job = self.inner()?;
+        let doubts = py
+            .detach(|| job.begin_comparison())
+            .map_err(|error| raise(&error))?;
+        Ok((doubts.all, doubts.slots))
+    }
+
+    #[pyo3(signature = (differing, /))]
+    fn end_comparison(&self, differing: Vec<Vec<u8>>) -> PyResult<()> {
+        self.inner()?.end_comparison(differing);
         Ok(())
     }
 

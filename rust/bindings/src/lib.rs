@@ -8,6 +8,7 @@ mod checkpoint;
 mod error;
 mod event;
 mod filter;
+mod follow;
 mod handover;
 mod job;
 mod keymap;
@@ -30,6 +31,8 @@ mod _core {
     use super::event::Event;
     #[pymodule_export]
     use super::filter::ValueFilter;
+    #[pymodule_export]
+    use super::follow::{FollowProgress, FollowSettings};
     #[pymodule_export]
     use super::handover::Handover;
     #[pymodule_export]

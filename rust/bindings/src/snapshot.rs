@@ -3,6 +3,8 @@
 use pyo3::prelude::*;
 use slotferry_core::progress;
 
+use crate::follow::FollowProgress;
+
 /// How many keys ended how.
 #[pyclass(frozen, module = "slotferry._core")]
 pub(crate) struct Counts(pub progress::Counts);
@@ -91,6 +93,10 @@ impl Snapshot {
     #[getter]
     fn keys_by_primary(&self) -> Vec<(String, u64)> {
         self.0.keys_by_primary.clone()
+    }
+    #[getter]
+    fn follow(&self) -> Option<FollowProgress> {
+        self.0.follow.clone().map(FollowProgress)
     }
     fn __repr__(&self) -> String {
         format!("{:?}", self.0)

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use slab::Slab;
 
 use crate::progress::{Counts, Outcome};
+use crate::source::stream::Position;
 
 /// A page's number while it is open.
 pub type PageId = u32;
@@ -121,6 +122,15 @@ pub struct Mark {
     pub done: bool,
 }
 
+/// How far a source is followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FollowMark {
+    /// Everything before it is written.
+    pub position: Position,
+    /// Whether that holds only once a comparison has settled what is not known.
+    pub in_doubt: bool,
+}
+
 /// All that may be recorded as done, taken at one instant.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
@@ -138,6 +148,8 @@ pub struct Checkpoint {
     pub big_positions: Vec<(Vec<u8>, String)>,
     /// Keys that were handed over by name and are settled since the last checkpoint.
     pub resolved: Vec<Vec<u8>>,
+    /// How far the source is followed, where it is.
+    pub follow: Option<FollowMark>,
 }
 
 impl Checkpoint {
@@ -149,6 +161,7 @@ impl Checkpoint {
         self.pending.extend(later.pending);
         self.notes.extend(later.notes);
         self.resolved.extend(later.resolved);
+        self.follow = later.follow;
     }
 
     /// Bytes of the failures, notes and pending keys.
@@ -169,6 +182,8 @@ pub enum Origin {
     Partition(usize),
     /// The list of keys handed over by name.
     Names,
+    /// Keys that the source's stream has touched: they are in no count here.
+    Followed,
 }
 
 #[derive(Debug)]
@@ -194,7 +209,10 @@ struct Held {
 impl Held {
     fn is_confirmed(&self) -> bool {
         let Self { candidate, confirmed } = self;
-        candidate.marks == confirmed.marks && candidate.counts == confirmed.counts && candidate.has_no_keys()
+        candidate.marks == confirmed.marks
+            && candidate.counts == confirmed.counts
+            && candidate.follow == confirmed.follow
+            && candidate.has_no_keys()
     }
 }
 
@@ -216,6 +234,7 @@ pub struct Ledger {
     held: Option<Held>,
     /// Bytes of the failures, notes and pending keys that no checkpoint has handed over.
     unrecorded: usize,
+    follow: Option<FollowMark>,
 }
 
 impl Ledger {
@@ -235,6 +254,7 @@ impl Ledger {
             settled: Checkpoint::default(),
             held: None,
             unrecorded: 0,
+            follow: None,
         }
     }
 
@@ -284,6 +304,22 @@ impl Ledger {
             done: false,
         };
         self.insert(Origin::Names, after, names.len() as u32, Counts::default(), names)
+    }
+
+    /// Enter a page of `keys` touched keys.
+    pub fn open_followed(&mut self, keys: u32) -> PageId {
+        let after = Mark {
+            index: 0,
+            cursor: 0,
+            done: false,
+        };
+        self.insert(Origin::Followed, after, keys, Counts::default(), Vec::new())
+    }
+
+    /// The source is followed up to here, and these keys of earlier runs are settled by that.
+    pub fn set_follow(&mut self, mark: FollowMark, resolved: Vec<Vec<u8>>) {
+        self.follow = Some(mark);
+        self.settled.resolved.extend(resolved);
     }
 
     fn insert(
@@ -384,7 +420,9 @@ impl Ledger {
     }
 
     fn enter(&mut self, page: Page) {
-        self.settled.counts.merge(&page.counts);
+        if page.origin != Origin::Followed {
+            self.settled.counts.merge(&page.counts);
+        }
         self.settled.failures.extend(page.failures);
         self.settled.pending.extend(page.pending);
         self.settled.resolved.extend(page.names);
@@ -407,6 +445,7 @@ impl Ledger {
             let rest = Checkpoint {
                 marks: held.candidate.marks.clone(),
                 counts: held.candidate.counts,
+                follow: held.candidate.follow.clone(),
                 ..Checkpoint::default()
             };
             held.confirmed.add(std::mem::replace(&mut held.candidate, rest));
@@ -438,6 +477,7 @@ impl Ledger {
                 let taken = Checkpoint {
                     marks: held.confirmed.marks.clone(),
                     counts: held.confirmed.counts,
+                    follow: held.confirmed.follow.clone(),
                     ..Checkpoint::default()
                 };
                 Checkpoint {
@@ -458,6 +498,7 @@ impl Ledger {
             notes: std::mem::take(&mut self.settled.notes),
             big_positions: self.big_positions.clone().into_iter().collect(),
             resolved: std::mem::take(&mut self.settled.resolved),
+            follow: self.follow.clone(),
         }
     }
 }

@@ -4,15 +4,16 @@
 //! Invariant: neither side ever waits for the other with a lock held; the ledger's is taken once per batch.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::checkpoint::{Ledger, Mark};
+use crate::checkpoint::{FollowMark, Ledger, Mark};
 use crate::error::Result;
 use crate::net::Access;
 use crate::progress::Progress;
+use crate::source::stream::Position;
 use crate::topology::SlotRange;
 
 /// At most so many events wait for the control plane; the oldest go first.
@@ -92,8 +93,76 @@ impl State {
     }
 }
 
+/// How following stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each says one thing of one stream")]
+pub struct FollowStatus {
+    /// Everything before it is at the target, but for what is in doubt.
+    pub mark: Position,
+    /// Whether there is something that only a comparison settles.
+    pub in_doubt: bool,
+    /// The stream was read up to this offset.
+    pub received: u64,
+    /// How long ago what stands at the mark was received; none if all of it is copied.
+    pub lag: Duration,
+    /// Whether the stream flows now.
+    pub connected: bool,
+    /// How often it began anew, with a gap.
+    pub resyncs: u64,
+    /// Keys that are touched and not copied since.
+    pub touched: u64,
+    /// Bytes that they take.
+    pub touched_bytes: u64,
+    /// Slots of which a comparison has to look at all keys.
+    pub doubtful_slots: u64,
+    /// Whether it has to look at all keys of all slots.
+    pub doubtful_all: bool,
+    /// Whether one was begun.
+    pub comparing: bool,
+    /// Commands of the stream, and those of them that write.
+    pub commands: u64,
+    /// See `commands`.
+    pub writes: u64,
+    /// Touched keys that were written to the target, each as often as it was; deletions too.
+    pub copied: u64,
+    /// Touched keys that were deleted there.
+    pub deleted: u64,
+    /// Bytes of payloads.
+    pub bytes: u64,
+    /// Messages that were published; scripts that were loaded or flushed: no data.
+    pub published: u64,
+    /// See `published`.
+    pub scripts: u64,
+    /// Changes of the library of functions.
+    pub functions: u64,
+    /// How often the database was emptied or swapped.
+    pub flushes: u64,
+    /// Comparisons that were begun.
+    pub comparisons: u64,
+}
+
+impl FollowStatus {
+    /// What of it is to be recorded.
+    pub(crate) fn follow_mark(&self) -> FollowMark {
+        FollowMark {
+            position: self.mark.clone(),
+            in_doubt: self.in_doubt,
+        }
+    }
+}
+
+/// What a comparison has to look at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Doubts {
+    /// All keys.
+    pub all: bool,
+    /// The keys whose names at the target are in these slots.
+    pub slots: Vec<u16>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Status {
+    pub follow: Option<FollowStatus>,
     pub state: State,
     pub reason: String,
     pub keys_by_primary: Vec<(String, u64)>,
@@ -107,6 +176,11 @@ pub(crate) enum Command {
     SetAccess(Side, Access),
     Pause(bool),
     SetRate { keys: Option<u64>, bytes: Option<u64> },
+    Fence(u64),
+    FinishFollowing(u64),
+    Touch(Vec<Vec<u8>>),
+    BeginComparison(mpsc::SyncSender<Doubts>),
+    EndComparison(Vec<Vec<u8>>),
     Drain,
     Stop,
 }
@@ -140,6 +214,7 @@ impl Shared {
             ledger: Mutex::new(ledger),
             progress: Progress::default(),
             status: Mutex::new(Status {
+                follow: None,
                 state: State::Connecting,
                 reason: String::new(),
                 keys_by_primary: Vec::new(),
@@ -178,6 +253,34 @@ impl Shared {
             })
             .unwrap_or_else(PoisonError::into_inner);
         status.result.is_some()
+    }
+
+    /// Show how following stands; `wakes` who waits for it.
+    pub fn show_follow(&self, follow: FollowStatus, wakes: bool) {
+        self.status().follow = Some(follow);
+        if wakes {
+            self.told.notify_all();
+        }
+    }
+
+    /// Wait up to `timeout` until everything up to `offset` is at the target, or the job ends; returns whether it is.
+    pub fn wait_clean(&self, offset: u64, timeout: Duration) -> bool {
+        let is_clean = |status: &Status| {
+            let follow = status.follow.as_ref();
+            follow.is_some_and(|follow| !follow.in_doubt && follow.mark.offset >= offset)
+        };
+        let until = Instant::now() + timeout;
+        let mut status = self.status();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if is_clean(&status) || status.result.is_some() || left.is_zero() {
+                return is_clean(&status);
+            }
+            (status, _) = self
+                .told
+                .wait_timeout(status, left)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
     }
 
     pub fn take_commands(&self) -> Vec<Command> {

@@ -15,6 +15,8 @@ pub enum ErrorKind {
     SourceChanged,
     /// The source turns us away: credentials, rights, or no RESP.
     SourceRefused,
+    /// The source's database was emptied or swapped while it was followed.
+    SourceFlushed,
     /// The target could not be reached within the retry limit; a resume can go on.
     TargetLost,
     /// A node of the target may have lost acknowledged writes that no replica had confirmed: the next job
@@ -43,6 +45,7 @@ impl ErrorKind {
             Self::SourceLost => "source_lost",
             Self::SourceChanged => "source_changed",
             Self::SourceRefused => "source_refused",
+            Self::SourceFlushed => "source_flushed",
             Self::TargetLost => "target_lost",
             Self::TargetFailedOver => "target_failed_over",
             Self::TargetIsSource => "target_is_source",

@@ -5,20 +5,23 @@
 
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::checkpoint::{Checkpoint, Mark};
-use crate::control::{Command, Event, Shared, Side, State, lock};
+use crate::control::{Command, Doubts, Event, FollowStatus, Shared, Side, State, lock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::Access;
-use crate::pipeline::{Engine, JobSpec, Lane, note_wake, sweep};
+use crate::pipeline::{Engine, JobSpec, Lane, OnConflict, note_wake, sweep};
 use crate::progress::Counts;
 use crate::topology::{self, SlotRange};
 
 /// How long a drain may take before the job ends with what is acknowledged.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the engine may take to answer.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A job at one instant.
 #[derive(Debug, Clone)]
@@ -41,6 +44,8 @@ pub struct Snapshot {
     pub engine_cpu: Duration,
     /// Keys by primary, with its address.
     pub keys_by_primary: Vec<(String, u64)>,
+    /// How following stands, once the stream has begun.
+    pub follow: Option<FollowStatus>,
 }
 
 /// One run of the engine.
@@ -119,6 +124,7 @@ impl Job {
             buffered_bytes: progress.buffered.load(Ordering::Relaxed),
             engine_cpu: Duration::from_micros(progress.cpu_micros.load(Ordering::Relaxed)),
             keys_by_primary: status.keys_by_primary.clone(),
+            follow: status.follow.clone(),
         }
     }
 
@@ -159,6 +165,37 @@ impl Job {
     /// Limit what is read from the source in a second, in keys and in bytes; `None`: without a limit.
     pub fn set_rate(&self, keys: Option<u64>, bytes: Option<u64>) {
         self.shared.command(Command::SetRate { keys, bytes });
+    }
+
+    /// Wait up to `timeout` until everything that the source's stream had up to `offset` is at the target; returns whether
+    /// it is.
+    pub fn wait_clean(&self, offset: u64, timeout: Duration) -> bool {
+        self.shared.command(Command::Fence(offset));
+        self.shared.wait_clean(offset, timeout)
+    }
+
+    /// End the job, well, once everything that the source's stream had up to `offset` is at the target.
+    pub fn finish_following(&self, offset: u64) {
+        self.shared.command(Command::FinishFollowing(offset));
+    }
+
+    /// Copy these keys as if the source's stream had touched them now.
+    pub fn touch(&self, keys: Vec<Vec<u8>>) {
+        self.shared.command(Command::Touch(keys));
+    }
+
+    /// A comparison begins: what it has to look at. Fails with `Usage` when no stream is followed.
+    pub fn begin_comparison(&self) -> Result<Doubts> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.shared.command(Command::BeginComparison(sender));
+        receiver
+            .recv_timeout(COMMAND_PATIENCE)
+            .map_err(|_| Error::new(ErrorKind::Usage, "the job follows no source now"))
+    }
+
+    /// The comparison is over, and these keys of the source differ.
+    pub fn end_comparison(&self, differing: Vec<Vec<u8>>) {
+        self.shared.command(Command::EndComparison(differing));
     }
 
     /// Ask the job to end: with the pages in hand, or at once.
@@ -207,8 +244,29 @@ fn check(spec: &JobSpec) -> Result<()> {
     if spec.page_keys == 0 || spec.source_connections == 0 || spec.memory_limit == 0 {
         return usage("page_keys, source_connections and memory_limit must be at least 1".to_owned());
     }
+    if let Some(follow) = &spec.follow {
+        // Who is followed is copied again and again: over what is there, and by name alone.
+        let by_name = spec.pattern.is_none() && spec.type_name.is_none() && spec.value_filter.is_none();
+        let copies =
+            !spec.scan_only && spec.verify.is_none() && spec.sweeps.is_empty() && spec.sample.is_none();
+        if spec.on_conflict != OnConflict::Replace || !by_name || !copies || spec.delete_extra {
+            return usage(
+                "following needs on_conflict replace, and takes no match, type, value_filter, sample, sweeps, verify, \
+                 scan_only or delete_extra"
+                    .to_owned(),
+            );
+        }
+        if follow.memory < LEAST_MEMORY {
+            return usage(format!(
+                "following needs at least {LEAST_MEMORY} bytes for touched keys"
+            ));
+        }
+    }
     topology::check(&spec.topology)
 }
+
+/// Room for some thousand touched keys.
+const LEAST_MEMORY: usize = 1 << 20;
 
 /// The engine's thread: one single-threaded runtime, dropped at the end with all that runs in it.
 fn run(spec: JobSpec, shared: &Arc<Shared>) -> Result<()> {
@@ -243,10 +301,11 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
         || true,
     );
     let sweeps = engine.spec.sweeps.iter().cloned().enumerate();
-    engine.lanes_running.set(lanes + sweeps.len());
-    for number in 0..lanes {
-        engine.spawn(Lane::new(Rc::clone(engine), number, lanes).run());
-    }
+    let mut lanes_to_start = Some(lanes);
+    engine
+        .lanes_running
+        .set(lanes + sweeps.len() + usize::from(engine.follow.is_some()));
+    engine.follow_source();
     engine.hold_barriers();
     for (number, task) in sweeps {
         let place = engine.spec.partitions.len() + number;
@@ -260,6 +319,17 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
             () = engine.shared.wake.notified() => {}
             _ = tick.tick() => publish(engine),
         }
+        // Attach first, then copy: what is written meanwhile is in the stream.
+        if engine.follow.as_ref().is_none_or(|follow| follow.has_begun())
+            && let Some(lanes) = lanes_to_start.take()
+        {
+            for number in 0..lanes {
+                engine.spawn(Lane::new(Rc::clone(engine), number, lanes).run());
+            }
+            if engine.follow.is_some() {
+                engine.spawn(Lane::following(Rc::clone(engine), lanes).run());
+            }
+        }
         engine.resume_pages();
         let commands = engine.shared.take_commands();
         for command in commands {
@@ -269,6 +339,12 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
                 Command::Pause(paused) => engine.restraint.pause(paused, Instant::now()),
                 Command::SetRate { keys, bytes } => engine.restraint.set_rate(keys, bytes, Instant::now()),
                 Command::Stop => return Err(interrupted()),
+                Command::Drain if lanes_to_start.is_some() => return Err(interrupted()),
+                Command::Fence(_)
+                | Command::FinishFollowing(_)
+                | Command::Touch(_)
+                | Command::BeginComparison(_)
+                | Command::EndComparison(_) => follow_command(engine, command),
                 Command::Drain => {
                     engine.draining.set(true);
                     drain_until.get_or_insert_with(|| Instant::now() + DRAIN_PATIENCE);
@@ -294,6 +370,24 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
     }
 }
 
+/// A command for the part that follows; without one it is of no effect, and its answer stays away.
+fn follow_command(engine: &Rc<Engine>, command: Command) {
+    let Some(follow) = &engine.follow else {
+        return;
+    };
+    match command {
+        Command::Fence(offset) => follow.set_fence(offset),
+        Command::FinishFollowing(offset) => follow.finish_at(offset),
+        Command::Touch(keys) => follow.touch_now(engine, &keys),
+        Command::EndComparison(differing) => follow.end_comparison(engine, &differing),
+        Command::BeginComparison(answer) => {
+            // Who asked may have given up.
+            let _ = answer.try_send(follow.begin_comparison());
+        }
+        _ => {}
+    }
+}
+
 fn interrupted() -> Error {
     Error::new(ErrorKind::Interrupted, "the job was cancelled")
 }
@@ -312,7 +406,8 @@ fn publish(engine: &Engine) {
     let trouble = engine.health.borrow().reason(now);
     let pause = engine.restraint.pause_reason(now);
     let keys_by_primary = engine.router.borrow().keys_by_primary();
-    let begun = shared.progress.counts().scanned > 0 || !engine.spec.names.is_empty();
+    let follows = engine.follow.as_ref().is_some_and(|follow| follow.has_begun());
+    let begun = shared.progress.counts().scanned > 0 || !engine.spec.names.is_empty() || follows;
     let mut status = shared.status();
     status.keys_by_primary = keys_by_primary;
     let stalled;

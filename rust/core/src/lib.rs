@@ -23,7 +23,9 @@ pub mod source;
 pub mod survey;
 pub mod topology;
 
-pub use control::{Event, Side, State};
+pub use control::{Doubts, Event, FollowStatus, Side, State};
 pub use error::{Error, ErrorKind, Result};
 pub use job::{Job, Snapshot};
-pub use pipeline::{Depth, Eviction, JobSpec, OnConflict, Sample, Sweep, TargetLimits, Verify};
+pub use pipeline::{
+    Depth, Eviction, FollowSpec, JobSpec, OnConflict, OnFlush, Sample, Sweep, TargetLimits, Verify,
+};

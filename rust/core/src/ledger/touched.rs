@@ -185,6 +185,16 @@ impl Touched {
         self.all.open = earlier(self.all.open, Some(touch));
     }
 
+    /// Whether all keys are, and no comparison that settles it has begun.
+    pub fn is_all_in_doubt(&self) -> bool {
+        self.all.open.is_some()
+    }
+
+    /// Whether keys of some slots are, and no comparison that settles it has begun.
+    pub fn are_slots_in_doubt(&self) -> bool {
+        self.slots.values().any(|doubt| doubt.open.is_some())
+    }
+
     /// There is no room: forget the keys of the slots that take the most of it, until half of it is free, and remember
     /// the slots. `newest` is where a key of `slot` was touched that does not fit.
     #[cold]

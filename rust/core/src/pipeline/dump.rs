@@ -37,6 +37,10 @@ impl Lane {
                 if !self.ask_keys(number) {
                     return;
                 }
+            } else if self.follows && self.open_touched() {
+                while let Some(number) = self.unsized_pages.pop_front() {
+                    self.ask_sizes(number);
+                }
             } else if !self.names.is_empty() && !self.engine.draining.get() {
                 self.open_names();
             } else {
@@ -117,6 +121,9 @@ impl Lane {
     /// A key leaves its page and goes the way of large keys.
     fn take_in_parts(&mut self, number: usize, place: usize, size: u64) {
         let fetch = &mut self.fetches[number];
+        if let Some(follow) = &self.engine.follow {
+            follow.note_large(fetch.keys.get(place).0);
+        }
         let at = fetch.big.partition_point(|&big| big < place);
         fetch.big.insert(at, place);
         let (key, slot) = fetch.keys.get(place);
@@ -316,6 +323,30 @@ impl Lane {
         self.begin(page, keys, None);
     }
 
+    /// Begin with touched keys, in pages; returns whether there were any.
+    fn open_touched(&mut self) -> bool {
+        let Some(follow) = self.engine.follow.clone() else {
+            return false;
+        };
+        if self.engine.draining.get() || self.engine.budget.is_full_of_names() {
+            return false;
+        }
+        let pages = follow.take();
+        let any = !pages.is_empty();
+        for taken in pages {
+            let list = taken.iter().map(|taken| &*taken.key);
+            let mut keys = self.engine.with_naming(|naming| match naming {
+                None => Keys::collect(list),
+                Some(naming) => Keys::name(list, naming),
+            });
+            keys.sort_by_slot();
+            let page = self.engine.shared.ledger().open_followed(keys.len() as u32);
+            follow.open(page, taken);
+            self.begin(page, keys, None);
+        }
+        any
+    }
+
     fn begin(&mut self, page: PageId, keys: Keys, scanner: Option<usize>) {
         let keys = Rc::new(keys);
         self.engine.keep_names(page, &keys);
@@ -419,6 +450,10 @@ impl Lane {
             .with_naming(|naming| scanner.take(&page, &mut self.engine.overlap.borrow_mut(), naming));
         if let Some(sample) = self.engine.spec.sample {
             keys.retain(|key| sample.takes(key));
+        }
+        if let Some(follow) = &self.engine.follow {
+            // It is copied anyway, and maybe just now.
+            keys.retain(|key| !follow.has(key));
         }
         if self.questions.is_empty() || keys.len() == 0 {
             self.enter(number, keys, used);
@@ -717,7 +752,7 @@ impl Lane {
                 };
                 self.engine.route(fetch.page, slot, &restore);
             }
-            _ if self.engine.minds_absent_keys() => self.pass_on_absent(fetch, read),
+            _ if self.follows || self.engine.minds_absent_keys() => self.pass_on_absent(fetch, read),
             // It had an expiry and is gone, or would be by the source's clock.
             _ if expiry >= 0 => self.engine.settle(fetch.page, Outcome::Expired, 1, 0),
             _ => self.engine.settle(fetch.page, Outcome::Vanished, 1, 0),
@@ -755,6 +790,8 @@ impl Lane {
         };
         if self.engine.spec.verify.is_some() {
             self.engine.route(fetch.page, slot, &nothing);
+        } else if self.follows {
+            self.engine.delete_followed(fetch.page, slot, &nothing);
         } else {
             self.engine.route_deletion(fetch.page, slot, &nothing);
         }

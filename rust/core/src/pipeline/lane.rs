@@ -113,6 +113,8 @@ pub(crate) struct Lane {
     pub(super) engine: Rc<Engine>,
     pub(super) scanners: Vec<Scanner>,
     pub(super) names: VecDeque<Vec<u8>>,
+    /// It reads touched keys, and goes on until following is over.
+    pub(super) follows: bool,
     pub(super) fetches: Slab<Fetch>,
     /// Pages whose keys' sizes are still to be asked for.
     pub(super) unsized_pages: VecDeque<usize>,
@@ -191,6 +193,7 @@ impl Lane {
         Self {
             scanners,
             names,
+            follows: false,
             fetches: Slab::new(),
             unsized_pages: VecDeque::new(),
             sieves: Slab::new(),
@@ -220,6 +223,20 @@ impl Lane {
             recovered: 0,
             engine,
         }
+    }
+
+    /// The lane for touched keys, beside `count` others.
+    pub fn following(engine: Rc<Engine>, count: usize) -> Self {
+        let mut lane = Self::new(engine, 0, count.max(1));
+        lane.scanners.clear();
+        lane.names.clear();
+        lane.follows = true;
+        lane
+    }
+
+    /// Whether touched keys may still come.
+    fn follows_on(&self) -> bool {
+        self.follows && !self.engine.follow.as_ref().is_some_and(|follow| follow.is_over())
     }
 
     /// Read until every partition is at its end, the job drains, or the source is lost for good.
@@ -275,6 +292,7 @@ impl Lane {
             || !self.names.is_empty()
             || !self.fetches.is_empty()
             || !self.sieves.is_empty()
+            || self.follows_on()
         {
             self.engine.cut_short.set(true);
         }
@@ -286,6 +304,7 @@ impl Lane {
     fn is_done(&self) -> bool {
         let nothing_more = self.engine.draining.get()
             || (self.names.is_empty()
+                && !self.follows_on()
                 && self
                     .scanners
                     .iter()
@@ -341,6 +360,7 @@ impl Lane {
                         *backoff = Backoff::new();
                     }
                 }
+                () = woken(&engine), if self.follows => {}
                 () = engine.budget.wait_freed(), if !room || self.is_held_back() => {}
                 () = engine.restraint.wait(), if engine.restraint.is_on() => {}
                 _ = tick.tick() => {
@@ -483,5 +503,13 @@ impl Lane {
     /// Whether there are keys or pages to ask for, and only the budget or the window is in the way.
     fn is_held_back(&self) -> bool {
         self.page_held || !self.ready.is_empty()
+    }
+}
+
+/// Wait until there may be touched keys to read.
+async fn woken(engine: &Engine) {
+    match &engine.follow {
+        Some(follow) => follow.woken.notified().await,
+        None => std::future::pending().await,
     }
 }

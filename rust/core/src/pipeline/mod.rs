@@ -12,6 +12,7 @@ mod compare;
 mod cut;
 mod dump;
 mod flights;
+mod follow;
 mod full;
 mod health;
 mod judge;
@@ -60,6 +61,8 @@ use crate::topology::SlotRange;
 use access::Entrance;
 use batch::Spares;
 use big::BigKeys;
+use follow::Follow;
+pub use follow::{FollowSpec, OnFlush};
 use health::Health;
 use judge::Rules;
 pub(crate) use lane::Lane;
@@ -164,6 +167,9 @@ pub struct JobSpec {
     pub partitions: Vec<(u32, u64)>,
     /// Keys to copy by name.
     pub names: Vec<Vec<u8>>,
+    /// Follow the source's stream beside the copy, and after it until the job is ended; `names` are then copied as if they
+    /// had been touched.
+    pub follow: Option<FollowSpec>,
     /// What happens to keys that the target has already.
     pub on_conflict: OnConflict,
     /// Which keys are taken, and how they are named at the target; none: all of them, under their own names.
@@ -253,6 +259,7 @@ pub(crate) struct Engine {
     /// The source's time in ms since the epoch, and when it came: see [`Self::source_now`].
     pub source_clock: Cell<Option<(u64, Instant)>>,
     pub big: BigKeys,
+    pub follow: Option<Rc<Follow>>,
     /// See [`JobSpec::copy_id`].
     pub copy_id: String,
     /// No new page is to be begun.
@@ -274,7 +281,11 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub fn new(spec: JobSpec, shared: Arc<Shared>) -> crate::error::Result<Rc<Self>> {
+    pub fn new(mut spec: JobSpec, shared: Arc<Shared>) -> crate::error::Result<Rc<Self>> {
+        let follow = spec.follow.clone().map(|follow| {
+            let owed = std::mem::take(&mut spec.names);
+            Rc::new(Follow::new(follow, owed))
+        });
         Ok(Rc::new(Self {
             budget: Budget::new(spec.memory_limit),
             router: RefCell::new(Router::new(&spec.topology)?),
@@ -298,6 +309,7 @@ impl Engine {
             large: RefCell::new(LargeKeys::default()),
             source_clock: Cell::new(None),
             big: BigKeys::default(),
+            follow,
             copy_id: spec
                 .copy_id
                 .clone()
@@ -416,7 +428,10 @@ impl Engine {
 
     /// `keys` keys of `page` ended as `outcome`.
     pub fn settle(&self, page: PageId, outcome: Outcome, keys: u32, bytes: u64) {
-        self.shared.progress.settle(outcome, u64::from(keys), bytes);
+        match &self.follow {
+            Some(follow) if follow.owns(page) => follow.count(outcome, u64::from(keys), bytes),
+            _ => self.shared.progress.settle(outcome, u64::from(keys), bytes),
+        }
         let mut ledger = self.shared.ledger();
         let complete = ledger.settle(page, outcome, keys, bytes);
         if ledger.open_pages() == 0 {
@@ -438,7 +453,9 @@ impl Engine {
             };
             self.stop(kind, message);
         }
-        self.shared.progress.settle(Outcome::Failed, 1, 0);
+        if !self.is_followed(page) {
+            self.shared.progress.settle(Outcome::Failed, 1, 0);
+        }
         let mut ledger = self.shared.ledger();
         let complete = ledger.fail(page, failure);
         if ledger.open_pages() == 0 {
@@ -452,6 +469,9 @@ impl Engine {
 
     /// A key of `page` is left for later.
     pub fn park(&self, page: PageId, pending: Pending) {
+        if self.is_followed(page) {
+            return self.park_followed(page, &pending);
+        }
         self.shared.progress.settle(Outcome::Pending, 1, 0);
         let mut ledger = self.shared.ledger();
         let complete = ledger.park(page, pending);

@@ -29,6 +29,11 @@ impl Engine {
     /// Keep the names of a page that is opened.
     pub fn keep_names(&self, page: PageId, keys: &Rc<Keys>) {
         self.budget.hold_names(keys.weight());
+        if let Some(follow) = &self.follow
+            && !follow.owns(page)
+        {
+            follow.scan(page, keys);
+        }
         if keys.are_renamed() {
             self.names.borrow_mut().pages.insert(page, Rc::clone(keys));
         }
@@ -41,9 +46,12 @@ impl Engine {
         }
     }
 
-    /// Every key of a page is settled.
+    /// Every key of a page is settled. The ledger may be locked.
     #[inline]
     pub fn forget_names(&self, page: PageId) {
+        if let Some(follow) = &self.follow {
+            follow.close(page);
+        }
         if self.spec.key_map.is_none() {
             return;
         }

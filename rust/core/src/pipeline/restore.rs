@@ -68,10 +68,20 @@ impl Session<'_> {
         } else {
             (0..replied).map(|index| batch.weight(index)).sum()
         };
+        let mut followed = (0, 0);
         {
             let complete = |page: PageId, is_complete: bool| {
                 if is_complete {
                     self.engine.forget_names(page);
+                }
+            };
+            let mut count_followed = |page: PageId, keys: u32, bytes: u64| {
+                if let Some(follow) = &self.engine.follow
+                    && follow.owns(page)
+                {
+                    follow.count(Outcome::Migrated, u64::from(keys), bytes);
+                    followed.0 += u64::from(keys);
+                    followed.1 += bytes;
                 }
             };
             let mut failed = errors.iter().map(|(index, _)| *index).peekable();
@@ -91,6 +101,7 @@ impl Session<'_> {
                         if let Some((page, keys, bytes)) = run.replace((entry.page, 1, entry.payload as u64))
                         {
                             bytes_all += bytes;
+                            count_followed(page, keys, bytes);
                             complete(page, ledger.settle(page, Outcome::Migrated, keys, bytes));
                         }
                     }
@@ -98,6 +109,7 @@ impl Session<'_> {
             }
             if let Some((page, keys, bytes)) = run {
                 bytes_all += bytes;
+                count_followed(page, keys, bytes);
                 complete(page, ledger.settle(page, Outcome::Migrated, keys, bytes));
             }
             if ledger.open_pages() == 0 {
@@ -105,10 +117,11 @@ impl Session<'_> {
             }
         }
         self.engine.budget.free(freed);
-        self.engine
-            .shared
-            .progress
-            .settle(Outcome::Migrated, acknowledged, bytes_all);
+        self.engine.shared.progress.settle(
+            Outcome::Migrated,
+            acknowledged - followed.0,
+            bytes_all - followed.1,
+        );
         self.link.keys.set(self.link.keys.get() + acknowledged);
         self.link.unconfirmed.set(true);
         let mut health = self.engine.health.borrow_mut();

@@ -395,6 +395,20 @@ impl Engine {
     }
 
     fn fail_changing(&self, big: &Big, what: &str, changes: u32) {
+        if let Some(follow) = &self.follow {
+            // It rests some time: until then the mark stays before it.
+            if !follow.owns(big.page) {
+                follow.take_over(self, &big.source);
+            }
+            return self.park(
+                big.page,
+                Pending {
+                    key: big.source.clone(),
+                    slot: big.slot,
+                    reason: format!("{what}, {changes} times in a row: it is followed"),
+                },
+            );
+        }
         let key = shown(&big.source);
         let message = format!(
             "{key} could not be copied in parts: {what}, {changes} times in a row (run again when it is written to \
