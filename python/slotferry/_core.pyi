@@ -186,12 +186,12 @@ class FollowSettings:
         on_flush: Literal["stop", "compare"] = "stop",
         memory: int = 67_108_864,
     ) -> FollowSettings:
-        """Follow from `position` on, that of a `Checkpoint.follow`; None: from now on, before a key is scanned.
+        """Follow from `position` on, that of a `Checkpoint.follow`; None: from now on, before any scan.
 
         `in_doubt` is that checkpoint's: a comparison is still to be done. When the source's database is
-        emptied or swapped, the job ends with `source_flushed`, or asks for a comparison. Names of touched keys
-        take up to `memory` bytes (at least 1 MiB); of what does not fit only the slots are remembered, for a
-        comparison. Raises `EngineError("usage", …)`.
+        emptied or swapped, the job ends with `source_flushed`, or asks for a comparison. Names of touched
+        keys take up to `memory` bytes (at least 1 MiB); of what does not fit only the slots are remembered,
+        for a comparison. Raises `EngineError("usage", …)`.
         """
 
 @final
@@ -688,7 +688,10 @@ class Job:
         """
 
     def end_comparison(self, differing: Sequence[bytes], /) -> None:
-        """The comparison is over; `differing` are the source's names of keys that differ or that one side lacks."""
+        """End the comparison that was begun. Returns at once.
+
+        `differing` are keys, by the source's names, that differ or that one side lacks: they are copied.
+        """
 
     def cancel(self, *, immediately: bool = False) -> None:
         """Ask the job to end: finish the pages in hand and stop, or stop at once. Returns at once."""

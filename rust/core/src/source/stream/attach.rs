@@ -6,8 +6,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::framing::{Answer, SnapshotSkipper, StreamError, answer};
+use super::answer::{Answer, answer};
+use super::error::StreamError;
 use super::handshake::{self, Handshake};
+use super::snapshot::SnapshotSkipper;
 use crate::net::{self, Access, Address, Bytes, Connection, HandshakeError, Question};
 use crate::resp::{Decoded, ProtocolError, Tree};
 use crate::source::keys::{Effect, KeyReader, Table};

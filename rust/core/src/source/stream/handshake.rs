@@ -5,8 +5,8 @@
 
 use std::collections::VecDeque;
 
+use super::answer::Answer;
 use super::attach::Ended;
-use super::framing::Answer;
 use crate::reply::said;
 use crate::resp::{Tree, encode};
 use crate::source::keys::Table;

@@ -3,9 +3,13 @@
 //! Invariant: reading never waits for anything but the source: what is read is handed over at once, so that the
 //! source's output buffer stays empty whatever becomes of it. Sources: the servers' `replication.c`.
 
+mod answer;
 mod attach;
+mod error;
 mod framing;
 mod handshake;
+mod snapshot;
 
 pub use attach::{Attachment, Begun, Ended, Follower, Position};
-pub use framing::{Answer, Commands, Item, SnapshotSkipper, Step, StreamError, answer};
+pub use error::StreamError;
+pub use framing::{Commands, Item, Step};
