@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,6 @@ from slotferry.redaction import json_text
 if TYPE_CHECKING:
     from slotferry.preflight.report import CheckReport
 
-_LINE_SECONDS = 5.0
 
 _EPILOG = """\
 \b
@@ -120,6 +118,7 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
     SOURCE and TARGET are as for 'slotferry migrate', and so are passwords and TLS options.
     """
     from slotferry.cancel import CancelRequest
+    from slotferry.display.check_progress import CheckProgress
     from slotferry.preflight.check import CheckOptions
     from slotferry.preflight.check import check as run_check
 
@@ -127,7 +126,7 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
     options = CheckOptions(**settings, **parameters)
     rules = None if save_rules is None else OutputFile(save_rules, "rules", "--save-rules")
     cancel = CancelRequest(saves=False)
-    with signals(cancel), _Progress() as progress:
+    with signals(cancel), CheckProgress(sys.stderr) as progress:
         report = run_check(source, target, options, progress.notify, progress.report, cancel)
     if rules is not None:
         _save_rules(rules, report)
@@ -141,36 +140,6 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         click.echo(check_table(report, width))
     return report.exit_code
-
-
-class _Progress:
-    """Shows on stderr how far the look at the keys is: a bar on a terminal, elsewhere a line now and then."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._shown = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def notify(self, text: str) -> None:
-        click.echo(f"slotferry: {text}", err=True)
-
-    def report(self, done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            if self._bar is None:
-                self._bar = tqdm(total=total, unit="keys", unit_scale=True, leave=False, file=sys.stderr)
-            self._bar.total = total
-            self._bar.update(done - self._bar.n)
-        elif time.monotonic() - self._shown >= _LINE_SECONDS:
-            self._shown = time.monotonic()
-            self.notify(f"looked at {done:,} of {total:,} keys")
 
 
 def _save_rules(file: OutputFile, report: CheckReport) -> None:
