@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from slotferry.endpoints import Address
+from slotferry.address import Address
 from slotferry.errors import UsageError
 
 Rule = tuple[str, "int | None", str, "int | None"]

@@ -7,15 +7,14 @@ a refused login is tried a second time only where the credentials have changed.
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakSet
 
+from slotferry.address import Address, Side
 from slotferry.addressmap import AddressMap
 from slotferry.credentials import Login, PasswordFile, stamp_files
-from slotferry.endpoints import Address, Endpoint, Side, Tls
+from slotferry.endpoints import Endpoint, Tls
 from slotferry.errors import SlotferryError
 from slotferry.link import Link
 
@@ -125,13 +124,3 @@ def _tls_context(tls: Tls) -> ssl.SSLContext:
     from slotferry.tls import make_context  # only here: see its docstring
 
     return make_context(tls)
-
-
-def shortest(call: Callable[[], object], samples: int = 5) -> float:
-    """Return how long the quickest of some calls takes, in seconds."""
-    times = []
-    for _ in range(samples):
-        begun = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begun)
-    return min(times)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 
-from slotferry.endpoints import Address
+from slotferry.address import Address
 from slotferry.errors import MixedTargetError
 
 NodeIds = AbstractSet[str]

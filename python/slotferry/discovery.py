@@ -18,10 +18,11 @@ from redis.exceptions import ResponseError
 
 from slotferry import replies
 from slotferry._core import SLOTS
+from slotferry.address import Address
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
 from slotferry.clusters import are_one_cluster, mixed_target
-from slotferry.endpoints import Address, Endpoint
+from slotferry.endpoints import Endpoint
 from slotferry.errors import MixedTargetError, SlotferryError
 from slotferry.link import lost, unfit
 from slotferry.node import Node, raise_for

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from slotferry.counts import Keys, Totals
 from slotferry.databases import Route, total_keys
 from slotferry.events import DryRunResult
 from slotferry.key_list import KeyList
 from slotferry.preflight.survey import ServerView
-from slotferry.report import Keys, Totals
 from slotferry.runner import EngineDriver, ProgressTeller, Sides, Work
 
 if TYPE_CHECKING:

@@ -6,38 +6,14 @@ Invariant: a run that found nothing says so, with the likely reason; it never pa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
 
+from slotferry.counts import Keys
 from slotferry.databases import Route, keys_elsewhere, total_keys
 from slotferry.discovery import SourceFacts
-from slotferry.report import Keys
+from slotferry.report import Emptiness
 from slotferry.selection import Selection
 from slotferry.text import count_of
-
-Reason = Literal["names", "source", "filters", "sample", "gone"]
-
-
-@dataclass(frozen=True)
-class Emptiness:
-    """The likely reason why no key was found.
-
-    `reason`: `names` (of a list of keys, none is there or none is taken), `source` (no keys in the databases
-    that are read), `filters` (no key passes them), `sample` (no key falls into it), `gone` (all keys expired
-    or were deleted before they were scanned). `elsewhere` counts the keys of other databases, by number.
-    """
-
-    reason: Reason
-    message: str
-    hint: str
-    elsewhere: tuple[tuple[int, int], ...] = ()
-
-    def __str__(self) -> str:
-        return f"warning: {self.message}; {self.hint}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the `empty` of the summary."""
-        return {**asdict(self), "elsewhere": {str(number): keys for number, keys in self.elsewhere}}
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,18 @@ of a URL that could be one. Schemes: the redis-py ones, `redis+cluster://h1:p1,h
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 from urllib.parse import quote, unquote
 
+from slotferry.address import Address, Password, Role, Side
 from slotferry.errors import UsageError
 from slotferry.redaction import remember_secret
 
 if TYPE_CHECKING:
     from slotferry._core import Access
 
-Side = Literal["source", "target", "cluster", "Sentinel"]
-"""Whom a connection is to, as messages name it; a Sentinel belongs to the source."""
-Role = Literal["primary", "replica", "prefer-replica"]
-Password = str | Callable[[], str | tuple[str, str]]
-"""A password, or what is asked for one, or for (user, password), whenever it may have changed."""
 
 DEFAULT_PORT = 6379
 DEFAULT_SENTINEL_PORT = 26379
@@ -39,17 +34,6 @@ _QUERY_KEYS = ("db", "username", "password")
 _SENTINEL_QUERY_KEYS = (*_QUERY_KEYS, "role", "sentinel_username", "sentinel_password")
 _LONGEST_PASSWORD = 64 << 10
 _ENCODE_HINT = "percent-encode '/', '?', '#' and '@' in a user name or password"
-
-
-@dataclass(frozen=True, order=True)
-class Address:
-    """A TCP address; an IPv6 host is kept without brackets."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -170,18 +154,13 @@ class Endpoint:
         """Read the TLS files. Raises `UsageError` where they make no sense."""
         self.access((None, None))
 
-    def access(self, login: tuple[str | None, str | None] | None = None) -> Access:
-        """Return what the engine opens its connections with: `login`, or else the endpoint's own.
+    def access(self, login: tuple[str | None, str | None]) -> Access:
+        """Return what the engine opens its connections with, logged in as `login` (user, password).
 
         Raises `UsageError` for an unusable PEM.
         """
         from slotferry._core import Access, EngineError
-        from slotferry.credentials import Login
 
-        if login is None:
-            login = Login(
-                "target" if self.is_cluster_url else "source", self.username, self.password
-            ).current()
         username, password = login
         try:
             return Access(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from slotferry.notices import Event, Notice
 
 if TYPE_CHECKING:
-    from slotferry.report import Keys, Report
+    from slotferry.counts import Keys
+    from slotferry.report import Report
 
 __all__ = [
     "CheckpointSaved",

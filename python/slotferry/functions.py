@@ -15,10 +15,10 @@ from typing import Any
 from redis.exceptions import NoPermissionError, ResponseError
 
 from slotferry import replies
+from slotferry.address import Address
 from slotferry.admin import Connector
 from slotferry.clusters import are_one_cluster, mixed_target
 from slotferry.discovery import SourceFacts, TargetFacts, read_topology
-from slotferry.endpoints import Address
 from slotferry.errors import TargetUnfitError
 from slotferry.node import Node
 

@@ -20,11 +20,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.errors import JournalError, SlotferryError
+from slotferry.history import Happening
 from slotferry.journal_file import TABLES, explained, open_database
-from slotferry.report import FailedKey, Keys, Totals
 from slotferry.row_checks import DISCARD_HINT, check_rows, parsing
-from slotferry.story import Happening
 
 _CHUNK_KEYS = 50_000
 _CHUNK_BYTES = 2 << 20  # of names

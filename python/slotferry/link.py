@@ -8,10 +8,12 @@ errors come out in the same sentences.
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from slotferry.endpoints import Address
+from slotferry.address import Address, Side
 from slotferry.errors import (
     RESUME_HINT,
     SlotferryError,
@@ -24,9 +26,13 @@ from slotferry.replies import MalformedReplyError, NotRespError, ReplyReader, ba
 
 if TYPE_CHECKING:
     import ssl
+
+
+if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Sequence
 
-    from slotferry.endpoints import Side
+    from slotferry.address import Side
 
 CONNECT_TIMEOUT = 5.0
 REPLY_TIMEOUT = 10.0
@@ -292,3 +298,13 @@ def unreachable(link: Link, cause: BaseException | None, text: str) -> Slotferry
 
 def _bare(text: str) -> str:
     return bare(text).rstrip(".")
+
+
+def shortest(call: Callable[[], object], samples: int = 5) -> float:
+    """Return how long the quickest of some calls takes, in seconds."""
+    times = []
+    for _ in range(samples):
+        begun = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begun)
+    return min(times)

@@ -20,11 +20,12 @@ from types import TracebackType
 
 from slotferry.cancel import CancelRequest
 from slotferry.controls import Rates
+from slotferry.counts import Keys
 from slotferry.endpoints import Endpoint, parse_endpoint
 from slotferry.errors import MigrationInterrupted, UsageError
 from slotferry.events import CheckpointSaved, Event, Progress, RunEnded
 from slotferry.options import Options
-from slotferry.report import Keys, Report
+from slotferry.report import Report
 from slotferry.session import Session, as_our_error, status_of
 
 __all__ = ["Keys", "Migration", "Options", "Report"]

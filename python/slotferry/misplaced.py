@@ -19,14 +19,15 @@ from urllib.parse import quote
 from redis.exceptions import RedisError
 
 from slotferry import replies
+from slotferry.address import Address
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
+from slotferry.counts import FailedKey
 from slotferry.databases import Route
 from slotferry.discovery import Topology
-from slotferry.endpoints import Address, Endpoint
+from slotferry.endpoints import Endpoint
 from slotferry.journal import Journal
 from slotferry.node import Node, raise_for
-from slotferry.report import FailedKey
 from slotferry.verify_jobs import extra_job
 
 KIND = "misplaced"

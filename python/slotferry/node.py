@@ -20,8 +20,7 @@ from redis.exceptions import (
 )
 
 from slotferry import replies
-from slotferry.admin import shortest
-from slotferry.endpoints import Address
+from slotferry.address import Address
 from slotferry.link import (
     REPLY_TIMEOUT,
     RETRY_HINT,
@@ -34,6 +33,7 @@ from slotferry.link import (
     malformed,
     refuses,
     refuses_login,
+    shortest,
     unreachable,
 )
 from slotferry.replies import ErrorReply, MalformedReplyError, ReplyReader

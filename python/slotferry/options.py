@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from slotferry.address import Password
 from slotferry.addressmap import AddressMap
 from slotferry.controls import Rates
-from slotferry.endpoints import Password, Tls
+from slotferry.endpoints import Tls
 from slotferry.errors import OptionError
 from slotferry.job_names import check_job_name, default_journal_path
 from slotferry.key_choice import KeyChoice

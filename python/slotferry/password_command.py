@@ -13,8 +13,9 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from slotferry.address import Side
 from slotferry.credentials import unfit
-from slotferry.endpoints import Side, first_line
+from slotferry.endpoints import first_line
 from slotferry.errors import SlotferryError, UsageError
 from slotferry.redaction import redact, remember_secret
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.journal import Advance, Journal, Mark, PendingKey
 from slotferry.partitions import scanned_fraction
 from slotferry.redaction import redact
-from slotferry.report import FailedKey, Keys, Totals
 
 if TYPE_CHECKING:
     from slotferry._core import Failure, Job, Snapshot

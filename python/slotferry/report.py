@@ -6,115 +6,21 @@ Invariant: every scanned key is in exactly one of the outcomes, so after a run t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from slotferry.errors import ExitCode, SlotferryError
+from slotferry.counts import FailedKey, Keys, Totals
+from slotferry.differences import DIFFERENCES, Difference
+from slotferry.errors import ExitCode, OutputError, SlotferryError
 
 if TYPE_CHECKING:
-    from slotferry._core import Counts
-    from slotferry.emptiness import Emptiness
-    from slotferry.story import Happening
-    from slotferry.verify_report import VerifyReport
+    from slotferry.history import Happening
+
 
 Status = Literal[
     "completed", "completed_with_failures", "completed_with_differences", "interrupted", "failed"
 ]
-
-
-@dataclass(frozen=True)
-class Keys:
-    """How many keys ended how.
-
-    `unchanged`: the target already had the same value; `skipped`: it had a value and `on_conflict` is
-    `skip`; `expired`: the TTL ran out on the way; `vanished`: deleted at the source after it was scanned;
-    `pending`: its slot stayed unavailable; `failed`: given up, with the reason in the journal.
-    """
-
-    scanned: int = 0
-    migrated: int = 0
-    unchanged: int = 0
-    skipped: int = 0
-    expired: int = 0
-    vanished: int = 0
-    pending: int = 0
-    failed: int = 0
-
-    @classmethod
-    def of(cls, counts: Counts) -> Keys:
-        """Take over the engine's counts."""
-        return cls(
-            counts.scanned,
-            counts.migrated,
-            counts.unchanged,
-            counts.skipped,
-            counts.expired,
-            counts.vanished,
-            counts.pending,
-            counts.failed,
-        )
-
-    def __add__(self, other: Keys) -> Keys:
-        return Keys(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-    def __sub__(self, other: Keys) -> Keys:
-        return Keys(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-    @property
-    def settled(self) -> int:
-        """Keys that nothing remains to be done for."""
-        return self.migrated + self.unchanged + self.skipped + self.expired + self.vanished
-
-    @property
-    def done(self) -> int:
-        """Keys that have an outcome."""
-        return self.settled + self.pending + self.failed
-
-    @property
-    def add_up(self) -> bool:
-        """Whether every scanned key has an outcome and none has two."""
-        return self.scanned == self.done
-
-
-@dataclass(frozen=True)
-class Totals:
-    """Figures that add up over the runs of a job."""
-
-    keys: Keys = field(default_factory=Keys)
-    bytes: int = 0
-    moved: int = 0
-    ask: int = 0
-    retries: int = 0
-
-    def __add__(self, other: Totals) -> Totals:
-        return Totals(
-            self.keys + other.keys,
-            self.bytes + other.bytes,
-            self.moved + other.moved,
-            self.ask + other.ask,
-            self.retries + other.retries,
-        )
-
-    def __sub__(self, other: Totals) -> Totals:
-        return Totals(
-            self.keys - other.keys,
-            self.bytes - other.bytes,
-            self.moved - other.moved,
-            self.ask - other.ask,
-            self.retries - other.retries,
-        )
-
-
-@dataclass(frozen=True)
-class FailedKey:
-    """A key that was given up: `kind` is conflict, ttl_conflict, payload, too_large, denied or error."""
-
-    key: bytes
-    slot: int
-    kind: str
-    message: str
-    node: str
-    database: int = 0
 
 
 @dataclass(frozen=True)
@@ -194,3 +100,117 @@ class Report:
             "error": None if self.error is None else self.error.to_dict(),
             **verified,
         }
+
+
+@dataclass(frozen=True)
+class VerifyReport(Report):
+    """How a verification ended. `keys` are the source's; `unchanged` of them are equal.
+
+    `target_keys` are those of the target that were looked for at the source. `differences` counts keys by
+    kind, what could not be compared included; `examples` are the first few. `repaired` keys differed and were
+    sent again, `deleted` ones were extra; both were compared once more, so they are among the equal ones or
+    gone. `to_send` and `to_delete` are how many were to be, before the repair or in a dry run. `quick` and
+    `sample` say what the result stands for. `misplaced_repair` is the command that brings misplaced keys to
+    their slots' owners; None where there are none.
+    """
+
+    target_keys: Keys = field(default_factory=Keys)
+    differences: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    examples: tuple[Difference, ...] = ()
+    repaired: int = 0
+    deleted: int = 0
+    to_send: int = 0
+    to_delete: int = 0
+    misplaced_repair: str | None = None
+    dry_run: bool = False
+    quick: bool = False
+    sample: float | None = None
+
+    @property
+    def differing(self) -> int:
+        """How many keys differ or could not be compared."""
+        return sum(self.differences.values())
+
+    @property
+    def ok(self) -> bool:
+        """Whether both sides were compared whole and are the same (with `fail_if_empty`: and not empty)."""
+        return self._same and not self._fails_empty
+
+    @property
+    def _same(self) -> bool:
+        return self.error is None and not self.differing and not self.pending
+
+    @property
+    def pending(self) -> int:
+        """How many keys could not be read at the target: their slots stayed unavailable."""
+        return self.keys.pending + self.target_keys.pending
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the command line exits with."""
+        differ = self.differing or self.pending
+        if self.error is not None and not (isinstance(self.error, OutputError) and differ):
+            return self.error.exit_code
+        return ExitCode.OK if self.ok else ExitCode.INCOMPLETE
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary: what `--json` prints last and `--report` writes."""
+        counts = {kind: self.differences.get(kind, 0) for kind in DIFFERENCES}
+        return {
+            "type": "summary",
+            "job": self.job,
+            "status": self.status,
+            "equal": self._same,
+            "keys": {
+                "source": self.keys.scanned,
+                "target": self.target_keys.scanned,
+                "equal": self.keys.unchanged,
+                "expired": self.keys.expired,
+                "vanished": self.keys.vanished,
+                "pending": self.pending,
+                **counts,
+                "unreadable": self.differing - sum(counts.values()),
+            },
+            "repaired": self.repaired,
+            "deleted": self.deleted,
+            "to_send": self.to_send,
+            "to_delete": self.to_delete,
+            "misplaced_repair": self.misplaced_repair,
+            "dry_run": self.dry_run,
+            "quick": self.quick,
+            "sample": self.sample,
+            "bytes": self.totals.bytes,
+            "elapsed_seconds": round(self.elapsed_seconds, 3),
+            "keys_per_second": round(self.keys_per_second, 1),
+            "redirects": {"moved": self.totals.moved, "ask": self.totals.ask},
+            "retries": self.totals.retries,
+            "runs": self.runs,
+            "resumed": self.resumed,
+            "empty": None if self.empty is None else self.empty.to_dict(),
+            "error": None if self.error is None else self.error.to_dict(),
+        }
+
+
+Reason = Literal["names", "source", "filters", "sample", "gone"]
+
+
+@dataclass(frozen=True)
+class Emptiness:
+    """The likely reason why no key was found.
+
+    `reason`: `names` (of a list of keys, none is there or none is taken), `source` (no keys in the databases
+    that are read), `filters` (no key passes them), `sample` (no key falls into it), `gone` (all keys expired
+    or were deleted before they were scanned). `elsewhere` counts the keys of other databases, by number.
+    """
+
+    reason: Reason
+    message: str
+    hint: str
+    elsewhere: tuple[tuple[int, int], ...] = ()
+
+    def __str__(self) -> str:
+        return f"warning: {self.message}; {self.hint}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the `empty` of the summary."""
+        return {**asdict(self), "elsewhere": {str(number): keys for number, keys in self.elsewhere}}

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from slotferry.address import Password
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
-from slotferry.endpoints import Endpoint, Password, Tls
+from slotferry.endpoints import Endpoint, Tls
 from slotferry.errors import UsageError
 from slotferry.reshard import plan as planned
 from slotferry.reshard.plan import DEFAULT_SAMPLES, DEFAULT_THRESHOLD, Policy

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from slotferry._core import EngineError
+from slotferry.access_keeper import AccessKeeper
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.controls import Controls, Steering
-from slotferry.credentials import AccessKeeper
+from slotferry.counts import Totals
 from slotferry.databases import Route, total_keys
 from slotferry.discovery import (
     SourceFacts,
@@ -42,7 +43,6 @@ from slotferry.journal import JobRecord, Journal
 from slotferry.options import Options
 from slotferry.partitions import PAGE_KEYS
 from slotferry.recorder import Recorder
-from slotferry.report import Totals
 from slotferry.sentinel import ServiceFinder, SourceWatch
 from slotferry.topology_views import TopologyViews
 

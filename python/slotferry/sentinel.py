@@ -21,9 +21,10 @@ from typing import Any, Literal
 from redis.exceptions import NoPermissionError, ResponseError
 
 from slotferry import replies
+from slotferry.address import Address
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
-from slotferry.endpoints import Address, Service
+from slotferry.endpoints import Service
 from slotferry.errors import SlotferryError, SourceLostError
 from slotferry.link import lost, unfit
 from slotferry.node import Node, raise_for

@@ -22,21 +22,23 @@ from slotferry.cancel import CancelRequest
 from slotferry.control_socket import ControlSocket
 from slotferry.controls import Controls
 from slotferry.copy_runner import CopyRunner
+from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.databases import check_routes, may_collide, plan_routes, total_keys
 from slotferry.discovery import discover_source, discover_target
 from slotferry.dry_run import DryRun
-from slotferry.emptiness import Emptiness, explain, found_none
+from slotferry.emptiness import explain, found_none
 from slotferry.endpoints import Endpoint
 from slotferry.errors import MigrationInterrupted, SlotferryError, unexpected
 from slotferry.events import Event, Notice, Progress, RunStarted
 from slotferry.eviction import choose_eviction
 from slotferry.functions import FunctionPlan, load_functions, plan_functions
 from slotferry.hangup import looking, reason_of, working
+from slotferry.history import Happening
 from slotferry.joblock import JobLock
 from slotferry.journal import Advance, Journal
 from slotferry.key_list import KeyList
 from slotferry.options import Options
-from slotferry.report import FailedKey, Keys, Report, Status, Totals
+from slotferry.report import Emptiness, Report, Status
 from slotferry.resume import (
     check_setup,
     default_job_name,
@@ -46,7 +48,7 @@ from slotferry.resume import (
     starts_over,
 )
 from slotferry.runner import Emit, EngineDriver, Sides
-from slotferry.story import Happening, Storyteller
+from slotferry.story import Storyteller
 from slotferry.target_watch import TargetWatch
 
 if TYPE_CHECKING:

@@ -9,36 +9,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from slotferry.errors import JournalError
 from slotferry.events import EngineNews, Event, Notice, RunStarted, TopologyChanged
-from slotferry.text import iso_time
+from slotferry.history import Happening
 
 _MOST_ENTRIES = 200
 _WRITE_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class Happening:
-    """One thing that happened, `count` times from `at` to `last` (seconds since 1970), in run number `run`.
-
-    `kind` is `run` (its begin or end), `notice`, `topology`, or what the engine met: `node_lost`,
-    `source_lost`, `slot_parked` and so on.
-    """
-
-    run: int
-    at: float
-    last: float
-    kind: str
-    message: str
-    count: int = 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as a JSON object, with its times in UTC."""
-        times = {"at": iso_time(self.at), "last": iso_time(self.last)}
-        return {"run": self.run, **times, "kind": self.kind, "message": self.message, "count": self.count}
 
 
 class Storyteller:

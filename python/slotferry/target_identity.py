@@ -19,8 +19,8 @@ from typing import Any, Literal
 from redis.exceptions import ResponseError
 
 from slotferry import replies
+from slotferry.address import Address
 from slotferry.discovery import Topology
-from slotferry.endpoints import Address
 from slotferry.link import unfit
 from slotferry.node import Node, raise_for
 from slotferry.replies import number_of

@@ -11,9 +11,9 @@ import threading
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from slotferry.address import Address
 from slotferry.admin import Connector
 from slotferry.discovery import Topology
-from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError
 from slotferry.link import lost
 from slotferry.target_identity import NodeState, look_at

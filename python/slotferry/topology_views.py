@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from slotferry._core import SLOTS
+from slotferry.address import Address
 from slotferry.admin import Connector
 from slotferry.clusters import NodeIds, are_one_cluster, mixed_target
 from slotferry.discovery import Topology, cluster_info, read_topology
-from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError, unexpected
 from slotferry.link import CONNECT_TIMEOUT, REPLY_TIMEOUT, lost
 from slotferry.replies import number_of

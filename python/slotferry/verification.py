@@ -11,11 +11,11 @@ so.
 from __future__ import annotations
 
 from slotferry.cancel import CancelRequest
+from slotferry.differences import Difference
 from slotferry.endpoints import Endpoint
 from slotferry.migration import Migration
-from slotferry.report import Report
+from slotferry.report import Report, VerifyReport
 from slotferry.verify_options import VerifyOptions
-from slotferry.verify_report import Difference, VerifyReport
 from slotferry.verify_session import VerifySession
 
 __all__ = ["Difference", "Verification", "VerifyOptions", "VerifyReport"]

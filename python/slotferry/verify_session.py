@@ -17,6 +17,8 @@ from itertools import islice
 from slotferry import deletion_guard, misplaced, preflight
 from slotferry.cancel import CancelRequest
 from slotferry.control_socket import ControlSocket
+from slotferry.counts import Keys, Totals
+from slotferry.differences import Difference
 from slotferry.endpoints import Endpoint
 from slotferry.errors import OutputError, SlotferryError
 from slotferry.events import Notice, PhaseStarted, RepairPlanned
@@ -30,13 +32,12 @@ from slotferry.preflight.rights import (
     verify_source_probes,
     verify_target_probes,
 )
-from slotferry.report import Keys, Status, Totals
+from slotferry.report import Status, VerifyReport
 from slotferry.resume import check_setup, default_job_name, partitions_by_database
 from slotferry.runner import Emit, EngineDriver, Sides
 from slotferry.session import Session, as_our_error, status_of
 from slotferry.verify_jobs import extra_job, is_verification
 from slotferry.verify_options import VerifyOptions
-from slotferry.verify_report import Difference, VerifyReport
 from slotferry.verify_runner import REPAIRABLE, Repair, SourceRunner, TargetRunner, both_run_ids
 
 _EXAMPLES = 10

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.journal import Advance, Journal, PendingKey, Setup
 from slotferry.local import LocalCluster, LocalServer
-from slotferry.report import FailedKey, Keys, Totals
 from tests.cli.conftest import Invoke
 from tests.command import COMMAND, run
 

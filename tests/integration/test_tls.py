@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from slotferry.access_keeper import AccessKeeper
 from slotferry.admin import Connector
-from slotferry.credentials import AccessKeeper
 from slotferry.endpoints import Endpoint, Tls
 from slotferry.errors import SourceUnfitError
 from slotferry.local import LocalSentinel, LocalServer, LocalServerError, free_port, wait_until

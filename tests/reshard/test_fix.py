@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.endpoints import Address
+from slotferry.address import Address
 from slotferry.local import LocalCluster
 from slotferry.reshard.health import Step, decide
 from slotferry.reshard.members import Cluster, Member

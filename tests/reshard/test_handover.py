@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from slotferry import _core
+from slotferry.address import Address
 from slotferry.admin import Connector
-from slotferry.endpoints import Address, Endpoint
+from slotferry.endpoints import Endpoint
 from slotferry.local import LocalCluster, LocalServer, wait_until
 from slotferry.reshard.care import Care
 from slotferry.reshard.copying import lacking, process_of

@@ -9,7 +9,7 @@ import pytest
 from redis.crc import key_slot
 
 from slotferry import plan_reshard
-from slotferry.endpoints import Address
+from slotferry.address import Address
 from slotferry.errors import RefusedError, TargetLostError, TargetUnfitError, UsageError
 from slotferry.local import LocalCluster, LocalServer
 from slotferry.reshard.members import parse_nodes

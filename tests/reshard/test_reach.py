@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from slotferry import plan_reshard
+from slotferry.address import Address
 from slotferry.addressmap import AddressMap
-from slotferry.endpoints import Address
 from slotferry.errors import TargetUnfitError, UsageError
 from slotferry.local import LocalCluster
 from slotferry.reshard.members import parse_nodes

@@ -13,9 +13,10 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from slotferry.address import Address
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
-from slotferry.endpoints import Address, Endpoint
+from slotferry.endpoints import Endpoint
 from slotferry.errors import TargetLostError, TargetUnfitError
 from slotferry.reshard.atomic import RedisAtomic
 from slotferry.reshard.care import Care, Gate

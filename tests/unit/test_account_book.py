@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from slotferry.account_book import AccountBook
+from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.errors import JournalError
 from slotferry.journal import Advance, Journal, PendingKey, Setup
-from slotferry.report import FailedKey, Keys, Totals
 from slotferry.target_identity import Doubt
 from tests.unit.test_target_identity import A, B
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from slotferry.address import Address
 from slotferry.addressmap import AddressMap
 from slotferry.discovery import parse_cluster_slots
-from slotferry.endpoints import Address
 from slotferry.errors import UsageError
 
 MAP = AddressMap.parse(["10.0.0.7:7000=nat:17000", "10.0.0.8=nat8.example", "[fd00::1]:7000=[::1]:7001"])

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from slotferry.address import Address
 from slotferry.discovery import Topology, TopologyRefresher, parse_cluster_slots
-from slotferry.endpoints import Address
 from slotferry.errors import MixedTargetError, TargetLostError
 
 FULL = Topology(((0, 8191, "a", 1), (8192, 16383, "b", 2)))

@@ -7,6 +7,7 @@ from typing import TextIO
 
 import pytest
 
+from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.display import choose_display, lines, phrases
 from slotferry.display.bar import BarDisplay
 from slotferry.display.base import Display
@@ -25,7 +26,7 @@ from slotferry.events import (
     RunStarted,
     TopologyChanged,
 )
-from slotferry.report import FailedKey, Keys, Report, Totals
+from slotferry.report import Report
 
 SOURCE = "redis://old:6379/0"
 OUTCOMES = "2 pending, 1 failed"

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotferry.endpoints import Address, Endpoint, Service, Tls, read_password_file
+from slotferry.address import Address
+from slotferry.endpoints import Endpoint, Service, Tls, read_password_file
 from slotferry.errors import ExitCode, UsageError
 
 HOSTS = st.one_of(
@@ -261,7 +262,7 @@ def test_a_tls_file_that_is_of_no_use_is_refused(tmp_path: Path, content: bytes 
         file.write_bytes(content)
     endpoint = Endpoint.parse("rediss://h", "source").with_credentials(None, Tls(ca=file))
     with pytest.raises(UsageError, match=says):
-        endpoint.access()
+        endpoint.access((None, None))
 
 
 def test_a_key_that_the_engine_cannot_read_is_a_usage_error(tmp_path: Path) -> None:
@@ -269,8 +270,8 @@ def test_a_key_that_the_engine_cannot_read_is_a_usage_error(tmp_path: Path) -> N
     file.write_text("-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n")
     endpoint = Endpoint.parse("rediss://h", "source").with_credentials(None, Tls(ca=file))
     with pytest.raises(UsageError):
-        endpoint.access()
+        endpoint.access((None, None))
 
 
 def test_access_shows_no_secret() -> None:
-    assert SECRET not in repr(Endpoint.parse(f"redis://u:{SECRET}@h", "source").access())
+    assert SECRET not in repr(Endpoint.parse("redis://h", "source").access(("u", SECRET)))

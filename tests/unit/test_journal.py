@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.errors import JournalError, SourceLostError
 from slotferry.journal import Advance, Journal, Mark, PendingKey, Setup
 from slotferry.journal_file import SCHEMA_VERSION
-from slotferry.report import FailedKey, Keys, Totals
 
 SETUP = Setup("redis://old:6379/0", "redis+cluster://new:7000/0", None, None, "error")
 

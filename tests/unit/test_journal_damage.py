@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from slotferry.cli import main
+from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.errors import JournalError
+from slotferry.history import Happening
 from slotferry.journal import Advance, Journal, Mark, PendingKey, Setup
-from slotferry.report import FailedKey, Keys, Totals
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.plan import Holding, Plan, PlannedNode, Policy, Transfer
-from slotferry.story import Happening
 
 _CASES = 400
 _SETUP = Setup("redis://old:6379/0", "redis+cluster://new:7000/0", "user:*", None, "error")

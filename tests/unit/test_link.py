@@ -16,8 +16,9 @@ import pytest
 import trustme
 
 from slotferry import link
+from slotferry.address import Address
 from slotferry.admin import Connector
-from slotferry.endpoints import Address, Endpoint, Tls
+from slotferry.endpoints import Endpoint, Tls
 from slotferry.errors import SlotferryError, TargetLostError, TargetUnfitError
 from slotferry.reshard.wire import Wire, slot_commands
 from tests.servers.fake import http_peer, mute_peer

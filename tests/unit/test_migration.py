@@ -9,10 +9,11 @@ import pytest
 
 import slotferry
 from slotferry import Migration, Options
+from slotferry.counts import Keys, Totals
 from slotferry.errors import SourceLostError, SourceUnfitError, UsageError
 from slotferry.events import CheckpointSaved, Event, Notice, Progress, RunEnded
 from slotferry.migration import _EventQueue
-from slotferry.report import Keys, Report, Totals
+from slotferry.report import Report
 
 
 @pytest.fixture

@@ -2,8 +2,9 @@
 
 import pytest
 
+from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.errors import SourceLostError
-from slotferry.report import FailedKey, Keys, Report, Status, Totals
+from slotferry.report import Report, Status
 
 
 def make(status: Status, keys: Keys, error: SourceLostError | None = None) -> Report:

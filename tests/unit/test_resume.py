@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.discovery import ServerFacts, SourceFacts
 from slotferry.endpoints import Endpoint
 from slotferry.errors import JobMismatchError
 from slotferry.journal import Advance, Journal, Mark
 from slotferry.options import Options
-from slotferry.report import FailedKey, Keys, Totals
 from slotferry.resume import check_setup, default_job_name, make_setup, prepare_job
 from slotferry.rewrite import AddPrefix
 

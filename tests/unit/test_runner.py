@@ -12,6 +12,7 @@ from slotferry import runner
 from slotferry._core import Job
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
+from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.discovery import ServerFacts, SourceFacts, TargetFacts, Topology
 from slotferry.endpoints import Endpoint
 from slotferry.errors import (
@@ -25,7 +26,6 @@ from slotferry.errors import (
 from slotferry.events import CheckpointSaved, Event, Notice, Progress
 from slotferry.journal import Advance, Journal, Mark, PendingKey, Setup
 from slotferry.options import Options
-from slotferry.report import FailedKey, Keys, Totals
 from slotferry.runner import EngineDriver, Runner, Sides, Work
 from tests.unit.fakes import FakeCheckpoint, FakeCounts, FakeJob
 

@@ -9,8 +9,9 @@ import pytest
 
 from slotferry.errors import JournalError
 from slotferry.events import EngineNews, Notice, TopologyChanged
+from slotferry.history import Happening
 from slotferry.journal import Journal, Setup
-from slotferry.story import Happening, Storyteller
+from slotferry.story import Storyteller
 
 
 @pytest.fixture

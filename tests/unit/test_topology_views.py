@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
+from slotferry.address import Address
 from slotferry.discovery import Topology
-from slotferry.endpoints import Address
 from slotferry.errors import MixedTargetError, SlotferryError, TargetLostError
 from slotferry.topology_views import TopologyViews, View
 

@@ -313,7 +313,7 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
 def _failure_dicts(journal: Journal, record: JobRecord, limit: int) -> Iterator[dict[str, Any]]:
     if is_verification(record):
         from slotferry import misplaced
-        from slotferry.verify_report import Difference
+        from slotferry.differences import Difference
 
         for failure in islice(misplaced.all_differences(journal, record.name), limit):
             yield {"type": "difference", **Difference.of(failure).to_dict()}
@@ -388,8 +388,8 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
 
 def _show_differences(journal: Journal, job: str, limit: int) -> None:
     from slotferry import misplaced
+    from slotferry.differences import Difference
     from slotferry.display.verify_tables import difference_lines
-    from slotferry.verify_report import Difference
 
     found = [Difference.of(failure) for failure in islice(misplaced.all_differences(journal, job), limit)]
     if found:

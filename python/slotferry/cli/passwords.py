@@ -20,7 +20,8 @@ from click.core import ParameterSource
 from slotferry.errors import UsageError
 
 if TYPE_CHECKING:
-    from slotferry.endpoints import Endpoint, Password, Side
+    from slotferry.address import Password, Side
+    from slotferry.endpoints import Endpoint
 
 _STDIN = "slotferry.stdin"
 _WAYS = ("password_file", "password_command")

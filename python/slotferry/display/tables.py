@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
+from slotferry.counts import FailedKey
 from slotferry.display.base import Display
 from slotferry.display.columns import align, cut
 from slotferry.events import DryRunResult, Event, RunEnded, RunStarted
+from slotferry.history import Happening
 from slotferry.journal import PendingKey
-from slotferry.report import FailedKey, Report
-from slotferry.story import Happening
+from slotferry.report import Report
 from slotferry.text import count_of, format_bytes, format_duration, local_time, shorten_key
 
 _OUTCOMES = {
@@ -52,7 +53,7 @@ class ResultTables(Display):
 
 def _ending(report: Report) -> str:
     from slotferry.display.verify_tables import verification_table
-    from slotferry.verify_report import VerifyReport
+    from slotferry.report import VerifyReport
 
     if isinstance(report, VerifyReport):
         return verification_table(report)

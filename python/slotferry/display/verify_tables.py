@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from slotferry.differences import DIFFERENCES, Difference
 from slotferry.display.columns import align, cut
+from slotferry.report import VerifyReport
 from slotferry.text import format_bytes, format_duration, shorten_key
-from slotferry.verify_report import DIFFERENCES, Difference, VerifyReport
 
 # --differences and --json have all of it.
 _KEY_WIDTH, _WIDTH = 40, 60

@@ -16,8 +16,8 @@ from redis.exceptions import ResponseError
 
 from slotferry import replies
 from slotferry._core import key_slot
+from slotferry.address import Address
 from slotferry.admin import Connector
-from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError
 from slotferry.node import CLIENT_NAME, Node
 from slotferry.preflight.commands import (

@@ -16,13 +16,14 @@ from pathlib import Path
 from redis.exceptions import ResponseError
 
 from slotferry._core import key_slots
+from slotferry.address import Password, Side
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.checks import check_skips
 from slotferry.databases import Route, check_routes, plan_routes
 from slotferry.discovery import SourceFacts, TargetFacts, discover_source, discover_target
-from slotferry.endpoints import Endpoint, Password, Side, Tls, parse_endpoint
+from slotferry.endpoints import Endpoint, Tls, parse_endpoint
 from slotferry.errors import OptionError, SlotferryError, UsageError
 from slotferry.hangup import looking, working
 from slotferry.key_choice import KeyChoice

@@ -10,8 +10,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from slotferry._core import SLOTS
+from slotferry.address import Address
 from slotferry.discovery import Topology
-from slotferry.endpoints import Address
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
 from slotferry.preflight.survey import ServerView, Survey
 from slotferry.text import format_bytes, format_duration

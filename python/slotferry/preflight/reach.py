@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from redis.exceptions import ResponseError
 
 from slotferry import replies
+from slotferry.address import Address
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
-from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
 from slotferry.replies import AnnouncedNode

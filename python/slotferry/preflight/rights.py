@@ -16,8 +16,8 @@ from typing import Any
 from redis.exceptions import NoPermissionError, ResponseError
 
 from slotferry import replies
+from slotferry.address import Side
 from slotferry.discovery import ServerFacts
-from slotferry.endpoints import Side
 from slotferry.node import Node
 from slotferry.preflight.rows import Row, error, ok
 

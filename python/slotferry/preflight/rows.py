@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from slotferry.address import Side
 from slotferry.checks import GROUP_OF
-from slotferry.endpoints import Side
 from slotferry.errors import RefusedError, SlotferryError, SourceUnfitError, TargetUnfitError
 from slotferry.redaction import redact
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from redis.exceptions import ResponseError
 
 from slotferry import replies
+from slotferry.address import Address
 from slotferry.admin import Connector
 from slotferry.discovery import SourceFacts, TargetFacts, Topology
-from slotferry.endpoints import Address
 from slotferry.node import Node
 from slotferry.preflight.rights import Command, denied_commands, source_probes, target_probes
 

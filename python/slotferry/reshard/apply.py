@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from slotferry.address import Address
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
 from slotferry.control_socket import ControlSocket
 from slotferry.controls import Controls, Rates, Steering
-from slotferry.endpoints import Address
 from slotferry.errors import RESUME_HINT, MigrationInterrupted, SlotferryError
 from slotferry.hangup import looking
 from slotferry.joblock import JobLock

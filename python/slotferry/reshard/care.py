@@ -16,9 +16,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
+from slotferry.address import Address
 from slotferry.admin import Connector
 from slotferry.cancel import CancelRequest
-from slotferry.endpoints import Address
 from slotferry.errors import OptionError, SlotferryError
 from slotferry.hangup import reason_of
 from slotferry.reshard.window import Window, find_zone

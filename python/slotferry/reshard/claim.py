@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from slotferry import replies
+from slotferry.address import Address
 from slotferry.admin import Connector
-from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError
 from slotferry.link import encode, lost
 from slotferry.reshard.members import Member

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from slotferry import replies
+from slotferry.address import Address
 from slotferry.admin import Connector
-from slotferry.endpoints import Address
 from slotferry.errors import RefusedError, SlotferryError, UsageError
 from slotferry.link import lost, unfit
 from slotferry.reshard.members import Cluster, Member

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 
 from slotferry import replies
 from slotferry._core import SLOTS
+from slotferry.address import Address
 from slotferry.addressmap import AddressMap
 from slotferry.admin import Connector
-from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError, UsageError
 from slotferry.link import lost, unfit
 from slotferry.reshard.wire import Wire, format_ranges, is_error, refused, text_of

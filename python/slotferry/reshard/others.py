@@ -11,8 +11,8 @@ import time
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from slotferry.address import Address
 from slotferry.admin import Connector
-from slotferry.endpoints import Address
 from slotferry.errors import SlotferryError
 from slotferry.reshard.care import Gate
 from slotferry.reshard.members import Cluster, Member

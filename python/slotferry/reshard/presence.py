@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from slotferry import replies
+from slotferry.address import Address
 from slotferry.admin import Connector
-from slotferry.endpoints import Address
 from slotferry.errors import JobLockedError, SlotferryError
 from slotferry.reshard.members import Member
 from slotferry.reshard.wire import Wire, is_error

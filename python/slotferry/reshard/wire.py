@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-from slotferry.admin import Connector, shortest
-from slotferry.endpoints import Address
-from slotferry.link import REPLY_TIMEOUT, command_name, encode, lost, malformed, unfit
+from slotferry.address import Address
+from slotferry.admin import Connector
+from slotferry.link import REPLY_TIMEOUT, command_name, encode, lost, malformed, shortest, unfit
 from slotferry.redaction import redact
 from slotferry.replies import MalformedReplyError, ReplyReader, bare
 
