@@ -44,10 +44,11 @@ lint: lint-python lint-rust ## Run all linters, as CI does.
 
 # stubtest runs in an empty folder, so that the installed module is held to its stub, not the source tree.
 .PHONY: lint-python
-lint-python: ## Ruff, mypy, and the engine held to its stub.
+lint-python: ## Ruff, mypy, the layers of packages, and the engine held to its stub.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	@empty=$$(mktemp -d) && cd "$$empty" && "$(VIRTUAL_ENV)/bin/python" -m mypy.stubtest slotferry._core; code=$$?; rm -rf "$$empty"; exit $$code
 
 .PHONY: lint-rust

@@ -17,7 +17,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from slotferry import redaction
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.servers.kinds import ServerKind, available, on_path_or_embedded
 
 

@@ -10,11 +10,11 @@ from slotferry import errors
 from slotferry._core import __version__, key_slot, key_slots
 
 if TYPE_CHECKING:
-    from slotferry.migration import Keys, Migration, Options, Report
+    from slotferry.api.migration import Keys, Migration, Options, Report
+    from slotferry.api.resharding import Plan, plan_reshard
+    from slotferry.api.verification import Difference, Verification, VerifyOptions, VerifyReport
     from slotferry.preflight.check import CheckOptions, check
     from slotferry.preflight.report import CheckReport
-    from slotferry.resharding import Plan, plan_reshard
-    from slotferry.verification import Difference, Verification, VerifyOptions, VerifyReport
 
 __all__ = [
     "CheckOptions",
@@ -37,12 +37,12 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Keys", "Migration", "Options", "Report"), "slotferry.migration"),
+    **dict.fromkeys(("Keys", "Migration", "Options", "Report"), "slotferry.api.migration"),
     **dict.fromkeys(("CheckOptions", "check"), "slotferry.preflight.check"),
     "CheckReport": "slotferry.preflight.report",
-    **dict.fromkeys(("Plan", "plan_reshard"), "slotferry.resharding"),
+    **dict.fromkeys(("Plan", "plan_reshard"), "slotferry.api.resharding"),
     **dict.fromkeys(
-        ("Difference", "Verification", "VerifyOptions", "VerifyReport"), "slotferry.verification"
+        ("Difference", "Verification", "VerifyOptions", "VerifyReport"), "slotferry.api.verification"
     ),
 }
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.servers.dataset import fill_strings
 from tests.servers.kinds import ServerKind
 from tests.servers.proxy import Proxy, put_behind_proxies

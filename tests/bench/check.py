@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from slotferry.demo import fill
+from slotferry.testing.demo import fill
 from tests.bench.bed import Bed
 from tests.command import run
 from tests.servers.kinds import on_path_or_embedded

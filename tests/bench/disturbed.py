@@ -19,8 +19,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from slotferry import Migration, Options
-from slotferry.events import Progress
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.model.events import Progress
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.servers.dataset import fill_strings
 from tests.servers.kinds import on_path_or_embedded
 from tests.servers.raw import connect

@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from slotferry import plan_reshard
-from slotferry.local import LocalCluster
+from slotferry.testing.servers import LocalCluster
 from tests.command import COMMAND
 from tests.reshard.client import LoadClient, fill_keys, keys_in, open_slots, slots_owned
 from tests.servers.kinds import available, on_path_or_embedded

@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from slotferry.local import LocalServer
+from slotferry.testing.servers import LocalServer
 from tests.bench.bed import Bed
 from tests.command import Running, run
 from tests.servers.kinds import on_path_or_embedded

@@ -12,8 +12,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from slotferry import Migration, Options
-from slotferry.endpoints import Tls
-from slotferry.local import LocalServer, LocalServerError, free_port, wait_until
+from slotferry.net.endpoints import Tls
+from slotferry.testing.servers import LocalServer, LocalServerError, free_port, wait_until
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import COMMAND, Outcome
 from tests.integration.migrating import count_keys
 from tests.servers.compare import assert_equal

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalServer, free_port
+from slotferry.testing.servers import LocalCluster, LocalServer, free_port
 from tests.command import Outcome, run
 from tests.integration.migrating import count_keys
 from tests.servers.kinds import ServerKind

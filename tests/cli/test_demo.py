@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.local import wait_until
+from slotferry.testing.servers import wait_until
 from tests.command import Running, run
 from tests.servers.raw import RawConnection
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.counts import FailedKey, Keys, Totals
-from slotferry.journal import Advance, Journal, PendingKey, Setup
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.jobs.journal.journal import Advance, Journal, PendingKey, Setup
+from slotferry.model.counts import FailedKey, Keys, Totals
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.cli.conftest import Invoke
 from tests.command import COMMAND, run
 

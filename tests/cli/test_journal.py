@@ -6,7 +6,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import run
 from tests.integration.migrating import count_keys
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import run
 from tests.integration.migrating import count_keys
 from tests.servers.dataset import fill_strings

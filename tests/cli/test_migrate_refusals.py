@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalServer, free_port
+from slotferry.testing.servers import LocalCluster, LocalServer, free_port
 from tests.command import Outcome, run
 from tests.integration.migrating import count_keys
 from tests.servers.fake import http_peer, mute_peer

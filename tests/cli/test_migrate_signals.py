@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import Running, run
 from tests.integration.migrating import count_keys
 from tests.servers.compare import assert_equal

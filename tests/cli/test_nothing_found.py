@@ -8,7 +8,7 @@ import pytest
 
 from slotferry import Migration, Options
 from slotferry.errors import ExitCode, UsageError
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import Outcome, run
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import COMMAND, run
 from tests.integration.migrating import count_keys
 

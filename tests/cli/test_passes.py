@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import run
 from tests.servers.compare import assert_equal
 

@@ -17,8 +17,8 @@ import pytest
 
 from slotferry.cli.reshard.jobs_file import load_jobs
 from slotferry.errors import SlotferryError, UsageError
-from slotferry.local import LocalCluster, LocalServer
-from slotferry.password_command import PasswordCommand
+from slotferry.net.password_command import PasswordCommand
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.cli.conftest import Invoke, Result
 from tests.command import COMMAND, run
 from tests.servers.kinds import on_path_or_embedded
@@ -179,7 +179,7 @@ def test_no_shell_takes_the_command_apart(places: Places) -> None:
 )
 def test_a_command_that_gives_no_password(command: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if "0.2" in says:
-        monkeypatch.setattr("slotferry.password_command.TIME_LIMIT", 0.2)
+        monkeypatch.setattr("slotferry.net.password_command.TIME_LIMIT", 0.2)
     with pytest.raises(SlotferryError) as caught:
         PasswordCommand("source", command)()
     assert caught.value.message == f"the source password command {says}"

@@ -9,10 +9,10 @@ import click
 import pytest
 
 from slotferry._core import key_slot
+from slotferry.cli.common.selection import take_rules
 from slotferry.cli.migrate import migrate
-from slotferry.cli.selection import take_rules
-from slotferry.local import LocalCluster, LocalServer
-from slotferry.rewrite import AddPrefix, Rewrite, Rule, StripPrefix
+from slotferry.model.rules import AddPrefix, Rewrite, Rule, StripPrefix
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.cli.conftest import Invoke
 from tests.integration.migrating import count_keys
 

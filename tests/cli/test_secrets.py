@@ -19,7 +19,7 @@ import trustme
 
 from slotferry import Migration, Options
 from slotferry.errors import SlotferryError
-from slotferry.local import LocalCluster, LocalSentinelService, LocalServer, free_port, wait_until
+from slotferry.testing.servers import LocalCluster, LocalSentinelService, LocalServer, free_port, wait_until
 from tests.command import Outcome, Running, run
 from tests.servers.dataset import fill_strings
 from tests.servers.fake import saying_peer

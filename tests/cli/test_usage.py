@@ -13,7 +13,7 @@ import pytest
 
 from slotferry.cli import main
 from slotferry.cli.reshard.plan import cluster_shown
-from slotferry.reshard.plan import Plan, Policy
+from slotferry.reshard.plan.model import Plan, Policy
 from tests.cli.conftest import Invoke
 
 GOOD = ("migrate", "redis://127.0.0.1:1", "redis://127.0.0.1:1")
@@ -178,7 +178,7 @@ def test_an_unexpected_error_asks_for_a_report(
     def fail(_: object) -> None:
         raise ZeroDivisionError("never seen before")
 
-    monkeypatch.setattr("slotferry.journal.Journal.open", fail)
+    monkeypatch.setattr("slotferry.jobs.journal.journal.Journal.open", fail)
     (tmp_path / "journal.db").touch()
     arguments = ("jobs", "list", "--journal", str(tmp_path / "journal.db"))
     result = invoke(*arguments)
@@ -258,7 +258,7 @@ def test_resharding_needs_no_client_library() -> None:
 import importlib, pkgutil, sys
 import slotferry.cli.reshard, slotferry.reshard
 for package in (slotferry.cli.reshard, slotferry.reshard):
-    for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
 print(sorted({"redis", "asyncio", "ssl"} & sys.modules.keys()))
 """
@@ -271,7 +271,7 @@ def test_carrying_a_plan_out_imports_no_more_than_it_needs(tmp_path: Path) -> No
 import sys
 from slotferry.cli import main
 main(sys.argv[1:])
-ours = ("discovery", "events", "options", "report", "rewrite", "sentinel")
+ours = ("topology.discovery", "model.events", "jobs.options", "model.report", "model.rules")
 print(sorted({"tomllib", "zoneinfo", "tqdm", *(f"slotferry.{name}" for name in ours)} & sys.modules.keys()))
 """
     plan = tmp_path / "plan.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.cli.conftest import Invoke
 from tests.command import run
 

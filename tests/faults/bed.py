@@ -15,9 +15,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from slotferry.control_socket import ask, live_status
 from slotferry.errors import SlotferryError
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.jobs.control_socket import ask, live_status
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import Outcome, Running, run
 from tests.faults.writer import Writer
 from tests.servers.dataset import fill

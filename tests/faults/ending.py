@@ -13,7 +13,7 @@ from typing import Any
 
 from redis.crc import key_slot
 
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.servers.compare import Comparison, compare
 from tests.servers.raw import RawConnection, connect
 

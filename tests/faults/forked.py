@@ -97,7 +97,7 @@ def _serve(reply_timeout: float) -> None:
     import pkgutil
     import resource
 
-    link = importlib.import_module("slotferry.link")
+    link = importlib.import_module("slotferry.net.link")
     # A silent server costs 10 s else: the same path, sooner.
     link.REPLY_TIMEOUT = link.CONNECT_TIMEOUT = reply_timeout  # type: ignore[attr-defined]
     package = importlib.import_module("slotferry")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from slotferry.errors import ExitCode
-from slotferry.local import LocalServer
+from slotferry.testing.servers import LocalServer
 from tests.faults.forked import Ended
 from tests.faults.hostile_bed import MOVED_SLOTS, Bed, Holding, unlike
 from tests.faults.hostile_cases import Case

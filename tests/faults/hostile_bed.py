@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from slotferry import plan_reshard
-from slotferry.local import LocalCluster, LocalServer
-from slotferry.reshard.plan import Plan
+from slotferry.reshard.plan.model import Plan
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.faults.forked import ForkingCommand
 from tests.reshard.client import tags
 from tests.servers.forger import Forger

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from slotferry import Migration, Options, Report
-from slotferry.local import LocalCluster, LocalSentinelService, LocalServer, wait_until
+from slotferry.testing.servers import LocalCluster, LocalSentinelService, LocalServer, wait_until
 from tests.integration.migrating import count_keys
 from tests.servers.proxy import Proxy
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from slotferry import Migration, Options
-from slotferry.events import Event, Notice
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.model.events import Event, Notice
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.faults.paused import Paused, paused_migration
 from tests.integration.migrating import count_keys, migrate
 from tests.servers.compare import assert_equal

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from slotferry import Migration, Options, Report
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.faults.paused import Paused, paused_migration
 from tests.faults.test_slots_moving import Reshard
 from tests.integration.migrating import count_keys

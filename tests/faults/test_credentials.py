@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from slotferry import Migration, Options
-from slotferry.credentials import PasswordFile
 from slotferry.errors import SlotferryError, SourceUnfitError, TargetUnfitError
-from slotferry.events import EngineNews
-from slotferry.local import LocalCluster, LocalServer, wait_until
-from slotferry.password_command import PasswordCommand
+from slotferry.model.events import EngineNews
+from slotferry.net.credentials import PasswordFile
+from slotferry.net.password_command import PasswordCommand
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.faults.paused import paused_migration
 from tests.servers.compare import assert_equal
 from tests.servers.dataset import fill_strings

@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import Running, run
 from tests.integration.migrating import count_keys
 from tests.servers.compare import assert_equal

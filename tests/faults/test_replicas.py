@@ -11,8 +11,8 @@ import pytest
 
 from slotferry import Migration, Options
 from slotferry.errors import JobMismatchError, TargetLostError, TargetUnfitError
-from slotferry.events import Event, Notice, Progress
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.model.events import Event, Notice, Progress
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.faults.paused import paused_migration
 from tests.integration.migrating import count_keys, migrate
 from tests.servers.compare import assert_equal

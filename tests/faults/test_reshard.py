@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import Outcome, Running, run
 from tests.reshard.broken import half_moved
 from tests.reshard.client import LoadClient, fill_keys, keys_in, open_slots, slots_owned

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import Outcome, Running, run
 from tests.reshard.client import LoadClient, fill_keys, keys_in, open_slots, slots_owned
 from tests.reshard.moving import assert_clean

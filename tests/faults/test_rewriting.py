@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from slotferry import Migration, Options
-from slotferry.local import LocalCluster, LocalServer
-from slotferry.rewrite import Rewrite
+from slotferry.model.rules import Rewrite
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import count_keys
 from tests.servers.kinds import ServerKind
 from tests.servers.proxy import Proxy, put_behind_proxies

@@ -7,9 +7,10 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from slotferry import Migration, Report, sentinel
-from slotferry.events import Event, Notice
-from slotferry.local import LocalCluster, LocalSentinelService, LocalServer, wait_until
+from slotferry import Migration, Report
+from slotferry.model.events import Event, Notice
+from slotferry.testing.servers import LocalCluster, LocalSentinelService, LocalServer, wait_until
+from slotferry.topology import sentinel
 from tests.faults.paused import Paused, paused_migration
 from tests.servers.compare import assert_equal
 from tests.servers.dataset import fill_strings

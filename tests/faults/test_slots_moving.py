@@ -9,7 +9,7 @@ import pytest
 from redis.crc import key_slot
 
 from slotferry import Report
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.faults.paused import paused_migration
 from tests.integration.migrating import count_keys, migrate
 from tests.servers.compare import assert_equal

@@ -9,8 +9,8 @@ import pytest
 
 from slotferry import Migration
 from slotferry.errors import SourceLostError
-from slotferry.events import Notice
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.model.events import Notice
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.faults.paused import paused_migration
 from tests.integration.migrating import count_keys, migrate
 from tests.servers.compare import assert_equal

@@ -10,7 +10,7 @@ from typing import cast
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalSentinelService, wait_until
+from slotferry.testing.servers import LocalCluster, LocalSentinelService, wait_until
 from tests.command import Running, run
 from tests.faults.test_slots_moving import Reshard
 from tests.servers.compare import assert_equal

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from redis.crc import key_slot
 
-from slotferry.local import LocalSentinelService, LocalServer, wait_until
+from slotferry.testing.servers import LocalSentinelService, LocalServer, wait_until
 from tests.faults.bed import DURABLE, QUICK, Bed
 from tests.faults.clock import SteppedClock
 from tests.faults.ending import check_ending

@@ -8,8 +8,8 @@ import pytest
 
 from slotferry import Migration, Options
 from slotferry.errors import TargetLostError
-from slotferry.events import Progress, RunEnded
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.model.events import Progress, RunEnded
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.faults.paused import paused_migration
 from tests.integration.migrating import count_keys, migrate
 from tests.servers.compare import assert_equal

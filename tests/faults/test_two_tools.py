@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from slotferry import plan_reshard
-from slotferry.local import LocalCluster
+from slotferry.testing.servers import LocalCluster
 from tests.command import COMMAND, run
 from tests.reshard.broken import node_id
 from tests.reshard.client import slots_owned

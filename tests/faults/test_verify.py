@@ -11,8 +11,8 @@ import pytest
 from redis.crc import key_slot
 
 from slotferry import Verification, VerifyOptions
-from slotferry.events import PhaseStarted, Progress
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.model.events import PhaseStarted, Progress
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import Running, run
 from tests.faults.clock import SteppedClock
 from tests.faults.test_slots_moving import Reshard, _owner

@@ -11,7 +11,7 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 
-from slotferry.local import LocalServer
+from slotferry.testing.servers import LocalServer
 from tests.servers.raw import RawConnection, connect, encode
 
 _PACE = 0.01

@@ -13,10 +13,10 @@ from typing import Any
 from redis.exceptions import RedisError
 
 from slotferry._core import Access, Event, FollowProgress, FollowSettings, Job
-from slotferry.admin import Connector
-from slotferry.discovery import discover_source, discover_target
-from slotferry.endpoints import Endpoint
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.net.connector import Connector
+from slotferry.net.endpoints import Endpoint
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
+from slotferry.topology.discovery import discover_source, discover_target
 
 _PARTITIONS = 4
 _CLEAN_SECONDS = 60.0

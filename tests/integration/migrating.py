@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from slotferry import Migration, Options, Report
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 
 
 def migrate(source: LocalServer, cluster: LocalCluster, **options: Any) -> Report:

@@ -10,8 +10,8 @@ import pytest
 
 from slotferry import Migration
 from slotferry.errors import ExitCode, JobMismatchError, UsageError
-from slotferry.events import CheckpointSaved, Notice, Progress, RunEnded, RunStarted
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.model.events import CheckpointSaved, Notice, Progress, RunEnded, RunStarted
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import count_keys, migrate
 from tests.servers.dataset import fill_strings
 from tests.servers.raw import connect

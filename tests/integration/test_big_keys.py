@@ -9,9 +9,9 @@ import pytest
 
 from slotferry import Migration, Options
 from slotferry.errors import TargetLostError
-from slotferry.events import EngineNews, Progress
-from slotferry.local import LocalCluster, LocalServer, wait_until
-from slotferry.rdb_versions import KNOWN_VERSIONS
+from slotferry.model.events import EngineNews, Progress
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
+from slotferry.topology.rdb_versions import KNOWN_VERSIONS
 from tests.command import Running, run
 from tests.integration.migrating import migrate
 from tests.servers.compare import assert_equal

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import Running, run
 from tests.integration.migrating import migrate
 from tests.integration.test_big_keys import _built, _fill_hash, _temporaries

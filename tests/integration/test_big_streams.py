@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from slotferry import Migration, Options
-from slotferry.events import EngineNews
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.model.events import EngineNews
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.test_big_keys import _temporaries
 from tests.servers.compare import meanings
 from tests.servers.kinds import available

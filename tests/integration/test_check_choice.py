@@ -13,8 +13,8 @@ from slotferry.cli import check as check_command
 from slotferry.cli.check import check as command
 from slotferry.cli.migrate import migrate
 from slotferry.errors import UsageError
-from slotferry.local import LocalCluster, LocalServer
-from slotferry.rewrite import AddPrefix
+from slotferry.model.rules import AddPrefix
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.servers.raw import connect, encode
 
 _CHOOSING = (

@@ -12,13 +12,13 @@ import pytest
 
 import slotferry
 from slotferry import CheckOptions, CheckReport, VerifyOptions
-from slotferry.admin import Connector
-from slotferry.endpoints import Endpoint
-from slotferry.local import LocalCluster, LocalServer, wait_until
-from slotferry.preflight.commands import CommandTable, local_keys
-from slotferry.preflight.crossslot import CommandUse
-from slotferry.preflight.monitor import MonitorRefusedError, Observed, Watch, parse_line
-from slotferry.rewrite import load_rules
+from slotferry.model.rules import load_rules
+from slotferry.net.connector import Connector
+from slotferry.net.endpoints import Endpoint
+from slotferry.preflight.application.commands import CommandTable, local_keys
+from slotferry.preflight.application.crossslot import CommandUse
+from slotferry.preflight.application.monitor import MonitorRefusedError, Observed, Watch, parse_line
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import Running, run
 from tests.servers.kinds import ServerKind
 from tests.servers.raw import RawConnection, ServerError, connect, encode

@@ -10,8 +10,8 @@ import pytest
 import slotferry
 from slotferry import CheckOptions, CheckReport, key_slot
 from slotferry.errors import TargetUnfitError
-from slotferry.local import LocalCluster, LocalServer, wait_until
 from slotferry.preflight.rows import Row
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.integration.migrating import count_keys, migrate
 from tests.servers.kinds import ServerKind
 from tests.servers.raw import connect, encode

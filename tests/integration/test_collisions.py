@@ -10,10 +10,10 @@ import redis
 
 from slotferry import Migration, Options
 from slotferry.errors import RefusedError, SourceUnfitError, TargetUnfitError
-from slotferry.events import Notice
-from slotferry.journal import Journal
-from slotferry.local import LocalCluster, LocalServer
-from slotferry.rewrite import AddPrefix, Rewrite, StripPrefix
+from slotferry.jobs.journal.journal import Journal
+from slotferry.model.events import Notice
+from slotferry.model.rules import AddPrefix, Rewrite, StripPrefix
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import count_keys, migrate
 from tests.servers.kinds import ServerKind, available
 

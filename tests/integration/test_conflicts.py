@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import migrate
 from tests.servers.kinds import available
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from slotferry import Migration, Options, Report
-from slotferry.events import Progress, RunEnded
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.model.events import Progress, RunEnded
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import run
 from tests.integration.migrating import migrate
 from tests.servers.compare import assert_equal

@@ -14,7 +14,7 @@ import pytest
 
 from slotferry import Verification, VerifyOptions
 from slotferry.errors import RefusedError
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import COMMAND, run
 from tests.integration.migrating import count_keys, migrate
 from tests.servers.dataset import fill_strings

@@ -9,7 +9,7 @@ import pytest
 
 from slotferry import Migration, Options
 from slotferry.errors import SourceUnfitError, TargetUnfitError
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import count_keys
 from tests.servers.kinds import ServerKind, available
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from slotferry import Migration, Options
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import count_keys, migrate
 
 

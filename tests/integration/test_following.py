@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from slotferry._core import Access, EngineError, FollowSettings, key_slot
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.integration.following import Following, Writer
 from tests.servers.compare import assert_equal
 from tests.servers.kinds import available

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from slotferry import Migration, Verification, VerifyOptions
-from slotferry.cancel import CancelRequest
 from slotferry.errors import ExitCode, MigrationInterrupted
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.jobs.cancel import CancelRequest
 from slotferry.preflight.check import CheckOptions, check
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import Running
 from tests.integration.test_odd_replies import Sides
 from tests.servers.forger import Arguments, Forge, Forgery

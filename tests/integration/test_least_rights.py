@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalSentinelService, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalSentinelService, LocalServer
 from tests.command import Outcome, run
 from tests.servers.dataset import fill
 from tests.servers.kinds import ServerKind, available

@@ -11,12 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalSentinelService, LocalServer, LocalServerError, wait_until
+from slotferry.testing.servers import (
+    LocalCluster,
+    LocalSentinelService,
+    LocalServer,
+    LocalServerError,
+    wait_until,
+)
 from tests.servers.kinds import ServerKind, available
 
 _PARENT = """
 import sys, time
-from slotferry.local import LocalServer
+from slotferry.testing.servers import LocalServer
 server = LocalServer(sys.argv[1])
 server.start()
 print(server.pid, server.directory, flush=True)

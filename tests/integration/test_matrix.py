@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from slotferry import Verification, VerifyOptions
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import migrate
 from tests.servers.compare import assert_equal
 from tests.servers.dataset import fill

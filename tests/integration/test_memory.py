@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import COMMAND
 from tests.integration.migrating import migrate
 from tests.servers.compare import assert_equal

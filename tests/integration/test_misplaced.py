@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from slotferry import key_slot
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import Outcome, run
 from tests.integration.migrating import migrate
 from tests.reshard.broken import half_moved, node_id, put_astray, setslot

@@ -9,8 +9,8 @@ import pytest
 
 from slotferry import Migration, Options
 from slotferry.errors import ExitCode, SlotferryError
-from slotferry.local import LocalCluster, LocalServer
 from slotferry.preflight.check import CheckOptions, check
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import count_keys
 from tests.servers.forger import Forge, Forger, answering
 

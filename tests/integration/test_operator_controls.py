@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from typing import Any
 
 from slotferry import Migration, Options
-from slotferry.events import Progress
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.model.events import Progress
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import Running, run
 from tests.integration.migrating import count_keys, migrate
 from tests.servers.compare import assert_equal

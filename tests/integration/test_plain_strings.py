@@ -7,7 +7,7 @@ import random
 import pytest
 
 from slotferry import Migration, Options
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import migrate
 from tests.servers.compare import assert_equal
 from tests.servers.kinds import available

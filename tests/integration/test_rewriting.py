@@ -10,11 +10,11 @@ import pytest
 
 from slotferry import Migration, Options
 from slotferry._core import key_slot
+from slotferry.api.verification import Verification, VerifyOptions
 from slotferry.errors import SlotferryError, SourceUnfitError, TargetUnfitError
-from slotferry.journal import Journal
-from slotferry.local import LocalCluster, LocalServer
-from slotferry.rewrite import AddPrefix, Rewrite, StripPrefix
-from slotferry.verification import Verification, VerifyOptions
+from slotferry.jobs.journal.journal import Journal
+from slotferry.model.rules import AddPrefix, Rewrite, StripPrefix
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import count_keys, migrate
 from tests.servers.kinds import embedded
 

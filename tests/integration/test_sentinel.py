@@ -10,8 +10,8 @@ import pytest
 import slotferry
 from slotferry import CheckOptions, Migration, Options, Report
 from slotferry.errors import ExitCode, SlotferryError, SourceLostError, SourceUnfitError
-from slotferry.events import Notice, RunStarted
-from slotferry.local import (
+from slotferry.model.events import Notice, RunStarted
+from slotferry.testing.servers import (
     LocalCluster,
     LocalSentinel,
     LocalSentinelService,

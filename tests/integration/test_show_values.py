@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from slotferry.text import show_key
 from tests.command import run
 

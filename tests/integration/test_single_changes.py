@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slotferry import Verification, VerifyOptions
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.integration.migrating import migrate
 from tests.integration.test_verify_values import Command, _at_owner, _open
 from tests.servers.kinds import available

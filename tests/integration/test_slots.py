@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from slotferry import key_slot, key_slots
-from slotferry.local import LocalCluster
+from slotferry.testing.servers import LocalCluster
 from tests.servers.dataset import ODD_KEYS
 from tests.servers.raw import connect, encode
 

@@ -8,7 +8,7 @@ import pytest
 
 from slotferry import Migration, key_slot
 from slotferry.errors import SlotferryError, SourceLostError, SourceUnfitError
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import count_keys
 from tests.integration.test_odd_replies import Sides
 from tests.servers.forger import Forge, Forgery, answering

@@ -7,7 +7,7 @@ import socket
 import pytest
 
 from slotferry._core import stream_keys
-from slotferry.local import LocalServer
+from slotferry.testing.servers import LocalServer
 from tests.servers.raw import RawConnection, encode
 
 ALL_KINDS = ("redis-6.2", "redis-7.0", "redis-8.0", "redis-8.6", "valkey-8.0", "valkey-8.1", "valkey-9.1")

@@ -15,7 +15,7 @@ import pytest
 from slotferry import Migration, Options, Verification, VerifyOptions
 from slotferry._core import key_slot
 from slotferry.errors import SlotferryError, SourceUnfitError, TargetLostError, TargetUnfitError
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.faults.paused import Paused, paused_migration
 from tests.faults.test_slots_moving import Reshard
 from tests.integration.migrating import count_keys

@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from slotferry import Report
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import count_keys, migrate
 from tests.integration.test_big_keys import _temporaries
 from tests.servers.compare import assert_equal

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import trustme
 
-from slotferry.access_keeper import AccessKeeper
-from slotferry.admin import Connector
-from slotferry.endpoints import Endpoint, Tls
 from slotferry.errors import SourceUnfitError
-from slotferry.local import LocalSentinel, LocalServer, LocalServerError, free_port, wait_until
+from slotferry.net.access_keeper import AccessKeeper
+from slotferry.net.connector import Connector
+from slotferry.net.endpoints import Endpoint, Tls
+from slotferry.testing.servers import LocalSentinel, LocalServer, LocalServerError, free_port, wait_until
 from tests.command import run
 from tests.servers.kinds import available
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from slotferry import Migration
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import migrate
 from tests.servers.compare import assert_equal
 from tests.servers.kinds import available

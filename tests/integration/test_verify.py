@@ -15,9 +15,9 @@ import pytest
 
 from slotferry import Migration, Options, Verification, VerifyOptions, VerifyReport
 from slotferry.errors import JobMismatchError, TargetUnfitError
-from slotferry.events import PhaseStarted, Progress
-from slotferry.local import LocalCluster, LocalServer
-from slotferry.rewrite import Rewrite
+from slotferry.model.events import PhaseStarted, Progress
+from slotferry.model.rules import Rewrite
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import migrate
 from tests.servers.dataset import fill, fill_strings
 from tests.servers.kinds import available

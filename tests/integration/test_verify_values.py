@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from slotferry import Verification, VerifyOptions
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.servers.kinds import available, embedded
 from tests.servers.raw import RawConnection, connect, encode
 

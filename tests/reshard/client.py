@@ -14,7 +14,7 @@ from typing import Any
 
 from redis.crc import key_slot
 
-from slotferry.local import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.servers.raw import chunked, connect, encode
 
 _LOAD = Path(__file__).with_name("load.py")

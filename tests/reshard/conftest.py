@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from slotferry.local import LocalCluster
+from slotferry.testing.servers import LocalCluster
 from tests.reshard.client import fill_keys, keys_in
 from tests.reshard.moving import MOVING
 from tests.servers.kinds import available

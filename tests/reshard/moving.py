@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from slotferry import plan_reshard
-from slotferry.local import LocalCluster
-from slotferry.resharding import Plan
+from slotferry.api.resharding import Plan
+from slotferry.testing.servers import LocalCluster
 from tests.reshard.client import open_slots, slots_owned
 from tests.servers.raw import connect as raw
 

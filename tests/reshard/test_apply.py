@@ -11,23 +11,23 @@ from typing import Any
 import pytest
 
 from slotferry import plan_reshard
-from slotferry.cancel import CancelRequest
+from slotferry.api.resharding import connect
 from slotferry.errors import JobLockedError, RefusedError, TargetLostError, TargetUnfitError
-from slotferry.link import encode
-from slotferry.local import LocalCluster, LocalServer
-from slotferry.reshard import copying
+from slotferry.jobs.cancel import CancelRequest
+from slotferry.net.link import encode
 from slotferry.reshard.apply import apply_plan
 from slotferry.reshard.care import Care, Gate
-from slotferry.reshard.claim import Claim
-from slotferry.reshard.cluster_lock import cluster_lock
-from slotferry.reshard.conflicts import ConflictFile
-from slotferry.reshard.copying import SlotCopier
-from slotferry.reshard.members import Cluster, Member, read_cluster
-from slotferry.reshard.methods import Pair
+from slotferry.reshard.cluster.lock import cluster_lock
+from slotferry.reshard.cluster.members import Cluster, Member, read_cluster
+from slotferry.reshard.cluster.methods import Pair
+from slotferry.reshard.cluster.wire import Wire
+from slotferry.reshard.move import copying
+from slotferry.reshard.move.claim import Claim
+from slotferry.reshard.move.conflicts import ConflictFile
+from slotferry.reshard.move.copying import SlotCopier
+from slotferry.reshard.move.setslot import SetslotMigrate
 from slotferry.reshard.options import Options
-from slotferry.reshard.setslot import SetslotMigrate
-from slotferry.reshard.wire import Wire
-from slotferry.resharding import connect
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import run
 from tests.reshard.client import LoadClient, fill_keys, keys_in, open_slots, slots_owned
 from tests.reshard.moving import MOVING, assert_clean, plan_away

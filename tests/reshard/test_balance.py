@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slotferry._core import SLOTS
-from slotferry.reshard.balance import Balance, balance
-from slotferry.reshard.wire import format_ranges, parse_ranges, ranges_of
+from slotferry.reshard.cluster.wire import format_ranges, parse_ranges, ranges_of
+from slotferry.reshard.plan.balance import Balance, balance
 
 
 def even(nodes: str, slots: int = SLOTS) -> list[str | None]:

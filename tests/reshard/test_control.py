@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from slotferry.cancel import CancelRequest
-from slotferry.controls import Controls, Rates
 from slotferry.errors import UsageError
-from slotferry.local import LocalCluster, wait_until
-from slotferry.notices import Event, Notice
+from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.controls import Controls, Rates
+from slotferry.model.notices import Event, Notice
 from slotferry.reshard import Care, Control
 from slotferry.reshard.events import ReshardProgress
+from slotferry.testing.servers import LocalCluster, wait_until
 from tests.reshard.client import open_slots, slots_owned
 from tests.reshard.moving import MOVING, assert_clean, plan_away
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from slotferry import _core
-from slotferry.local import LocalCluster, wait_until
+from slotferry.testing.servers import LocalCluster, wait_until
 from tests.reshard.changes import CHANGES, OTHERWISE, PREPARED, Change, changes, writing_commands
 from tests.reshard.client import tags
 from tests.reshard.moving import MOVING, assert_clean, plan_away

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.address import Address
-from slotferry.local import LocalCluster
-from slotferry.reshard.health import Step, decide
-from slotferry.reshard.members import Cluster, Member
+from slotferry.model.address import Address
+from slotferry.reshard.cluster.members import Cluster, Member
+from slotferry.reshard.repair.health import Step, decide
+from slotferry.testing.servers import LocalCluster
 from tests.command import run
 from tests.reshard.broken import half_moved, leave_ownerless, node_id, put_astray, setslot
 from tests.reshard.client import fill_keys, keys_in, open_slots, slots_owned

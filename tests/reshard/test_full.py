@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from slotferry import plan_reshard
-from slotferry.events import Notice
-from slotferry.local import LocalCluster, LocalServer
-from slotferry.resharding import Plan
+from slotferry.api.resharding import Plan
+from slotferry.model.events import Notice
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import run
 from tests.reshard.client import LoadClient, fill_keys, keys_in, open_slots, slots_owned
 from tests.reshard.moving import MOVING, assert_clean

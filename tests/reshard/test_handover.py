@@ -14,17 +14,17 @@ from typing import Any
 import pytest
 
 from slotferry import _core
-from slotferry.address import Address
-from slotferry.admin import Connector
-from slotferry.endpoints import Endpoint
-from slotferry.local import LocalCluster, LocalServer, wait_until
+from slotferry.api.resharding import Plan
+from slotferry.api.resharding import connect as connect_to
+from slotferry.model.address import Address
+from slotferry.net.connector import Connector
+from slotferry.net.endpoints import Endpoint
 from slotferry.reshard.care import Care
-from slotferry.reshard.copying import lacking, process_of
+from slotferry.reshard.cluster.members import read_cluster
+from slotferry.reshard.cluster.wire import Wire
 from slotferry.reshard.journal import ReshardJournal
-from slotferry.reshard.members import read_cluster
-from slotferry.reshard.wire import Wire
-from slotferry.resharding import Plan
-from slotferry.resharding import connect as connect_to
+from slotferry.reshard.move.copying import lacking, process_of
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import run
 from tests.reshard.broken import half_moved, node_id, setslot
 from tests.reshard.client import fill_keys, keys_in, open_slots, slots_owned

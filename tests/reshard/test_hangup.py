@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.local import LocalCluster
+from slotferry.testing.servers import LocalCluster
 from tests.command import Outcome, Running, run
 from tests.reshard.broken import half_moved, node_id, setslot
 from tests.reshard.client import open_slots, slots_owned

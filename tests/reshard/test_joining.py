@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from slotferry import plan_reshard
+from slotferry.api.resharding import Plan
 from slotferry.errors import RefusedError, SlotferryError, UsageError
-from slotferry.local import LocalCluster, LocalServer
 from slotferry.reshard.care import Care
-from slotferry.resharding import Plan
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import run
 from tests.reshard.client import slots_owned
 from tests.reshard.moving import MOVING

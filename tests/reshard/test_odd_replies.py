@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from slotferry.cli import main
-from slotferry.local import LocalCluster
+from slotferry.testing.servers import LocalCluster
 from tests.integration.test_odd_replies import ODD, ODD_SLOTS
 from tests.reshard.broken import half_moved, put_astray
 from tests.reshard.client import fill_keys, keys_in

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from slotferry.job_names import default_journal_path
-from slotferry.joblock import JobLock
-from slotferry.local import LocalCluster, wait_until
+from slotferry.jobs.lock import JobLock
+from slotferry.jobs.names import default_journal_path
 from slotferry.reshard.journal import ReshardJournal
+from slotferry.testing.servers import LocalCluster, wait_until
 from tests.command import Running, run
 from tests.reshard.client import LoadClient, keys_in, open_slots, slots_owned
 from tests.reshard.moving import MOVING, assert_clean, plan_away

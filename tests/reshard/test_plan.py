@@ -9,11 +9,11 @@ import pytest
 from redis.crc import key_slot
 
 from slotferry import plan_reshard
-from slotferry.address import Address
+from slotferry.api.resharding import Plan
 from slotferry.errors import RefusedError, TargetLostError, TargetUnfitError, UsageError
-from slotferry.local import LocalCluster, LocalServer
-from slotferry.reshard.members import parse_nodes
-from slotferry.resharding import Plan
+from slotferry.model.address import Address
+from slotferry.reshard.cluster.members import parse_nodes
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import run
 from tests.servers.raw import chunked, connect, encode
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from slotferry import plan_reshard
-from slotferry.address import Address
-from slotferry.addressmap import AddressMap
+from slotferry.api.resharding import connect as connector_of
 from slotferry.errors import TargetUnfitError, UsageError
-from slotferry.local import LocalCluster
-from slotferry.reshard.members import parse_nodes
-from slotferry.resharding import connect as connector_of
+from slotferry.model.address import Address
+from slotferry.net.address_map import AddressMap
+from slotferry.reshard.cluster.members import parse_nodes
+from slotferry.testing.servers import LocalCluster
 from tests.command import run
 from tests.reshard.broken import half_moved
 from tests.reshard.moving import MOVING, assert_clean

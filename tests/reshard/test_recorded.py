@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from slotferry.job_names import default_journal_path
-from slotferry.local import LocalCluster, LocalServer
-from slotferry.reshard.cluster_lock import cluster_lock
+from slotferry.api.resharding import connect
+from slotferry.jobs.names import default_journal_path
+from slotferry.reshard.cluster.lock import cluster_lock
+from slotferry.reshard.cluster.members import read_cluster
 from slotferry.reshard.journal import ReshardJournal
-from slotferry.reshard.members import read_cluster
-from slotferry.resharding import connect
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import run
 from tests.reshard.moving import plan_away
 

@@ -13,15 +13,15 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from slotferry.address import Address
-from slotferry.admin import Connector
-from slotferry.cancel import CancelRequest
-from slotferry.endpoints import Endpoint
 from slotferry.errors import TargetLostError, TargetUnfitError
-from slotferry.reshard.atomic import RedisAtomic
+from slotferry.jobs.cancel import CancelRequest
+from slotferry.model.address import Address
+from slotferry.net.connector import Connector
+from slotferry.net.endpoints import Endpoint
 from slotferry.reshard.care import Care, Gate
-from slotferry.reshard.members import Member
-from slotferry.reshard.methods import Pair, choose_method
+from slotferry.reshard.cluster.members import Member
+from slotferry.reshard.cluster.methods import Pair, choose_method
+from slotferry.reshard.move.atomic import RedisAtomic
 
 Answer = Callable[[list[str]], bytes]
 SOURCE, TARGET = "a" * 40, "b" * 40

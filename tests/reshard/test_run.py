@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.local import LocalCluster, wait_until
+from slotferry.testing.servers import LocalCluster, wait_until
 from tests.command import Running, run
 from tests.reshard.client import open_slots
 from tests.reshard.moving import MOVING, assert_clean

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.local import LocalCluster, wait_until
+from slotferry.testing.servers import LocalCluster, wait_until
 from tests.command import Running, run
 from tests.reshard.broken import half_moved, node_id, setslot
 from tests.reshard.client import keys_in, open_slots, slots_owned

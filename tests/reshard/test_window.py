@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.cancel import CancelRequest
 from slotferry.errors import UsageError
+from slotferry.jobs.cancel import CancelRequest
 from slotferry.reshard.care import Care, Condition, Gate
 from slotferry.reshard.window import Window, find_zone
 

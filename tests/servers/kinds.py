@@ -15,7 +15,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from slotferry.local import LocalServerError, embedded_binary
+from slotferry.testing.servers import LocalServerError, embedded_binary
 from tests.servers.fetch import fetched
 
 _VALKEY_RDB = 80

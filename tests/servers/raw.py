@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
-from slotferry.local import LocalServer
+from slotferry.testing.servers import LocalServer
 
 _RECEIVE = 1 << 18
 _CHUNK_BYTES = 4 << 20

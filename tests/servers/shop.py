@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from slotferry.local import LocalServer
+from slotferry.testing.servers import LocalServer
 from tests.servers.raw import connect, encode
 
 CHECKOUT = "local n = redis.call('LLEN', KEYS[1]) redis.call('HSET', KEYS[2], 'bought', n) return n"

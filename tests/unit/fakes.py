@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from slotferry._core import Job
-from slotferry.counts import FailedKey
-from slotferry.journal import Mark, PendingKey
+from slotferry.jobs.journal.journal import Mark, PendingKey
+from slotferry.model.counts import FailedKey
 
 
 @dataclass

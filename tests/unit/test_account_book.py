@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.account_book import AccountBook
-from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.errors import JournalError
-from slotferry.journal import Advance, Journal, PendingKey, Setup
-from slotferry.target_identity import Doubt
+from slotferry.jobs.journal.journal import Advance, Journal, PendingKey, Setup
+from slotferry.migrate.account_book import AccountBook
+from slotferry.model.counts import FailedKey, Keys, Totals
+from slotferry.topology.identity import Doubt
 from tests.unit.test_target_identity import A, B
 
 DOUBT = Doubt("emptied", "n1:7000", ((0, 99), (200, 200)), "n1:7000 was emptied")

@@ -2,10 +2,10 @@
 
 import pytest
 
-from slotferry.address import Address
-from slotferry.addressmap import AddressMap
-from slotferry.discovery import parse_cluster_slots
 from slotferry.errors import UsageError
+from slotferry.model.address import Address
+from slotferry.net.address_map import AddressMap
+from slotferry.topology.discovery import parse_cluster_slots
 
 MAP = AddressMap.parse(["10.0.0.7:7000=nat:17000", "10.0.0.8=nat8.example", "[fd00::1]:7000=[::1]:7001"])
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotferry import key_slot
-from slotferry.preflight.application import Application, slow_entries
-from slotferry.preflight.commands import (
+from slotferry.model.rules import Rewrite, as_bytes
+from slotferry.preflight.application.analysis import Application, slow_entries
+from slotferry.preflight.application.commands import (
     CommandTable,
     KeyFinder,
     local_keys,
@@ -18,11 +19,10 @@ from slotferry.preflight.commands import (
     parse_command_stats,
     unseen_several,
 )
-from slotferry.preflight.crossslot import CommandFollower, CommandUse
-from slotferry.preflight.hashtags import find_placements, holds, render_tagged, rewrite_rule
-from slotferry.preflight.monitor import LineSplitter, Observed, OwnClients, parse_line, read_log
-from slotferry.preflight.patterns import parse_key
-from slotferry.rewrite import Rewrite, as_bytes
+from slotferry.preflight.application.crossslot import CommandFollower, CommandUse
+from slotferry.preflight.application.hashtags import find_placements, holds, render_tagged, rewrite_rule
+from slotferry.preflight.application.monitor import LineSplitter, Observed, OwnClients, parse_line, read_log
+from slotferry.preflight.keyspace.patterns import parse_key
 
 _NAMED = {10: "\\n", 13: "\\r", 9: "\\t", 7: "\\a", 8: "\\b", 34: '\\"', 92: "\\\\"}
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from slotferry import CheckOptions
 from slotferry.preflight.compatibility import takes_rdb
-from slotferry.preflight.data import describe_place, judge_data, judge_placement
-from slotferry.preflight.keyspace import KeyFacts, Keyspace, KeyspaceSums
+from slotferry.preflight.keyspace.data import describe_place, judge_data, judge_placement
+from slotferry.preflight.keyspace.summary import KeyFacts, Keyspace, KeyspaceSums
 from slotferry.preflight.rows import Row
 from slotferry.preflight.survey import Survey
 from tests.unit.test_check_rows import GB, ONE, SURVEY, TWO, with_info

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotferry import key_slot
-from slotferry.preflight.keyspace import KeyFacts, KeyspaceSums, hash_tag
-from slotferry.preflight.patterns import (
+from slotferry.preflight.keyspace.patterns import (
     is_placeholder,
     is_separator,
     merge_rare,
@@ -18,6 +17,7 @@ from slotferry.preflight.patterns import (
     part_regex,
     render,
 )
+from slotferry.preflight.keyspace.summary import KeyFacts, KeyspaceSums, hash_tag
 
 KEYS = st.one_of(
     st.binary(max_size=60),

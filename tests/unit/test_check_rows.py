@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from slotferry.checks import CHECKS, check_skips
-from slotferry.discovery import Topology
 from slotferry.errors import SourceUnfitError, TargetUnfitError, UsageError
-from slotferry.options import Options
+from slotferry.jobs.options import Options
+from slotferry.model.checks import CHECKS, check_skips
 from slotferry.preflight import apply_skips, judge_survey
 from slotferry.preflight.compatibility import rdb_version, takes_rdb
 from slotferry.preflight.fitness import expected_bytes, tag_might_overflow
 from slotferry.preflight.report import CheckReport
 from slotferry.preflight.rows import Row
 from slotferry.preflight.survey import Clock, ClusterNode, ServerView, Survey, parse_cluster_nodes
+from slotferry.topology.discovery import Topology
 
 GB = 1 << 30
 NODES = (

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.config import load_config
+from slotferry.cli.config import load_config
 from slotferry.errors import UsageError
 
 KNOWN = {"source", "target", "on_conflict", "memory_limit", "dry_run", "rewrite"}

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from slotferry.cancel import CancelRequest
-from slotferry.control_socket import ControlSocket, ask, live_status
-from slotferry.controls import Controls, Rates
 from slotferry.errors import JobNotRunningError, UsageError
-from slotferry.joblock import JobLock, Kind
+from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control_socket import ControlSocket, ask, live_status
+from slotferry.jobs.controls import Controls, Rates
+from slotferry.jobs.lock import JobLock, Kind
 from tests.command import run
 
 

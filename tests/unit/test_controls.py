@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from slotferry.cancel import CancelRequest
-from slotferry.controls import Controls, Rates, Steering
 from slotferry.errors import MigrationInterrupted, UsageError
+from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.controls import Controls, Rates, Steering
 from tests.unit.fakes import FakeJob
 
 

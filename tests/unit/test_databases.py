@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from slotferry.databases import Route, check_databases, may_collide, parse_map, plan_routes, total_keys
-from slotferry.discovery import ServerFacts, SourceFacts
-from slotferry.endpoints import Endpoint
 from slotferry.errors import SourceUnfitError, UsageError
+from slotferry.net.endpoints import Endpoint
+from slotferry.topology.databases import (
+    Route,
+    check_databases,
+    may_collide,
+    parse_map,
+    plan_routes,
+    total_keys,
+)
+from slotferry.topology.discovery import ServerFacts, SourceFacts
 
 SOURCE = Endpoint.parse("redis://old:6379", "source")
 TARGET = Endpoint.parse("redis://new:7000", "target")

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from slotferry.address import Address
-from slotferry.discovery import Topology, TopologyRefresher, parse_cluster_slots
 from slotferry.errors import MixedTargetError, TargetLostError
+from slotferry.model.address import Address
+from slotferry.topology.discovery import Topology, TopologyRefresher, parse_cluster_slots
 
 FULL = Topology(((0, 8191, "a", 1), (8192, 16383, "b", 2)))
 

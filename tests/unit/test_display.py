@@ -7,15 +7,9 @@ from typing import TextIO
 
 import pytest
 
-from slotferry.counts import FailedKey, Keys, Totals
-from slotferry.display import choose_display, lines, phrases
-from slotferry.display.bar import BarDisplay
-from slotferry.display.base import Display
-from slotferry.display.json_lines import JsonLines
-from slotferry.display.lines import LinesDisplay
-from slotferry.display.tables import ResultTables
 from slotferry.errors import SourceLostError
-from slotferry.events import (
+from slotferry.model.counts import FailedKey, Keys, Totals
+from slotferry.model.events import (
     CheckpointSaved,
     DryRunResult,
     EngineNews,
@@ -26,7 +20,13 @@ from slotferry.events import (
     RunStarted,
     TopologyChanged,
 )
-from slotferry.report import Report
+from slotferry.model.report import Report
+from slotferry.report import choose_display, lines, phrases
+from slotferry.report.bar import BarDisplay
+from slotferry.report.base import Display
+from slotferry.report.json_lines import JsonLines
+from slotferry.report.lines import LinesDisplay
+from slotferry.report.tables import ResultTables
 
 SOURCE = "redis://old:6379/0"
 OUTCOMES = "2 pending, 1 failed"
@@ -114,7 +114,7 @@ def test_lines_do_not_tell_all_progress() -> None:
 
 def test_news_of_one_kind_do_not_flood(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
-    monkeypatch.setattr("slotferry.display.phrases.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("slotferry.report.phrases.time.monotonic", lambda: clock[0])
     news = phrases.News()
     parked = [EngineNews("slot_parked", f"slot {slot} is not served", None, slot) for slot in range(1000)]
     assert [line for event in parked for line in news.lines(event)] == ["slot 0 is not served"]

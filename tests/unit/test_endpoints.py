@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotferry.address import Address
-from slotferry.endpoints import Endpoint, Service, Tls, read_password_file
 from slotferry.errors import ExitCode, UsageError
+from slotferry.model.address import Address
+from slotferry.net.endpoints import Endpoint, Service, Tls, read_password_file
 
 HOSTS = st.one_of(
     st.from_regex(r"[a-z0-9]([a-z0-9.-]{0,20}[a-z0-9])?", fullmatch=True),

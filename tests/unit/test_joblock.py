@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from slotferry.errors import ExitCode, JobLockedError, JournalError
-from slotferry.joblock import JobLock, is_running
+from slotferry.jobs.lock import JobLock, is_running
 
 HOLDER = """
 import sys
 from pathlib import Path
-from slotferry.joblock import JobLock
+from slotferry.jobs.lock import JobLock
 with JobLock(Path(sys.argv[1]), "job"):
     print("locked", flush=True)
     sys.stdin.read()

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from slotferry.cli import main
-from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.errors import SourceLostError
-from slotferry.joblock import JobLock
-from slotferry.journal import Advance, Journal, Mark, PendingKey, Setup
+from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey, Setup
+from slotferry.jobs.lock import JobLock
+from slotferry.model.counts import FailedKey, Keys, Totals
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.errors import JournalError, SourceLostError
-from slotferry.journal import Advance, Journal, Mark, PendingKey, Setup
-from slotferry.journal_file import SCHEMA_VERSION
+from slotferry.jobs.journal.file import SCHEMA_VERSION
+from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey, Setup
+from slotferry.model.counts import FailedKey, Keys, Totals
 
 SETUP = Setup("redis://old:6379/0", "redis+cluster://new:7000/0", None, None, "error")
 
@@ -135,7 +135,7 @@ def test_jobs_do_not_mix(journal: Journal) -> None:
 
 
 def test_unsettled_keys_are_those_of_the_moment(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slotferry.journal._CHUNK_KEYS", 2)
+    monkeypatch.setattr("slotferry.jobs.journal.journal._CHUNK_KEYS", 2)
     names = [f"p{number}".encode() for number in range(5)]
     journal.record("job", advance(6, 0, pending=list(map(pending, names)), failures=[failed(b"f")]))
     chunks = journal.unsettled_keys("job", with_failed=False)

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from slotferry.cli import main
-from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.errors import JournalError
-from slotferry.history import Happening
-from slotferry.journal import Advance, Journal, Mark, PendingKey, Setup
+from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey, Setup
+from slotferry.model.counts import FailedKey, Keys, Totals
+from slotferry.model.history import Happening
 from slotferry.reshard.journal import ReshardJournal
-from slotferry.reshard.plan import Holding, Plan, PlannedNode, Policy, Transfer
+from slotferry.reshard.plan.model import Holding, Plan, PlannedNode, Policy, Transfer
 
 _CASES = 400
 _SETUP = Setup("redis://old:6379/0", "redis+cluster://new:7000/0", "user:*", None, "error")

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotferry import key_slot
-from slotferry.cancel import CancelRequest
 from slotferry.errors import MigrationInterrupted, UsageError
-from slotferry.key_list import KeyList, read_names
-from slotferry.selection import Selection
+from slotferry.jobs.cancel import CancelRequest
+from slotferry.migrate.key_list import KeyList, read_names
+from slotferry.model.key_filter import Selection
 from slotferry.text import show_key
 
 
@@ -63,13 +63,13 @@ def test_a_stray_backslash_is_refused_before_anything_is_done(tmp_path: Path) ->
 
 
 def test_a_line_without_an_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slotferry.key_list._LONGEST_LINE", 8_000_000)
+    monkeypatch.setattr("slotferry.migrate.key_list._LONGEST_LINE", 8_000_000)
     with pytest.raises(UsageError, match="line 1 of the key list /dev/zero is longer than 8"):
         KeyList("/dev/zero", Selection())
 
 
 def test_the_number_of_the_line_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slotferry.key_list._LONGEST_LINE", 4_000_000)
+    monkeypatch.setattr("slotferry.migrate.key_list._LONGEST_LINE", 4_000_000)
     (path := tmp_path / "keys").write_bytes(b"a\n" * 999_999 + b"x" * (7 << 20))
     with pytest.raises(UsageError, match="line 1,000,000 of the key list"):
         KeyList(path, Selection())
@@ -91,7 +91,7 @@ def writing(path: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_list_without_an_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slotferry.key_list._LONGEST_LIST", 40_000_000)
+    monkeypatch.setattr("slotferry.migrate.key_list._LONGEST_LIST", 40_000_000)
     os.mkfifo(path := tmp_path / "keys")
     with (
         writing(path, "yes", "key"),

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import trustme
 
-from slotferry import link
-from slotferry.address import Address
-from slotferry.admin import Connector
-from slotferry.endpoints import Endpoint, Tls
 from slotferry.errors import SlotferryError, TargetLostError, TargetUnfitError
-from slotferry.reshard.wire import Wire, slot_commands
+from slotferry.model.address import Address
+from slotferry.net import link
+from slotferry.net.connector import Connector
+from slotferry.net.endpoints import Endpoint, Tls
+from slotferry.reshard.cluster.wire import Wire, slot_commands
 from tests.servers.fake import http_peer, mute_peer
 
 Script = dict[bytes, bytes]

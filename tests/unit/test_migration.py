@@ -9,11 +9,11 @@ import pytest
 
 import slotferry
 from slotferry import Migration, Options
-from slotferry.counts import Keys, Totals
+from slotferry.api.migration import _EventQueue
 from slotferry.errors import SourceLostError, SourceUnfitError, UsageError
-from slotferry.events import CheckpointSaved, Event, Notice, Progress, RunEnded
-from slotferry.migration import _EventQueue
-from slotferry.report import Report
+from slotferry.model.counts import Keys, Totals
+from slotferry.model.events import CheckpointSaved, Event, Notice, Progress, RunEnded
+from slotferry.model.report import Report
 
 
 @pytest.fixture

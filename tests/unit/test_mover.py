@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from slotferry.reshard.mover import give_way
+from slotferry.reshard.move.mover import give_way
 
 
 def _niceness() -> int:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from slotferry.errors import UsageError
-from slotferry.job_names import default_journal_path
-from slotferry.options import Options
+from slotferry.jobs.names import default_journal_path
+from slotferry.jobs.options import Options
 
 
 @pytest.mark.parametrize(

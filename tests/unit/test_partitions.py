@@ -4,7 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotferry.partitions import is_partition_count, plan_partitions, scanned_fraction, useful_partitions
+from slotferry.model.partitions import (
+    is_partition_count,
+    plan_partitions,
+    scanned_fraction,
+    useful_partitions,
+)
 
 
 @pytest.mark.parametrize(

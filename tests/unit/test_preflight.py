@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from slotferry.admin import Connector
-from slotferry.discovery import PrimaryFacts, ServerFacts, SourceFacts, TargetFacts, Topology
-from slotferry.endpoints import Endpoint
 from slotferry.errors import SlotferryError, SourceUnfitError, TargetUnfitError
+from slotferry.net.connector import Connector
+from slotferry.net.endpoints import Endpoint
 from slotferry.preflight import find_problems
+from slotferry.topology.discovery import PrimaryFacts, ServerFacts, SourceFacts, TargetFacts, Topology
 
 SERVER = ServerFacts("old:6379", "id-source", (7, 0, 15), "Redis 7.0.15", False)
 SOURCE = SourceFacts(SERVER, 1000, 0.001)

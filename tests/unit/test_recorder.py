@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.errors import JournalError
-from slotferry.journal import Advance, Journal, Mark, PendingKey, Setup
-from slotferry.recorder import Recorder
+from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey, Setup
+from slotferry.jobs.journal.recorder import Recorder
+from slotferry.model.counts import FailedKey, Keys, Totals
 from tests.unit.fakes import FakeCheckpoint, FakeCounts, FakeJob, FakeSnapshot
 
 FAILURE = FailedKey(b"f", 1, "conflict", "differs", "n:1")

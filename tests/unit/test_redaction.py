@@ -8,9 +8,9 @@ from urllib.parse import quote
 import pytest
 
 from slotferry import redaction
-from slotferry.endpoints import Endpoint
 from slotferry.errors import SlotferryError
-from slotferry.events import EngineNews, Notice
+from slotferry.model.events import EngineNews, Notice
+from slotferry.net.endpoints import Endpoint
 from slotferry.preflight.rows import Row
 from slotferry.redaction import json_text, redact, redact_strong, remember_secret
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from slotferry import replies
-from slotferry.replies import ErrorReply, MalformedReplyError, NotRespError, ReplyReader
+from slotferry.net import replies
+from slotferry.net.replies import ErrorReply, MalformedReplyError, NotRespError, ReplyReader
 
 
 def read(data: bytes, *, timeout: float = 5.0) -> Any:

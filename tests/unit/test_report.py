@@ -2,9 +2,9 @@
 
 import pytest
 
-from slotferry.counts import FailedKey, Keys, Totals
 from slotferry.errors import SourceLostError
-from slotferry.report import Report, Status
+from slotferry.model.counts import FailedKey, Keys, Totals
+from slotferry.model.report import Report, Status
 
 
 def make(status: Status, keys: Keys, error: SourceLostError | None = None) -> Report:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.counts import FailedKey, Keys, Totals
-from slotferry.discovery import ServerFacts, SourceFacts
-from slotferry.endpoints import Endpoint
 from slotferry.errors import JobMismatchError
-from slotferry.journal import Advance, Journal, Mark
-from slotferry.options import Options
-from slotferry.resume import check_setup, default_job_name, make_setup, prepare_job
-from slotferry.rewrite import AddPrefix
+from slotferry.jobs.journal.journal import Advance, Journal, Mark
+from slotferry.jobs.options import Options
+from slotferry.migrate.resume import check_setup, default_job_name, make_setup, prepare_job
+from slotferry.model.counts import FailedKey, Keys, Totals
+from slotferry.model.rules import AddPrefix
+from slotferry.net.endpoints import Endpoint
+from slotferry.topology.discovery import ServerFacts, SourceFacts
 
 SOURCE = Endpoint.parse("redis://u:secret@old:6379/2", "source")
 TARGET = Endpoint.parse("redis+cluster://new2:7000,new1:7000", "target")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotferry.errors import UsageError
-from slotferry.rewrite import AddPrefix, Rewrite, Rule, StripPrefix, load_rules, rules_to_toml
+from slotferry.model.rules import AddPrefix, Rewrite, Rule, StripPrefix, load_rules, rules_to_toml
 
 
 def load(folder: Path, text: str) -> tuple[Rule, ...]:

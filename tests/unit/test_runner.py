@@ -8,13 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from slotferry import runner
 from slotferry._core import Job
-from slotferry.admin import Connector
-from slotferry.cancel import CancelRequest
-from slotferry.counts import FailedKey, Keys, Totals
-from slotferry.discovery import ServerFacts, SourceFacts, TargetFacts, Topology
-from slotferry.endpoints import Endpoint
 from slotferry.errors import (
     InternalError,
     MigrationInterrupted,
@@ -23,10 +17,16 @@ from slotferry.errors import (
     TargetLostError,
     from_engine,
 )
-from slotferry.events import CheckpointSaved, Event, Notice, Progress
-from slotferry.journal import Advance, Journal, Mark, PendingKey, Setup
-from slotferry.options import Options
-from slotferry.runner import EngineDriver, Runner, Sides, Work
+from slotferry.jobs import driver as runner
+from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.driver import EngineDriver, Runner, Sides, Work
+from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey, Setup
+from slotferry.jobs.options import Options
+from slotferry.model.counts import FailedKey, Keys, Totals
+from slotferry.model.events import CheckpointSaved, Event, Notice, Progress
+from slotferry.net.connector import Connector
+from slotferry.net.endpoints import Endpoint
+from slotferry.topology.discovery import ServerFacts, SourceFacts, TargetFacts, Topology
 from tests.unit.fakes import FakeCheckpoint, FakeCounts, FakeJob
 
 SERVER = ServerFacts("old:6379", "id", (7, 0, 15), "Redis 7.0.15", False)
@@ -137,7 +137,7 @@ def test_a_pass_that_makes_progress_is_followed_by_another(journal: Journal) -> 
 def test_resuming_takes_pending_keys_first_and_leaves_failed_ones(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slotferry.journal._CHUNK_KEYS", 1)
+    monkeypatch.setattr("slotferry.jobs.journal.journal._CHUNK_KEYS", 1)
     marks = [Mark(0, 0, True), Mark(1, 9, False)]
     counts = Totals(Keys(scanned=4, migrated=1))
     journal.record("job", Advance(counts, marks, pending=PENDING, failures=FAILED))

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from slotferry.errors import JournalError
-from slotferry.events import EngineNews, Notice, TopologyChanged
-from slotferry.history import Happening
-from slotferry.journal import Journal, Setup
-from slotferry.story import Storyteller
+from slotferry.jobs.journal.journal import Journal, Setup
+from slotferry.jobs.journal.storyteller import Storyteller
+from slotferry.model.events import EngineNews, Notice, TopologyChanged
+from slotferry.model.history import Happening
 
 
 @pytest.fixture

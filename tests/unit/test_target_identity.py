@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotferry.target_identity import (
+from slotferry.topology.identity import (
     NodeState,
     Slots,
     compare_looks,

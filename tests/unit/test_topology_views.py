@@ -8,10 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from slotferry.address import Address
-from slotferry.discovery import Topology
 from slotferry.errors import MixedTargetError, SlotferryError, TargetLostError
-from slotferry.topology_views import TopologyViews, View
+from slotferry.model.address import Address
+from slotferry.topology.discovery import Topology
+from slotferry.topology.views import TopologyViews, View
 
 A, B, C = (Address("h", port) for port in (1, 2, 3))
 OLD, NEW = Topology(((0, 16_383, "h", 1),)), Topology(((0, 16_383, "h", 2),))

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from slotferry import Options, VerifyOptions, VerifyReport
-from slotferry.counts import FailedKey, Keys, Totals
-from slotferry.differences import Difference
-from slotferry.display.verify_tables import verification_table
 from slotferry.errors import ExitCode, TargetLostError, UsageError
-from slotferry.journal import Advance, Journal, Setup
+from slotferry.jobs.journal.journal import Advance, Journal, Setup
+from slotferry.model.counts import FailedKey, Keys, Totals
+from slotferry.model.differences import Difference
+from slotferry.report.verify_tables import verification_table
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from typing import TextIO, cast
 import click
 
 from slotferry._core import __version__
-from slotferry.cli.command import blamed
-from slotferry.cli.lazy import LazyGroup
-from slotferry.cli.streams import GuardedStdout, RedactedStderr
+from slotferry.cli.common.command import blamed
+from slotferry.cli.common.lazy import LazyGroup
+from slotferry.cli.common.streams import GuardedStdout, RedactedStderr
 from slotferry.errors import ExitCode, SlotferryError, unexpected
 from slotferry.redaction import redact
 

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.ending import signals
-from slotferry.cli.migrate import load_config_file
-from slotferry.cli.passwords import File
-from slotferry.cli.selection import (
+from slotferry.cli.common.ending import signals
+from slotferry.cli.common.passwords import File
+from slotferry.cli.common.selection import (
     OrderedCommand,
     database_options,
     database_settings,
     selection_options,
     selection_settings,
 )
-from slotferry.cli.sides import network_options, side_settings, tls_options
-from slotferry.cli.types import duration
+from slotferry.cli.common.sides import network_options, side_settings, tls_options
+from slotferry.cli.common.types import duration
+from slotferry.cli.migrate import load_config_file
 from slotferry.output_file import OutputFile
 from slotferry.redaction import json_text
 
@@ -117,10 +117,10 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
     One table: each row is ok, a warning or an error, with what to do. Nothing is written to either side.
     SOURCE and TARGET are as for 'slotferry migrate', and so are passwords and TLS options.
     """
-    from slotferry.cancel import CancelRequest
-    from slotferry.display.check_progress import CheckProgress
+    from slotferry.jobs.cancel import CancelRequest
     from slotferry.preflight.check import CheckOptions
     from slotferry.preflight.check import check as run_check
+    from slotferry.report.check_progress import CheckProgress
 
     settings = side_settings(parameters) | selection_settings(parameters) | database_settings(parameters)
     options = CheckOptions(**settings, **parameters)
@@ -135,7 +135,7 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
             click.echo(json_text(row.to_dict()))
         click.echo(json_text(report.to_dict()))
     else:
-        from slotferry.display.check_tables import check_table
+        from slotferry.report.check_tables import check_table
 
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         click.echo(check_table(report, width))
@@ -144,7 +144,7 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
 
 def _save_rules(file: OutputFile, report: CheckReport) -> None:
     """Write the hash-tag advice. Raises `OutputError` where the file can't be written."""
-    from slotferry.rewrite import rules_to_toml
+    from slotferry.model.rules import rules_to_toml
 
     rules = () if report.application is None else report.application.rules()
     heading = (

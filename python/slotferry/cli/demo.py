@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from slotferry.cli.command import Command
+from slotferry.cli.common.command import Command
 
 _DEFAULT_KEYS = 500_000
 _EXAMPLES = """\b
@@ -28,7 +28,7 @@ def demo(keys: int, keep: bool) -> int:
 
     Needs the extra demo: pip install 'slotferry[demo]'. Ctrl-C ends it and leaves nothing behind.
     """
-    from slotferry.demo import run_demo
+    from slotferry.testing.demo import run_demo
 
     report = run_demo(keys, keep=keep, say=click.echo)
     return report.exit_code

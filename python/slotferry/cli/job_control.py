@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.command import Command
+from slotferry.cli.common.command import Command
+from slotferry.cli.common.types import byte_rate, key_rate, or_none
 from slotferry.cli.jobs import journal_option, journal_path, json_option, kind_option, settings
-from slotferry.cli.types import byte_rate, key_rate, or_none
 from slotferry.errors import UsageError
 from slotferry.redaction import json_text
 
 if TYPE_CHECKING:
-    from slotferry.joblock import Kind
+    from slotferry.jobs.lock import Kind
 
 _PAUSE_EXAMPLES = """\
 \b
@@ -125,7 +125,7 @@ def _ask(
     said: str,
     **arguments: Any,
 ) -> None:
-    from slotferry.control_socket import ask
+    from slotferry.jobs.control_socket import ask
 
     path = journal_path(journal)
     locked: Kind | None = "migrate" if kind == "verify" else kind
@@ -135,7 +135,7 @@ def _ask(
 
 def _running_kind(path: Path, job: str) -> Kind:
     """Return which kind of job is meant. Raises `UsageError` where two of that name are running."""
-    from slotferry.joblock import KINDS, is_running
+    from slotferry.jobs.lock import KINDS, is_running
 
     running = [kind for kind in KINDS if is_running(path, job, kind)]
     if len(running) > 1:

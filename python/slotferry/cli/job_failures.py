@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from slotferry.cli.command import Command
+from slotferry.cli.common.command import Command
 from slotferry.cli.jobs import journal_option, journal_path, opened_journal, settings
 from slotferry.errors import UsageError
 from slotferry.text import escape_key, show_key
 
 if TYPE_CHECKING:
-    from slotferry.journal import Journal
+    from slotferry.jobs.journal.journal import Journal
 
 _EXAMPLES = """\
 \b

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.lazy import LazyGroup
+from slotferry.cli.common.lazy import LazyGroup
 from slotferry.errors import JournalError, UsageError
 from slotferry.redaction import json_text
 from slotferry.text import iso_time, local_time, show_key
-from slotferry.verify_jobs import extra_job, is_verification, kind_of, shown_jobs, what_is_compared
+from slotferry.verify.jobs import extra_job, is_verification, kind_of, shown_jobs, what_is_compared
 
 if TYPE_CHECKING:
-    from slotferry.journal import JobRecord, Journal, RunRecord
+    from slotferry.jobs.journal.journal import JobRecord, Journal, RunRecord
 
 settings = {"auto_envvar_prefix": "SLOTFERRY"}
 
@@ -90,7 +90,7 @@ def jobs() -> None:
 def list_jobs(journal: Path | None, as_json: bool) -> None:
     """List the jobs, the one that changed last first."""
     from slotferry.cli.reshard import recorded
-    from slotferry.display.columns import align
+    from slotferry.report.columns import align
 
     path = journal_path(journal)
     opened = _open(path)
@@ -166,7 +166,7 @@ def discard_job(job: str, journal: Path | None, as_json: bool, kind: str | None)
     What the job has written to the target stays. A reshard that may have left slots open is not forgotten.
     """
     from slotferry.cli.reshard import recorded
-    from slotferry.joblock import JobLock
+    from slotferry.jobs.lock import JobLock
 
     path = journal_path(journal)
     if _kind(path, job, kind) == "reshard":
@@ -190,14 +190,14 @@ def _verifies(opened: Journal, job: str) -> bool:
 
 def journal_path(journal: Path | None) -> Path:
     """Return the journal that is meant."""
-    from slotferry.job_names import default_journal_path
+    from slotferry.jobs.names import default_journal_path
 
     return journal or default_journal_path()
 
 
 def _open(path: Path) -> Journal | None:
     """Open a journal that is there; looking for jobs makes none."""
-    from slotferry.journal import Journal
+    from slotferry.jobs.journal.journal import Journal
 
     return Journal.open(path) if path.exists() else None
 
@@ -249,7 +249,7 @@ def _no_job(path: Path, job: str) -> UsageError:
 
 def _status(path: Path, job: str, recorded: str) -> str:
     """Return the status of a job or run; one that was running and is not was killed: interrupted as well."""
-    from slotferry.joblock import is_running
+    from slotferry.jobs.lock import is_running
 
     if recorded != "running":
         return recorded
@@ -275,7 +275,7 @@ def _job_dict(path: Path, record: JobRecord) -> dict[str, Any]:
 
 
 def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
-    from slotferry.control_socket import live_status
+    from slotferry.jobs.control_socket import live_status
 
     live = live_status(path, record.name)
     lines: Iterator[dict[str, Any]] = chain(
@@ -312,8 +312,8 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
 
 def _failure_dicts(journal: Journal, record: JobRecord, limit: int) -> Iterator[dict[str, Any]]:
     if is_verification(record):
-        from slotferry import misplaced
-        from slotferry.differences import Difference
+        from slotferry.model.differences import Difference
+        from slotferry.verify import misplaced
 
         for failure in islice(misplaced.all_differences(journal, record.name), limit):
             yield {"type": "difference", **Difference.of(failure).to_dict()}
@@ -323,10 +323,10 @@ def _failure_dicts(journal: Journal, record: JobRecord, limit: int) -> Iterator[
 
 
 def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
-    from slotferry.control_socket import live_status
-    from slotferry.display.columns import align
-    from slotferry.display.live import live_rows
-    from slotferry.display.tables import failure_lines, key_place, story_lines
+    from slotferry.jobs.control_socket import live_status
+    from slotferry.report.columns import align
+    from slotferry.report.live import live_rows
+    from slotferry.report.tables import failure_lines, key_place, story_lines
 
     verifies = is_verification(record)
     setup, keys = record.setup, record.totals.keys
@@ -387,9 +387,9 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
 
 
 def _show_differences(journal: Journal, job: str, limit: int) -> None:
-    from slotferry import misplaced
-    from slotferry.differences import Difference
-    from slotferry.display.verify_tables import difference_lines
+    from slotferry.model.differences import Difference
+    from slotferry.report.verify_tables import difference_lines
+    from slotferry.verify import misplaced
 
     found = [Difference.of(failure) for failure in islice(misplaced.all_differences(journal, job), limit)]
     if found:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.command import note_config
-from slotferry.cli.ending import ending_signals, meaning
-from slotferry.cli.passwords import File
-from slotferry.cli.selection import (
+from slotferry.cli.common.command import note_config
+from slotferry.cli.common.ending import ending_signals, meaning
+from slotferry.cli.common.passwords import File
+from slotferry.cli.common.selection import (
     OrderedCommand,
     database_options,
     database_settings,
@@ -28,8 +28,8 @@ from slotferry.cli.selection import (
     selection_options,
     selection_settings,
 )
-from slotferry.cli.sides import network_options, side_settings, tls_options
-from slotferry.cli.types import (
+from slotferry.cli.common.sides import network_options, side_settings, tls_options
+from slotferry.cli.common.types import (
     big_key_size,
     byte_rate,
     duration,
@@ -38,19 +38,19 @@ from slotferry.cli.types import (
     partition_count,
     size,
 )
-from slotferry.display import Display, choose_display
 from slotferry.errors import InternalError
-from slotferry.limits import MAX_WAIT_REPLICAS
+from slotferry.model.limits import MAX_WAIT_REPLICAS
+from slotferry.report import Display, choose_display
 
 if TYPE_CHECKING:
-    from slotferry.migration import Migration, Report
+    from slotferry.api.migration import Migration, Report
 
 
 def load_config_file(context: click.Context, _: click.Parameter, path: Path | None) -> None:
     """Make what the table of the command in a file of `--config` says the defaults."""
     if path is None:
         return
-    from slotferry.config import load_config
+    from slotferry.cli.config import load_config
 
     # By the name that is written on the command line, which is not always the parameter's.
     names = {p.opts[0].lstrip("-").replace("-", "_"): str(p.name) for p in context.command.params}
@@ -241,7 +241,7 @@ def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any
     From another terminal, 'slotferry jobs pause|resume|rate|cancel JOB' steers a run, and 'slotferry jobs
     show JOB' says how it is.
     """
-    from slotferry.cli.report_file import ReportFile
+    from slotferry.cli.common.report_file import ReportFile
 
     migration = _migration(**parameters)
     file = ReportFile(report)
@@ -249,7 +249,7 @@ def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any
 
 
 def _migration(source: str, target: str, **parameters: Any) -> Migration:
-    from slotferry.migration import Migration, Options
+    from slotferry.api.migration import Migration, Options
 
     settings = side_settings(parameters)
     settings |= selection_settings(parameters) | database_settings(parameters)
@@ -258,7 +258,7 @@ def _migration(source: str, target: str, **parameters: Any) -> Migration:
 
 def follow(migration: Migration, as_json: bool, progress: Any) -> Report:
     """Run, show it, and return the report."""
-    from slotferry.events import RunEnded
+    from slotferry.model.events import RunEnded
 
     with ExitStack() as stack:
         displays = [choose_display(progress), _results(as_json)]
@@ -277,10 +277,10 @@ def follow(migration: Migration, as_json: bool, progress: Any) -> Report:
 def _results(as_json: bool) -> Display:
     """Return what writes results to stdout."""
     if as_json:
-        from slotferry.display.json_lines import JsonLines
+        from slotferry.report.json_lines import JsonLines
 
         return JsonLines(sys.stdout)
-    from slotferry.display.tables import ResultTables
+    from slotferry.report.tables import ResultTables
 
     return ResultTables(sys.stdout)
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.passwords import File
-from slotferry.cli.selection import (
+from slotferry.cli.common.passwords import File
+from slotferry.cli.common.selection import (
     OrderedCommand,
     database_options,
     database_settings,
@@ -22,13 +22,13 @@ from slotferry.cli.selection import (
     rule_options,
     take_rules,
 )
-from slotferry.cli.sides import network_options, side_settings, tls_options
-from slotferry.cli.types import size
+from slotferry.cli.common.sides import network_options, side_settings, tls_options
+from slotferry.cli.common.types import size
 
 if TYPE_CHECKING:
-    from slotferry.collisions import Findings
-    from slotferry.discovery import Topology
-    from slotferry.options import Options
+    from slotferry.jobs.options import Options
+    from slotferry.migrate.collisions import Findings
+    from slotferry.topology.discovery import Topology
 
 _EXAMPLES = """\
 \b
@@ -103,7 +103,7 @@ def test(
 
 
 def _options(parameters: dict[str, Any]) -> Options:
-    from slotferry.options import Options
+    from slotferry.jobs.options import Options
 
     settings = side_settings(parameters) | database_settings(parameters)
     settings["rules"] = take_rules(parameters)
@@ -112,9 +112,9 @@ def _options(parameters: dict[str, Any]) -> Options:
 
 
 def _of_file(path: Path, options: Options, samples: int) -> Findings:
-    from slotferry.collisions import survey_names
-    from slotferry.databases import Route, parse_map
-    from slotferry.key_list import KeyList
+    from slotferry.migrate.collisions import survey_names
+    from slotferry.migrate.key_list import KeyList
+    from slotferry.topology.databases import Route, parse_map
 
     ways = {route.source: route for route in map(parse_map, options.map_db)}
     chosen = sorted(ways) if options.db in (None, "all") else [int(number) for number in options.db or ()]
@@ -124,9 +124,9 @@ def _of_file(path: Path, options: Options, samples: int) -> Findings:
 
 
 def _of_servers(source: str, target: str, options: Options, samples: int) -> tuple[Findings, Topology]:
-    from slotferry.cancel import CancelRequest
-    from slotferry.endpoints import parse_endpoint
-    from slotferry.rehearsal import rehearse
+    from slotferry.jobs.cancel import CancelRequest
+    from slotferry.migrate.rehearsal import rehearse
+    from slotferry.net.endpoints import parse_endpoint
 
     ends = [parse_endpoint(source, "source"), parse_endpoint(target, "target")]
     return rehearse(
@@ -140,7 +140,7 @@ def _of_servers(source: str, target: str, options: Options, samples: int) -> tup
 
 
 def _text(found: Findings, topology: Topology | None, options: Options) -> Sequence[str]:
-    from slotferry.display.columns import align
+    from slotferry.report.columns import align
     from slotferry.text import shorten_key
 
     def place(database: int, key: bytes) -> str:
@@ -177,7 +177,7 @@ def _text(found: Findings, topology: Topology | None, options: Options) -> Seque
 
 
 def _json_lines(found: Findings, topology: Topology | None) -> list[str]:
-    from slotferry.collisions import as_dict
+    from slotferry.migrate.collisions import as_dict
     from slotferry.text import show_key
 
     samples = [

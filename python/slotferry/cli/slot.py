@@ -13,8 +13,8 @@ from collections.abc import Iterator
 import click
 
 from slotferry._core import key_slot
-from slotferry.cli.command import Command
-from slotferry.key_list import read_names
+from slotferry.cli.common.command import Command
+from slotferry.migrate.key_list import read_names
 from slotferry.text import show_key, show_part
 
 _EXAMPLES = """\

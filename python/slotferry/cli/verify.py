@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.migrate import follow, load_config_file
-from slotferry.cli.passwords import File
-from slotferry.cli.selection import (
+from slotferry.cli.common.passwords import File
+from slotferry.cli.common.selection import (
     OrderedCommand,
     database_options,
     database_settings,
     selection_options,
     selection_settings,
 )
-from slotferry.cli.sides import network_options, side_settings, tls_options
-from slotferry.cli.types import (
+from slotferry.cli.common.sides import network_options, side_settings, tls_options
+from slotferry.cli.common.types import (
     big_key_size,
     byte_rate,
     duration,
@@ -33,10 +32,11 @@ from slotferry.cli.types import (
     share,
     size,
 )
+from slotferry.cli.migrate import follow, load_config_file
 
 if TYPE_CHECKING:
-    from slotferry.events import RepairPlanned
-    from slotferry.verification import Verification
+    from slotferry.api.verification import Verification
+    from slotferry.model.events import RepairPlanned
 
 _EPILOG = """\
 \b
@@ -203,7 +203,7 @@ def verify(as_json: bool, progress: Any, report: Path | None, **parameters: Any)
 
     SOURCE and TARGET are written as for 'slotferry migrate'.
     """
-    from slotferry.cli.report_file import ReportFile
+    from slotferry.cli.common.report_file import ReportFile
 
     verification = _verification(**parameters)
     file = ReportFile(report)
@@ -211,7 +211,7 @@ def verify(as_json: bool, progress: Any, report: Path | None, **parameters: Any)
 
 
 def _verification(source: str, target: str, **parameters: Any) -> Verification:
-    from slotferry.verification import Verification, VerifyOptions
+    from slotferry.api.verification import Verification, VerifyOptions
 
     settings = side_settings(parameters) | selection_settings(parameters) | database_settings(parameters)
     if sys.stdin.isatty() and sys.stderr.isatty():

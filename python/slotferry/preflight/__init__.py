@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from slotferry.admin import Connector
-from slotferry.discovery import SourceFacts, TargetFacts
 from slotferry.errors import SlotferryError
+from slotferry.net.connector import Connector
 from slotferry.preflight.compatibility import judge_compatibility
 from slotferry.preflight.fitness import judge_fitness, slot_owners, tag_might_overflow
+from slotferry.preflight.keyspace.sampling import quick_shares
 from slotferry.preflight.rights import judge_rights
 from slotferry.preflight.rows import Row, apply_skips
-from slotferry.preflight.sampling import quick_shares
 from slotferry.preflight.servers import judge_servers, source_is_cluster
 from slotferry.preflight.survey import Survey, take_survey
+from slotferry.topology.discovery import SourceFacts, TargetFacts
 
 __all__ = [
     "Row",

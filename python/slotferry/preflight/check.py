@@ -16,22 +16,20 @@ from pathlib import Path
 from redis.exceptions import ResponseError
 
 from slotferry._core import key_slots
-from slotferry.address import Password, Side
-from slotferry.addressmap import AddressMap
-from slotferry.admin import Connector
-from slotferry.cancel import CancelRequest
-from slotferry.checks import check_skips
-from slotferry.databases import Route, check_routes, plan_routes
-from slotferry.discovery import SourceFacts, TargetFacts, discover_source, discover_target
-from slotferry.endpoints import Endpoint, Tls, parse_endpoint
 from slotferry.errors import OptionError, SlotferryError, UsageError
-from slotferry.hangup import looking, working
-from slotferry.key_choice import KeyChoice
+from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.hangup import looking, working
+from slotferry.jobs.key_choice import KeyChoice
+from slotferry.model.address import Password, Side
+from slotferry.model.checks import check_skips
+from slotferry.net.address_map import AddressMap
+from slotferry.net.connector import Connector
+from slotferry.net.endpoints import Endpoint, Tls, parse_endpoint
 from slotferry.preflight import apply_skips, judge_servers, judge_survey, source_is_cluster
-from slotferry.preflight.application import Application, ApplicationStudy
-from slotferry.preflight.data import describe_place, judge_data, judge_placement
+from slotferry.preflight.application.analysis import Application, ApplicationStudy
 from slotferry.preflight.fitness import judge_target, slot_owners
-from slotferry.preflight.keyspace import Keyspace
+from slotferry.preflight.keyspace.data import describe_place, judge_data, judge_placement
+from slotferry.preflight.keyspace.summary import Keyspace
 from slotferry.preflight.look import Look, Progress
 from slotferry.preflight.reach import judge_announced
 from slotferry.preflight.report import CheckReport
@@ -40,6 +38,8 @@ from slotferry.preflight.rows import Row, error, not_checked, ok, warning
 from slotferry.preflight.servers import judge_nodes
 from slotferry.preflight.survey import Survey, survey_target, take_survey
 from slotferry.text import format_duration, shorten_key
+from slotferry.topology.databases import Route, check_routes, plan_routes
+from slotferry.topology.discovery import SourceFacts, TargetFacts, discover_source, discover_target
 
 Notify = Callable[[str], None]
 

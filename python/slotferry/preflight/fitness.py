@@ -10,11 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from slotferry._core import SLOTS
-from slotferry.address import Address
-from slotferry.discovery import Topology
+from slotferry.model.address import Address
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
 from slotferry.preflight.survey import ServerView, Survey
 from slotferry.text import format_bytes, format_duration
+from slotferry.topology.discovery import Topology
 
 _SKEW_SECONDS = 0.5
 _DOUBT = 1.2  # by so much the same data may take more in one server than in another

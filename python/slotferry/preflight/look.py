@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from slotferry.admin import Connector
-from slotferry.databases import Route
-from slotferry.discovery import SourceFacts
-from slotferry.preflight.keyspace import KeyspaceSums
-from slotferry.preflight.sampling import Choice, Sampler
-from slotferry.selection import Selection
+from slotferry.model.key_filter import Selection
+from slotferry.net.connector import Connector
+from slotferry.preflight.keyspace.sampling import Choice, Sampler
+from slotferry.preflight.keyspace.summary import KeyspaceSums
+from slotferry.topology.databases import Route
+from slotferry.topology.discovery import SourceFacts
 
 Notify = Callable[[str], None]
 Progress = Callable[[int, int], None]

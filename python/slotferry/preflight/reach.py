@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 from redis.exceptions import ResponseError
 
-from slotferry import replies
-from slotferry.address import Address
-from slotferry.addressmap import AddressMap
-from slotferry.admin import Connector
 from slotferry.errors import SlotferryError
+from slotferry.model.address import Address
+from slotferry.net import replies
+from slotferry.net.address_map import AddressMap
+from slotferry.net.connector import Connector
+from slotferry.net.replies import AnnouncedNode
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
-from slotferry.replies import AnnouncedNode
 
 _AT_ONCE = 16
 

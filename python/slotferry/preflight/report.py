@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slotferry.errors import ExitCode
-from slotferry.preflight.application import Application
-from slotferry.preflight.keyspace import Keyspace
+from slotferry.preflight.application.analysis import Application
+from slotferry.preflight.keyspace.summary import Keyspace
 from slotferry.preflight.rows import Row
 
 

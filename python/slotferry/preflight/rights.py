@@ -15,11 +15,11 @@ from typing import Any
 
 from redis.exceptions import NoPermissionError, ResponseError
 
-from slotferry import replies
-from slotferry.address import Side
-from slotferry.discovery import ServerFacts
-from slotferry.node import Node
+from slotferry.model.address import Side
+from slotferry.net import replies
+from slotferry.net.node import Node
 from slotferry.preflight.rows import Row, error, ok
+from slotferry.topology.discovery import ServerFacts
 
 PROBE_KEY = "slotferry:preflight"
 Command = tuple[str | bytes | int, ...]

@@ -1,6 +1,6 @@
 """What a check finds out: one row for each question, with what to do about it.
 
-Invariant: a row is one sentence about one named thing; its name is one of `slotferry.checks`.
+Invariant: a row is one sentence about one named thing; its name is one of `slotferry.model.checks`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from slotferry.address import Side
-from slotferry.checks import GROUP_OF
 from slotferry.errors import RefusedError, SlotferryError, SourceUnfitError, TargetUnfitError
+from slotferry.model.address import Side
+from slotferry.model.checks import GROUP_OF
 from slotferry.redaction import redact
 
 Status = Literal["ok", "warning", "error"]

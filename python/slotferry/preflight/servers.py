@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from slotferry.discovery import SourceFacts, TargetFacts, Topology
 from slotferry.errors import SourceUnfitError
 from slotferry.preflight.rows import Row, error, ok
+from slotferry.topology.discovery import SourceFacts, TargetFacts, Topology
 
 
 def judge_servers(source: SourceFacts, target: TargetFacts, database: int) -> list[Row]:

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 
 from redis.exceptions import ResponseError
 
-from slotferry import replies
-from slotferry.address import Address
-from slotferry.admin import Connector
-from slotferry.discovery import SourceFacts, TargetFacts, Topology
-from slotferry.node import Node
+from slotferry.model.address import Address
+from slotferry.net import replies
+from slotferry.net.connector import Connector
+from slotferry.net.node import Node
 from slotferry.preflight.rights import Command, denied_commands, source_probes, target_probes
+from slotferry.topology.discovery import SourceFacts, TargetFacts, Topology
 
 _CLOCK_SAMPLES = 3
 _FAR = 0.01

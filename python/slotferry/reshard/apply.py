@@ -13,41 +13,41 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from slotferry.address import Address
-from slotferry.admin import Connector
-from slotferry.cancel import CancelRequest
-from slotferry.control_socket import ControlSocket
-from slotferry.controls import Controls, Rates, Steering
 from slotferry.errors import RESUME_HINT, MigrationInterrupted, SlotferryError
-from slotferry.hangup import looking
-from slotferry.joblock import JobLock
-from slotferry.notices import Event, Notice
-from slotferry.reshard.balance import Move
+from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control_socket import ControlSocket
+from slotferry.jobs.controls import Controls, Rates, Steering
+from slotferry.jobs.hangup import looking
+from slotferry.jobs.lock import JobLock
+from slotferry.model.address import Address
+from slotferry.model.notices import Event, Notice
+from slotferry.net.connector import Connector
 from slotferry.reshard.care import Care, Condition, Gate, LatencyWatch
-from slotferry.reshard.claim import CONTESTED, TAKEN
-from slotferry.reshard.cluster_lock import cluster_lock
-from slotferry.reshard.conflicts import ConflictFile
+from slotferry.reshard.cluster.lock import cluster_lock
+from slotferry.reshard.cluster.members import Cluster, Member, read_cluster
+from slotferry.reshard.cluster.methods import choose_method
+from slotferry.reshard.cluster.presence import Presence
+from slotferry.reshard.cluster.wire import format_ranges
 from slotferry.reshard.control import Control
-from slotferry.reshard.copying import discard_recorded
-from slotferry.reshard.drift import drift_of, plan_shards
-from slotferry.reshard.ends import Ends, both_answer, count_keys
 from slotferry.reshard.events import ReshardEnded, ReshardProgress, ReshardStarted
-from slotferry.reshard.fix import mend_slots
 from slotferry.reshard.hangup import Hangup
-from slotferry.reshard.joining import Joining, meet, with_joining
 from slotferry.reshard.journal import ReshardJournal
-from slotferry.reshard.members import Cluster, Member, read_cluster
-from slotferry.reshard.methods import choose_method
-from slotferry.reshard.mover import Mover, give_way
+from slotferry.reshard.move.claim import CONTESTED, TAKEN
+from slotferry.reshard.move.conflicts import ConflictFile
+from slotferry.reshard.move.copying import discard_recorded
+from slotferry.reshard.move.ends import Ends, both_answer, count_keys
+from slotferry.reshard.move.mover import Mover, give_way
+from slotferry.reshard.move.others import OthersWatch
+from slotferry.reshard.move.permissions import check_rights
 from slotferry.reshard.options import Options
-from slotferry.reshard.others import OthersWatch
-from slotferry.reshard.plan import Plan
-from slotferry.reshard.planner import make_plan
-from slotferry.reshard.presence import Presence
+from slotferry.reshard.plan.balance import Move
+from slotferry.reshard.plan.drift import drift_of, plan_shards
+from slotferry.reshard.plan.joining import Joining, meet, with_joining
+from slotferry.reshard.plan.model import Plan
+from slotferry.reshard.plan.planner import make_plan
+from slotferry.reshard.repair.fix import mend_slots
 from slotferry.reshard.report import Report, Status
-from slotferry.reshard.rights import check_rights
 from slotferry.reshard.tally import TICK_SECONDS, Tally, Ticker
-from slotferry.reshard.wire import format_ranges
 
 _RETRY_NAP = 0.5
 _NO_PROGRESS = ReshardProgress(

@@ -16,13 +16,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
-from slotferry.address import Address
-from slotferry.admin import Connector
-from slotferry.cancel import CancelRequest
 from slotferry.errors import OptionError, SlotferryError
-from slotferry.hangup import reason_of
+from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.hangup import reason_of
+from slotferry.model.address import Address
+from slotferry.net.connector import Connector
+from slotferry.reshard.cluster.wire import Wire
 from slotferry.reshard.window import Window, find_zone
-from slotferry.reshard.wire import Wire
 
 DEFAULT_MAX_KEY = 100_000_000
 _LOOK_SECONDS = 0.05  # between two looks at the latency

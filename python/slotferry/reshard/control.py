@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable
 from signal import SIGINT
 
-from slotferry.cancel import CancelRequest
-from slotferry.controls import Controls, Rates
 from slotferry.errors import UsageError
+from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.controls import Controls, Rates
 
 
 class Control:

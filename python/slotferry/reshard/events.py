@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from slotferry.notices import Event
+from slotferry.model.notices import Event
 from slotferry.reshard.report import Report
 
 

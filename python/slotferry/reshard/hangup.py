@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from slotferry.admin import Connector
 from slotferry.errors import SlotferryError
-from slotferry.hangup import GRACE_SECONDS, Watch
+from slotferry.jobs.hangup import GRACE_SECONDS, Watch
+from slotferry.net.connector import Connector
 from slotferry.reshard.care import Gate
 
 

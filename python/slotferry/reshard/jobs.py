@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from slotferry.admin import Connector
-from slotferry.cancel import CancelRequest
-from slotferry.hangup import looking
-from slotferry.notices import Event
+from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.hangup import looking
+from slotferry.model.notices import Event
+from slotferry.net.connector import Connector
 from slotferry.reshard.apply import apply_plan
 from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.events import ReshardEnded
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.options import Options
-from slotferry.reshard.plan import Plan, Policy
-from slotferry.reshard.planner import make_plan
+from slotferry.reshard.plan.model import Plan, Policy
+from slotferry.reshard.plan.planner import make_plan
 from slotferry.reshard.report import Report
 
 _DONE = ("completed", "balanced", "slots_left")

@@ -18,12 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from slotferry.journal_file import explained, open_database
+from slotferry.jobs.journal.file import explained, open_database
+from slotferry.jobs.journal.row_checks import check_rows, parsing, protect
 from slotferry.redaction import json_text
-from slotferry.reshard.plan import Plan
+from slotferry.reshard.cluster.wire import format_ranges
+from slotferry.reshard.plan.model import Plan
 from slotferry.reshard.report import Report
-from slotferry.reshard.wire import format_ranges
-from slotferry.row_checks import check_rows, parsing, protect
 
 _NAMES = ("reshard_jobs", "reshard_slots", "reshard_runs")
 _TABLES = """

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slotferry.errors import UsageError
-from slotferry.job_names import check_job_name, default_journal_path
-from slotferry.reshard.methods import MethodName
+from slotferry.jobs.names import check_job_name, default_journal_path
+from slotferry.reshard.cluster.methods import MethodName
 
 
 @dataclass(frozen=True)

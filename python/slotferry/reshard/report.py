@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from slotferry.errors import ExitCode, SlotferryError
-from slotferry.reshard.wire import format_ranges
+from slotferry.reshard.cluster.wire import format_ranges
 
 Status = Literal[
     "completed", "balanced", "outside_window", "slots_left", "work_left", "interrupted", "failed"

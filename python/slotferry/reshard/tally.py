@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from slotferry.notices import Event
+from slotferry.model.notices import Event
 from slotferry.reshard.care import Condition
 from slotferry.reshard.events import ReshardProgress
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from slotferry.cli.lazy import LazyGroup
+from slotferry.cli.common.lazy import LazyGroup
 
 _COMMANDS = ("plan", "apply", "run", "status", "fix")
 _EXAMPLES = """\

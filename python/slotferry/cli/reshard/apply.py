@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.command import Command
-from slotferry.cli.ending import signals
+from slotferry.cli.common.command import Command
+from slotferry.cli.common.ending import signals
+from slotferry.cli.common.types import byte_rate, duration, milliseconds
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,
@@ -24,11 +25,10 @@ from slotferry.cli.reshard.options import (
     login_options,
     take_connector,
 )
-from slotferry.cli.types import byte_rate, duration, milliseconds
 from slotferry.errors import UsageError
 
 if TYPE_CHECKING:
-    from slotferry.notices import Event
+    from slotferry.model.notices import Event
     from slotferry.reshard.care import Care
 
 _EXAMPLES = """\
@@ -142,8 +142,8 @@ def apply(
     The same command again goes on where the last run stopped, whatever stopped it. A plan of another cluster,
     of one that has changed, or one that was edited is refused.
     """
-    from slotferry.cancel import CancelRequest
-    from slotferry.cli.report_file import ReportFile
+    from slotferry.cli.common.report_file import ReportFile
+    from slotferry.jobs.cancel import CancelRequest
     from slotferry.reshard.apply import apply_plan
     from slotferry.reshard.options import Options
 
@@ -160,7 +160,7 @@ def apply(
 
 def read_plan(path: Path) -> Any:
     """Return the plan in a file. Raises `UsageError`."""
-    from slotferry.reshard.plan import Plan
+    from slotferry.reshard.plan.model import Plan
 
     try:
         text = path.read_text(encoding="utf-8")
@@ -191,7 +191,7 @@ def take_care(parameters: dict[str, Any]) -> Care:
 @contextmanager
 def show(as_json: bool, progress: Any) -> Iterator[Callable[[Event], None]]:
     """Show the events of a run: progress on stderr, results on stdout."""
-    from slotferry.reshard.display import choose_displays
+    from slotferry.report.reshard.displays import choose_displays
 
     displays = choose_displays(progress, as_json, sys.stderr, sys.stdout)
 

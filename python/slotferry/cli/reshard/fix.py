@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from slotferry.cli.command import Command
-from slotferry.cli.ending import signals
+from slotferry.cli.common.command import Command
+from slotferry.cli.common.ending import signals
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,
@@ -76,11 +76,11 @@ def fix(
     Whoever left them so: our jobs or others', interrupted or failed over. Nothing else may be moving slots
     meanwhile. No key is lost: where two nodes hold one with different values, both are kept and written down.
     """
-    from slotferry.cancel import CancelRequest
-    from slotferry.hangup import looking
-    from slotferry.reshard import fix as mending
-    from slotferry.reshard.health import look
-    from slotferry.reshard.tables import finding_lines
+    from slotferry.jobs.cancel import CancelRequest
+    from slotferry.jobs.hangup import looking
+    from slotferry.report.reshard.tables import finding_lines
+    from slotferry.reshard.repair import fix as mending
+    from slotferry.reshard.repair.health import look
 
     connector = take_connector(cluster, parameters)
     cancel = CancelRequest()

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.passwords import find_password
+from slotferry.cli.common.passwords import find_password
+from slotferry.cli.common.types import byte_rate, duration, milliseconds
 from slotferry.cli.reshard.options import percent
-from slotferry.cli.types import byte_rate, duration, milliseconds
 from slotferry.errors import OptionError, UsageError
 
 if sys.version_info >= (3, 11):
@@ -26,10 +26,10 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 if TYPE_CHECKING:
-    from slotferry.admin import Connector
+    from slotferry.net.connector import Connector
     from slotferry.reshard.care import Care
     from slotferry.reshard.options import Options
-    from slotferry.reshard.plan import Policy
+    from slotferry.reshard.plan.model import Policy
 
 
 def _text(value: object) -> str:
@@ -112,8 +112,8 @@ class JobSettings:
 
     def connector(self) -> Connector:
         """Return what opens the cluster's nodes. Raises `UsageError`."""
-        from slotferry.endpoints import Tls
-        from slotferry.resharding import connect
+        from slotferry.api.resharding import connect
+        from slotferry.net.endpoints import Tls
 
         ca, cert, key, name = (self.login.get(f"cluster-{part}") for part in ("ca", "cert", "key", "sni"))
         tls = Tls(ca, cert, key, name, self.login.get("cluster-insecure", False))
@@ -174,10 +174,10 @@ def _read(path: Path, where: str, table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _job(path: Path, name: str, settings: Mapping[str, Any]) -> JobSettings:
-    from slotferry.addressmap import AddressMap
-    from slotferry.job_names import check_job_name
+    from slotferry.jobs.names import check_job_name
+    from slotferry.net.address_map import AddressMap
     from slotferry.reshard.care import DEFAULT_MAX_KEY, Care
-    from slotferry.reshard.plan import DEFAULT_SAMPLES, DEFAULT_THRESHOLD, Policy
+    from slotferry.reshard.plan.model import DEFAULT_SAMPLES, DEFAULT_THRESHOLD, Policy
 
     if "cluster" not in settings:
         raise UsageError(

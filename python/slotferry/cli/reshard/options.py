@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.passwords import take_password
-from slotferry.cli.sides import address_map_option, tls_options
+from slotferry.cli.common.passwords import take_password
+from slotferry.cli.common.sides import address_map_option, tls_options
 from slotferry.errors import UsageError
 
 if TYPE_CHECKING:
-    from slotferry.admin import Connector
+    from slotferry.net.connector import Connector
 
 SETTINGS = {"auto_envvar_prefix": "SLOTFERRY"}
 FILE = click.Path(dir_okay=False, path_type=Path)
@@ -35,8 +35,8 @@ def login_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def take_connector(cluster: str, parameters: dict[str, Any]) -> Connector:
     """Take the login options out of `parameters` and return what opens the cluster's nodes."""
-    from slotferry.endpoints import Tls
-    from slotferry.resharding import connect
+    from slotferry.api.resharding import connect
+    from slotferry.net.endpoints import Tls
 
     tls = Tls(*(parameters.pop(f"cluster_{name}") for name in ("ca", "cert", "key", "sni", "insecure")))
     password = take_password("cluster", parameters)

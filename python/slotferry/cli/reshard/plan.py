@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from slotferry.cli.command import Command
-from slotferry.cli.ending import signals
+from slotferry.cli.common.command import Command
+from slotferry.cli.common.ending import signals
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,
@@ -57,11 +57,11 @@ def plan(
     URL of one node. A NODE is a primary's host:port or the beginning of its id. The password is best given in
     SLOTFERRY_CLUSTER_PASSWORD, a file or by a command; given more than once, the order is as for 'migrate'.
     """
-    from slotferry.cancel import CancelRequest
-    from slotferry.hangup import looking
-    from slotferry.reshard.plan import Policy
-    from slotferry.reshard.planner import make_plan
-    from slotferry.reshard.tables import plan_table
+    from slotferry.jobs.cancel import CancelRequest
+    from slotferry.jobs.hangup import looking
+    from slotferry.report.reshard.tables import plan_table
+    from slotferry.reshard.plan.model import Policy
+    from slotferry.reshard.plan.planner import make_plan
 
     file = None if output is None else OutputFile(output, "plan", "-o")
     connector = take_connector(cluster, parameters)
@@ -86,7 +86,7 @@ def cluster_shown(cluster: str) -> str:
     """Return the URL with its user and without its password, for a line that a person copies."""
     from urllib.parse import quote
 
-    from slotferry.endpoints import Endpoint
+    from slotferry.net.endpoints import Endpoint
 
     endpoint = Endpoint.parse(cluster, "cluster")
     user = f"{quote(endpoint.username, safe='')}@" if endpoint.username else ""

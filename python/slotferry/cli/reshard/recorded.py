@@ -49,7 +49,7 @@ def job_dicts(path: Path) -> list[tuple[float, dict[str, Any]]]:
 
 def show(path: Path, job: str, *, as_json: bool) -> None:
     """Print a reshard: its plan in short, what became of its slots, its runs."""
-    from slotferry.control_socket import live_status
+    from slotferry.jobs.control_socket import live_status
 
     with open_recorded(path) as journal:
         record = None if journal is None else journal.job(job)
@@ -75,10 +75,10 @@ def show(path: Path, job: str, *, as_json: bool) -> None:
 
 def discard(path: Path, job: str) -> None:
     """Forget a reshard. Raises `JobLockedError` while slots are moved, `RefusedError` while some are open."""
-    from slotferry.control_socket import live_status
-    from slotferry.joblock import JobLock
-    from slotferry.reshard.wire import format_ranges
-    from slotferry.row_checks import DamagedRowError
+    from slotferry.jobs.control_socket import live_status
+    from slotferry.jobs.journal.row_checks import DamagedRowError
+    from slotferry.jobs.lock import JobLock
+    from slotferry.reshard.cluster.wire import format_ranges
 
     with open_recorded(path) as journal, ExitStack() as locks:
         if journal is None:
@@ -132,7 +132,7 @@ def _job_dict(path: Path, journal: ReshardJournal, record: ReshardRecord) -> dic
 
 def job_status(path: Path, journal: ReshardJournal, record: ReshardRecord) -> str:
     """Return a job's status; one that was running and is not was killed: interrupted."""
-    from slotferry.joblock import holder
+    from slotferry.jobs.lock import holder
 
     if record.status != "running":
         return record.status
@@ -147,8 +147,8 @@ def _show_text(
     runs: list[ReshardRun],
     reasons: dict[str, str],
 ) -> None:
-    from slotferry.display.columns import align
-    from slotferry.display.live import live_rows
+    from slotferry.report.columns import align
+    from slotferry.report.live import live_rows
     from slotferry.text import format_bytes, local_time
 
     slots = told["slots"]

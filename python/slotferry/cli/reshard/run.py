@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.command import Command
-from slotferry.cli.ending import signals
+from slotferry.cli.common.command import Command
+from slotferry.cli.common.ending import signals
 from slotferry.cli.reshard.apply import show
 from slotferry.cli.reshard.jobs_file import JobSettings, load_jobs
 from slotferry.cli.reshard.options import FILE, SETTINGS, json_option
 from slotferry.errors import ExitCode, JobLockedError, SlotferryError, UsageError
 
 if TYPE_CHECKING:
-    from slotferry.notices import Event
+    from slotferry.model.notices import Event
 
 _EXAMPLES = """\
 \b
@@ -82,7 +82,7 @@ def run(
 
     The names of the settings are those of the options of 'reshard plan' and 'reshard apply'.
     """
-    from slotferry.cancel import CancelRequest
+    from slotferry.jobs.cancel import CancelRequest
 
     jobs = load_jobs(config)
     if unknown := [name for name in names if name not in jobs]:

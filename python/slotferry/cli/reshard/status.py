@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from slotferry.cli.command import Command
-from slotferry.cli.ending import signals
+from slotferry.cli.common.command import Command
+from slotferry.cli.common.ending import signals
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,
@@ -48,11 +48,11 @@ Examples:
 @login_options
 def status(cluster: str, journal: Path | None, as_json: bool, **parameters: Any) -> int:
     """Say what is wrong with the slots of CLUSTER, and which reshard jobs are unfinished; change nothing."""
-    from slotferry.cancel import CancelRequest
-    from slotferry.hangup import looking
-    from slotferry.job_names import default_journal_path
-    from slotferry.reshard.health import look
-    from slotferry.reshard.tables import finding_lines, primary_lines
+    from slotferry.jobs.cancel import CancelRequest
+    from slotferry.jobs.hangup import looking
+    from slotferry.jobs.names import default_journal_path
+    from slotferry.report.reshard.tables import finding_lines, primary_lines
+    from slotferry.reshard.repair.health import look
 
     connector = take_connector(cluster, parameters)
     cancel = CancelRequest()

@@ -1,0 +1,251 @@
+"""The public API: a migration from a standalone server into a cluster.
+
+Invariant: a `Migration` is one run. It may be used from any thread; what it tells comes as events, and
+whoever follows them can neither slow it down nor break it.
+
+    with Migration("redis://old:6379", "redis+cluster://new1:7000,new2:7000") as migration:
+        for event in migration.events():
+            print(event)
+        report = migration.result()
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from types import TracebackType
+
+from slotferry.errors import MigrationInterrupted, UsageError
+from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.controls import Rates
+from slotferry.jobs.options import Options
+from slotferry.migrate.session import Session, as_our_error, status_of
+from slotferry.model.counts import Keys
+from slotferry.model.events import CheckpointSaved, Event, Progress, RunEnded
+from slotferry.model.report import Report
+from slotferry.net.endpoints import Endpoint, parse_endpoint
+
+__all__ = ["Keys", "Migration", "Options", "Report"]
+
+
+class Migration:
+    """One run of a migration; the same again (a new `Migration`) resumes what was interrupted.
+
+    `source` is a URL `redis://`, `rediss://`, `unix://`, or `redis+sentinel://h1:p1,h2:p2/service/db` for a
+    service behind Sentinel; `target` is `redis+cluster://h1:p1,h2:p2`,
+    `rediss+cluster://…` or the URL of one of its nodes. Raises `UsageError` for a URL, a TLS file or an
+    option that makes no sense; nothing is connected before the run starts.
+
+    As a context manager it does not leave a run behind: at the end of `with`, a run that goes on is
+    cancelled and waited for.
+    """
+
+    def __init__(
+        self, source: str | Endpoint, target: str | Endpoint, options: Options | None = None
+    ) -> None:
+        self.options = options or Options()
+        source_end = (
+            parse_endpoint(source, "source")
+            .with_credentials(self.options.source_password, self.options.source_tls)
+            .with_sentinel_login(self.options.sentinel_username, self.options.sentinel_password)
+        )
+        target_end = parse_endpoint(target, "target").with_credentials(
+            self.options.target_password, self.options.target_tls
+        )
+        for end in (source_end, target_end):
+            end.check_files()  # reads the TLS files: now is the time to complain
+        self._source, self._target = source_end, target_end
+        self._cancel = CancelRequest(saves=not self.options.dry_run)
+        self._listeners: list[Callable[[Event], None]] = []
+        self._session = self._make_session(source_end, target_end, self._cancel)
+        self._lock = threading.Lock()
+        self._begun = False
+        self._done = threading.Event()
+        self._report: Report | None = None
+
+    def _make_session(self, source: Endpoint, target: Endpoint, cancel: CancelRequest) -> Session:
+        return Session(source, target, self.options, self._tell, cancel)
+
+    @property
+    def job(self) -> str:
+        """The job's name in the journal."""
+        return self._session.job
+
+    @property
+    def report(self) -> Report | None:
+        """How the run ended, also where `run` or `result` raised; None while there is no end."""
+        return self._report if self._done.is_set() else None
+
+    def run(self, progress: bool = False) -> Report:
+        """Run in this thread until the end and return the report; `progress` shows it on stderr.
+
+        An interrupted run (by `cancel`) and one with failed or pending keys return their report too: look
+        at `Report.ok`. Raises `SlotferryError` where the run was refused or a side was lost (`report` says
+        what was reached until then), and `UsageError` for a second run of the same object. Ctrl-C that
+        nobody handles stops at once, saves, and comes out as `KeyboardInterrupt`.
+        """
+        self._claim()
+        if not progress:
+            self._perform()
+            return self.result()
+        from slotferry.report import choose_display
+
+        with closing(choose_display("auto")) as display:
+            self._listeners.append(display.handle)
+            self._perform()
+        return self.result()
+
+    def start(self) -> None:
+        """Run in a thread of its own. Raises `UsageError` where the run was begun already."""
+        self._claim()
+        threading.Thread(target=self._perform, name="slotferry-run", daemon=True).start()
+
+    def events(self) -> Iterator[Event]:
+        """Follow the run: yield its events from now on, `RunEnded` last; start it where it is not begun.
+
+        Iterating does not drive the run, and leaving the loop does not stop it (`cancel` does). Each call
+        makes an iterator of its own. A reader that is slow gets every event but not every `Progress` and
+        `CheckpointSaved`.
+        """
+        queue = _EventQueue()
+        with self._lock:
+            if self._done.is_set() and self._report is not None:
+                return iter([RunEnded(self._report)])
+            self._listeners.append(queue.put)
+            begun, self._begun = self._begun, True
+        if not begun:
+            threading.Thread(target=self._perform, name="slotferry-run", daemon=True).start()
+        return iter(queue)
+
+    def cancel(self, *, immediately: bool = False, signal: int | None = None) -> None:
+        """Ask the run to end: finish what is in hand, or stop at once; either way nothing is lost.
+
+        Returns at once; may be called from any thread or a signal handler, whose `signal` then sets the
+        report's exit code.
+        """
+        if signal is None:
+            self._cancel.ask(immediately=immediately)
+        else:
+            self._cancel.ask(immediately=immediately, signal=signal)
+
+    def pause(self) -> None:
+        """Read nothing more until `resume`; what is under way is finished. Returns at once, in any thread."""
+        self._session.controls.paused = True
+
+    def resume(self) -> None:
+        """Go on after `pause`."""
+        self._session.controls.paused = False
+
+    def set_rate(self, *, max_keys_per_second: int | None, max_bytes_per_second: int | None) -> None:
+        """Limit what is read from the source in a second from now on; None is no limit.
+
+        Raises `UsageError` for a limit below 1.
+        """
+        self._session.controls.rates = Rates(max_keys_per_second, max_bytes_per_second)
+
+    def result(self, timeout: float | None = None) -> Report:
+        """Wait for the end of a run that was begun; return or raise as `run` does.
+
+        Raises `TimeoutError` where it still runs after `timeout` seconds, `UsageError` where none was begun.
+        """
+        if not self._begun:
+            raise UsageError("the migration was not started", hint="call run() or start()")
+        if not self._done.wait(timeout) or self._report is None:
+            raise TimeoutError(f"the migration still runs after {timeout} s")
+        error = self._report.error
+        if error is not None and isinstance(error.__cause__, KeyboardInterrupt):
+            raise error.__cause__
+        if error is not None and not isinstance(error, MigrationInterrupted):
+            raise error
+        return self._report
+
+    def __enter__(self) -> Migration:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._begun and not self._done.is_set():
+            self.cancel(immediately=error is not None)
+            self._done.wait()
+
+    def _claim(self) -> None:
+        with self._lock:
+            if self._begun:
+                raise UsageError("a Migration runs once", hint="make another one to resume")
+            self._begun = True
+
+    def _perform(self) -> None:
+        try:
+            self._report = self._complete(self._session.perform())
+        finally:
+            with self._lock:
+                self._done.set()
+                listeners = list(self._listeners)
+            if self._report is not None:
+                for listener in listeners:
+                    listener(RunEnded(self._report))
+
+    def _complete(self, report: Report) -> Report:
+        """Compare what was copied, where the options ask for it; return the report of both."""
+        if not self.options.verify or self.options.dry_run or report.error is not None:
+            return report
+        from slotferry.verify.options import VerifyOptions
+        from slotferry.verify.session import VerifySession
+
+        try:
+            options = VerifyOptions.after(self.options, self.job)
+            session = VerifySession(self._source, self._target, options, self._tell, self._cancel)
+            session.emptiness_told = report.empty is not None
+            verification = session.perform()
+        except BaseException as raised:  # noqa: BLE001 - the report tells of it
+            error = as_our_error(raised, self._cancel)
+            return replace(report, error=error, status=status_of(report.keys, error))
+        report = replace(report, verification=verification)
+        if verification.error is None:
+            return report
+        status = status_of(report.keys, verification.error)
+        return replace(report, error=verification.error, status=status)
+
+    def _tell(self, event: Event) -> None:
+        for listener in list(self._listeners):
+            listener(event)
+
+
+class _EventQueue:
+    """Hands events to one reader; of what only says how far it is, the newest unread one is kept."""
+
+    _PASSING = (Progress, CheckpointSaved)
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._changed = threading.Condition()
+
+    def put(self, event: Event) -> None:
+        with self._changed:
+            if isinstance(event, self._PASSING):
+                self._forget_outdated(type(event))
+            self._events.append(event)
+            self._changed.notify()
+
+    def _forget_outdated(self, kind: type[Event]) -> None:
+        """Forget an unread event of this kind, if only passing ones have come since."""
+        for index in range(-1, -len(self._events) - 1, -1):
+            if not isinstance(self._events[index], self._PASSING):
+                return
+            if isinstance(self._events[index], kind):
+                del self._events[index]
+                return
+
+    def __iter__(self) -> Iterator[Event]:
+        while True:
+            with self._changed:
+                while not self._events:
+                    self._changed.wait()
+                event = self._events.popleft()
+            yield event
+            if isinstance(event, RunEnded):
+                return

@@ -1,0 +1,4 @@
+"""What commands share: option lists, types, streams, endings.
+
+Invariant: nothing here runs a job.
+"""

@@ -1,0 +1,268 @@
+"""The journal's file: its tables, how it is made and opened, and what its errors mean.
+
+Invariant: a file that is not ours, is damaged or is newer than we are is refused and left as it is; a new
+one is for its owner alone. Rows carry checksums (row_checks.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from slotferry.errors import JournalError
+from slotferry.jobs.journal.row_checks import protect
+
+APPLICATION_ID = 0x534C4F54  # "SLOT": tells our files from other programs' SQLite files
+SCHEMA_VERSION = 3
+TABLES = (
+    *("jobs", "partitions", "unsettled", "runs", "notes", "story", "big_keys"),
+    *("target_nodes", "target_counts", "doubts"),
+)
+_BUSY_SECONDS = 10.0
+_NOT_DAMAGE = (
+    "full",
+    "locked",
+    "busy",
+    "disk I/O",
+    "unable to open",
+    "readonly",
+    "out of memory",
+    "interrupted",
+)
+
+_SCHEMA = """
+CREATE TABLE jobs (
+    name TEXT PRIMARY KEY,
+    setup TEXT NOT NULL,
+    partition_count INTEGER NOT NULL,
+    run_id TEXT NOT NULL,
+    status TEXT NOT NULL,
+    scanned INTEGER NOT NULL DEFAULT 0,
+    migrated INTEGER NOT NULL DEFAULT 0,
+    unchanged INTEGER NOT NULL DEFAULT 0,
+    skipped INTEGER NOT NULL DEFAULT 0,
+    expired INTEGER NOT NULL DEFAULT 0,
+    vanished INTEGER NOT NULL DEFAULT 0,
+    pending INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0,
+    moved INTEGER NOT NULL DEFAULT 0,
+    ask INTEGER NOT NULL DEFAULT 0,
+    retries INTEGER NOT NULL DEFAULT 0,
+    created REAL NOT NULL,
+    updated REAL NOT NULL
+);
+CREATE TABLE partitions (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    db INTEGER NOT NULL,
+    idx INTEGER NOT NULL,
+    cursor TEXT NOT NULL,
+    done INTEGER NOT NULL,
+    PRIMARY KEY (job, db, idx)
+) WITHOUT ROWID;
+CREATE TABLE unsettled (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    key BLOB NOT NULL,
+    slot INTEGER NOT NULL,
+    outcome TEXT NOT NULL CHECK (outcome IN ('pending', 'failed')),
+    kind TEXT NOT NULL,
+    message TEXT NOT NULL,
+    node TEXT NOT NULL,
+    db INTEGER NOT NULL,
+    UNIQUE (job, db, key)
+);
+CREATE TABLE runs (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    resumed INTEGER NOT NULL,
+    host TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    started REAL NOT NULL,
+    ended REAL,
+    status TEXT NOT NULL,
+    keys TEXT,
+    elapsed REAL,
+    error_kind TEXT,
+    error_message TEXT,
+    PRIMARY KEY (job, number)
+) WITHOUT ROWID;
+"""
+
+# What came after the first release: added to older files, whose version stays, when they are opened.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS notes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    key BLOB NOT NULL,
+    slot INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    message TEXT NOT NULL,
+    node TEXT NOT NULL,
+    db INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (job, db, key)
+);
+CREATE TABLE IF NOT EXISTS story (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    run INTEGER NOT NULL,
+    at REAL NOT NULL,
+    last REAL NOT NULL,
+    kind TEXT NOT NULL,
+    message TEXT NOT NULL,
+    count INTEGER NOT NULL,
+    UNIQUE (job, run, kind, message)
+);
+CREATE TABLE IF NOT EXISTS target_nodes (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    node_id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    PRIMARY KEY (job, node_id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS target_counts (
+    job TEXT PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
+    expired INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS doubts (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    kind TEXT NOT NULL,
+    node TEXT NOT NULL,
+    slots TEXT NOT NULL,
+    message TEXT NOT NULL,
+    UNIQUE (job, kind, node, slots)
+);
+CREATE TABLE IF NOT EXISTS big_keys (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    db INTEGER NOT NULL,
+    key BLOB NOT NULL,
+    position TEXT NOT NULL,
+    PRIMARY KEY (job, db, key)
+) WITHOUT ROWID;
+"""
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open the journal at `path`, making it (0600) and its folder (0700) where they are missing.
+
+    Raises `JournalError`. The connection is in autocommit mode: transactions are begun by name.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise JournalError(
+            f"the journal {path} can't be opened for writing: {error.strerror}",
+            hint="name a file that can be written with --journal or SLOTFERRY_JOURNAL",
+        ) from None
+    with explained(path):
+        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        try:
+            _prepare(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+    return connection
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors into `JournalError`."""
+    try:
+        yield
+    except UnicodeDecodeError as error:  # a damaged name in a message of SQLite
+        raise _damaged(path, "a text is not UTF-8") from error
+    except sqlite3.Error as error:
+        text = str(error)
+        if "decode" in text:
+            raise _damaged(path, "a text is not UTF-8") from error
+        if not any(cause in text for cause in _NOT_DAMAGE):
+            raise _damaged(path, text.splitlines()[0] if text else type(error).__name__) from error
+        raise JournalError(
+            f"the journal {path} can't be used: {text}",
+            hint="check its permissions and the free space, or name another file with --journal",
+        ) from error
+
+
+def _damaged(path: Path, text: str) -> JournalError:
+    return JournalError(
+        f"the journal {path} is damaged or no journal: {text}",
+        hint="move it away or name another file with --journal; the migration then starts over",
+    )
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Check that the file is ours and sound, and give an empty one its tables."""
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA synchronous = NORMAL")  # after a power cut an older checkpoint is as true
+    if _is_empty(connection):
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN IMMEDIATE")
+        if _is_empty(connection):  # else another process was faster
+            for statement in _SCHEMA.split(";"):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute("PRAGMA user_version = 2")
+        connection.execute("COMMIT")
+    if _pragma(connection, "application_id") != APPLICATION_ID:
+        raise JournalError(
+            f"{path} is a SQLite file of another program", hint="name another file with --journal"
+        )
+    if _pragma(connection, "user_version") == 1:
+        _bring_to_version_2(connection)
+    version = _pragma(connection, "user_version")
+    if version not in (2, SCHEMA_VERSION):
+        raise JournalError(
+            f"the journal {path} has version {version}, and this Slotferry knows version {SCHEMA_VERSION}",
+            hint="use the newer Slotferry that wrote it, or name another file with --journal",
+        )
+    if (check := _pragma(connection, "integrity_check(1)")) != "ok":
+        raise _damaged(path, str(check).splitlines()[-1])
+    if orphan := connection.execute("PRAGMA foreign_key_check").fetchone():
+        raise _damaged(path, f"a row of the table {orphan[0]} belongs to no job")
+    for statement in _ADDED.split(";"):
+        connection.execute(statement)
+    protect(connection, TABLES, path)
+    if version == 2:
+        # Who knows no checksums must not write rows any more.
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _bring_to_version_2(connection: sqlite3.Connection) -> None:
+    """Give partitions and unsettled keys their database: until then a job had the one of its source's URL."""
+    connection.execute("BEGIN IMMEDIATE")
+    if _pragma(connection, "user_version") == 1:  # else another process was faster
+        connection.create_function("database_of", 1, _database_of, deterministic=True)
+        statements = {s.split()[2]: s for s in _SCHEMA.split(";") if s.strip()}
+        for table, columns in (
+            ("partitions", "job, idx, cursor, done"),
+            ("unsettled", "id, job, key, slot, outcome, kind, message, node"),
+        ):
+            connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+            connection.execute(statements[table])
+            connection.execute(
+                f"INSERT INTO {table} ({columns}, db) "  # noqa: S608
+                f"SELECT {columns}, (SELECT database_of(setup) FROM jobs WHERE name = job) FROM old_{table}"
+            )
+            connection.execute(f"DROP TABLE old_{table}")
+        connection.execute("PRAGMA user_version = 2")
+    connection.execute("COMMIT")
+
+
+def _database_of(setup: str) -> int:
+    """Return the database that a setup's source has, as `Endpoint.identity` writes it."""
+    found = re.search(r"[/=]([0-9]+)$", json.loads(setup)["source"])
+    return int(found[1]) if found else 0
+
+
+def _is_empty(connection: sqlite3.Connection) -> bool:
+    return not connection.execute("SELECT name FROM sqlite_master").fetchall()
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> object:
+    return connection.execute(f"PRAGMA {name}").fetchone()[0]

@@ -1,0 +1,105 @@
+"""Takes one engine job's checkpoints to the journal.
+
+Invariant: the engine hands the lists of a checkpoint over once, so a checkpoint that could not be written is
+kept and written before a newer one is taken: nothing is lost to a full disk.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey
+from slotferry.model.counts import FailedKey, Keys, Totals
+from slotferry.model.partitions import scanned_fraction
+from slotferry.redaction import redact
+
+if TYPE_CHECKING:
+    from slotferry._core import Failure, Job, Snapshot
+
+
+class Recorder:
+    """Knows the figures of job `name`: as recorded, and up to an instant of the engine's `job`."""
+
+    def __init__(self, journal: Journal, name: str, job: Job, database: int = 0) -> None:
+        self._journal = journal
+        self._name = name
+        self._job = job
+        self._database = database
+        self._marks = {(mark.database, mark.index): mark for mark in journal.marks(name)}
+        self._committed = journal.totals(name)  # the journal's figures, over all engine jobs
+        self._reached = Totals()  # this engine job's share of them
+        self._unwritten: tuple[Advance, Totals] | None = None
+
+    @property
+    def keys(self) -> Keys:
+        """The job's keys as far as they are recorded."""
+        return self._committed.keys
+
+    @property
+    def totals(self) -> Totals:
+        """All figures of the job as far as they are recorded."""
+        return self._committed
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions the job has."""
+        return len(self._marks)
+
+    @property
+    def partitions_done(self) -> int:
+        """How many partitions are scanned to their end."""
+        return sum(mark.done for mark in self._marks.values())
+
+    @property
+    def scanned_fraction(self) -> float:
+        """Which part of the source is scanned and recorded, from 0.0 to 1.0."""
+        count = sum(database == self._database for database, _ in self._marks)
+        parts = (1.0 if m.done else scanned_fraction(m.index, m.cursor, count) for m in self._marks.values())
+        return sum(parts) / len(self._marks) if self._marks else 1.0
+
+    def live(self, snapshot: Snapshot) -> Totals:
+        """Return the job's figures at the instant of `snapshot`, recorded or not."""
+        return self._committed + (
+            _figures(Keys.of(snapshot.counts), snapshot.counts.bytes, snapshot) - self._reached
+        )
+
+    def save(self) -> None:
+        """Write the checkpoint that is kept, or else the newest. Raises `JournalError` and keeps it."""
+        if self._unwritten is None:
+            self._unwritten = self._take()
+        advance, reached = self._unwritten
+        self._committed = self._journal.record(self._name, advance)
+        self._marks.update(((mark.database, mark.index), mark) for mark in advance.marks)
+        self._reached = reached
+        self._unwritten = None
+
+    def finish(self) -> None:
+        """Write everything up to the engine job's end. Raises `JournalError`."""
+        if self._unwritten is not None:
+            self.save()
+        self.save()
+
+    def _take(self) -> tuple[Advance, Totals]:
+        snapshot, checkpoint = self._job.snapshot(), self._job.checkpoint()
+        database = self._database
+        reached = _figures(Keys.of(checkpoint.counts), checkpoint.counts.bytes, snapshot)
+        advance = Advance(
+            totals=reached - self._reached,
+            marks=[Mark(m.index, m.cursor, m.done, database) for m in checkpoint.partitions],
+            resolved=checkpoint.resolved,
+            failures=[_failed(failure, database) for failure in checkpoint.failures],
+            pending=[PendingKey(p.key, p.slot, redact(p.reason), database) for p in checkpoint.pending],
+            notes=[_failed(note, database) for note in checkpoint.notes],
+            database=database,
+            big_positions=checkpoint.big_positions,
+        )
+        return advance, reached
+
+
+def _figures(keys: Keys, size: int, snapshot: Snapshot) -> Totals:
+    return Totals(keys, size, snapshot.moved, snapshot.ask, snapshot.retries)
+
+
+def _failed(failure: Failure, database: int) -> FailedKey:
+    message = redact(failure.message)
+    return FailedKey(failure.key, failure.slot, failure.kind, message, failure.node, database)

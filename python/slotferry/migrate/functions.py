@@ -1,0 +1,130 @@
+"""Functions: libraries of the source on every primary of the target.
+
+Invariant: a library is the source's whole or as it was; what differs is decided by the conflict policy before
+anything is written. They travel as their code (FUNCTION LIST WITHCODE, FUNCTION LOAD) and not as a FUNCTION
+DUMP, whose payload only servers of one version take. Cached scripts (SCRIPT LOAD) are no data: clients load
+them again on NOSCRIPT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from redis.exceptions import NoPermissionError, ResponseError
+
+from slotferry.errors import TargetUnfitError
+from slotferry.model.address import Address
+from slotferry.net import replies
+from slotferry.net.connector import Connector
+from slotferry.net.node import Node
+from slotferry.topology.clusters import are_one_cluster, mixed_target
+from slotferry.topology.discovery import SourceFacts, TargetFacts, read_topology
+
+_LIST_HINT = "grant +function|list and +function|load, or leave functions out with --no-functions"
+
+
+@dataclass(frozen=True)
+class FunctionPlan:
+    """Which libraries go where: `loads` are primary, library, code and whether it replaces another one."""
+
+    libraries: int = 0
+    loads: tuple[tuple[Address, str, bytes, bool], ...] = ()
+    kept: int = 0
+
+    def __str__(self) -> str:
+        kept = f", {self.kept} others of the target are left as they are" if self.kept else ""
+        return f"{len(self.loads)} function libraries to load on primaries{kept}"
+
+
+def plan_functions(
+    source: Connector,
+    source_facts: SourceFacts,
+    target: Connector,
+    target_facts: TargetFacts,
+    on_conflict: str,
+    notify: Callable[[str], None],
+) -> FunctionPlan:
+    """Compare libraries and return what is to be loaded. Raises `TargetUnfitError` for what can't be."""
+    found = source_facts.found
+    with source.open(None if found is None else found.address) as node:
+        try:
+            wanted = _libraries(node)
+        except NoPermissionError:
+            notify(f"the source user may not look at functions: none are copied; {_LIST_HINT}")
+            return FunctionPlan()
+    if not wanted:
+        return FunctionPlan()
+    loads, kept = [], 0
+    for address in target_facts.topology.primaries:
+        with target.open(address) as node:
+            try:
+                present = _libraries(node)
+            except NoPermissionError:
+                raise TargetUnfitError(
+                    f"the target user may not look at functions at {node.name} (NOPERM), and the source has "
+                    f"{len(wanted)} libraries",
+                    hint=_LIST_HINT,
+                ) from None
+            if present is None:
+                raise TargetUnfitError(
+                    f"the target {node.name} has no functions (they came with Redis 7.0), and the source has "
+                    f"{len(wanted)} libraries",
+                    hint="leave them out with --no-functions",
+                )
+            for name, code in wanted.items():
+                if name in present and present[name] == code:
+                    continue
+                if name in present and on_conflict == "error":
+                    raise TargetUnfitError(
+                        f"the target {node.name} has another function library {name}",
+                        hint="decide with --on-conflict replace or skip, or leave functions out with "
+                        "--no-functions",
+                    )
+                if name in present and on_conflict == "skip":
+                    kept += 1
+                    continue
+                loads.append((address, name, code, name in present))
+    return FunctionPlan(len(wanted), tuple(loads), kept)
+
+
+def load_functions(target: Connector, target_facts: TargetFacts, plan: FunctionPlan) -> None:
+    """Do what the plan says. Raises `TargetUnfitError` where a primary refuses, or is another server."""
+    for address, name, code, replaces in plan.loads:
+        with target.open(address) as node:
+            # Whoever answers now has to be of the cluster that was looked at.
+            known = read_topology(node, target.address_map).node_ids
+            if not are_one_cluster(target_facts.topology.node_ids, known):
+                raise mixed_target(target_facts.topology.primaries[0], address)
+            replace: tuple[str, ...] = ("REPLACE",) if replaces else ()
+            try:
+                node.call("FUNCTION", "LOAD", *replace, code)
+            except ResponseError as error:
+                if "already exists" in str(error):
+                    continue  # loaded meanwhile by another run or by the primary before it
+                raise TargetUnfitError(
+                    f"the target {node.name} does not take the function library {name}: {error}",
+                    hint="leave functions out with --no-functions, and load it by hand",
+                ) from None
+
+
+def _libraries(node: Node) -> dict[str, bytes] | None:
+    """Return the code of each library; None where the server knows no functions."""
+    try:
+        return node.parsed(_parse_libraries, "FUNCTION", "LIST", "WITHCODE")
+    except NoPermissionError:
+        raise
+    except ResponseError:
+        return None
+
+
+def _parse_libraries(reply: Any) -> dict[str, bytes]:
+    """Return what FUNCTION LIST WITHCODE says: a flat list of names and values for each library."""
+    found = {}
+    for entry in replies.array(reply):
+        names = replies.array(entry)[::2]
+        fields = dict(zip(replies.texts(names), entry[1::2], strict=False))
+        name, code = replies.texts([fields.get(b"library_name"), fields.get(b"library_code")])
+        found[replies.text(name)] = code
+    return found

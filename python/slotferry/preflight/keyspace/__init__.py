@@ -1,0 +1,4 @@
+"""What the keyspace consists of: samples, patterns, sizes, places.
+
+Invariant: keys are only looked at.
+"""

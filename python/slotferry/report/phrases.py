@@ -1,0 +1,114 @@
+"""How events read, for the displays that share the words.
+
+Invariant: one line, no secrets, keys escaped.
+"""
+
+from __future__ import annotations
+
+import time
+
+from slotferry.model.events import (
+    EngineNews,
+    Event,
+    PhaseStarted,
+    Progress,
+    RunEnded,
+    RunStarted,
+    TopologyChanged,
+)
+from slotferry.text import format_bytes, format_duration
+
+NEWS_SECONDS = 5.0
+
+
+def describe_start(event: RunStarted) -> str:
+    """Return what is about to happen."""
+    what = "looks at" if event.dry_run else "resumes" if event.resumed else "begins"
+    scans = "1 parallel scan" if event.partitions == 1 else f"{event.partitions} parallel scans"
+    server = f"{event.source_role} {event.source_node}, " if event.source_role else ""
+    server += f"{event.source_product}, {event.expected_keys:,} keys"
+    return (
+        f"{event.job} {what}: {event.source} ({server}) to "
+        f"primaries {', '.join(event.target_primaries)}; {scans}"
+    )
+
+
+def describe_state(event: Progress) -> str:
+    """Return the state, with its reason where it has one."""
+    return f"{event.state}: {event.reason}" if event.reason else event.state
+
+
+def describe_progress(event: Progress) -> str:
+    """Return a line of figures."""
+    parts = [f"{event.done_keys:,} keys"]
+    if event.expected_keys:
+        share = shown_part(event) / event.expected_keys
+        parts[0] = f"{event.done_keys:,} of about {event.expected_keys:,} keys ({share:.0%})"
+    if event.keys_per_second is not None:
+        parts.append(f"{event.keys_per_second:,.0f} keys/s")
+    parts.append(format_bytes(event.bytes))
+    outcomes = {"pending": event.keys.pending, "failed": event.keys.failed}
+    parts += [f"{count:,} {outcome}" for outcome, count in outcomes.items() if count]
+    parts.append(describe_state(event))
+    left = seconds_left(event)
+    if left is not None:
+        parts.append(f"about {format_duration(left)} left")
+    return ", ".join(parts)
+
+
+def seconds_left(event: Progress) -> float | None:
+    """Return the time that the rest will take at the present rate; None where that can't be said.
+
+    Where all that is left is in hand, it can't: it waits, or is large.
+    """
+    if not event.expected_keys or not event.keys_per_second:
+        return None
+    left = max(0, event.expected_keys - event.done_keys)
+    in_hand = event.keys.scanned - event.done_keys
+    return None if 0 < left <= in_hand else left / event.keys_per_second
+
+
+def shown_part(event: Progress) -> int:
+    """Return how many of the expected keys are shown as done: short of all, never what rounds to 100 %."""
+    expected = event.expected_keys or 0
+    return expected if event.done_keys >= expected else min(event.done_keys, expected * 994 // 1000)
+
+
+class News:
+    """Chooses what of the news is told: of one kind a line every few seconds, with a count of the others."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, float] = {}
+        self._untold: dict[str, int] = {}
+
+    def lines(self, event: Event) -> list[str]:
+        """Return the lines to print now that `event` is there, whatever it is."""
+        now = time.monotonic()
+        lines = []
+        if isinstance(event, EngineNews):
+            if now >= self._next.get(event.kind, 0.0):
+                self._next[event.kind] = now + NEWS_SECONDS
+                lines.append(event.message)
+            else:
+                self._untold[event.kind] = self._untold.get(event.kind, 0) + 1
+        for kind, count in list(self._untold.items()):
+            if now >= self._next[kind] or isinstance(event, RunEnded):
+                self._next[kind] = now + NEWS_SECONDS
+                del self._untold[kind]
+                lines.append(f"{count:,} more of the kind {kind.replace('_', ' ')}")
+        if line := _describe_other(event):
+            lines.append(line)
+        return lines
+
+
+def _describe_other(event: Event) -> str | None:
+    if isinstance(event, TopologyChanged):
+        missing = f", {event.missing_slots} slots without a primary" if event.missing_slots else ""
+        return f"the target's topology changed: {len(event.primaries)} primaries{missing}"
+    if isinstance(event, PhaseStarted):
+        return event.message
+    if isinstance(event, RunEnded) and event.report.error is None:
+        return (
+            f"{event.report.status.replace('_', ' ')} after {format_duration(event.report.elapsed_seconds)}"
+        )
+    return None

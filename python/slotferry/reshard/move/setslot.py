@@ -1,0 +1,554 @@
+"""Slots moved by SETSLOT, as every server knows it: handed over whole where that can be, else by MIGRATE.
+
+Invariant: a client sees a key on one node, never on none, and never an old copy of it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from slotferry.errors import SlotferryError
+from slotferry.net.connector import Connector
+from slotferry.net.link import encode, lost
+from slotferry.reshard.care import Gate
+from slotferry.reshard.cluster.members import Member
+from slotferry.reshard.cluster.methods import Moved, Pair, correct_owner, itself, nodes_of
+from slotferry.reshard.cluster.wire import (
+    Wire,
+    count_of,
+    decode_key,
+    is_error,
+    refused,
+    slot_commands,
+    text_of,
+)
+from slotferry.reshard.move.claim import CONTESTED, Claim
+from slotferry.reshard.move.conflicts import ConflictFile, Keep
+from slotferry.reshard.move.copying import SlotCopier, process_of
+from slotferry.reshard.move.rollback import NoRoomError, RolledBack, no_room, roll_back
+from slotferry.reshard.plan.measure import memory_usage
+from slotferry.text import format_bytes, shorten_key
+
+_LIST_KEYS = 1_000  # of a slot at once
+_DEPTH = 2  # MIGRATEs under way at one source: one at work, the next one there when it is done
+_BATCH_BYTES = 1_000_000  # what one MIGRATE carries at most; a larger key goes alone
+_FIRST_KEYS, _LEAST_KEYS, _MOST_KEYS = 50, 5, 400
+_BATCH_SECONDS = 0.004  # what one MIGRATE should block at most, where no latency bound says less
+_MIGRATE_TIMEOUT = 5.0
+_LAST_TRY_SECONDS = 2.0
+_SLOWEST_BYTES = 20e6  # bytes a second that a big key is given time for
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Keys of a slot, encoded, and what each takes in memory (0: gone, or not known)."""
+
+    keys: Sequence[bytes]
+    sizes: Sequence[int]
+
+    @property
+    def largest(self) -> int:
+        """The size of the largest one."""
+        return max(self.sizes, default=0)
+
+
+class SetslotMigrate:
+    """SETSLOT and MIGRATE KEYS, pipelined over many slots: each SETSLOT makes a node save its configuration.
+
+    MIGRATE blocks both nodes while it runs, so a batch is as large as the time it may take allows, and keys
+    that are too large for that are known before: every key is sized first.
+    """
+
+    name = "setslot"
+    most_slots = 128
+    most_bytes = 32_000_000
+    keep: Keep = "ask"  # what becomes of a key that differs between the two nodes
+
+    def __init__(
+        self,
+        connector: Connector,
+        pair: Pair,
+        gate: Gate,
+        conflicts: ConflictFile,
+        notice: Callable[[str], None],
+        copier: SlotCopier | None = None,
+        recorded: Callable[[int], str] = lambda _slot: "",
+    ) -> None:
+        """Connect. `recorded` says which process a slot may be copied from, as the journal has it."""
+        self._copier = copier
+        self._recorded = recorded
+        self._connector = connector
+        self.pair = pair
+        self._gate = gate
+        self._conflicts = conflicts
+        self._notice = notice
+        self._source = Wire(connector, pair.source.address)
+        self._target = Wire(connector, pair.target.address)
+        self._claim = Claim(connector, pair, lambda: not gate.others)
+        self._seen_by_target: Mapping[str, Member] = {}
+        self._batch_keys = _FIRST_KEYS
+        self._migrate = self._migrate_head()
+        self._sizes_allowed = True
+        self._depth = _DEPTH
+        self._homeward = False
+        self._shared = False
+        self._sent: dict[int, tuple[int, int]] = {}  # keys and bytes by slot, of this group
+        self._to_close: list[int] = []  # handed over, and open still
+
+    def close(self) -> None:
+        """Hang up."""
+        for wire in (self._source, self._target):
+            wire.close()
+        self._claim.close()
+        if self._copier is not None:
+            self._copier.close()
+
+    def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
+        """Move the slots, all of them open at once; see `Method.move`."""
+        self._shared = shared
+        # Under a bound the source is left alone between two MIGRATEs, for the time of a round trip.
+        self._homeward = False
+        self._depth = 1 if shared or self._gate.batch_seconds is not None else _DEPTH
+        self._sent.clear()
+        outcome = Moved()
+        here, there = self._states()
+        wanted = self._sort_out(slots, here, there, outcome)
+        if not wanted:
+            return outcome
+        rest = self._hand_over(wanted, here, there, outcome, told)
+        if outcome.full is not None:
+            return outcome
+        if self._copier is not None and self._gate.holds:
+            rest = self._leave_unbegun(rest, here)
+        listed = self._list(rest, outcome, opened=here.migrating.keys())
+        self._close_at_target([s for s in rest if s in outcome.left and s not in here.migrating])
+        opened = self._open([slot for slot in rest if slot not in outcome.left], outcome)
+        self._complete(opened, listed, outcome, told)
+        return outcome
+
+    def _complete(
+        self,
+        slots: Sequence[int],
+        listed: Mapping[int, Listed],
+        outcome: Moved,
+        told: Callable[[int, int], None],
+    ) -> None:
+        """Move the keys of open slots, and make the slots the target's."""
+        try:
+            stubborn = self._empty(slots, listed, outcome, told)
+        except NoRoomError as error:
+            filled = set(self._still_there(slots))
+            self._finish([slot for slot in slots if slot not in filled], outcome)
+            outcome.full = error
+            return
+        for slot in stubborn:
+            outcome.left[slot] = "open: a key differs between its two nodes; see 'slotferry reshard fix'"
+        self._finish([slot for slot in slots if slot not in stubborn], outcome)
+
+    def _empty(
+        self,
+        slots: Sequence[int],
+        listed: Mapping[int, Listed],
+        outcome: Moved,
+        told: Callable[[int, int], None],
+    ) -> set[int]:
+        """Move keys until none is left. Return the slots where keys stay because they differ."""
+        stubborn: set[int] = set()
+        remaining = list(slots)
+        while remaining:
+            before = outcome.keys
+            tried = any(listed[slot].keys for slot in remaining)
+            self._move_keys([(slot, listed[slot]) for slot in remaining], outcome, told, stubborn)
+            remaining = self._still_there([slot for slot in remaining if slot not in stubborn])
+            if remaining and tried and outcome.keys == before:
+                self._gate.nap(0.05, "some keys do not move yet")
+            listed = self._list(remaining, outcome, opened=None)
+        return stubborn
+
+    def roll_back(self, slots: Sequence[int], outcome: Moved, told: Callable[[int, int], None]) -> RolledBack:
+        """Close the slots that `move` has left open because the target was full.
+
+        No process may be recorded any more that they are copied from: keys lie on the target alone now.
+        """
+        with self._gate.unbroken():  # keys on their way home are seen nowhere
+            back = roll_back(self._connector, self.pair, self._source, self._target, slots)
+        keys = sum(self._sent.get(slot, (0, 0))[0] for slot in back.closed)
+        size = sum(self._sent.get(slot, (0, 0))[1] for slot in back.closed)
+        outcome.keys -= keys
+        outcome.bytes -= size
+        told(-keys, -size)
+        return back
+
+    def bring_home(self, slots: Sequence[int]) -> Moved:
+        """Give keys that lie on the source, though the target owns their slots, to the target."""
+        self._homeward = True
+        outcome = Moved()
+        target = self.pair.target.id
+        correct_owner(self._source, slots, target)
+        # Without it the source would not let MIGRATE have keys of a slot that is not its own.
+        commands = slot_commands("SETSLOT", slots, "IMPORTING", target)
+        ready = []
+        for slot, reply in zip(slots, self._source.each(commands), strict=True):
+            if is_error(reply):
+                outcome.left[slot] = self._why_not_open(self.pair.source, reply)
+            else:
+                ready.append(slot)
+        stubborn = self._empty(
+            ready, self._list(ready, outcome, opened=None), outcome, lambda _keys, _size: None
+        )
+        for slot in stubborn:
+            outcome.left[slot] = "open: a key differs between its two nodes"
+        done = [slot for slot in ready if slot not in stubborn]
+        self._source.each(slot_commands("SETSLOT", done, "STABLE"))
+        outcome.moved += done
+        return outcome
+
+    # Before
+
+    def _sort_out(self, slots: Sequence[int], here: Member, there: Member, outcome: Moved) -> list[int]:
+        """Return the slots to move; what others have moved or opened is left to them."""
+        source, target = self.pair.source, self.pair.target
+        filled = set(self._still_there([slot for slot in slots if slot in there.slots]))
+        given = [slot for slot in slots if slot not in here.slots and slot in there.importing]
+        finished = set(self._claim.finish(self._source, self._target, given))
+        wanted = []
+        for slot in slots:
+            migrating, importing = here.migrating.get(slot), there.importing.get(slot)
+            if slot in finished:
+                outcome.moved.append(slot)
+                continue
+            if slot in there.slots and slot not in filled:
+                self._close_leftovers(slot, here)
+                outcome.moved.append(slot)
+            elif slot in there.slots:
+                outcome.left[slot] = f"{source} still holds keys of it: see 'slotferry reshard fix'"
+            elif slot not in here.slots:
+                outcome.left[slot] = f"another job has moved it away from {source}"
+            elif migrating is not None and migrating not in (target.id, *self.pair.target_ids):
+                outcome.left[slot] = f"another job has opened it, to move it to node {migrating[:8]}"
+            elif importing not in (None, source.id, *self.pair.source_ids):
+                outcome.left[slot] = f"another job has opened it on {target}"
+            else:
+                wanted.append(slot)
+        return wanted
+
+    def _states(self) -> tuple[Member, Member]:
+        """Return both ends as they see themselves."""
+        self._seen_by_target = nodes_of(self._target)
+        return (
+            itself(self._source, self.pair.source),
+            itself(self._target, self.pair.target, self._seen_by_target),
+        )
+
+    def _close_leftovers(self, slot: int, here: Member) -> None:
+        """Tell the source, which may not have heard of it, and close the slot on the target."""
+        if slot in here.migrating or slot in here.slots:
+            self._source.call("CLUSTER", "SETSLOT", slot, "NODE", self.pair.target.id)
+        self._target.call("CLUSTER", "SETSLOT", slot, "STABLE")
+
+    def _hand_over(
+        self,
+        slots: Sequence[int],
+        here: Member,
+        there: Member,
+        outcome: Moved,
+        told: Callable[[int, int], None],
+    ) -> list[int]:
+        """Hand over what can be handed over whole, a part at a time; return the slots that can't be.
+
+        Each part is closed while the next one is copied: where a key of an open slot is missing, commands
+        with several keys are refused, and replicas of the source answer that there is none.
+        """
+        copier = self._copier
+        if copier is None or process_of(self._source, self.pair.source) != copier.process:
+            return list(slots)
+        fit = [s for s in slots if s not in here.migrating and self._recorded(s) == copier.process]
+        filled = set(_filled(self._target, fit))
+        if left_over := [slot for slot in fit if slot in filled and slot in there.importing]:
+            copier.discard(self._source, self._target, left_over)
+            filled = set(_filled(self._target, fit))
+        fit = [slot for slot in fit if slot not in filled]
+        counted = self._source.each(slot_commands("COUNTKEYSINSLOT", fit))
+        counts = {
+            slot: count_of(count) for slot, count in zip(fit, counted, strict=True) if not is_error(count)
+        }
+        self._to_close = []
+        try:
+            handed = self._hand_over_parts(copier, copier.parts(counts), here, outcome, told)
+            self._close_handed(outcome, told)
+        except Exception:
+            with suppress(SlotferryError):
+                self._close_after_failure(outcome, told)
+            raise
+        return [slot for slot in slots if slot not in handed]
+
+    def _hand_over_parts(
+        self,
+        copier: SlotCopier,
+        parts: Iterable[list[int]],
+        here: Member,
+        outcome: Moved,
+        told: Callable[[int, int], None],
+    ) -> set[int]:
+        """Return the slots that were handed over; the last of them are still to be closed."""
+        handed: set[int] = set()
+        for number, part in enumerate(parts):
+            if self._gate.holds:
+                break
+            if self._gate.is_limited:
+                self._close_handed(outcome, told)  # no slot is open while one waits for a turn
+            self._gate.check_abandoned()
+            self._gate.wait_turn(0)
+            if number:
+                here, _ = self._states()
+                if any(here.migrating.get(slot) != self.pair.target.id for slot in self._to_close):
+                    raise self._claim.lost_state()
+            closed = [slot for slot in part if slot in here.slots and slot not in here.migrating]
+            correct_owner(self._target, closed, self.pair.source.id, self._seen_by_target)
+            under_way = copier.begin(closed, self._source, self._target)
+            try:
+                self._close_handed(outcome, told)
+            finally:
+                result = copier.end(under_way, told)
+                outcome.keys += result.keys
+                outcome.bytes += result.bytes
+                handed.update(result.slots)
+                self._to_close += result.slots
+            if result.error is not None:
+                raise result.error
+            if result.refused or outcome.full is not None:
+                break
+        return handed
+
+    def _close_handed(self, outcome: Moved, told: Callable[[int, int], None]) -> None:
+        """Make slots the target's that were handed over, with what has come into them meanwhile."""
+        slots = self._to_close
+        self._complete(slots, dict.fromkeys(slots, Listed((), ())), outcome, told)
+        self._to_close = []
+
+    def _close_after_failure(self, outcome: Moved, told: Callable[[int, int], None]) -> None:
+        """Close what was handed over, over new connections: to the old ones, replies may be outstanding."""
+        if not self._to_close:
+            return
+        for wire in (self._source, self._target):
+            wire.close()
+        self._source = Wire(self._connector, self.pair.source.address)
+        self._target = Wire(self._connector, self.pair.target.address)
+        for wire in (self._source, self._target):
+            wire.set_timeout(_LAST_TRY_SECONDS)
+        # Some may be the target's already.
+        self._to_close = self._sort_out(self._to_close, *self._states(), outcome)
+        self._close_handed(outcome, told)
+
+    def _leave_unbegun(self, slots: Sequence[int], here: Member) -> list[int]:
+        """Close what need not be begun any more; return the slots that an earlier run has begun."""
+        begun = [slot for slot in slots if slot in here.migrating]
+        self._close_at_target([slot for slot in slots if slot not in here.migrating])
+        return begun
+
+    def _close_at_target(self, slots: Sequence[int]) -> None:
+        self._target.each(slot_commands("SETSLOT", slots, "STABLE"))
+
+    def _list(
+        self, slots: Sequence[int], outcome: Moved, *, opened: Container[int] | None
+    ) -> dict[int, Listed]:
+        """Return some keys of each slot with their sizes; a slot with too large a key is left out.
+
+        `opened` are slots that stay open then; None: a large key is no reason any more.
+        """
+        asked = slot_commands("GETKEYSINSLOT", slots, _LIST_KEYS)
+        found = self._source.each_keys(asked)
+        sizes = self._sizes([key for keys in found for key in keys])
+        listed: dict[int, Listed] = {}
+        limit = self._gate.care.max_key_bytes
+        at = 0
+        for slot, keys in zip(slots, found, strict=True):
+            sized = Listed(keys, sizes[at : at + len(keys)])
+            at += len(keys)
+            if sized.largest > limit and opened is not None:
+                name = decode_key(keys[sized.sizes.index(sized.largest)])
+                reason = (
+                    f"its key {shorten_key(name)} takes {format_bytes(sized.largest)}, more than MIGRATE "
+                    f"is to block for ({format_bytes(limit)}: --max-key-size)"
+                )
+                outcome.left[slot] = f"open: {reason}" if slot in opened else reason
+            else:
+                listed[slot] = sized
+        return listed
+
+    def _sizes(self, keys: Sequence[bytes]) -> list[int]:
+        if self._sizes_allowed:
+            try:
+                return memory_usage(self._source, keys)
+            except SlotferryError as error:
+                if error.kind != "target_unfit":
+                    raise
+                self._sizes_allowed = False
+                self._notice(f"keys can't be sized, so large ones are not known before: {error.message}")
+        return [0] * len(keys)
+
+    def _open(self, slots: Sequence[int], outcome: Moved) -> list[int]:
+        """Open the slots, on the target first. Return those that are open on both ends."""
+        source, target = self.pair.source.id, self.pair.target.id
+        correct_owner(self._target, slots, source)
+        replies = self._target.each(slot_commands("SETSLOT", slots, "IMPORTING", source))
+        opened = []
+        for slot, reply in zip(slots, replies, strict=True):
+            if is_error(reply):
+                outcome.left[slot] = self._why_not_open(self.pair.target, reply)
+            else:
+                opened.append(slot)
+        replies = self._source.each(slot_commands("SETSLOT", opened, "MIGRATING", target))
+        ready = []
+        for slot, reply in zip(opened, replies, strict=True):
+            if is_error(reply):
+                outcome.left[slot] = self._why_not_open(self.pair.source, reply)
+                self._target.call("CLUSTER", "SETSLOT", slot, "STABLE")
+            else:
+                ready.append(slot)
+        return ready
+
+    def _why_not_open(self, node: Member, reply: bytes) -> str:
+        if reply.startswith((b"-NOPERM", b"-NOAUTH")):
+            raise refused(str(node), "CLUSTER SETSLOT", reply)
+        text = text_of(reply)
+        if "slot migration" in text or "in progress" in text.lower():
+            raise lost("cluster", f"moves slots by itself at {node}: {text}", "wait until that has ended")
+        return f"{node} does not open it: {text}"
+
+    # Keys
+
+    def _move_keys(
+        self,
+        listed: Sequence[tuple[int, Listed]],
+        outcome: Moved,
+        told: Callable[[int, int], None],
+        stubborn: set[int],
+    ) -> None:
+        under_way: deque[tuple[int, Sequence[bytes], int, float]] = deque()
+        self._last_reply = time.perf_counter()
+        try:
+            for slot, keys in listed:
+                for batch, size in self._batches(keys):
+                    self._gate.check_abandoned()
+                    self._gate.wait_turn(size)
+                    timeout = _MIGRATE_TIMEOUT + size / _SLOWEST_BYTES
+                    under_way.append((slot, batch, size, timeout))
+                    self._source.set_timeout(timeout * 2 * _DEPTH)
+                    self._source.send(self._migrate(batch, timeout))
+                    if len(under_way) >= self._depth:
+                        self._settle(under_way.popleft(), outcome, told, stubborn)
+            while under_way:
+                self._settle(under_way.popleft(), outcome, told, stubborn)
+        except NoRoomError:
+            while under_way:  # so that nothing moves any more, and every reply is read
+                with suppress(NoRoomError):
+                    self._settle(under_way.popleft(), outcome, told, stubborn)
+            raise
+
+    def _batches(self, listed: Listed) -> Iterable[tuple[Sequence[bytes], int]]:
+        total = sum(listed.sizes)
+        if len(listed.keys) <= self._batch_keys and total <= _BATCH_BYTES:
+            if listed.keys:
+                yield listed.keys, total
+            return
+        batch: list[bytes] = []
+        held = 0
+        for key, size in zip(listed.keys, listed.sizes, strict=True):
+            if batch and (len(batch) >= self._batch_keys or held + size > _BATCH_BYTES):
+                yield batch, held
+                batch, held = [], 0
+            batch.append(key)
+            held += size
+        yield batch, held
+
+    def _settle(
+        self,
+        done: tuple[int, Sequence[bytes], int, float],
+        outcome: Moved,
+        told: Callable[[int, int], None],
+        stubborn: set[int],
+    ) -> None:
+        slot, batch, size, _ = done
+        (reply,) = self._source.lines(1)
+        now = time.perf_counter()
+        self._adapt(len(batch), now - self._last_reply)
+        self._last_reply = now
+        if reply == b"+NOKEY":
+            return  # expired or deleted meanwhile
+        if not is_error(reply):
+            outcome.keys += len(batch)
+            outcome.bytes += size
+            keys, held = self._sent.get(slot, (0, 0))
+            self._sent[slot] = keys + len(batch), held + size
+            told(len(batch), size)
+            return
+        text = text_of(reply)
+        if "BUSYKEY" in text:
+            pair, migrate, home = self.pair, self._migrate, self._homeward
+            if not self._conflicts.settle(
+                self._connector, pair, slot, batch, migrate, keep=self.keep, home=home
+            ):
+                stubborn.add(slot)
+            return
+        if reply.startswith((b"-NOPERM", b"-NOAUTH")) or "NOPERM" in text or "NOAUTH" in text:
+            raise refused(str(self.pair.source), "MIGRATE", reply)
+        if "OOM" in text:
+            raise no_room(self.pair, text)
+        raise lost(
+            "cluster", f"could not move slot {slot} from {self.pair.source}: {text}", "see that node's log"
+        )
+
+    def _adapt(self, keys: int, seconds: float) -> None:
+        """Let a batch take the time it may, not more."""
+        goal = self._gate.batch_seconds
+        goal = _BATCH_SECONDS if goal is None else min(goal, _BATCH_SECONDS)
+        if self._shared:
+            goal *= 2  # the other target's MIGRATEs come between ours
+        if seconds > goal:
+            self._batch_keys = max(_LEAST_KEYS, min(self._batch_keys, keys) * 3 // 4)
+        elif seconds < goal / 2 and keys >= self._batch_keys:
+            self._batch_keys = min(_MOST_KEYS, self._batch_keys * 5 // 4 + 1)
+
+    def _migrate_head(self) -> Callable[..., bytes]:
+        """Return what encodes a MIGRATE of encoded keys."""
+        peer, (username, password) = self.pair.target.peer, self._connector.login.current()
+        auth: list[str] = []
+        if password is not None:
+            auth = ["AUTH2", username, password] if username else ["AUTH", password]
+
+        def command(keys: Sequence[bytes], timeout: float, *, replace: bool = False) -> bytes:
+            options = [*(["REPLACE"] if replace else []), *auth, "KEYS"]
+            head = ["MIGRATE", peer.host, str(peer.port), "", "0", str(round(timeout * 1000)), *options]
+            encoded = encode(*head)
+            return b"*%d%b%b" % (
+                len(head) + len(keys), encoded[encoded.index(b"\r\n") :], b"".join(keys),
+            )  # fmt: skip
+
+        return command
+
+    def _still_there(self, slots: Sequence[int]) -> list[int]:
+        return _filled(self._source, slots)
+
+    # After
+
+    def _finish(self, slots: Sequence[int], outcome: Moved) -> None:
+        """Make emptied slots the target's."""
+        if not slots:
+            return
+        claimed = set(self._claim.make(self._source, self._target, slots))
+        for slot in slots:
+            if slot in claimed:
+                outcome.moved.append(slot)
+            else:
+                outcome.left[slot] = CONTESTED
+
+
+def _filled(wire: Wire, slots: Sequence[int]) -> list[int]:
+    """Return the slots of which a node holds keys."""
+    counts = wire.each(slot_commands("COUNTKEYSINSLOT", slots))
+    return [slot for slot, count in zip(slots, counts, strict=True) if count != b":0"]
