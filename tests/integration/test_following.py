@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from slotferry._core import Access, EngineError, FollowSettings, key_slot
+from slotferry._core import EngineError, FollowSettings, key_slot
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.integration.following import Following, Writer
 from tests.servers.compare import assert_equal
-from tests.servers.kinds import available
 from tests.servers.proxy import Proxy
 
 SOURCES = ("redis-6.2", "redis-7.0", "redis-8.0", "valkey-9.1")
@@ -243,82 +242,6 @@ def test_following_ends_well_when_it_is_asked_to(source: LocalServer, cluster: L
         assert_equal(source, cluster)
 
 
-@pytest.mark.parametrize("source", SOURCES, indirect=True)
-def test_what_was_received_is_acknowledged_when_the_source_asks(
-    source: LocalServer, cluster: LocalCluster
-) -> None:
-    with source.client() as client, Following(source, cluster) as following:
-        following.wait_event("follow_attached")
-        for number in range(20):
-            client.set("a", number)
-            # WAIT sends GETACK: without an answer to it, only the next second's ACK would end it.
-            assert client.wait(1, 20_000) == 1
-
-
-@pytest.mark.parametrize("source", ["redis-6.2"], indirect=True)
-def test_a_script_that_is_replicated_itself_and_names_no_key_is_a_doubt(
-    source: LocalServer, cluster: LocalCluster
-) -> None:
-    with source.client() as client, Following(source, cluster) as following:
-        following.wait_event("follow_attached")
-        client.config_set("lua-replicate-commands", "no")
-        try:
-            client.eval("redis.call('SET', 'hidden', 1)", 0)
-            client.eval("redis.call('SET', KEYS[1], 1)", 1, "declared")
-        finally:
-            client.config_set("lua-replicate-commands", "yes")
-        event = following.wait_event("comparison_wanted")
-        assert "what EVAL changed is not known" in event.message
-        assert following.job.begin_comparison() == (True, [])
-        following.job.end_comparison([b"hidden"])
-        following.wait_clean()
-        assert_equal(source, cluster)
-
-
-@pytest.mark.parametrize("name", SOURCES)
-def test_a_replica_can_be_followed_and_so_can_the_primary_that_it_becomes(
-    name: str, cluster: LocalCluster, stack: contextlib.ExitStack
-) -> None:
-    """A replica repeats no SELECT, and the history goes on under another id."""
-    if name not in available():
-        pytest.skip(f"this machine has no {name}")
-    binary = available()[name].binary
-    primary, replica = (stack.enter_context(LocalServer(binary)) for _ in range(2))
-    client, other = stack.enter_context(primary.client(db=2)), stack.enter_context(replica.client())
-    other.replicaof(primary.host, primary.port)
-    wait_until(lambda: other.info("replication")["master_link_status"] == "up", "no replication")
-    client.set("a", 1)
-    access = Access(database=2)
-    with Following(replica, cluster, source_access=access) as following, cluster.client() as target:
-        following.wait_event("follow_attached")
-        following.wait_copied()
-        # No SELECT comes before these: the primary's stream is in database 2 already.
-        client.set("b", 2)
-        client.incr("a")
-        wait_until(lambda: target.mget_nonatomic("a", "b") == [b"2", b"2"], "it is not followed")
-        following.wait_clean()
-        checkpoint = following.job.checkpoint()
-    assert checkpoint.follow is not None
-    position, _ = checkpoint.follow
-    client.set("late", 3)
-    wait_until(lambda: replica_has(replica, "late"), "the replica lags")
-    primary.kill()
-    other.replicaof("no", "one")
-    promoted = Following(replica, cluster, source_access=access, position=position, copies=False)
-    with promoted as following, cluster.client() as target:
-        following.wait_event("follow_attached")
-        with replica.client(db=2) as writer:
-            writer.set("c", 4)
-        following.wait_clean()
-        assert following.progress.mark[0] == other.info("replication")["master_replid"]
-        assert target.mget_nonatomic("a", "b", "c", "late") == [b"2", b"2", b"4", b"3"]
-
-
-def replica_has(replica: LocalServer, key: str) -> bool:
-    with replica.client(db=2) as client:
-        return bool(client.exists(key))
-
-
 def test_a_key_that_is_written_all_the_time_is_copied_now_and_then(
     source: LocalServer, cluster: LocalCluster
 ) -> None:
@@ -405,21 +328,6 @@ def test_keys_of_an_earlier_run_are_settled_by_being_followed(
             with cluster.client() as target:
                 assert target.get("pending") == b"1"
                 assert target.exists("gone", "other") == 0
-
-
-@pytest.mark.parametrize("source", ["redis-6.2", "redis-7.0", "valkey-9.1"], indirect=True)
-def test_a_user_without_psync_is_told_what_is_missing(source: LocalServer, cluster: LocalCluster) -> None:
-    with source.client() as client:
-        client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@all", "-psync")
-        try:
-            access = Access(username="reader", password="pw")
-            with Following(source, cluster, source_access=access) as following:
-                wait_until(lambda: following.job.wait(0.1), "the job goes on")
-                with pytest.raises(EngineError, match=r"PSYNC: NOPERM.*\+psync") as error:
-                    following.job.result()
-                assert error.value.args[0] == "source_refused"
-        finally:
-            client.execute_command("ACL", "DELUSER", "reader")
 
 
 def test_what_following_cannot_do_is_refused(source: LocalServer, cluster: LocalCluster) -> None:
