@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use pyo3::{PyClass, PyClassInitializer};
-use slotferry_core::checkpoint;
+use slotferry_core::ledger::checkpoint;
 
 use crate::follow::{PyPosition, position};
 use crate::snapshot::Counts;

@@ -1,7 +1,7 @@
 //! `ValueFilter`: which keys are taken by what they are.
 
 use pyo3::prelude::*;
-use slotferry_core::filter;
+use slotferry_core::transform::filter;
 
 /// Filters that the source is asked about, key by key.
 #[pyclass(frozen, module = "slotferry._core")]

@@ -3,7 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 
 use pyo3::prelude::*;
-use slotferry_core::handover::{self, Fate, HandoverSpec, Limits};
+use slotferry_core::handover;
+use slotferry_core::handover::{Fate, HandoverSpec, Limits};
 use slotferry_core::net::Address;
 
 use crate::access::Access;
@@ -30,7 +31,7 @@ impl Handover {
         access,
         client_name,
         replicated,
-        lanes,
+        workers,
         reading_keys,
         together,
         together_keys,
@@ -48,7 +49,7 @@ impl Handover {
         access: &Bound<'_, Access>,
         client_name: String,
         replicated: bool,
-        lanes: usize,
+        workers: usize,
         reading_keys: usize,
         together: usize,
         together_keys: usize,
@@ -66,7 +67,7 @@ impl Handover {
             client_name,
             replicated,
             limits: Limits {
-                lanes,
+                workers,
                 reading_keys,
                 together,
                 together_keys,

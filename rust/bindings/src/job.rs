@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pyo3::prelude::*;
 use slotferry_core::net::{Address, AddressMap, AddressRule};
-use slotferry_core::payload::{FieldTtl, Show, Target};
+use slotferry_core::rdb::{FieldTtl, Show, Target};
 use slotferry_core::resp::encode::ExpiryCommand;
 use slotferry_core::topology::SlotRange;
 use slotferry_core::{Depth, Eviction, JobSpec, OnConflict, Sample, Side, Sweep, TargetLimits, Verify};

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use slotferry_core::keymap::{self, NameFilter, Rule, Scratch};
+use slotferry_core::transform::keymap;
+use slotferry_core::transform::keymap::{NameFilter, Rule, Scratch};
 
 use crate::error::{raise, usage};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use slotferry_core::survey;
+use slotferry_core::job::survey;
 
 use crate::keymap::KeyMap;
 

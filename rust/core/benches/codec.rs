@@ -3,8 +3,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use slotferry_core::payload;
-use slotferry_core::resp::encode::{self, ExpiryCommand};
+use slotferry_core::rdb;
+use slotferry_core::resp::encode;
+use slotferry_core::resp::encode::ExpiryCommand;
 use slotferry_core::resp::{Decoded, decode, decode_scan};
 use slotferry_core::slot::key_slot;
 
@@ -80,21 +81,21 @@ fn benches(criterion: &mut Criterion) {
 
     let body = [1u8; 200];
     let mut sealed = body.to_vec();
-    sealed.extend_from_slice(&payload::Footer::new(&body, 11).to_bytes());
+    sealed.extend_from_slice(&rdb::Footer::new(&body, 11).to_bytes());
     let mut patched = sealed.clone();
     let mut version = 11;
     criterion.bench_function("payload footer patched in place", |bencher| {
         bencher.iter(|| {
             version = 21 - version;
-            payload::patch_version(black_box(&mut patched), version);
+            rdb::patch_version(black_box(&mut patched), version);
         });
     });
-    let target = payload::Target::new(&[9, 10, 11, 80]);
+    let target = rdb::Target::new(&[9, 10, 11, 80]);
     criterion.bench_function("payload passage", |bencher| {
         bencher.iter(|| target.passage(black_box(&sealed)));
     });
     criterion.bench_function("payload footer rewritten", |bencher| {
-        bencher.iter(|| payload::with_version(black_box(&sealed), 10));
+        bencher.iter(|| rdb::with_version(black_box(&sealed), 10));
     });
 }
 

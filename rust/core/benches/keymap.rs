@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use slotferry_core::keymap::{KeyMap, NameFilter, Rule, Scratch};
+use slotferry_core::transform::keymap::{KeyMap, NameFilter, Rule, Scratch};
 
 const KEYS: usize = 1000;
 

@@ -3,29 +3,26 @@
 //! Invariants (the whole list is in `rust/README.md`): the source is only read; a checkpoint never runs ahead
 //! of acknowledged writes; every scanned key ends in exactly one count; memory is bounded by a byte budget.
 
-pub mod checkpoint;
-mod control;
+pub mod chunked;
+pub mod compare;
 pub mod error;
-pub mod filter;
-pub mod flow;
 pub mod handover;
 pub mod job;
-pub mod keymap;
 pub mod ledger;
 pub mod net;
-pub mod payload;
-mod pipeline;
-pub mod progress;
+pub mod rdb;
 pub mod reply;
 pub mod resp;
 pub mod slot;
 pub mod source;
-pub mod survey;
+pub mod target;
+pub mod throttle;
 pub mod topology;
+pub mod transform;
 
-pub use control::{Doubts, Event, FollowStatus, Side, State};
 pub use error::{Error, ErrorKind, Result};
-pub use job::{Job, Snapshot};
-pub use pipeline::{
-    Depth, Eviction, FollowSpec, JobSpec, OnConflict, OnFlush, Sample, Sweep, TargetLimits, Verify,
-};
+pub use job::control::{Doubts, Event, FollowStatus, Side, State};
+pub use job::engine::{Depth, Eviction, FollowSpec, JobSpec, OnConflict, OnFlush, Sweep, Verify};
+pub use job::supervisor::{Job, Snapshot};
+pub use target::limits::TargetLimits;
+pub use transform::sample::Sample;

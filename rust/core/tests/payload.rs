@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
-use slotferry_core::payload::{
-    self, Comparison, DECODE_LIMIT, FOOTER_LEN, Footer, Kind, PayloadError, Show, Value, compare_values,
-    decode, same_value, verify, with_version,
+use slotferry_core::rdb;
+use slotferry_core::rdb::{
+    Comparison, DECODE_LIMIT, FOOTER_LEN, Footer, Kind, PayloadError, Show, Value, compare_values, decode,
+    same_value, verify, with_version,
 };
 
 struct Captured {
@@ -266,8 +267,8 @@ proptest! {
 
     #[test]
     fn rewriting_never_needs_translation_below_type_22(type_byte in 0..22_u8, target in 11_u16..) {
-        let known = payload::min_version(type_byte).is_some();
-        prop_assert_eq!(payload::rewritable_version(type_byte, target).is_some(), known);
+        let known = rdb::min_version(type_byte).is_some();
+        prop_assert_eq!(rdb::rewritable_version(type_byte, target).is_some(), known);
     }
 }
 
@@ -278,19 +279,15 @@ const TARGETS: [&[u16]; 5] = [&[9], &[9, 10], &[9, 10, 11], &[9, 10, 11, 80], &[
 fn translated_payloads_hold_the_same_value() {
     for one in fixture() {
         for takes in TARGETS {
-            let target = payload::Target::new(takes);
+            let target = rdb::Target::new(takes);
             let translated = target
-                .translate(&one.payload, payload::FieldTtl::Drop, 0, payload::DECODE_LIMIT)
+                .translate(&one.payload, rdb::FieldTtl::Drop, 0, rdb::DECODE_LIMIT)
                 .unwrap_or_else(|error| panic!("{} {} for {takes:?}: {error}", one.origin, one.name));
             // Loadable by the target now, and the same as before.
             let place = format!("{} {} for {takes:?}", one.origin, one.name);
             let (_, footer) = verify(&translated.payload).expect("sealed");
             assert!(takes.contains(&footer.rdb_version), "{place}");
-            assert_eq!(
-                target.passage(&translated.payload),
-                payload::Passage::AsIs,
-                "{place}"
-            );
+            assert_eq!(target.passage(&translated.payload), rdb::Passage::AsIs, "{place}");
             if translated.dropped_ttls == 0 {
                 let same = same_value(&one.payload, &translated.payload, 0);
                 assert_eq!(same, Ok(true), "{place}");

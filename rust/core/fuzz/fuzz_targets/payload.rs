@@ -4,9 +4,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use slotferry_core::payload::{
-    Comparison, DECODE_LIMIT, Footer, Show, compare_values, decode, describe, same_bytes, same_value,
-};
+use slotferry_core::rdb::{Comparison, DECODE_LIMIT, Footer, Show, compare_values, decode, describe, same_bytes, same_value};
 
 fuzz_target!(|data: &[u8]| {
     let Some((&[low, high], body)) = data.split_first_chunk::<2>() else {

@@ -5,12 +5,13 @@
 //! watched already, so its own time grows with their square. Only what WATCH sees every change of is passed on
 //! (`watch_sees_all`); other keys stay at the source, for MIGRATE, as those that come late.
 
-use super::Fate;
-use super::company::{Company, Expiries};
-use super::slot::{Broken, Lane, at_source, at_target, note, opened};
-use crate::payload::{Kind, append_string};
+use crate::handover::Fate;
+use crate::handover::coordinator::{Coordinator, Expiries};
+use crate::handover::slot::{Broken, SourceReader, at_source, at_target, note, opened};
+use crate::rdb::{Kind, append_string};
 use crate::resp::Reply;
-use crate::resp::encode::{self, ExpiryCommand};
+use crate::resp::encode;
+use crate::resp::encode::ExpiryCommand;
 
 /// A string up to this length is read by GETRANGE, which costs the source less than MEMORY USAGE and DUMP.
 const STRING_BYTES: u16 = 16 * 1024;
@@ -36,10 +37,10 @@ struct Asked {
     expiry: bool,
 }
 
-impl Lane {
+impl SourceReader {
     /// Copy the keys that were listed; what was sent last is to be settled. Returns why the slot is left alone,
     /// if it is.
-    pub(super) async fn copy(&mut self, company: &Company) -> Result<Option<Fate>, Broken> {
+    pub(crate) async fn copy(&mut self, coordinator: &Coordinator) -> Result<Option<Fate>, Broken> {
         if std::mem::replace(&mut self.watching, true) {
             // Keys of a try before are watched still.
             let source = opened(&mut self.source, at_source)?;
@@ -51,7 +52,7 @@ impl Lane {
         let strings = self.mostly_strings && !self.strings_refused;
         let rest = if strings {
             let others = self
-                .read(&all, Reading::Strings, true, company, &mut refusal)
+                .read(&all, Reading::Strings, true, coordinator, &mut refusal)
                 .await?;
             self.mostly_strings = others.len() * 100 <= all.len() * (100 - MOSTLY);
             others
@@ -66,7 +67,7 @@ impl Lane {
                 return Ok(Some(fate));
             }
             let others = self
-                .read(&rest, Reading::Dump, !strings, company, &mut refusal)
+                .read(&rest, Reading::Dump, !strings, coordinator, &mut refusal)
                 .await?;
             if !strings {
                 self.mostly_strings = others.len() * 100 >= rest.len() * MOSTLY;
@@ -130,7 +131,7 @@ impl Lane {
         places: &[usize],
         reading: Reading,
         watch: bool,
-        company: &Company,
+        coordinator: &Coordinator,
         refusal: &mut Option<String>,
     ) -> Result<Vec<usize>, Broken> {
         let mut others = Vec::new();
@@ -139,16 +140,16 @@ impl Lane {
         let Some(first) = chunks.peek() else {
             return Ok(others);
         };
-        let mut asked = self.ask(first, reading, watch, company.expiries.get())?;
+        let mut asked = self.ask(first, reading, watch, coordinator.expiries.get())?;
         while let Some(chunk) = chunks.next() {
-            self.take(chunk, reading, asked, company, &mut others, refusal)
+            self.take(chunk, reading, asked, coordinator, &mut others, refusal)
                 .await?;
             let Some(next) = chunks.peek() else {
                 break;
             };
             if refusal.is_none() {
                 // The source is at work while the target is.
-                asked = self.ask(next, reading, watch, company.expiries.get())?;
+                asked = self.ask(next, reading, watch, coordinator.expiries.get())?;
                 opened(&mut self.source, at_source)?
                     .send()
                     .await
@@ -232,7 +233,7 @@ impl Lane {
         places: &[usize],
         reading: Reading,
         asked: Asked,
-        company: &Company,
+        coordinator: &Coordinator,
         refusal: &mut Option<String>,
     ) -> Result<bool, Broken> {
         let source = opened(&mut self.source, at_source)?;
@@ -257,7 +258,7 @@ impl Lane {
                 })
                 .await
                 .map_err(at_source)?;
-            company
+            coordinator
                 .expiries
                 .set(if some { Expiries::Some } else { Expiries::None });
             if some && !asked.expiry {
@@ -274,11 +275,11 @@ impl Lane {
         places: &[usize],
         reading: Reading,
         asked: Asked,
-        company: &Company,
+        coordinator: &Coordinator,
         others: &mut Vec<usize>,
         refusal: &mut Option<String>,
     ) -> Result<(), Broken> {
-        let with_expiry = self.learn(places, reading, asked, company, refusal).await?;
+        let with_expiry = self.learn(places, reading, asked, coordinator, refusal).await?;
         let Self {
             keys,
             source,
@@ -348,7 +349,7 @@ impl Lane {
     }
 
     /// Read the target's replies to all that was sent.
-    pub(super) async fn settle(&mut self, refusal: &mut Option<String>) -> Result<(), Broken> {
+    pub(crate) async fn settle(&mut self, refusal: &mut Option<String>) -> Result<(), Broken> {
         let Self {
             target,
             sent,
@@ -400,7 +401,7 @@ fn any_expires(text: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{any_expires, watch_sees_all};
-    use crate::payload::Kind;
+    use crate::rdb::Kind;
 
     #[test]
     fn what_is_not_known_is_not_copied() {

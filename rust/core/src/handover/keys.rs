@@ -5,7 +5,7 @@
 use crate::slot::key_slot;
 
 #[derive(Debug, Default)]
-pub(super) struct Keys {
+pub(crate) struct Keys {
     names: Vec<u8>,
     ends: Vec<usize>,
 }

@@ -13,12 +13,12 @@
 //!   when the slot is opened, and its next step, MIGRATE, takes it, as it takes keys that come late.
 //! - What was copied is dropped from the target again whenever it is certain that the transaction did not
 //!   take place. Where that is not certain, nothing is dropped, and the outcome says so.
-//! - Keys held in memory stay within `Limits::bytes` a slot and lane.
+//! - Keys held in memory stay within `Limits::bytes` a slot and worker.
 //!
 //! Not for servers that pass SETSLOT on to their replicas (Valkey ≥ 8): they block the client for it, which they
 //! cannot do in a transaction, and end with a failed assertion.
 
-mod company;
+mod coordinator;
 mod copy;
 mod keys;
 mod peer;
@@ -34,9 +34,9 @@ use tokio::task::LocalSet;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::{Access, Address};
-use company::Company;
+use coordinator::Coordinator;
 use keys::Keys;
-use slot::{Broken, Lane, Listed};
+use slot::{Broken, Listed, SourceReader};
 
 /// So many times the keys of a chunk are listed ahead, as slots were filled so far.
 const CHUNKS_LISTED: usize = 8;
@@ -68,7 +68,7 @@ pub struct HandoverSpec {
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Slots under way at a time; each has a connection to either node.
-    pub lanes: usize,
+    pub workers: usize,
     /// Keys of the slots that are read at a time; a slot of more is read alone.
     pub reading_keys: usize,
     /// Slots that are given up together, as far as they come: each time makes the source save its configuration.
@@ -139,20 +139,20 @@ impl Outcome {
 pub struct Handover {
     spec: Arc<HandoverSpec>,
     runtime: Runtime,
-    idle: Vec<Lane>,
+    idle: Vec<SourceReader>,
 }
 
 impl Handover {
     /// Prepare; nothing is opened yet.
     pub fn new(spec: HandoverSpec) -> Result<Self> {
-        if spec.limits.lanes == 0
+        if spec.limits.workers == 0
             || spec.limits.chunk_keys == 0
             || spec.limits.keys == 0
             || spec.limits.reading_keys == 0
         {
             return Err(Error::new(
                 ErrorKind::Usage,
-                "lanes, reading_keys, chunk_keys and keys must be at least 1",
+                "workers, reading_keys, chunk_keys and keys must be at least 1",
             ));
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -176,29 +176,29 @@ impl Handover {
             ahead: Cell::new(1),
             outcomes: RefCell::new(Vec::with_capacity(slots.len())),
             stopped: Cell::new(false),
-            company: Company::new(&self.spec.limits),
+            coordinator: Coordinator::new(&self.spec.limits),
         });
-        let lanes = self.spec.limits.lanes.min(slots.len());
-        while self.idle.len() < lanes {
-            self.idle.push(Lane::new(Arc::clone(&self.spec)));
+        let workers = self.spec.limits.workers.min(slots.len());
+        while self.idle.len() < workers {
+            self.idle.push(SourceReader::new(Arc::clone(&self.spec)));
         }
         let tasks = LocalSet::new();
         let running: Vec<_> = self
             .idle
-            .drain(..lanes)
-            .map(|lane| tasks.spawn_local(work(lane, Rc::clone(&queue))))
+            .drain(..workers)
+            .map(|worker| tasks.spawn_local(work(worker, Rc::clone(&queue))))
             .collect();
-        let lanes = tasks.block_on(&self.runtime, async {
-            let mut lanes = Vec::new();
+        let workers = tasks.block_on(&self.runtime, async {
+            let mut workers = Vec::new();
             for task in running {
                 match task.await {
-                    Ok(lane) => lanes.push(lane),
+                    Ok(worker) => workers.push(worker),
                     Err(failure) => std::panic::resume_unwind(failure.into_panic()),
                 }
             }
-            lanes
+            workers
         });
-        self.idle.extend(lanes);
+        self.idle.extend(workers);
         let mut outcomes = queue.outcomes.take();
         let listed = queue.listed.take().into_iter().map(|(slot, _)| slot);
         let waiting = listed.chain(queue.slots.take());
@@ -207,7 +207,7 @@ impl Handover {
     }
 }
 
-/// What the lanes of one call share.
+/// What the workers of one call share.
 struct Queue {
     slots: RefCell<VecDeque<u16>>,
     /// The next slots, with their keys.
@@ -216,7 +216,7 @@ struct Queue {
     ahead: Cell<usize>,
     outcomes: RefCell<Vec<Outcome>>,
     stopped: Cell<bool>,
-    company: Company,
+    coordinator: Coordinator,
 }
 
 impl Queue {
@@ -228,7 +228,7 @@ impl Queue {
     }
 
     /// Take the next slot; where none is listed, list some.
-    async fn next(&self, lane: &mut Lane) -> Option<(u16, Keys)> {
+    async fn next(&self, worker: &mut SourceReader) -> Option<(u16, Keys)> {
         loop {
             if let Some(next) = self.listed.borrow_mut().pop_front() {
                 return Some(next);
@@ -239,17 +239,17 @@ impl Queue {
                 slots.drain(..count).collect()
             };
             let &first = slots.first()?;
-            match lane.list(&slots).await {
-                Ok(lists) => self.take_lists(&slots, lists, lane),
+            match worker.list(&slots).await {
+                Ok(lists) => self.take_lists(&slots, lists, worker),
                 Err(broken) => {
-                    self.lose(first, &slots[1..], lane, broken);
+                    self.lose(first, &slots[1..], worker, broken);
                     return None;
                 }
             }
         }
     }
 
-    fn take_lists(&self, slots: &[u16], lists: Vec<Listed>, lane: &Lane) {
+    fn take_lists(&self, slots: &[u16], lists: Vec<Listed>, worker: &SourceReader) {
         let mut keys = 0;
         for (&slot, list) in slots.iter().zip(lists) {
             match list {
@@ -261,27 +261,27 @@ impl Queue {
             }
         }
         let each = keys.div_ceil(slots.len()).max(1);
-        let most = lane.spec.limits.chunk_keys * CHUNKS_LISTED;
+        let most = worker.spec.limits.chunk_keys * CHUNKS_LISTED;
         self.ahead.set((most / each).clamp(1, MOST_LISTED));
     }
 
-    fn lose(&self, first: u16, others: &[u16], lane: &mut Lane, broken: Broken) {
-        self.company.lose();
-        self.settle(lane.lost(first, broken));
+    fn lose(&self, first: u16, others: &[u16], worker: &mut SourceReader, broken: Broken) {
+        self.coordinator.lose();
+        self.settle(worker.lost(first, broken));
         let mut slots = self.slots.borrow_mut();
         others.iter().rev().for_each(|&slot| slots.push_front(slot));
     }
 }
 
-async fn work(mut lane: Lane, queue: Rc<Queue>) -> Lane {
+async fn work(mut worker: SourceReader, queue: Rc<Queue>) -> SourceReader {
     while !queue.stopped.get() {
-        queue.company.enter();
-        let Some((slot, keys)) = queue.next(&mut lane).await else {
-            queue.company.leave();
+        queue.coordinator.enter();
+        let Some((slot, keys)) = queue.next(&mut worker).await else {
+            queue.coordinator.leave();
             break;
         };
-        let outcome = lane.carry(slot, keys, &queue.company).await;
+        let outcome = worker.carry(slot, keys, &queue.coordinator).await;
         queue.settle(outcome);
     }
-    lane
+    worker
 }

@@ -7,15 +7,14 @@ use std::future::Future;
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::net::{
-    self, Access, Address, Bytes, Connection, Deadline, HandshakeError, Hangup, Outgoing, Question,
-};
+use crate::net;
+use crate::net::{Access, Address, Bytes, Connection, Deadline, HandshakeError, Hangup, Outgoing, Question};
 use crate::resp::{Decoded, Reply, decode, encode};
 
 /// A node that answers nothing for so long is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-pub(super) struct Peer {
+pub(crate) struct Peer {
     connection: Connection,
     hangup: Hangup,
     out: Bytes,

@@ -7,10 +7,10 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use super::company::Company;
-use super::keys::Keys;
-use super::peer::Peer;
-use super::{Fate, HandoverSpec, Outcome};
+use crate::handover::coordinator::Coordinator;
+use crate::handover::keys::Keys;
+use crate::handover::peer::Peer;
+use crate::handover::{Fate, HandoverSpec, Outcome};
 use crate::resp::encode::ExpiryCommand;
 use crate::resp::{Reply, encode};
 
@@ -27,7 +27,7 @@ const GIVE_UP: &[u8] = b"redis.call('CLUSTER','SETSLOT',ARGV[1],'MIGRATING',ARGV
     return gone";
 
 /// A connection to either node, and the slot that they carry.
-pub(super) struct Lane {
+pub(crate) struct SourceReader {
     pub spec: Arc<HandoverSpec>,
     pub source: Option<Peer>,
     pub target: Option<Peer>,
@@ -45,14 +45,14 @@ pub(super) struct Lane {
     pub strings_refused: bool,
 }
 
-impl fmt::Debug for Lane {
+impl fmt::Debug for SourceReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lane").finish_non_exhaustive()
+        f.debug_struct("SourceReader").finish_non_exhaustive()
     }
 }
 
 /// The keys of a slot, or why the source does not list them.
-pub(super) type Listed = Result<Keys, String>;
+pub(crate) type Listed = Result<Keys, String>;
 
 /// How a try ended.
 enum Tried {
@@ -70,14 +70,14 @@ enum Last {
 }
 
 /// A connection broke.
-pub(super) struct Broken {
+pub(crate) struct Broken {
     source: bool,
     why: String,
     /// The transaction was sent: whether it took place is not known, so nothing is taken back.
     undecided: bool,
 }
 
-impl Lane {
+impl SourceReader {
     pub fn new(spec: Arc<HandoverSpec>) -> Self {
         Self {
             spec,
@@ -94,24 +94,24 @@ impl Lane {
         }
     }
 
-    /// Hand a slot over whose keys were listed. The company was entered for it.
-    pub async fn carry(&mut self, slot: u16, keys: Keys, company: &Company) -> Outcome {
+    /// Hand a slot over whose keys were listed. The coordinator was entered for it.
+    pub async fn carry(&mut self, slot: u16, keys: Keys, coordinator: &Coordinator) -> Outcome {
         let mut listed = Some(keys);
         for _ in 0..TRIES {
             if listed.is_none() {
-                company.enter();
+                coordinator.enter();
             }
-            let prepared = self.prepare(slot, listed.take(), company).await;
+            let prepared = self.prepare(slot, listed.take(), coordinator).await;
             let tried = match prepared {
-                Ok(None) if company.ready(self.keys.len()).await => self.give_up(slot).await,
+                Ok(None) if coordinator.ready(self.keys.len()).await => self.give_up(slot).await,
                 Ok(None) => Ok(Tried::Left(Fate::NotBegun)),
                 Ok(Some(fate)) => {
-                    company.leave();
+                    coordinator.leave();
                     Ok(Tried::Left(fate))
                 }
                 Err(broken) => {
-                    company.lose();
-                    company.leave();
+                    coordinator.lose();
+                    coordinator.leave();
                     Err(broken)
                 }
             };
@@ -127,12 +127,12 @@ impl Lane {
                 Ok(Tried::Left(fate)) => return self.left(slot, fate).await,
                 Ok(Tried::Changed) => {
                     if let Err(broken) = self.take_back().await {
-                        company.lose();
+                        coordinator.lose();
                         return self.lost(slot, broken);
                     }
                 }
                 Err(broken) => {
-                    company.lose();
+                    coordinator.lose();
                     if broken.source && !broken.undecided {
                         // What can't be taken back now is known by the journal.
                         let _ = self.drop_copies().await;
@@ -169,7 +169,7 @@ impl Lane {
         &mut self,
         slot: u16,
         listed: Option<Keys>,
-        company: &Company,
+        coordinator: &Coordinator,
     ) -> Result<Option<Fate>, Broken> {
         self.sent.clear();
         self.restored.clear();
@@ -187,9 +187,9 @@ impl Lane {
         if self.keys.len() > self.spec.limits.keys {
             return Ok(Some(Fate::Large));
         }
-        let turn = company.turn_to_read(self.keys.len()).await;
+        let turn = coordinator.turn_to_read(self.keys.len()).await;
         if self.keys.len() > 0
-            && let Some(fate) = self.copy(company).await?
+            && let Some(fate) = self.copy(coordinator).await?
         {
             return Ok(Some(fate));
         }
@@ -200,7 +200,7 @@ impl Lane {
         if let Some(text) = refusal {
             return Ok(Some(Fate::Refused(text)));
         }
-        self.await_replica(company).await?;
+        self.await_replica(coordinator).await?;
         Ok(None)
     }
 
@@ -270,8 +270,8 @@ impl Lane {
     /// Wait until a replica of the target has the copies too: after the transaction there is no other.
     ///
     /// One that does not answer in time is not waited for any more in this call: MIGRATE would not wait at all.
-    async fn await_replica(&mut self, company: &Company) -> Result<(), Broken> {
-        if !self.spec.replicated || self.restored.is_empty() || company.replica_is_late.get() {
+    async fn await_replica(&mut self, coordinator: &Coordinator) -> Result<(), Broken> {
+        if !self.spec.replicated || self.restored.is_empty() || coordinator.replica_is_late.get() {
             return Ok(());
         }
         let target = opened(&mut self.target, at_target)?;
@@ -279,7 +279,7 @@ impl Lane {
         target
             .replies(1, |reply| {
                 if reply == Reply::Integer(0) {
-                    company.replica_is_late.set(true);
+                    coordinator.replica_is_late.set(true);
                 }
                 0
             })
@@ -462,7 +462,7 @@ impl Lane {
 }
 
 /// Keep the first error.
-pub(super) fn note(refusal: &mut Option<String>, reply: &Reply<'_>) {
+pub(crate) fn note(refusal: &mut Option<String>, reply: &Reply<'_>) {
     if let Reply::Error(text) = reply
         && refusal.is_none()
     {
@@ -470,7 +470,7 @@ pub(super) fn note(refusal: &mut Option<String>, reply: &Reply<'_>) {
     }
 }
 
-pub(super) fn at_source(why: String) -> Broken {
+pub(crate) fn at_source(why: String) -> Broken {
     Broken {
         source: true,
         why,
@@ -478,7 +478,7 @@ pub(super) fn at_source(why: String) -> Broken {
     }
 }
 
-pub(super) fn at_target(why: String) -> Broken {
+pub(crate) fn at_target(why: String) -> Broken {
     Broken {
         source: false,
         why,
@@ -486,7 +486,7 @@ pub(super) fn at_target(why: String) -> Broken {
     }
 }
 
-pub(super) fn opened(
+pub(crate) fn opened(
     peer: &mut Option<Peer>,
     side: impl FnOnce(String) -> Broken,
 ) -> Result<&mut Peer, Broken> {

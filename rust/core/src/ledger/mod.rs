@@ -2,4 +2,5 @@
 //!
 //! Invariant: nothing is taken for done that is not.
 
+pub mod checkpoint;
 pub mod touched;

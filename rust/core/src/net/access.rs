@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use rustls::ClientConfig;
 
-use super::{Hangup, tls};
 use crate::error::Result;
+use crate::net::{Hangup, tls};
 
 /// How to open a connection to one side.
 #[derive(Clone, Default)]
@@ -30,12 +30,12 @@ pub struct Access {
     /// Hangs up what was opened with this, where whoever opened it heeds that (a handover does).
     pub hangup: Hangup,
     /// TLS, if the connection is encrypted.
-    pub(super) tls: Option<Tls>,
+    pub(crate) tls: Option<Tls>,
 }
 
 /// A built TLS configuration and the name to check, where it is not the host's.
 #[derive(Clone)]
-pub(super) struct Tls {
+pub(crate) struct Tls {
     pub config: Arc<ClientConfig>,
     pub server_name: Option<String>,
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::Address;
+use crate::net::Address;
 
 /// Announced host and port, reachable host and port; without ports, every port of the host is meant.
 pub type AddressRule = (String, Option<u16>, String, Option<u16>);

@@ -12,7 +12,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::{Access, Address};
+use crate::net::{Access, Address};
 
 /// What can be written: the connection takes chunks and says how much of them went out.
 pub trait Outgoing {

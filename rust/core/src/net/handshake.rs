@@ -6,7 +6,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::{Access, Address, Bytes, Connection, Identity, Question};
+use crate::net::{Access, Address, Bytes, Connection, Identity, Question};
 use crate::reply::said;
 use crate::resp::{Decoded, Tree, encode};
 
@@ -120,7 +120,7 @@ async fn shake(
         }
     }
     if !connection.received().is_empty() {
-        return Err(HandshakeError::Lost(super::UNASKED.to_owned()));
+        return Err(HandshakeError::Lost(crate::net::UNASKED.to_owned()));
     }
     Ok((connection, identity))
 }

@@ -35,7 +35,7 @@ pub struct Identity {
 
 impl Identity {
     /// Take over what a section of INFO says.
-    pub(super) fn take_info(&mut self, text: &[u8]) {
+    pub(crate) fn take_info(&mut self, text: &[u8]) {
         for line in String::from_utf8_lossy(text).lines() {
             match line.split_once(':') {
                 Some(("run_id", value)) => value.trim().clone_into(&mut self.run_id),
@@ -49,7 +49,7 @@ impl Identity {
     }
 
     /// Take over the ids of a CLUSTER SLOTS reply: `[first, last, [host, port, id, …], …]` a range.
-    pub(super) fn take_slots(&mut self, ranges: &[Tree]) {
+    pub(crate) fn take_slots(&mut self, ranges: &[Tree]) {
         for node in ranges.iter().flat_map(|range| range.elements().iter().skip(2)) {
             let id = node.elements().get(2).and_then(Tree::text);
             if let Some(id) = id.and_then(|id| std::str::from_utf8(id).ok())

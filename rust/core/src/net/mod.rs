@@ -4,11 +4,13 @@
 
 mod access;
 mod address_map;
+pub(crate) mod client;
 mod connection;
 mod deadline;
 mod handshake;
 mod hangup;
 mod identity;
+pub(crate) mod login;
 mod tls;
 
 use std::fmt;

@@ -10,11 +10,11 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use super::TlsSettings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::net::TlsSettings;
 
 /// Build the configuration once per side.
-pub(super) fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>> {
+pub(crate) fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()

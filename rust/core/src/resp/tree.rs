@@ -2,7 +2,7 @@
 //!
 //! Invariant: as `decode`: bounded by the bytes that are there, whatever the lengths claimed.
 
-use super::{Decoded, ProtocolError, Reply, decode};
+use crate::resp::{Decoded, ProtocolError, Reply, decode};
 
 /// A reply and all that it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

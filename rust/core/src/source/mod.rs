@@ -2,5 +2,12 @@
 //!
 //! Invariant: the source is only read, and nothing here knows of a target.
 
+pub(crate) mod dump;
 pub mod keys;
+pub(crate) mod names;
+pub(crate) mod plain_strings;
+pub(crate) mod reader;
+pub(crate) mod scan;
+pub(crate) mod sieve;
 pub mod stream;
+pub(crate) mod walk;

@@ -4,7 +4,7 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use crate::ledger::touched::*;
 
 fn at(offset: u64) -> Touch {
     Touch {

@@ -1,6 +1,6 @@
 //! The set by examples.
 
-use super::*;
+use crate::ledger::touched::*;
 
 fn at(offset: u64) -> Touch {
     Touch {

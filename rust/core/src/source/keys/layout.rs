@@ -3,11 +3,11 @@
 //! Invariant: each argument is looked at once, in order; what says where keys stand is known before they come, or the
 //! key is held until it is.
 
-use super::{LONGEST_NAME, LONGEST_WORD};
+use crate::source::keys::{LONGEST_NAME, LONGEST_WORD};
 
 /// What a command does that touches no key by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Class {
+pub(crate) enum Class {
     NoData,
     Select,
     SwapDb,
@@ -22,7 +22,7 @@ pub(super) enum Class {
 
 /// Where keys stand. Places count from 0, the command's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layout {
+pub(crate) enum Layout {
     /// Every `step`-th from `first` to `last`, which counts from the end where it is negative.
     Range {
         first: usize,
@@ -53,7 +53,7 @@ pub(super) enum Layout {
 
 /// What an argument turned out to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     Key,
     /// A key that is told when the command is whole.
     Held,
@@ -62,7 +62,7 @@ pub(super) enum Place {
 
 /// The look for the keys of one command.
 #[derive(Debug)]
-pub(super) struct Plan {
+pub(crate) struct Plan {
     layout: Layout,
     name: Vec<u8>,
     /// Arguments in all, and the one that comes next.

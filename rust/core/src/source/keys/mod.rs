@@ -9,7 +9,7 @@ mod table;
 use layout::{Class, Layout, Place, Plan};
 pub use table::{Table, TableError};
 
-use super::stream::{Commands, Item, StreamError};
+use crate::source::stream::{Commands, Item, StreamError};
 
 /// What a command did, as far as a copy is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 
-use super::layout::{Class, Layout};
 use crate::resp::{Decoded, Tree};
+use crate::source::keys::layout::{Class, Layout};
 
 /// What COMMAND says, by the names in lower case.
 #[derive(Debug, Clone, Default)]
@@ -40,7 +40,7 @@ impl Table {
     }
 
     /// Where the keys of a command stand, by its name in any case.
-    pub(super) fn layout(&self, name: &[u8]) -> Layout {
+    pub(crate) fn layout(&self, name: &[u8]) -> Layout {
         let mut lower = [0; 64];
         let Some(lower) = lower.get_mut(..name.len()) else {
             return Layout::Class(Class::Unknown);
@@ -52,7 +52,7 @@ impl Table {
     }
 
     #[cfg(test)]
-    pub(super) fn of_tests() -> Self {
+    pub(crate) fn of_tests() -> Self {
         let range = |first, last, step| Layout::Range { first, last, step };
         let commands = [
             ("set", range(1, 1, 1)),

@@ -2,9 +2,9 @@
 //!
 //! Invariant: what another try may help against is told from what it won't.
 
-use super::error::{StreamError, line};
 use crate::reply::said;
 use crate::resp::Decoded;
+use crate::source::stream::error::{StreamError, line};
 
 /// No server's replication id is longer; they have 40 hexadecimal digits.
 const LONGEST_ID: usize = 64;
@@ -82,8 +82,8 @@ fn refused(error: &[u8]) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::error::LONGEST_LINE;
     use super::*;
+    use crate::source::stream::error::LONGEST_LINE;
 
     const ID: &str = "8f3c1d0a9b7e6f5d4c3b2a190817263544536271";
 

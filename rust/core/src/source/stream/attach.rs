@@ -6,13 +6,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::answer::{Answer, answer};
-use super::error::StreamError;
-use super::handshake::{self, Handshake};
-use super::snapshot::SnapshotSkipper;
-use crate::net::{self, Access, Address, Bytes, Connection, HandshakeError, Question};
+use crate::net;
+use crate::net::{Access, Address, Bytes, Connection, HandshakeError, Question};
 use crate::resp::{Decoded, ProtocolError, Tree};
 use crate::source::keys::{Effect, KeyReader, Table};
+use crate::source::stream::answer::{Answer, answer};
+use crate::source::stream::error::StreamError;
+use crate::source::stream::handshake;
+use crate::source::stream::handshake::Handshake;
+use crate::source::stream::snapshot::SnapshotSkipper;
 
 /// A source that says nothing for so long is connected to anew; it pings every 10 s by default.
 const SILENCE: Duration = Duration::from_secs(60);

@@ -5,7 +5,7 @@
 use memchr::memchr;
 
 /// No line of the protocol is longer.
-pub(super) const LONGEST_LINE: usize = 64 * 1024;
+pub(crate) const LONGEST_LINE: usize = 64 * 1024;
 
 /// What is no replication stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,7 +16,7 @@ pub struct StreamError {
 }
 
 impl StreamError {
-    pub(super) fn at(what: &'static str, data: &[u8]) -> Self {
+    pub(crate) fn at(what: &'static str, data: &[u8]) -> Self {
         Self {
             what,
             start: data[..data.len().min(40)].to_vec(),
@@ -25,7 +25,7 @@ impl StreamError {
 }
 
 /// The line at the start of `data` without its end, and how many bytes it takes; `None` if its end is not there yet.
-pub(super) fn line(data: &[u8]) -> Result<Option<(&[u8], usize)>, StreamError> {
+pub(crate) fn line(data: &[u8]) -> Result<Option<(&[u8], usize)>, StreamError> {
     let window = &data[..data.len().min(LONGEST_LINE)];
     match memchr(b'\n', window) {
         Some(end) => {

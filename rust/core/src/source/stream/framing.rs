@@ -4,7 +4,7 @@
 //! of life and no part of it); no more than one argument is held, and only one that was asked for; a length that the
 //! peer claims reserves nothing.
 
-use super::error::StreamError;
+use crate::source::stream::error::StreamError;
 
 /// A part of a command.
 #[derive(Debug, PartialEq, Eq)]

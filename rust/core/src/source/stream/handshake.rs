@@ -5,11 +5,11 @@
 
 use std::collections::VecDeque;
 
-use super::answer::Answer;
-use super::attach::Ended;
 use crate::reply::said;
 use crate::resp::{Tree, encode};
 use crate::source::keys::Table;
+use crate::source::stream::answer::Answer;
+use crate::source::stream::attach::Ended;
 
 /// The version that is announced to Valkey, which else sends an RDB version that can't hold all of its types.
 const VERSION: &[u8] = b"9.0.0";
@@ -29,7 +29,7 @@ enum Asked {
 
 /// The requests before PSYNC, whose replies are still to come.
 #[derive(Debug)]
-pub(super) struct Handshake {
+pub(crate) struct Handshake {
     asked: VecDeque<Asked>,
     /// What the source says of its commands.
     table: Option<Table>,
@@ -109,7 +109,7 @@ fn refusal(asked: Asked, error: &[u8]) -> Ended {
 }
 
 /// Ask for the stream: behind what was received of it, or from anywhere.
-pub(super) fn psync(out: &mut Vec<u8>, position: Option<(&str, u64)>) {
+pub(crate) fn psync(out: &mut Vec<u8>, position: Option<(&str, u64)>) {
     match position {
         None => encode::command(out, &[b"PSYNC", b"?", b"-1"]),
         Some((id, offset)) => {
@@ -120,12 +120,12 @@ pub(super) fn psync(out: &mut Vec<u8>, position: Option<(&str, u64)>) {
 }
 
 /// Tell the source what was received.
-pub(super) fn acknowledge(out: &mut Vec<u8>, offset: u64) {
+pub(crate) fn acknowledge(out: &mut Vec<u8>, offset: u64) {
     encode::command(out, &[b"REPLCONF", b"ACK", offset.to_string().as_bytes()]);
 }
 
 /// An answer to PSYNC that brings no stream.
-pub(super) fn no_stream(answer: Answer) -> Ended {
+pub(crate) fn no_stream(answer: Answer) -> Ended {
     match answer {
         Answer::Later(text) => Ended::Lost(format!("PSYNC: {text}")),
         Answer::Denied(text) => Ended::Denied(format!("PSYNC: {text}")),

@@ -4,7 +4,7 @@
 
 use memchr::memmem;
 
-use super::error::{StreamError, line};
+use crate::source::stream::error::{StreamError, line};
 
 /// The bytes that end a snapshot whose length was not known when it began.
 const DELIMITER: usize = 40;

@@ -1,0 +1,319 @@
+//! Following a live source: the stream says which keys were touched, and they are copied by name, for ever.
+//!
+//! Invariant: two writes of one key are never in flight at once: a key that the bulk copy has in hand is not taken, one
+//! that was touched is left out of the scan, and one that is being copied waits. The mark goes to the ledger and never
+//! passes a touch that is not acknowledged, or a doubt that no comparison has settled.
+
+mod attached;
+mod pages;
+mod scanned;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::error::ErrorKind;
+use crate::job::control::{Doubts, Event, FollowStatus};
+use crate::job::engine::Engine;
+use crate::ledger::checkpoint::{PageId, Pending};
+use crate::ledger::touched::{Taken, Touch, Touched};
+use crate::source::scan::Keys;
+use crate::source::stream::Position;
+use crate::target::batch::Restore;
+
+use scanned::Scanned;
+
+/// A key that was touched waits for so long, so that one that is written all the time is copied a few times a second.
+const COALESCE: Duration = Duration::from_millis(100);
+
+/// How often touches that have waited are looked at, and the mark is moved.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+
+/// Keys of one page, and pages that may be open: a page is done with its slowest key.
+const PAGE_KEYS: usize = 128;
+const MOST_PAGES: usize = 64;
+
+/// Names of one page, in bytes.
+const PAGE_BYTES: usize = 1 << 18;
+
+/// So many large keys are remembered, to be copied in pages of their own.
+const MOST_LARGE: usize = 10_000;
+
+/// What happens when the source is emptied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFlush {
+    /// The job stops, before it.
+    Stop,
+    /// A comparison is asked for, which empties the target.
+    Compare,
+}
+
+/// How a source is followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FollowSpec {
+    /// Where an earlier run has come to; none: begin at the source's present offset, and copy only then.
+    pub from: Option<Position>,
+    /// That run has left a doubt that no comparison has settled.
+    pub in_doubt: bool,
+    /// What happens when the source is emptied.
+    pub on_flush: OnFlush,
+    /// Bytes that the names of touched keys may take.
+    pub memory: usize,
+}
+
+/// Where the stream stands.
+#[derive(Debug, Default)]
+struct Stream {
+    position: Option<Position>,
+    connected: bool,
+    /// It began anew, so often, since the job started.
+    resyncs: u64,
+}
+
+/// What was counted.
+#[derive(Debug, Default)]
+struct Figures {
+    commands: Cell<u64>,
+    writes: Cell<u64>,
+    copied: Cell<u64>,
+    deleted: Cell<u64>,
+    bytes: Cell<u64>,
+    published: Cell<u64>,
+    scripts: Cell<u64>,
+    functions: Cell<u64>,
+    flushes: Cell<u64>,
+    comparisons: Cell<u64>,
+}
+
+fn add(cell: &Cell<u64>, count: u64) {
+    cell.set(cell.get() + count);
+}
+
+/// A page of touched keys that is being copied.
+#[derive(Debug)]
+struct Page {
+    keys: Vec<Taken>,
+    /// Places in `keys` of those that are to be taken again.
+    returned: Vec<usize>,
+}
+
+/// What following needs beside the engine.
+#[derive(Debug)]
+pub(crate) struct Follow {
+    spec: FollowSpec,
+    begun: Instant,
+    touched: RefCell<Touched>,
+    stream: RefCell<Stream>,
+    pages: RefCell<HashMap<PageId, Page>>,
+    scanned: RefCell<Scanned>,
+    large: RefCell<HashSet<Rc<[u8]>>>,
+    /// Keys that were pending or failed, and those of them that are copied now.
+    owed: RefCell<HashSet<Vec<u8>>>,
+    resolved: RefCell<Vec<Vec<u8>>>,
+    figures: Figures,
+    comparing: Cell<bool>,
+    /// It was told that slots were given up.
+    slots_told: Cell<bool>,
+    fence: Cell<Option<u64>>,
+    /// Following ends once all up to here is clean.
+    finish: Cell<Option<u64>>,
+    over: Cell<bool>,
+    /// Wakes the source reader: there may be keys to take.
+    pub woken: Notify,
+    /// Wakes who publishes: something has landed that is waited for.
+    progressed: Notify,
+}
+
+impl Follow {
+    pub fn new(spec: FollowSpec, owed: Vec<Vec<u8>>) -> Self {
+        Self {
+            begun: Instant::now(),
+            touched: RefCell::new(Touched::new(spec.memory)),
+            stream: RefCell::default(),
+            pages: RefCell::default(),
+            scanned: RefCell::new(Scanned::new()),
+            large: RefCell::default(),
+            owed: RefCell::new(owed.into_iter().collect()),
+            resolved: RefCell::default(),
+            figures: Figures::default(),
+            comparing: Cell::new(false),
+            slots_told: Cell::new(false),
+            fence: Cell::new(None),
+            finish: Cell::new(None),
+            over: Cell::new(false),
+            woken: Notify::new(),
+            progressed: Notify::new(),
+            spec,
+        }
+    }
+
+    /// Whether the stream has begun: only then may keys be scanned.
+    pub fn has_begun(&self) -> bool {
+        self.stream.borrow().position.is_some()
+    }
+
+    /// Whether following is over, as it was asked to be.
+    pub fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
+    fn now(&self) -> u32 {
+        self.begun.elapsed().as_millis() as u32
+    }
+
+    /// Where the stream stands, as a touch.
+    fn received(&self) -> Option<Touch> {
+        let stream = self.stream.borrow();
+        stream.position.as_ref().map(|position| Touch {
+            offset: position.offset,
+            selected: position.database,
+            at: self.now(),
+        })
+    }
+
+    /// Everything up to `offset` is waited for: nothing is held back to coalesce.
+    pub fn set_fence(&self, offset: u64) {
+        self.fence.set(Some(offset));
+        self.woken.notify_one();
+        self.progressed.notify_one();
+    }
+
+    /// Following ends when everything up to `offset` is clean.
+    pub fn finish_at(&self, offset: u64) {
+        self.finish.set(Some(offset));
+        self.set_fence(offset);
+    }
+
+    /// A comparison begins: what it has to look at.
+    pub fn begin_comparison(&self) -> Doubts {
+        self.comparing.set(true);
+        self.slots_told.set(false);
+        add(&self.figures.comparisons, 1);
+        let doubtful = self.touched.borrow_mut().begin_comparison();
+        Doubts {
+            all: doubtful.all,
+            slots: doubtful.slots,
+        }
+    }
+
+    /// The comparison is over: these keys differ.
+    pub fn end_comparison(&self, engine: &Engine, differing: &[Vec<u8>]) {
+        for key in differing {
+            if let Some(slot) = Self::slot(engine, key) {
+                self.touched.borrow_mut().found(key, slot);
+            }
+        }
+        self.comparing.set(false);
+        self.touched.borrow_mut().end_comparison();
+        self.woken.notify_one();
+        self.progressed.notify_one();
+    }
+
+    /// Copy these keys, as if they had been touched now.
+    pub fn touch_now(&self, engine: &Engine, keys: &[Vec<u8>]) {
+        if let Some(touch) = self.received() {
+            for key in keys {
+                self.touch(engine, key, touch);
+            }
+            self.woken.notify_one();
+        }
+    }
+
+    /// Remember a touched key, if it is one that is taken.
+    #[inline]
+    fn touch(&self, engine: &Engine, key: &[u8], touch: Touch) {
+        if let Some(slot) = Self::slot(engine, key) {
+            self.touched.borrow_mut().touch(key, slot, touch);
+        }
+    }
+
+    /// The slot that a key has at the target; none if the key is not taken.
+    #[inline]
+    fn slot(engine: &Engine, key: &[u8]) -> Option<u16> {
+        engine.with_naming(|naming| match naming {
+            None => Some(crate::slot::key_slot(key)),
+            Some((map, scratch)) => map.place(key, scratch).map(|(_, slot)| slot),
+        })
+    }
+
+    /// Move the mark, and show all of it.
+    fn publish(&self, engine: &Engine) {
+        let Some(received) = self.received() else {
+            return;
+        };
+        let mut touched = self.touched.borrow_mut();
+        let mark = touched.mark(received);
+        let given_up = touched.are_slots_in_doubt();
+        let doubtful = touched.doubtful();
+        let status = {
+            let stream = self.stream.borrow();
+            let id = stream.position.as_ref().map(|position| position.id.clone());
+            FollowStatus {
+                mark: Position {
+                    id: id.unwrap_or_default(),
+                    offset: mark.offset,
+                    database: mark.selected,
+                },
+                in_doubt: doubtful.all || !doubtful.slots.is_empty(),
+                received: received.offset,
+                lag: Duration::from_millis(if mark.offset < received.offset {
+                    u64::from(received.at.saturating_sub(mark.at))
+                } else {
+                    0
+                }),
+                connected: stream.connected,
+                resyncs: stream.resyncs,
+                touched: touched.len() as u64,
+                touched_bytes: touched.bytes() as u64,
+                doubtful_slots: doubtful.slots.len() as u64,
+                doubtful_all: doubtful.all,
+                comparing: self.comparing.get(),
+                commands: self.figures.commands.get(),
+                writes: self.figures.writes.get(),
+                copied: self.figures.copied.get(),
+                deleted: self.figures.deleted.get(),
+                bytes: self.figures.bytes.get(),
+                published: self.figures.published.get(),
+                scripts: self.figures.scripts.get(),
+                functions: self.figures.functions.get(),
+                flushes: self.figures.flushes.get(),
+                comparisons: self.figures.comparisons.get(),
+            }
+        };
+        drop(touched);
+        let resolved = std::mem::take(&mut *self.resolved.borrow_mut());
+        engine.shared.ledger().set_follow(status.follow_mark(), resolved);
+        let is_clean = |fence: u64| !status.in_doubt && status.mark.offset >= fence;
+        // The copy goes first: until it is done, what is written has to be followed.
+        let is_alone = engine.readers_running.get() <= 1;
+        if is_alone && self.finish.get().is_some_and(is_clean) {
+            self.over.set(true);
+            self.woken.notify_one();
+        }
+        let fence = self.fence.get().filter(|&fence| is_clean(fence));
+        if fence.is_some() && self.finish.get().is_none() {
+            self.fence.set(None);
+        }
+        let slots = status.doubtful_slots;
+        engine.shared.show_follow(status, fence.is_some());
+        if given_up && !self.slots_told.replace(true) {
+            let source = &engine.spec.source;
+            Self::tell(
+                engine,
+                "comparison_wanted",
+                format!(
+                    "source {source}: more keys were touched than fit in memory; both sides have to be compared in {slots} \
+                     slots"
+                ),
+            );
+        }
+    }
+
+    /// Something that the control plane has to see to.
+    fn tell(engine: &Engine, kind: &'static str, message: String) {
+        engine.shared.tell(Event::source(kind, message));
+    }
+}

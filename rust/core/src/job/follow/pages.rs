@@ -1,0 +1,157 @@
+//! Touched keys on their way through the pipeline, a page at a time.
+//!
+//! Invariant: a key of a page is landed, or given back, exactly when the page is complete.
+
+use crate::job::follow::{
+    COALESCE, Engine, Follow, HashSet, Keys, MOST_LARGE, MOST_PAGES, PAGE_BYTES, PAGE_KEYS, Page, PageId,
+    Pending, Rc, Taken, add,
+};
+use crate::job::progress::Outcome;
+
+impl Follow {
+    /// Whether a key is in the set: then the scan leaves it out.
+    #[inline]
+    pub fn has(&self, key: &[u8]) -> bool {
+        self.touched.borrow().contains(key)
+    }
+
+    /// The bulk copy begins with a page.
+    pub fn scan(&self, page: PageId, keys: &Keys) {
+        let keys = keys.iter().map(|(key, _)| key);
+        self.scanned.borrow_mut().open(page, keys);
+    }
+
+    /// Take the next keys, in pages; none now: empty.
+    pub fn take(&self) -> Vec<Vec<Taken>> {
+        if self.pages.borrow().len() >= MOST_PAGES || self.over.get() {
+            return Vec::new();
+        }
+        let newest = match self.fence.get() {
+            Some(_) => u32::MAX,
+            None => self.now().saturating_sub(COALESCE.as_millis() as u32),
+        };
+        let scanned = self.scanned.borrow();
+        let mut touched = self.touched.borrow_mut();
+        let taken = touched.take(PAGE_KEYS, PAGE_BYTES, newest, |key| scanned.is_free(key));
+        let large = self.large.borrow();
+        let (alone, together): (Vec<_>, Vec<_>) =
+            taken.into_iter().partition(|taken| large.contains(&taken.key));
+        let mut pages: Vec<Vec<Taken>> = alone.into_iter().map(|taken| vec![taken]).collect();
+        if !together.is_empty() {
+            pages.push(together);
+        }
+        pages
+    }
+
+    /// A page of taken keys is opened.
+    pub fn open(&self, page: PageId, keys: Vec<Taken>) {
+        let returned = Vec::new();
+        self.pages.borrow_mut().insert(page, Page { keys, returned });
+    }
+
+    /// Whether a page is one of ours.
+    #[inline]
+    pub fn owns(&self, page: PageId) -> bool {
+        self.pages.borrow().contains_key(&page)
+    }
+
+    /// `keys` keys of a page of ours are written.
+    pub fn count(&self, outcome: Outcome, keys: u64, bytes: u64) {
+        if matches!(outcome, Outcome::Migrated | Outcome::Unchanged) {
+            add(&self.figures.copied, keys);
+            add(&self.figures.bytes, bytes);
+        }
+    }
+
+    /// The source lacks a key of ours: it is deleted.
+    pub fn count_deletion(&self) {
+        add(&self.figures.deleted, 1);
+    }
+
+    /// A key of a page of ours could not be written now: it is to be taken again.
+    pub fn give_back(&self, page: PageId, key: &[u8]) {
+        let mut pages = self.pages.borrow_mut();
+        if let Some(page) = pages.get_mut(&page)
+            && let Some(place) = page.keys.iter().position(|taken| &*taken.key == key)
+        {
+            page.returned.push(place);
+        }
+    }
+
+    /// A page is complete, whichever it is.
+    pub fn close(&self, page: PageId) {
+        let Some(page) = self.pages.borrow_mut().remove(&page) else {
+            if self.scanned.borrow_mut().close(page) {
+                self.touched.borrow_mut().release();
+                self.woken.notify_one();
+            }
+            return;
+        };
+        let mut touched = self.touched.borrow_mut();
+        let mut owed = self.owed.borrow_mut();
+        for (place, taken) in page.keys.iter().enumerate() {
+            if page.returned.contains(&place) {
+                touched.returned(taken.id);
+                continue;
+            }
+            touched.landed(taken.id);
+            if !owed.is_empty()
+                && let Some(key) = owed.take(&*taken.key)
+            {
+                self.resolved.borrow_mut().push(key);
+            }
+        }
+        drop((touched, owed));
+        self.woken.notify_one();
+        if self.fence.get().is_some() {
+            self.progressed.notify_one();
+        }
+    }
+
+    /// A key is copied in chunks, for which others should not wait.
+    pub fn note_large(&self, key: &[u8]) {
+        let mut large = self.large.borrow_mut();
+        if large.len() >= MOST_LARGE {
+            large.clear();
+        }
+        large.insert(Rc::from(key));
+    }
+
+    /// A key that the bulk copy could not copy, since it is written to all the time, is followed instead.
+    pub fn take_over(&self, engine: &Engine, key: &[u8]) {
+        self.owed.borrow_mut().insert(key.to_vec());
+        self.touch_now(engine, &[key.to_vec()]);
+    }
+
+    /// Keys of an earlier run that were pending or failed: copied as if they had been touched.
+    pub(crate) fn touch_owed(&self, engine: &Engine) {
+        let owed: HashSet<Vec<u8>> = self.owed.borrow().clone();
+        self.touch_now(engine, &owed.into_iter().collect::<Vec<_>>());
+    }
+}
+
+impl Engine {
+    /// Whether a page holds touched keys.
+    #[inline]
+    pub fn is_followed(&self, page: PageId) -> bool {
+        self.follow.as_ref().is_some_and(|follow| follow.owns(page))
+    }
+
+    /// A page of touched keys has an outcome, in the books of following and not in those of the copy.
+    pub(crate) fn park_followed(&self, page: PageId, pending: &Pending) {
+        if let Some(follow) = &self.follow {
+            follow.give_back(page, &pending.key);
+        }
+        let complete = {
+            let mut ledger = self.shared.ledger();
+            let complete = ledger.settle(page, Outcome::Pending, 1, 0);
+            if ledger.open_pages() == 0 {
+                self.changed.notify_one();
+            }
+            complete
+        };
+        if complete {
+            self.forget_names(page);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! The credentials and certificates that hold now, for connections that are opened from now on.
+//!
+//! Invariant: an open connection keeps what it was opened with. Where a login is refused and can be renewed,
+//! the control plane is asked for another one, and it is tried until `retry_for`.
+
+use std::cell::{Cell, RefCell};
+use std::time::{Duration, Instant};
+
+use crate::job::control::{Event, Side};
+use crate::job::engine::Engine;
+use crate::net::{Access, Address};
+
+/// Other credentials are asked for at most this often.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+
+/// How one side is opened.
+#[derive(Debug)]
+pub(crate) struct Login {
+    access: RefCell<Access>,
+    asked: Cell<Option<Instant>>,
+}
+
+impl Login {
+    /// `untouched`: see [`Access`].
+    pub fn new(mut access: Access, untouched: bool) -> Self {
+        access.untouched = untouched;
+        Self {
+            access: RefCell::new(access),
+            asked: Cell::new(None),
+        }
+    }
+
+    /// What a connection that is opened now is opened with.
+    pub fn current(&self) -> Access {
+        self.access.borrow().clone()
+    }
+}
+
+impl Engine {
+    /// The entrance of one side.
+    pub fn entrance(&self, side: Side) -> &Login {
+        match side {
+            Side::Source => &self.source_login,
+            Side::Target => &self.target_login,
+        }
+    }
+
+    /// Connections of that side are opened with `access` from now on; the database stays the job's.
+    pub fn set_access(&self, side: Side, mut access: Access) {
+        let mut current = self.entrance(side).access.borrow_mut();
+        access.database = current.database;
+        access.untouched = current.untouched;
+        *current = access;
+    }
+
+    /// The server at `address` refused the login: ask for another one. Returns whether there may be one.
+    pub fn want_access(&self, side: Side, address: &Address, message: &str) -> bool {
+        let entrance = self.entrance(side);
+        if !entrance.access.borrow().renewable {
+            return false;
+        }
+        let now = Instant::now();
+        if entrance.asked.get().is_none_or(|asked| now - asked >= ASK_EVERY) {
+            entrance.asked.set(Some(now));
+            self.shared.tell(Event {
+                kind: match side {
+                    Side::Source => "source_access_wanted",
+                    Side::Target => "target_access_wanted",
+                },
+                message: format!("the {} {address} refuses the login: {message}", side.name()),
+                node: Some(address.to_string()),
+                slot: None,
+            });
+        }
+        true
+    }
+}

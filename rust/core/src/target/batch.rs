@@ -1,0 +1,307 @@
+//! A batch: encoded RESTOREs for one primary in one contiguous buffer, and the index to find each again.
+//!
+//! Invariant: an entry's command can be sent again as it stands, to any node.
+
+use crate::job::engine::Eviction;
+use crate::ledger::checkpoint::PageId;
+use crate::rdb::patch_version;
+use crate::resp::encode::ExpiryCommand;
+use crate::resp::{Decoded, Reply, decode, encode};
+
+/// A batch is sent once it has grown to this many bytes.
+pub(crate) const BATCH_BYTES: usize = 48 * 1024;
+
+/// What one entry costs in the byte budget besides its command.
+const ENTRY_BYTES: usize = size_of::<Entry>();
+
+const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
+
+/// One key's RESTORE within a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    /// Where the command ends in the buffer; it begins where the one before ends.
+    pub end: usize,
+    /// Length of the payload.
+    pub payload: usize,
+    pub page: PageId,
+    /// Its place among the keys of the page.
+    pub number: u32,
+    pub slot: u16,
+    /// Redirects followed since the last wait.
+    pub hops: u8,
+    /// It was sent once without a reply: what is there now may be our own write.
+    pub in_doubt: bool,
+    /// It was translated after the target refused it.
+    pub translated: bool,
+    /// How often the target has called its key busy and then had none.
+    pub phantoms: u8,
+    /// How many connections have ended with it, one after another.
+    pub cuts: u8,
+}
+
+/// Encoded RESTOREs for one primary.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    commands: Vec<u8>,
+    entries: Vec<Entry>,
+    asking: bool,
+}
+
+/// The arguments of an encoded RESTORE.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Restore<'a> {
+    /// Its place among the keys of its page.
+    pub number: u32,
+    /// Its name at the target.
+    pub key: &'a [u8],
+    /// Milliseconds since the epoch; 0: does not expire.
+    pub expires_at: u64,
+    pub payload: &'a [u8],
+    /// The RDB version to put into the payload's footer in place of its own.
+    pub rdb_version: Option<u16>,
+    /// How cold or hot it is, where that is carried over.
+    pub eviction: Option<(Eviction, u64)>,
+}
+
+impl Batch {
+    /// A batch whose every command is preceded by an ASKING.
+    pub fn asking() -> Self {
+        Self {
+            asking: true,
+            ..Self::default()
+        }
+    }
+
+    pub fn is_asking(&self) -> bool {
+        self.asking
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.commands.len() >= BATCH_BYTES
+    }
+
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// What goes over the wire.
+    pub fn bytes(&self) -> &[u8] {
+        &self.commands
+    }
+
+    /// Append a key fresh from the source; return its weight in the byte budget.
+    #[inline]
+    pub fn push(&mut self, page: PageId, slot: u16, restore: &Restore<'_>, replace: bool) -> usize {
+        debug_assert!(!self.asking);
+        let start = self.commands.len();
+        let payload_end = encode::restore(
+            &mut self.commands,
+            restore.key,
+            restore.expires_at,
+            restore.payload,
+            replace,
+        );
+        if let Some(version) = restore.rdb_version {
+            let payload = payload_end - restore.payload.len()..payload_end;
+            patch_version(&mut self.commands[payload], version);
+        }
+        if let Some(measure) = restore.eviction {
+            encode::eviction(&mut self.commands, start, measure);
+        }
+        let end = self.commands.len();
+        self.entries.push(Entry {
+            end,
+            payload: restore.payload.len(),
+            page,
+            number: restore.number,
+            slot,
+            hops: 0,
+            in_doubt: false,
+            translated: false,
+            phantoms: 0,
+            cuts: 0,
+        });
+        end - start + ENTRY_BYTES
+    }
+
+    /// Append the deletion of a key; return its weight in the byte budget.
+    pub fn push_deletion(&mut self, page: PageId, slot: u16, nothing: &Restore<'_>) -> usize {
+        let start = self.commands.len();
+        encode::command(&mut self.commands, &[b"UNLINK", nothing.key]);
+        let end = self.commands.len();
+        self.entries.push(Entry {
+            end,
+            payload: 0,
+            page,
+            number: nothing.number,
+            slot,
+            hops: 0,
+            in_doubt: false,
+            translated: false,
+            phantoms: 0,
+            cuts: 0,
+        });
+        end - start + ENTRY_BYTES
+    }
+
+    /// Append a question whose answer can be taken for no reply to a RESTORE: where it comes, all replies before it were
+    /// counted right. It costs a key's look-up for a batch.
+    pub fn seal(&mut self, expiry: ExpiryCommand) {
+        if let Some(last) = self.entries.len().checked_sub(1) {
+            let key = self.restore(last).key.to_vec();
+            encode::expiry(&mut self.commands, expiry, &key);
+        }
+    }
+
+    /// Append an entry of another batch, with its command.
+    pub fn push_again(&mut self, entry: Entry, command: &[u8]) {
+        if self.asking {
+            self.commands.extend_from_slice(ASKING);
+        }
+        self.commands.extend_from_slice(command);
+        self.entries.push(Entry {
+            end: self.commands.len(),
+            ..entry
+        });
+    }
+
+    /// The RESTORE of entry `index`, without an ASKING.
+    pub fn command(&self, index: usize) -> &[u8] {
+        let mut start = index.checked_sub(1).map_or(0, |before| self.entries[before].end);
+        if self.asking {
+            start += ASKING.len();
+        }
+        &self.commands[start..self.entries[index].end]
+    }
+
+    /// The arguments of entry `index`; those that a deletion lacks are empty.
+    pub fn restore(&self, index: usize) -> Restore<'_> {
+        let mut rest = self.command(index);
+        let mut argument = || loop {
+            if rest.is_empty() {
+                return b"".as_slice();
+            }
+            match decode(rest) {
+                Ok(Decoded::Whole(reply, used)) => {
+                    rest = &rest[used..];
+                    if let Reply::Bulk(Some(bytes)) = reply {
+                        return bytes;
+                    }
+                }
+                other => unreachable!("our own command does not decode: {other:?}"),
+            }
+        };
+        let _name = argument();
+        let key = argument();
+        let expires_at = argument();
+        let payload = argument();
+        let mut eviction = None;
+        loop {
+            let kind = match argument() {
+                b"" => break,
+                b"IDLETIME" => Eviction::IdleTime,
+                b"FREQ" => Eviction::Frequency,
+                _ => continue,
+            };
+            eviction = Some((kind, parsed(argument())));
+        }
+        Restore {
+            number: self.entries[index].number,
+            key,
+            expires_at: parsed(expires_at),
+            payload,
+            rdb_version: None,
+            eviction,
+        }
+    }
+
+    /// What entry `index` weighs in the byte budget.
+    pub fn weight(&self, index: usize) -> usize {
+        self.command(index).len() + ENTRY_BYTES
+    }
+
+    /// What the whole batch weighs.
+    pub fn total_weight(&self) -> usize {
+        let prefixes = if self.asking {
+            self.entries.len() * ASKING.len()
+        } else {
+            0
+        };
+        self.commands.len() - prefixes + self.entries.len() * ENTRY_BYTES
+    }
+}
+
+/// The number in our own command; 0 where a deletion lacks it.
+fn parsed(digits: &[u8]) -> u64 {
+    std::str::from_utf8(digits)
+        .ok()
+        .and_then(|digits| digits.parse().ok())
+        .unwrap_or_default()
+}
+
+/// Buffers of batches that are done, for the next ones.
+#[derive(Debug, Default)]
+pub(crate) struct Spares(Vec<Batch>);
+
+impl Spares {
+    const MOST: usize = 32;
+
+    pub fn take(&mut self) -> Batch {
+        self.0.pop().unwrap_or_else(|| Batch {
+            commands: Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 4),
+            entries: Vec::with_capacity(512),
+            asking: false,
+        })
+    }
+
+    pub fn give(&mut self, mut batch: Batch) {
+        // One large value must not keep its room for good.
+        if self.0.len() < Self::MOST && batch.commands.capacity() <= 2 * BATCH_BYTES && !batch.asking {
+            batch.commands.clear();
+            batch.entries.clear();
+            self.0.push(batch);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_are_found_again() {
+        let mut batch = Batch::default();
+        let mut weight = 0;
+        for (slot, key) in [b"a".as_slice(), b"\r\n", b""].into_iter().enumerate() {
+            let restore = Restore {
+                number: slot as u32,
+                key,
+                expires_at: slot as u64 * 1000,
+                payload: b"$4\r\n",
+                rdb_version: None,
+                eviction: (slot == 2).then_some((Eviction::Frequency, 7)),
+            };
+            weight += batch.push(7, slot as u16, &restore, slot == 1);
+        }
+        assert_eq!(weight, batch.total_weight());
+        assert_eq!(batch.restore(1).key, b"\r\n");
+        assert_eq!(batch.restore(1).number, 1);
+        assert_eq!(batch.restore(1).eviction, None);
+        assert_eq!(batch.restore(2).eviction, Some((Eviction::Frequency, 7)));
+        assert_eq!(batch.restore(2).expires_at, 2000);
+        assert_eq!(batch.restore(0).payload, b"$4\r\n");
+
+        let mut asking = Batch::asking();
+        for index in [2, 0] {
+            asking.push_again(batch.entries()[index], batch.command(index));
+        }
+        assert_eq!(asking.command(1), batch.command(0));
+        assert_eq!(asking.weight(0), batch.weight(2));
+        assert_eq!(asking.total_weight(), batch.weight(2) + batch.weight(0));
+        assert!(asking.bytes().starts_with(ASKING));
+    }
+}

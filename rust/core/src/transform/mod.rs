@@ -1,0 +1,7 @@
+//! Which keys are taken, and what they are called at the target.
+//!
+//! Invariant: pure functions of a key; the same key is always chosen and named alike.
+
+pub mod filter;
+pub mod keymap;
+pub(crate) mod sample;
