@@ -721,7 +721,7 @@ class Handover:
         access: Access,
         client_name: str,
         replicated: bool,
-        lanes: int,
+        workers: int,
         reading_keys: int,
         together: int,
         together_keys: int,
@@ -734,7 +734,7 @@ class Handover:
         """Prepare; nothing is opened yet.
 
         `source` and `target` are primaries, `(host, port)`; `client_name` is what the connections are called
-        there. With `replicated`, a replica of the target is waited for before a slot is given up. `lanes`
+        there. With `replicated`, a replica of the target is waited for before a slot is given up. `workers`
         slots are under way at a time. As many are read as `reading_keys` allows, `chunk_keys` keys or
         `chunk_bytes` at once; `together` of them, or `together_keys` keys, are given up at once, as far as
         they come. A slot with more than `max_keys` keys or `max_bytes`, or with a key of more than

@@ -37,7 +37,7 @@ def test_no_change_by_any_command_is_lost(own: LocalCluster) -> None:
     ):
         known = writing_commands(source)
         assert known - CHANGES.keys() - OTHERWISE.keys() == set()
-        mover = handover(proxy, own, lanes=1)
+        mover = handover(proxy, own, workers=1)
         source.execute("SET", f"{{{tags()[0]}}}", "another value")
         payload = source.execute("DUMP", f"{{{tags()[0]}}}")
         every = list(changes(known, payload))
@@ -71,7 +71,7 @@ def test_fields_that_expire_before_the_switch_are_gone_on_both_nodes(own: LocalC
         connect(second) as target,
         Proxy(first.host, first.port) as proxy,
     ):
-        mover = handover(proxy, own, lanes=1)
+        mover = handover(proxy, own, workers=1)
         _run(source, names, [("HSET", "K", "f", 1, "g", 2), ("HSET", "K2", "f", 1), ("SET", "K3", "x")])
         _run(source, names, [("HPEXPIRE", key, 1_500, "FIELDS", 1, "f") for key in ("K", "K2")])
 
@@ -95,7 +95,7 @@ def test_a_key_that_is_evicted_before_the_switch_does_not_keep_the_others(own: L
         connect(second) as target,
         Proxy(first.host, first.port) as proxy,
     ):
-        mover = handover(proxy, own, lanes=1)
+        mover = handover(proxy, own, workers=1)
         _run(
             source,
             names,

@@ -41,7 +41,7 @@ REDIS = [name for name in ("redis-6.2", "redis-7.0", "redis-8.0") if name in ava
 def handover(source: LocalServer | Proxy, nodes: LocalCluster, **limits: int) -> _core.Handover:
     second = nodes.primaries[1]
     options: dict[str, Any] = {
-        "lanes": 2, "reading_keys": 20, "together": 2, "together_keys": 100, "chunk_keys": 3,
+        "workers": 2, "reading_keys": 20, "together": 2, "together_keys": 100, "chunk_keys": 3,
         "chunk_bytes": 1_000, "max_keys": 1_000,
         "max_bytes": 1 << 20, "max_key_bytes": 100_000, **limits,
     }  # fmt: skip
@@ -77,7 +77,7 @@ def keys_at(node: LocalServer, slot: int = SLOT) -> dict[str, Any]:
 def held_before_the_transaction(cluster: LocalCluster, times: int = 1) -> Iterator[Callable[..., Any]]:
     """Hand `SLOT` over with the source behind a proxy; yield what runs an action before each transaction."""
     with Proxy(cluster.primaries[0].host, cluster.primaries[0].port) as proxy:
-        mover = handover(proxy, cluster, lanes=1)
+        mover = handover(proxy, cluster, workers=1)
 
         def carry(action: Callable[[], None]) -> Any:
             outcome: list[Any] = []
@@ -209,7 +209,7 @@ def test_a_key_that_begins_to_expire_in_the_middle_of_a_call_keeps_its_expiry(ow
     importing(own, SLOT, later)
     name = keys_in([later], 10)[7]
     with Proxy(first.host, first.port) as proxy, connect(first) as connection:
-        mover = handover(proxy, own, lanes=1)
+        mover = handover(proxy, own, workers=1)
         proxy.hold_at(_MULTI)
         outcomes: list[Any] = []
         thread = threading.Thread(target=lambda: outcomes.extend(mover.hand_over([SLOT, later])))
@@ -309,7 +309,7 @@ def test_a_target_that_the_source_does_not_know_gets_nothing(own: LocalCluster) 
     before = keys_at(first)
     mover = _core.Handover(
         source=(first.host, first.port), target=(second.host, second.port), target_id="f" * 40,
-        access=_core.Access(), client_name="mover", replicated=False, lanes=1,
+        access=_core.Access(), client_name="mover", replicated=False, workers=1,
         reading_keys=1, together=1, together_keys=1, chunk_keys=100, chunk_bytes=10_000, max_keys=100,
         max_bytes=1 << 20, max_key_bytes=1 << 20,
     )  # fmt: skip
@@ -324,7 +324,7 @@ def test_many_strings_that_are_large_together_are_left_alone(own: LocalCluster) 
     first, second, _ = own.primaries
     fill_keys(first, keys_in([SLOT], 10), size=1_000)
     importing(own, MOVING[1], SLOT)
-    mover = handover(first, own, lanes=1, max_bytes=5_000)
+    mover = handover(first, own, workers=1, max_bytes=5_000)
     outcomes = mover.hand_over([MOVING[1], SLOT])  # the first one tells that there are strings
     assert [fate for _, fate, *_ in outcomes] == ["handed_over", "large"]
     assert len(keys_at(first)) == 10
@@ -347,7 +347,7 @@ def test_a_source_that_takes_no_writes_opens_nothing(own: LocalCluster) -> None:
 
 def test_a_source_that_is_gone_is_told_and_nothing_further_is_begun(own: LocalCluster) -> None:
     with Proxy(own.primaries[0].host, own.primaries[0].port) as proxy:
-        mover = handover(proxy, own, lanes=1)
+        mover = handover(proxy, own, workers=1)
         importing(own, *MOVING[:3])
         proxy.hold_at(b"MULTI")
         outcomes: list[Any] = []

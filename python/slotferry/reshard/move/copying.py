@@ -30,7 +30,7 @@ from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.move.conflicts import ConflictFile
 
 _CHUNK_KEYS = 50  # read in one go: clients wait for as long as that takes
-_LANES, _MOST_LANES = 16, 64
+_WORKERS, _MOST_WORKERS = 16, 64
 _READING_KEYS = 100  # keeps near servers busy, and lets others have their turn soon
 _TOGETHER, _TOGETHER_KEYS = 8, 200
 _MOST_TIMES = 16  # so much more at once for far servers:
@@ -205,7 +205,7 @@ class SlotCopier:
                     access=self._access,
                     client_name=self._name,
                     replicated="state=online" in text,
-                    lanes=min(_MOST_LANES, times * _LANES),
+                    workers=min(_MOST_WORKERS, times * _WORKERS),
                     reading_keys=times * limits.reading_keys,
                     together=times * _TOGETHER,
                     together_keys=min(limits.keys, times * _TOGETHER_KEYS),
