@@ -192,7 +192,10 @@ _ENGINE_ERRORS: dict[str, tuple[type[SlotferryError], str]] = {
     "source_lost": (SourceLostError, RESUME_HINT),
     "source_changed": (SourceLostError, RESUME_HINT),
     "source_refused": (SourceUnfitError, "put right what the source complains of, then " + RESUME_HINT),
-    "source_flushed": (SourceUnfitError, "find out what emptied it: the target is as it was before"),
+    "source_flushed": (
+        SourceUnfitError,
+        "find out what emptied it: the target is as it was before; where it was meant, give --on-flush apply",
+    ),
     "target_lost": (TargetLostError, RESUME_HINT),
     "target_failed_over": (TargetLostError, RESUME_HINT),
     "target_changed": (TargetLostError, RESUME_HINT),

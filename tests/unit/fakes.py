@@ -37,6 +37,7 @@ class FakeSnapshot:
     retries: int = 0
     buffered_bytes: int = 0
     engine_cpu_seconds: float = 0.5
+    follow: None = None
     keys_by_primary: list[tuple[str, int]] = field(default_factory=list)
 
 
@@ -49,6 +50,7 @@ class FakeCheckpoint:
     notes: Sequence[FailedKey] = ()
     big_positions: Sequence[tuple[bytes, str]] = ()
     resolved: Sequence[bytes] = ()
+    follow: None = None
 
 
 class FakeJob:

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from slotferry.errors import JournalError, SourceLostError
 from slotferry.jobs.journal.file import SCHEMA_VERSION
 from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey, Setup
 from slotferry.model.counts import FailedKey, Keys, Totals
+from slotferry.model.follow import FollowMark
 
 SETUP = Setup("redis://old:6379/0", "redis+cluster://new:7000/0", None, None, "error")
 
@@ -278,3 +280,30 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(JournalError, match="Permission denied"):
         Journal.open(tmp_path / "journal.db")
+
+
+def test_what_following_settles_or_fails_to_copy_changes_its_outcome_and_no_count(tmp_path: Path) -> None:
+    mark = FollowMark("following", "f" * 40, 2**62, 3, True)
+    with Journal.open(tmp_path / "journal.db") as journal:
+        journal.create("job", SETUP, 1, "run")
+        first = Totals(Keys(scanned=3, migrated=2, failed=1))
+        journal.record("job", Advance(totals=first, failures=[failed(b"a")], follow=mark))
+        assert journal.follow_mark("job") == mark
+        totals = journal.record("job", Advance(resolved=[b"a"], follow=mark))
+        assert totals.keys == Keys(scanned=3, migrated=3)
+        later = [failed(bytes([number])) for number in range(4)]
+        totals = journal.record("job", Advance(failures=later[:3], follow=mark))
+        assert totals.keys == Keys(scanned=3, failed=3)
+        totals = journal.record("job", Advance(failures=later[3:], follow=mark))
+        assert totals.keys == Keys(scanned=4, failed=4)
+
+
+def test_a_pass_from_the_start_keeps_the_place_in_the_stream_where_it_follows_on(tmp_path: Path) -> None:
+    mark = FollowMark("following", "f" * 40, 17, 0, False)
+    with Journal.open(tmp_path / "journal.db") as journal:
+        journal.create("job", SETUP, 1, "run")
+        journal.record("job", Advance(follow=mark))
+        journal.reset("job", SETUP, 1, "other", follows_on=True)
+        assert journal.follow_mark("job") == replace(mark, phase="copying")
+        journal.reset("job", SETUP, 1, "other")
+        assert journal.follow_mark("job") is None

@@ -22,13 +22,14 @@ from slotferry.errors import MigrationInterrupted, UsageError
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.controls import Rates
 from slotferry.jobs.options import Options
+from slotferry.migrate.follower import Lag
 from slotferry.migrate.session import Session, as_our_error, status_of
 from slotferry.model.counts import Keys
 from slotferry.model.events import CheckpointSaved, Event, Progress, RunEnded
 from slotferry.model.report import Report
 from slotferry.net.endpoints import Endpoint, parse_endpoint
 
-__all__ = ["Keys", "Migration", "Options", "Report"]
+__all__ = ["Keys", "Lag", "Migration", "Options", "Report"]
 
 
 class Migration:
@@ -130,6 +131,11 @@ class Migration:
             self._cancel.ask(immediately=immediately)
         else:
             self._cancel.ask(immediately=immediately, signal=signal)
+
+    @property
+    def lag(self) -> Lag | None:
+        """How far the target is behind a followed source, in any thread; None while none is followed."""
+        return self._session.lag
 
     def pause(self) -> None:
         """Read nothing more until `resume`; what is under way is finished. Returns at once, in any thread."""

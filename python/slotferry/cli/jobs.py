@@ -99,7 +99,10 @@ def list_jobs(journal: Path | None, as_json: bool) -> None:
             click.echo(f"no jobs: there is no journal {path}", err=True)
         return
     with opened:
-        found = [(record.updated, _job_dict(path, record)) for record in shown_jobs(opened.jobs())]
+        found = [
+            (record.updated, {**_job_dict(path, record), **_following(path, record)})
+            for record in shown_jobs(opened.jobs())
+        ]
     found += recorded.job_dicts(path)
     found.sort(key=lambda changed: -changed[0])
     records = [record for _, record in found]
@@ -113,7 +116,8 @@ def list_jobs(journal: Path | None, as_json: bool) -> None:
     heads = ("JOB", "KIND", "STATUS", "SCANNED", "PENDING", "FAILED", "SLOTS", "RUNS", "CHANGED")
     rows = [
         (
-            *(str(record[name]) for name in ("job", "kind", "status")),
+            *(str(record[name]) for name in ("job", "kind")),
+            _shown_status(record),
             *_figures(record),
             str(record["runs"]),
             local_time(updated),
@@ -121,6 +125,22 @@ def list_jobs(journal: Path | None, as_json: bool) -> None:
         for updated, record in found
     ]
     click.echo("\n".join(align([heads, *rows], numbers=(3, 4, 5, 6, 7))))
+
+
+def _following(path: Path, record: JobRecord) -> dict[str, Any]:
+    """Return what a job that follows its source at this moment is shown with besides."""
+    from slotferry.jobs.control_socket import live_status
+
+    if record.setup.follow is None or record.status != "running":
+        return {}
+    live = live_status(path, record.name)
+    return {} if live is None else {"state": live["state"], "follow": live["follow"]}
+
+
+def _shown_status(record: dict[str, Any]) -> str:
+    if record.get("state") != "following":
+        return str(record["status"])
+    return f"following, {record['follow']['lag_seconds']:.1f} s behind"
 
 
 def _figures(record: dict[str, Any]) -> tuple[str, ...]:
@@ -338,6 +358,7 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
     head = [
         ("job", record.name),
         ("kind", kind_of(record)),
+        *([] if setup.follow is None else [("follows", "the source, after the copy")]),
         ("status", _status(path, record.name, record.status)),
         *([] if live is None else live_rows(live)),
         ("source", setup.source),

@@ -38,7 +38,7 @@ from slotferry.cli.common.types import (
     partition_count,
     size,
 )
-from slotferry.errors import InternalError
+from slotferry.errors import InternalError, UsageError
 from slotferry.model.limits import MAX_WAIT_REPLICAS
 from slotferry.report import Display, choose_display
 
@@ -76,6 +76,7 @@ Examples:
   slotferry migrate redis://old:6379 redis://nat:17000 --address-map 10.0.0.7:7000=nat:17000
   slotferry migrate unix:///run/redis.sock redis://new1:7000 --dry-run
   slotferry migrate redis://old:6379 redis://new1:7000 --verify
+  slotferry migrate redis://old:6379 redis+cluster://new1:7000 --follow
   slotferry migrate redis://old:6379 redis://new1:7000 --max-keys-per-second 20000 --pause-above-latency 20
   slotferry migrate redis://old:6379 redis+cluster://new1:7000 --wait-replicas 1
   slotferry migrate --config nightly.toml --json --report summary.json
@@ -191,6 +192,20 @@ Exit codes:
     is_flag=True,
     help="Exit with 3 where no key was found to copy; else that is a warning.",
 )
+@click.option(
+    "--follow",
+    is_flag=True,
+    help="Copy what is written meanwhile as well, and go on with that until Ctrl-C or 'jobs cancel'; keys "
+    "that the target has are overwritten.",
+)
+@click.option(
+    "--on-flush",
+    type=click.Choice(["stop", "apply"]),
+    default="stop",
+    show_default=True,
+    help="With --follow, when the source's database is emptied or swapped: end, or do the same to the target "
+    "by a comparison of both sides.",
+)
 @click.option("--verify", is_flag=True, help="Compare both sides afterwards, as 'slotferry verify' does.")
 @click.option("--dry-run", is_flag=True, help="Look, count and say what would be done; write nothing.")
 @click.option("--report", type=File, help="Write the summary (JSON) to this file at the end.")
@@ -251,9 +266,21 @@ def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any
 def _migration(source: str, target: str, **parameters: Any) -> Migration:
     from slotferry.api.migration import Migration, Options
 
+    _refuse_policy(parameters)
     settings = side_settings(parameters)
     settings |= selection_settings(parameters) | database_settings(parameters)
     return Migration(source, target, Options(**settings, **parameters))
+
+
+def _refuse_policy(parameters: dict[str, Any]) -> None:
+    """Raise for a conflict policy that was asked for, where following has one of its own."""
+    given = click.get_current_context().get_parameter_source("on_conflict")
+    chosen = parameters["on_conflict"]
+    if parameters["follow"] and chosen != "replace" and given is not click.core.ParameterSource.DEFAULT:
+        raise UsageError(
+            f"--follow is given together with --on-conflict {chosen}: what is written again is copied again",
+            hint="give --on-conflict replace, or leave it out",
+        )
 
 
 def follow(migration: Migration, as_json: bool, progress: Any) -> Report:

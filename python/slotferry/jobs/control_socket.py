@@ -14,7 +14,7 @@ import os
 import selectors
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -43,11 +43,14 @@ class ControlSocket:
         controls: Controls,
         status: Callable[[], Json],
         kind: Kind = "migrate",
+        answer: Callable[[str, Json], Mapping[str, Any] | None] = lambda _command, _request: None,
     ) -> None:
+        """`answer` is asked what this module does not know; it returns None for what nobody knows."""
         self.path = _path(journal, lock_name(job, kind))
         self._job = job
         self._controls = controls
         self._status = status
+        self._further = answer
         self._server: _Server | None = None
         self.complaint = ""
         """Why nobody can be listened to; empty while somebody can."""
@@ -76,15 +79,16 @@ class ControlSocket:
     def _answer(self, line: bytes) -> Json:
         try:
             request = json.loads(line)
-            self._do(str(request["command"]), request)
+            added = self._do(str(request["command"]), request)
         except UsageError as error:
             return {"ok": False, "message": error.message, "hint": error.hint}
         except (ValueError, KeyError, TypeError):
             return {"ok": False, "message": "the request is none that this run knows", "hint": ""}
         rates = self._controls.rates
-        return {"ok": True, **self._status(), "paused": self._controls.paused, **asdict(rates)}
+        return {"ok": True, **self._status(), "paused": self._controls.paused, **asdict(rates), **added}
 
-    def _do(self, command: str, request: Json) -> None:
+    def _do(self, command: str, request: Json) -> Mapping[str, Any]:
+        """Do what was asked; return what is added to the answer."""
         if command == "pause":
             self._controls.paused = True
         elif command == "resume":
@@ -95,7 +99,10 @@ class ControlSocket:
         elif command == "cancel":
             self._controls.cancel.ask(immediately=bool(request.get("immediately")))
         elif command != "status":
+            if (added := self._further(command, request)) is not None:
+                return added
             raise UsageError(f"the run knows no command {command!r}", hint="is it of an older version?")
+        return {}
 
 
 def ask(journal: Path, job: str, command: str, kind: Kind = "migrate", **arguments: Any) -> Json:

@@ -30,7 +30,16 @@ from slotferry.jobs.journal.journal import JobRecord, Journal
 from slotferry.jobs.journal.recorder import Recorder
 from slotferry.jobs.options import Options
 from slotferry.model.counts import Totals
-from slotferry.model.events import CheckpointSaved, EngineNews, Event, Notice, Progress, TopologyChanged
+from slotferry.model.events import (
+    CheckpointSaved,
+    EngineNews,
+    Event,
+    Notice,
+    Progress,
+    Resynced,
+    TopologyChanged,
+)
+from slotferry.model.follow import FollowProgress
 from slotferry.model.partitions import PAGE_KEYS
 from slotferry.net.access_keeper import AccessKeeper
 from slotferry.net.connector import Connector
@@ -94,6 +103,12 @@ class Work:
     route: Route | None = None
 
 
+def is_followed_alone(journal: Journal, name: str) -> bool:
+    """Whether the job's source is copied to its end and followed: no cursor is used any more."""
+    mark = journal.follow_mark(name)
+    return mark is not None and mark.phase == "following"
+
+
 def copy_id(record: JobRecord, database: int) -> str:
     """Return what names a job and its source among all jobs, whatever journals they are in."""
     names = (record.name, record.created, record.setup.source, database)
@@ -122,6 +137,7 @@ class EngineDriver:
         self.record: JobRecord | None = None
         """The job in the journal, after which temporary keys are named; None: nothing is resumed."""
         self._checkpoint_wanted = False
+        self._functions_changed = False
         self.topology = sides.target_facts.topology
         """The target's, as it is known now."""
         self._access = AccessKeeper({"source": sides.source, "target": sides.target})
@@ -203,6 +219,11 @@ class EngineDriver:
         wanted, self._checkpoint_wanted = self._checkpoint_wanted, False
         return wanted
 
+    def take_functions_changed(self) -> bool:
+        """Whether the followed source's functions have changed since the last call."""
+        changed, self._functions_changed = self._functions_changed, False
+        return changed
+
     @contextmanager
     def _source_watch(self) -> Iterator[SourceWatch | None]:
         """Look after a source behind Sentinel meanwhile."""
@@ -258,6 +279,11 @@ class EngineDriver:
                 self._access.want("source")
             elif event.kind in ("target_access_wanted", "node_lost"):
                 self._access.want("target")
+            if event.kind == "follow_functions":
+                self._functions_changed = True
+            if event.kind == "follow_resynced":
+                self.emit(Resynced(event.message))
+                continue
             self.emit(EngineNews(event.kind, event.message, event.node, event.slot))
         for side, access in self._access.poll():
             job.set_access(side, access)
@@ -294,6 +320,11 @@ class ProgressTeller:
         self._begun = time.monotonic()
         self._next = 0.0
         self._seen: deque[tuple[float, int]] = deque()
+        self._writes: deque[tuple[float, int]] = deque()
+        self.follow: FollowProgress | None = None
+        """How the source was followed when it was told last."""
+        self.copied = False
+        """Whether a source that is followed is copied to its end."""
 
     def tell(
         self, snapshot: Snapshot, totals: Totals, expected_keys: int | None, *, at_once: bool = False
@@ -304,32 +335,38 @@ class ProgressTeller:
             return
         done = totals.keys.scanned if self._counts_only else totals.keys.done
         self._next = now + PROGRESS_SECONDS
+        if snapshot.follow is not None:
+            rate = _rate(self._writes, now, snapshot.follow.writes)
+            self.follow = FollowProgress.of(snapshot.follow).at_rate(rate)
+        follows = self.follow is not None and self.copied and snapshot.state == "running"
         self._emit(
             Progress(
-                state=snapshot.state,
+                state="following" if follows else snapshot.state,
                 reason=snapshot.reason,
                 keys=totals.keys,
                 expected_keys=expected_keys,
                 bytes=totals.bytes,
-                keys_per_second=self._rate(now, done if self._counts_only else totals.keys.settled),
+                keys_per_second=_rate(self._seen, now, done if self._counts_only else totals.keys.settled),
                 elapsed_seconds=now - self._begun,
                 buffered_bytes=snapshot.buffered_bytes,
                 moved=totals.moved,
                 ask=totals.ask,
                 retries=totals.retries,
                 done_keys=done,
+                follow=self.follow,
             )
         )
 
-    def _rate(self, now: float, settled: int) -> float | None:
-        """Return keys/s over the last seconds; None until a second was seen."""
-        if self._seen and settled < self._seen[-1][1]:
-            self._seen.clear()  # the job started over
-        self._seen.append((now, settled))
-        while now - self._seen[0][0] > _RATE_WINDOW:
-            self._seen.popleft()
-        since, before = self._seen[0]
-        return (settled - before) / (now - since) if now - since >= 1.0 else None
+
+def _rate(seen: deque[tuple[float, int]], now: float, count: int) -> float | None:
+    """Return how much `count` grew in a second over the last seconds; None until a second was seen."""
+    if seen and count < seen[-1][1]:
+        seen.clear()  # the job started over
+    seen.append((now, count))
+    while now - seen[0][0] > _RATE_WINDOW:
+        seen.popleft()
+    since, before = seen[0]
+    return (count - before) / (now - since) if now - since >= 1.0 else None
 
 
 class Runner:
@@ -486,13 +523,20 @@ class Runner:
                 Notice(f"the source {facts.server.node} is fit to be read again: going on there")
             )
             return
-        if self._driver.options.keys_from is not None:
+        if self._driver.options.keys_from is not None or is_followed_alone(self._journal, self._name):
             self._journal.adopt(self._name, facts.server.run_id)
             return
         databases = {mark.database: 0 for mark in self._journal.marks(self._name)}
         for mark in self._journal.marks(self._name):
             databases[mark.database] += 1
-        self._journal.reset(self._name, record.setup, record.partition_count, facts.server.run_id, databases)
+        self._journal.reset(
+            self._name,
+            record.setup,
+            record.partition_count,
+            facts.server.run_id,
+            databases,
+            follows_on=self._driver.options.follow,
+        )
         self.started_over = True
         at = f" of {facts.server.node}" if facts.found else ""
         self._driver.emit(

@@ -23,6 +23,7 @@ from slotferry.net.endpoints import Tls
 OnConflict = Literal["error", "replace", "skip"]
 OnCollision = Literal["refuse", "record", "unchecked"]
 FieldTtl = Literal["error", "drop"]
+OnFlush = Literal["stop", "apply"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Options(KeyChoice):
         wherever it can happen: `refuse`; `record` them and let `on_conflict` decide; `unchecked`: no look.
     keep_eviction_metadata: carry over idle times or access frequencies, whichever the target evicts by.
     functions: copy function libraries to every primary; `on_conflict` holds for them as well.
+    follow: go on after the copy with what is written at the source, until the run is cancelled. `on_conflict`
+        is `replace` then.
+    on_flush: what to do when the source's database is emptied or swapped while it is followed: `stop`, or
+        `apply` it by a comparison of both sides, which deletes what the source lacks.
     memory_limit: the byte budget for keys and payloads in flight.
     retry_for: how many seconds an unreachable server or unavailable slot is tried again.
     max_keys_per_second, max_bytes_per_second: what is read from the source in a second at the most; None: no
@@ -83,6 +88,8 @@ class Options(KeyChoice):
     on_collision: OnCollision = "refuse"
     keep_eviction_metadata: bool = False
     functions: bool = True
+    follow: bool = False
+    on_flush: OnFlush = "stop"
     memory_limit: int = 64 << 20
     retry_for: float = 300.0
     max_keys_per_second: int | None = None
@@ -169,6 +176,9 @@ class Options(KeyChoice):
             other = "{verify}" if self.verify else "several databases"
             raise OptionError("{keys_from} is given together with " + other, hint="leave one of them out")
         self.check_choice()
+        _check_follow(self)
+        if self.follow:
+            object.__setattr__(self, "on_conflict", "replace")
         AddressMap.parse(self.address_map)
         if self.skip_check:
             from slotferry.model.checks import check_skips
@@ -194,3 +204,28 @@ class Options(KeyChoice):
     def journal_path(self) -> Path:
         """The journal's file."""
         return default_journal_path() if self.journal is None else Path(self.journal)
+
+
+def _check_follow(options: Options) -> None:
+    """Raise `OptionError` for options that do not go together with `follow`."""
+    if options.on_flush not in get_args(OnFlush):
+        raise OptionError("{on_flush} is {value!r}", hint="use stop or apply", value=options.on_flush)
+    if not options.follow:
+        return
+    if options.on_conflict == "skip":
+        raise OptionError(
+            "{follow} is given together with {on_conflict} skip: what is written again is copied again",
+            hint="give {on_conflict} replace, or leave it out",
+        )
+    selection = options.selection
+    for given, what in (
+        (options.dry_run, "{dry_run}"),
+        (options.verify, "{verify}"),
+        (options.keys_from is not None, "{keys_from}"),
+        (selection.probes or selection.types, "filters of type, size or TTL"),
+        (options.db == "all" or len(options.db or ()) > 1, "several databases"),
+        (selection.renames or options.map_db, "rules or databases that rename keys"),
+        (options.keep_eviction_metadata, "{keep_eviction_metadata}"),
+    ):
+        if given:
+            raise OptionError("{follow} is given together with " + what, hint="leave one of them out")

@@ -143,6 +143,10 @@ class Accounting:
         self._write()
         return self._book.doubts()
 
+    def open_doubts(self) -> OpenDoubts:
+        """Return what has to be looked at again by now."""
+        return self._book.doubts()
+
     def works(self, looked_at: OpenDoubts, database: int, route: Route | None) -> Iterator[Work]:
         """Yield the core jobs that look for a database's keys in doubt; they write nothing."""
         selection = self._driver.options.selection

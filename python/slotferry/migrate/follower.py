@@ -1,7 +1,7 @@
 """What a job that follows its source offers to whoever ends it: a cut-over.
 
-Invariant: nothing here stops the source or writes to it, and every call may be made from any thread. Offsets are
-the source's (`master_repl_offset`), in bytes.
+Invariant: nothing here stops the source or writes to it, and every call may be made from any thread. Offsets
+are the source's (`master_repl_offset`), in bytes.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ class Follower(Protocol):
 Handler = Callable[[Follower, Mapping[str, Any]], Mapping[str, Any]]
 """Answers a request of the control socket: what was sent along in, what is added to the answer out.
 
-It is called in a thread of the client's own, which waits five seconds for the answer: what takes longer begins
-in a thread of its own, and is asked for again. Raises `UsageError` for what is refused, with message and hint.
+It is called in a thread of the client's own, which waits five seconds for the answer: what takes longer
+begins in a thread of its own, and is asked for again. Raises `UsageError` for what is refused, with message
+and hint.
 """

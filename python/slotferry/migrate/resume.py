@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from slotferry.errors import JobMismatchError
+from slotferry.jobs.driver import is_followed_alone
 from slotferry.jobs.journal.journal import JobRecord, Journal, Setup
 from slotferry.jobs.options import Options
 from slotferry.migrate.key_list import KeyList
@@ -40,6 +41,7 @@ def make_setup(source: Endpoint, target: Endpoint, options: Options) -> Setup:
         databases=describe_databases(options.db),
         map_db="; ".join(options.map_db) or None,
         eviction_metadata="kept" if options.keep_eviction_metadata else None,
+        follow="yes" if options.follow else None,
     )
 
 
@@ -144,14 +146,15 @@ def prepare_job(
         journal.reset(name, setup, most, run_id, databases, names=names)
         return False
     if void:
-        journal.reset(name, setup, most, run_id, databases, names=names)
+        journal.reset(name, setup, most, run_id, databases, names=names, follows_on=options.follow)
         notify(f"{void}: everything is copied from the start")
         return False
-    if record.run_id != run_id and names is not None:
+    if record.run_id != run_id and (names is not None or is_followed_alone(journal, name)):
         journal.adopt(name, run_id)
         return True
     if record.run_id != run_id:
-        journal.reset(name, setup, record.partition_count, run_id, _as_before(databases))
+        before = _as_before(databases)
+        journal.reset(name, setup, record.partition_count, run_id, before, follows_on=options.follow)
         notify(
             f"the source is another process than the one that job {name} began with (a restart or failover "
             "changed its run_id), so its cursors are void: every partition is scanned again from the start"

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from slotferry import preflight
 from slotferry._core import key_slot
-from slotferry.errors import MigrationInterrupted, SlotferryError, unexpected
+from slotferry.errors import MigrationInterrupted, SlotferryError, TargetUnfitError, UsageError, unexpected
 from slotferry.jobs.address_space import check_address_space
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.control_socket import ControlSocket
@@ -30,6 +30,8 @@ from slotferry.migrate.accounting import Accounting
 from slotferry.migrate.copy_runner import CopyRunner
 from slotferry.migrate.dry_run import DryRun
 from slotferry.migrate.emptiness import explain, found_none
+from slotferry.migrate.follow_runner import FollowRunner, RunFollower
+from slotferry.migrate.follower import Handler, Lag
 from slotferry.migrate.functions import FunctionPlan, load_functions, plan_functions
 from slotferry.migrate.key_list import KeyList
 from slotferry.migrate.resume import (
@@ -40,9 +42,10 @@ from slotferry.migrate.resume import (
     prepare_job,
     starts_over,
 )
-from slotferry.migrate.target_watch import TargetWatch
+from slotferry.migrate.target_watch import TargetWatch, look_at_all
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.events import Event, Notice, Progress, RunStarted
+from slotferry.model.follow import FollowProgress
 from slotferry.model.history import Happening
 from slotferry.model.report import Emptiness, Report, Status
 from slotferry.net.connector import Connector
@@ -85,6 +88,7 @@ class _Figures:
     notes: int = 0
     story: tuple[Happening, ...] = ()
     empty: Emptiness | None = None
+    follow: FollowProgress | None = None
 
 
 class Session:
@@ -106,6 +110,10 @@ class Session:
         self._figures = _Figures()
         self._driver: EngineDriver | None = None
         self._story: Storyteller | None = None
+        self.follower: RunFollower | None = None
+        """The job as it is followed; None where it is not, or not yet."""
+        self.handlers: dict[str, Handler] = {}
+        """What answers more requests of the control socket, while a source is followed."""
         self.emptiness_told = False
         """Whether the operator knows already that there is no key."""
         self.job = options.job or default_job_name(source, target)
@@ -131,6 +139,11 @@ class Session:
             if self._names is not None:
                 self._names.close()
         return self._report(time.monotonic() - begun, error)
+
+    @property
+    def lag(self) -> Lag | None:
+        """How far behind a followed source the target is; None while none is followed."""
+        return None if self.follower is None else self.follower.lag()
 
     def _look_for_emptiness(self) -> None:
         """Tell why no key was found, where none was, and of names that are not at the source."""
@@ -164,6 +177,18 @@ class Session:
             self._story.hear(event)
         self._listener(event)
 
+    def _answer(self, command: str, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Answer a request that only a followed job knows; None for one that none knows."""
+        handler = self.handlers.get(command)
+        if handler is None:
+            return None
+        if self.follower is None:
+            raise UsageError(
+                f"the job {self.job} does not follow its source",
+                hint="start it with 'slotferry migrate --follow'",
+            )
+        return handler(self.follower, request)
+
     def _status(self) -> dict[str, Any]:
         """Return how the run is at this instant."""
         progress = self._progress or _NO_PROGRESS
@@ -175,7 +200,7 @@ class Session:
         with (
             Journal.open(path) as journal,
             JobLock(path, self.job),
-            ControlSocket(path, self.job, self.controls, self._status) as socket,
+            ControlSocket(path, self.job, self.controls, self._status, answer=self._answer) as socket,
         ):
             self._story = Storyteller(lambda told: journal.tell(self.job, told))
             if socket.complaint:
@@ -190,6 +215,8 @@ class Session:
             resumes = record is not None and not starts_over(record, self._setup, options)
             sides = self._look(preferred, journal.databases(self.job) if resumes else ())
             sides = self._with_eviction(sides)
+            if not resumes:
+                self._refuse_full_target(sides)
             functions = self._plan_functions(sides)
             goes_on = resumes and record is not None and record.run_id == sides.source_facts.server.run_id
             collisions = () if goes_on else self._find_collisions(sides)
@@ -242,12 +269,40 @@ class Session:
         self._announce(
             driver.sides, max(Counter(mark.database for mark in journal.marks(self.job)).values(), default=0)
         )
+        if self._options.follow:
+            self._follow(journal, driver, accounting)
+            return
         runner = CopyRunner(journal, self.job, driver, accounting, lambda: self._load_functions_again(driver))
         try:
             runner.run()
         finally:
             if runner.started_over:
                 self._figures.settled_before, self._figures.resumed = 0, False
+
+    def _follow(self, journal: Journal, driver: EngineDriver, accounting: Accounting) -> None:
+        self.follower = RunFollower(self.job, driver.sides.source)
+        runner = FollowRunner(journal, self.job, driver, accounting, self.follower)
+        try:
+            runner.run()
+        finally:
+            self._figures.follow = runner.progress
+            if runner.started_over:
+                self._figures.settled_before, self._figures.resumed = 0, False
+
+    def _refuse_full_target(self, sides: Sides) -> None:
+        """Raise where a comparison would delete keys of the target that nobody copied there."""
+        if not self._options.follow or "existing-keys" in self._options.skip_check:
+            return
+        (way,) = sides.ways
+        held = sum(
+            node.count({way.target}) for node in look_at_all(sides.target, sides.target_facts.topology)
+        )
+        if held:
+            raise TargetUnfitError(
+                f"the target holds {held:,} keys already, and a target that is followed into becomes equal "
+                "to the source: what the source lacks may be deleted",
+                hint="empty it, or give --skip-check existing-keys where all of it comes from this source",
+            )
 
     def _with_eviction(self, sides: Sides) -> Sides:
         if not self._options.keep_eviction_metadata:
@@ -435,6 +490,7 @@ class Session:
             story=figures.story,
             empty=figures.empty,
             fail_if_empty=self._options.fail_if_empty,
+            follow=figures.follow,
         )
 
 

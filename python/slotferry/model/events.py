@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from slotferry.model.follow import FollowProgress
 from slotferry.model.notices import Event, Notice
 
 if TYPE_CHECKING:
@@ -20,10 +21,12 @@ __all__ = [
     "DryRunResult",
     "EngineNews",
     "Event",
+    "FollowProgress",
     "Notice",
     "PhaseStarted",
     "Progress",
     "RepairPlanned",
+    "Resynced",
     "RunEnded",
     "RunStarted",
     "TopologyChanged",
@@ -82,7 +85,8 @@ class Progress(Event):
     """The run at one instant. `keys` are the job's, over all runs; the rate is over the last seconds.
 
     `done_keys` of them are acknowledged or given up (in a dry run: counted), the others are in hand.
-    `state` is the engine's; `reason` says why it is `waiting`. `expected_keys` is an estimate, None where
+    `state` is the engine's, or `following` once all is copied; `follow` tells how the source is followed;
+    `reason` says why it is `waiting`. `expected_keys` is an estimate, None where
     there is none yet.
     """
 
@@ -100,6 +104,7 @@ class Progress(Event):
     ask: int
     retries: int
     done_keys: int
+    follow: FollowProgress | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,15 @@ class EngineNews(Event):
     message: str
     node: str | None
     slot: int | None
+
+
+@dataclass(frozen=True)
+class Resynced(Event):
+    """The source's stream began anew, and what came meanwhile is gone: a comparison of both sides follows."""
+
+    type: ClassVar[str] = "resynced"
+
+    message: str
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from slotferry.errors import ExitCode, OutputError, SlotferryError
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.differences import DIFFERENCES, Difference
+from slotferry.model.follow import FollowProgress
 
 if TYPE_CHECKING:
     from slotferry.model.history import Happening
@@ -33,7 +34,7 @@ class Report:
     `keys_by_primary` is this run's. `story` is what happened since the job was last completed, over all its
     runs: failovers, lost nodes, decisions. `error` says why the status is `interrupted` or `failed`.
     `verification` is set where one followed. `empty` says why no key was found, where none was; with
-    `fail_if_empty` such a run is not `ok`.
+    `fail_if_empty` such a run is not `ok`. `follow` is how the source was followed at last.
     """
 
     job: str
@@ -54,6 +55,7 @@ class Report:
     story: tuple[Happening, ...] = ()
     empty: Emptiness | None = None
     fail_if_empty: bool = False
+    follow: FollowProgress | None = None
 
     @property
     def keys(self) -> Keys:
@@ -80,6 +82,7 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return the summary: what `--json` prints last and `--report` writes."""
         verification = self.verification
+        followed = {} if self.follow is None else {"follow": asdict(self.follow)}
         verified = {} if verification is None else {"verification": verification.to_dict()}
         return {
             "type": "summary",
@@ -98,6 +101,7 @@ class Report:
             "empty": None if self.empty is None else self.empty.to_dict(),
             "story": [happening.to_dict() for happening in self.story],
             "error": None if self.error is None else self.error.to_dict(),
+            **followed,
             **verified,
         }
 

@@ -11,7 +11,14 @@ from tqdm import tqdm
 
 from slotferry.model.events import Event, Progress, RunEnded, RunStarted
 from slotferry.report.base import Display
-from slotferry.report.phrases import News, describe_start, describe_state, seconds_left, shown_part
+from slotferry.report.phrases import (
+    News,
+    describe_following,
+    describe_start,
+    describe_state,
+    seconds_left,
+    shown_part,
+)
 from slotferry.report.terminal_bar import open_bar
 from slotferry.text import format_bytes, format_duration
 
@@ -51,7 +58,8 @@ class BarDisplay(Display):
             self._bar = None
 
     def _move(self, event: Progress) -> None:
-        layout = _FORMAT if event.expected_keys else _FORMAT_WITHOUT_TOTAL
+        has_total = event.expected_keys and event.state != "following"
+        layout = _FORMAT if has_total else _FORMAT_WITHOUT_TOTAL
         if self._bar is None:
             self._bar = open_bar(self.stream, event.expected_keys, layout, _describe(event))
         bar = self._bar
@@ -60,6 +68,8 @@ class BarDisplay(Display):
 
 
 def _describe(event: Progress) -> str:
+    if event.state == "following" and event.follow is not None:
+        return describe_following(event.follow)
     expected = f"/{event.expected_keys:,}" if event.expected_keys else ""
     parts = [f"{event.done_keys:,}{expected} keys", format_bytes(event.bytes)]
     if event.keys.pending or event.keys.failed:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from slotferry.jobs.controls import Rates
+from slotferry.model.follow import FollowProgress
+from slotferry.report.phrases import describe_following
 from slotferry.text import format_duration
 
 
@@ -21,4 +23,6 @@ def live_rows(live: dict[str, Any]) -> list[tuple[str, str]]:
     ]
     if rate is not None:
         rows.append(("rate", f"{rate:,.0f} keys/s, after {format_duration(live['elapsed_seconds'])}"))
+    if (follow := live.get("follow")) is not None:
+        rows.append(("follow", describe_following(FollowProgress(**follow)).removeprefix("following: ")))
     return rows

@@ -10,8 +10,10 @@ import time
 from slotferry.model.events import (
     EngineNews,
     Event,
+    FollowProgress,
     PhaseStarted,
     Progress,
+    Resynced,
     RunEnded,
     RunStarted,
     TopologyChanged,
@@ -38,8 +40,22 @@ def describe_state(event: Progress) -> str:
     return f"{event.state}: {event.reason}" if event.reason else event.state
 
 
+def describe_following(follow: FollowProgress) -> str:
+    """Return how the source is followed."""
+    parts = [] if follow.writes_per_second is None else [f"{follow.writes_per_second:,.0f} writes/s"]
+    parts.append(f"{follow.lag_seconds:.1f} s and {format_bytes(follow.lag_bytes)} behind")
+    parts.append(f"{follow.touched:,} touched keys")
+    if not follow.connected:
+        parts.append("the stream is lost")
+    if follow.in_doubt:
+        parts.append("both sides have to be compared")
+    return "following: " + ", ".join(parts)
+
+
 def describe_progress(event: Progress) -> str:
     """Return a line of figures."""
+    if event.state == "following" and event.follow is not None:
+        return describe_following(event.follow)
     parts = [f"{event.done_keys:,} keys"]
     if event.expected_keys:
         share = shown_part(event) / event.expected_keys
@@ -105,7 +121,7 @@ def _describe_other(event: Event) -> str | None:
     if isinstance(event, TopologyChanged):
         missing = f", {event.missing_slots} slots without a primary" if event.missing_slots else ""
         return f"the target's topology changed: {len(event.primaries)} primaries{missing}"
-    if isinstance(event, PhaseStarted):
+    if isinstance(event, (PhaseStarted, Resynced)):
         return event.message
     if isinstance(event, RunEnded) and event.report.error is None:
         return (

@@ -21,7 +21,7 @@ APPLICATION_ID = 0x534C4F54  # "SLOT": tells our files from other programs' SQLi
 SCHEMA_VERSION = 3
 TABLES = (
     *("jobs", "partitions", "unsettled", "runs", "notes", "story", "big_keys"),
-    *("target_nodes", "target_counts", "doubts"),
+    *("target_nodes", "target_counts", "doubts", "follow"),
 )
 _BUSY_SECONDS = 10.0
 _NOT_DAMAGE = (
@@ -144,6 +144,14 @@ CREATE TABLE IF NOT EXISTS big_keys (
     position TEXT NOT NULL,
     PRIMARY KEY (job, db, key)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS follow (
+    job TEXT PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
+    phase TEXT NOT NULL,
+    replication_id TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    db INTEGER NOT NULL,
+    in_doubt INTEGER NOT NULL
+);
 """
 
 

@@ -24,6 +24,7 @@ from slotferry.errors import JournalError, SlotferryError
 from slotferry.jobs.journal.file import TABLES, explained, open_database
 from slotferry.jobs.journal.row_checks import DISCARD_HINT, check_rows, parsing
 from slotferry.model.counts import FailedKey, Keys, Totals
+from slotferry.model.follow import FollowMark
 from slotferry.model.history import Happening
 
 _CHUNK_KEYS = 50_000
@@ -67,6 +68,7 @@ class Setup:
     map_db: str | None = None
     keys_from: str | None = None
     eviction_metadata: str | None = None
+    follow: str | None = None
 
     def differences(self, command: Setup) -> list[str]:
         """Return one text for each field where `command` differs from what the journal has."""
@@ -144,6 +146,7 @@ class Advance:
     notes: Sequence[FailedKey] = ()
     database: int = 0
     big_positions: Sequence[tuple[bytes, str]] = ()
+    follow: FollowMark | None = None
 
 
 class Journal:
@@ -305,6 +308,16 @@ class Journal:
         """Return how far a database's unsettled keys are copied in parts, in the engine's words."""
         return self.select("SELECT key, position FROM big_keys WHERE job = ? AND db = ?", name, database)
 
+    def follow_mark(self, name: str) -> FollowMark | None:
+        """Return where the job goes on following; None where it has not begun to."""
+        rows = self.select(
+            "SELECT phase, replication_id, position, db, in_doubt FROM follow WHERE job = ?", name
+        )
+        if not rows:
+            return None
+        phase, replication_id, position, database, in_doubt = rows[0]
+        return FollowMark(phase, replication_id, position, database, bool(in_doubt))
+
     def pending(self, name: str, limit: int) -> list[PendingKey]:
         """Return the first `limit` pending keys."""
         rows = self.select(
@@ -437,12 +450,21 @@ class Journal:
         *,
         nodes: bool = False,
         names: Iterable[tuple[bytes, int]] | None = None,
+        follows_on: bool = False,
     ) -> None:
-        """Let the job start over: no counts, no unsettled keys, every partition at its start; runs stay."""
+        """Let the job start over: no counts, no unsettled keys, every partition at its start; runs stay.
+
+        With `follows_on` its place in the source's stream stays as well: what is copied anew does not say
+        what was deleted meanwhile.
+        """
         with self.transaction() as execute:
             execute(_RESET_JOB, (json.dumps(asdict(setup)), partition_count, run_id, time.time(), name))
             for table in _OF_A_PASS:
                 execute(f"DELETE FROM {table} WHERE job = ?", (name,))  # noqa: S608
+            if follows_on:
+                execute("UPDATE follow SET phase = 'copying' WHERE job = ?", (name,))
+            else:
+                execute("DELETE FROM follow WHERE job = ?", (name,))
             if names is None:
                 self._start_partitions(name, partition_count, databases, nodes)
             else:
@@ -502,16 +524,26 @@ class Journal:
                 [(name, advance.database, key, position) for key, position in advance.big_positions],
             )
             twice = len(advance.pending) + len(advance.failures) - pending - failed
+            scanned, migrated = keys.scanned - twice, keys.migrated
+            unsettled = (pending - settled["pending"], failed - settled["failed"])
+            if advance.follow is not None:
+                # Following counts nothing; a key that it settles, or fails to copy, was counted by the scan.
+                moved = scanned - migrated - keys.settled + keys.migrated - sum(unsettled)
+                if self.totals(name).keys.migrated + migrated + moved >= 0:
+                    migrated += moved
+                else:
+                    scanned -= moved
+                self._write_follow(name, advance.follow)
             counts = (
                 *(
-                    keys.scanned - twice,
-                    keys.migrated,
+                    scanned,
+                    migrated,
                     keys.unchanged,
                     keys.skipped,
                     keys.expired,
                     keys.vanished,
                 ),
-                *(pending - settled["pending"], failed - settled["failed"]),
+                *unsettled,
             )
             execute(_RECORD_COUNTS, (*counts, *figures, time.time(), name))
             self._connection.executemany(
@@ -519,6 +551,13 @@ class Journal:
                 [(str(mark.cursor), mark.done, name, advance.database, mark.index) for mark in advance.marks],
             )
         return self.totals(name)
+
+    def _write_follow(self, name: str, mark: FollowMark) -> None:
+        self._connection.execute(
+            "INSERT OR REPLACE INTO follow (job, phase, replication_id, position, db, in_doubt) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (name, mark.phase, *mark.position, mark.in_doubt),
+        )
 
     def end_run(
         self, name: str, number: int, status: str, elapsed_seconds: float, error: SlotferryError | None

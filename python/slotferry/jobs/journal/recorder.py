@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey
 from slotferry.model.counts import FailedKey, Keys, Totals
+from slotferry.model.follow import FollowMark
 from slotferry.model.partitions import scanned_fraction
 from slotferry.redaction import redact
 
 if TYPE_CHECKING:
-    from slotferry._core import Failure, Job, Snapshot
+    from slotferry._core import Checkpoint, Failure, Job, Snapshot
 
 
 class Recorder:
@@ -92,8 +93,17 @@ class Recorder:
             notes=[_failed(note, database) for note in checkpoint.notes],
             database=database,
             big_positions=checkpoint.big_positions,
+            follow=_follow_mark(checkpoint),
         )
         return advance, reached
+
+
+def _follow_mark(checkpoint: Checkpoint) -> FollowMark | None:
+    if checkpoint.follow is None:
+        return None
+    position, in_doubt = checkpoint.follow
+    copied = all(mark.done for mark in checkpoint.partitions)
+    return FollowMark("following" if copied else "copying", *position, in_doubt)
 
 
 def _figures(keys: Keys, size: int, snapshot: Snapshot) -> Totals:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from slotferry.errors import JournalError
-from slotferry.model.events import EngineNews, Event, Notice, RunStarted, TopologyChanged
+from slotferry.model.events import EngineNews, Event, Notice, Resynced, RunStarted, TopologyChanged
 from slotferry.model.history import Happening
 
 _MOST_ENTRIES = 200
@@ -38,6 +38,8 @@ class Storyteller:
             self._add("notice", event.message)
         elif isinstance(event, EngineNews):
             self._add(event.kind, event.message, event.node or event.kind)
+        elif isinstance(event, Resynced):
+            self._add("follow_resynced", event.message)
         elif isinstance(event, TopologyChanged):
             self._add("topology", self._describe(event))
         if self._unwritten and self.run and time.monotonic() >= self._next:

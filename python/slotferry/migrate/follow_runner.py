@@ -1,0 +1,271 @@
+"""Copies a job's source and follows it, in one core job, until it is asked to end.
+
+Invariant: the place in the stream goes to the journal in the transaction of the marks it belongs to. What can
+take long (a comparison, loading functions) is done aside, in a thread that never touches the journal; what it
+can't do ends the run, resumable, with its doubt in the journal.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+from slotferry._core import FollowSettings
+from slotferry.errors import JournalError, SlotferryError, SourceUnfitError, unexpected
+from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.driver import EngineDriver, Runner, Work
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.recorder import Recorder
+from slotferry.migrate.account_book import OpenDoubts
+from slotferry.migrate.accounting import Accounting
+from slotferry.migrate.comparison import Comparison
+from slotferry.migrate.follower import Lag
+from slotferry.migrate.functions import load_functions, plan_functions
+from slotferry.model.events import Event, Notice
+from slotferry.model.follow import FollowProgress
+from slotferry.net.connector import Connector
+from slotferry.topology.identity import Slots, unite
+
+if TYPE_CHECKING:
+    from slotferry._core import Job
+
+_INSTEAD = (
+    "without --follow: repeat 'slotferry migrate --on-conflict replace', stop the writers for the last pass, "
+    "and compare with 'slotferry verify --repair'"
+)
+
+
+class RunFollower:
+    """The job that is followed now, for other threads (see `slotferry.migrate.follower.Follower`)."""
+
+    def __init__(self, job: str, source: Connector) -> None:
+        self.job = job
+        self.source = source
+        self.copied = False
+        self.engine: Job | None = None
+        self.in_doubt = False
+        """Whether the target may have lost something, or both sides are being compared."""
+
+    def lag(self) -> Lag | None:
+        """Return how far behind it is; None while no stream is attached."""
+        seen = None if self.engine is None else self.engine.snapshot().follow
+        if seen is None:
+            return None
+        return Lag(seen.lag_bytes, seen.lag_seconds, seen.connected, seen.in_doubt or self.in_doubt)
+
+    def wait_clean(self, offset: int, timeout: float) -> bool:
+        """Wait until all of the stream up to `offset` is at the target."""
+        engine = self.engine
+        if engine is None or self.in_doubt or not engine.wait_clean(offset, timeout):
+            return False
+        return engine is self.engine and not self.in_doubt
+
+    def finish(self, offset: int) -> None:
+        """Let the run end well at `offset`."""
+        if self.engine is not None:
+            self.engine.finish_following(offset)
+
+
+class FollowRunner(Runner):
+    """Does everything that is left of the job `name`, then follows its source."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        name: str,
+        driver: EngineDriver,
+        accounting: Accounting,
+        follower: RunFollower,
+    ) -> None:
+        """Take the job, its accounts, and what tells others how it is."""
+        super().__init__(journal, name, driver)
+        self._accounting = accounting
+        self._follower = follower
+        self._aside: _Aside | None = None
+        self._functions_wanted = False
+        self._compared: tuple[OpenDoubts, Comparison, int | None] | None = None
+        """Doubts about the target, what they were compared by, and where the stream was after it."""
+
+    @property
+    def progress(self) -> FollowProgress | None:
+        """How the source was followed at last."""
+        return self._teller.follow
+
+    def _works(self) -> Iterator[Work]:
+        """Yield the one core job: what is left of the scan, the keys that are left, and the stream."""
+        marks = self._journal.marks(self._name)
+        ((database, route),) = self._routes()
+        left = self._journal.unsettled_keys(self._name, with_failed=True, database=database)
+        mark = self._journal.follow_mark(self._name)
+        options = self._driver.options
+        settings: dict[str, Any] = {
+            "follow": FollowSettings(
+                position=None if mark is None else mark.position,
+                in_doubt=mark is not None and mark.in_doubt,
+                on_flush="stop" if options.on_flush == "stop" else "compare",
+            ),
+            "key_map": options.selection.key_map(self._driver.sides.ways[0].prefix, whole=True),
+            "match": None,
+        }
+        cursors = [(m.index, m.cursor) for m in marks if not m.done]
+        keys = list(chain.from_iterable(left))
+        yield Work(partitions=cursors, keys=keys, route=route, settings=settings)
+
+    def _do(self, work: Work) -> None:
+        try:
+            super()._do(work)
+        except SourceUnfitError as error:
+            if error.kind != "source_refused" or self._journal.follow_mark(self._name) is not None:
+                raise
+            hint = f"grant +psync and +replconf; a managed service that refuses PSYNC is moved {_INSTEAD}"
+            raise SourceUnfitError(error.message, hint=hint, kind=error.kind) from error
+        finally:
+            self._follower.engine = None
+            self._end_aside()
+
+    def _tick(self, job: Job, recorder: Recorder) -> None:
+        self._accounting.tick()
+        copied = recorder.partitions_done == recorder.partitions
+        if copied and not self._teller.copied:
+            self._driver.emit(Notice("all is copied; the source is followed until the run is asked to end"))
+        self._follower.copied = self._teller.copied = copied
+        self._attend(job, recorder.partitions)
+        if self._follower.engine is None:
+            self._follower.engine = job
+        super()._tick(job, recorder)
+
+    def _attend(self, job: Job, partitions: int) -> None:
+        """Begin aside what is wanted, and take in what has come of it."""
+        if self._driver.take_functions_changed():
+            self._functions_wanted = self._driver.options.functions
+        try:
+            open_doubts = self._accounting.open_doubts()
+        except JournalError:
+            return  # as for checkpoints, which tell of it: it is looked at again
+        self._follower.in_doubt = bool(open_doubts.doubts)
+        if self._aside is not None:
+            for event in self._aside.events():
+                self._driver.emit(event)
+            if not self._aside.ended:
+                return
+            aside, self._aside = self._aside, None
+            aside.result()
+        follow = job.snapshot().follow
+        if follow is None or not follow.connected:
+            return
+        if self._compared is not None:
+            self._close_doubts(job, follow.received)
+        elif self._functions_wanted:
+            self._functions_wanted = False
+            self._aside = _Aside(self._driver, _load_functions)
+        elif self._teller.copied and (follow.in_doubt or open_doubts.doubts):
+            self._compare(job, partitions, open_doubts, settles=follow.in_doubt)
+
+    def _close_doubts(self, job: Job, received: int) -> None:
+        """Close the doubts about the target that were compared, once what was found is copied."""
+        assert self._compared is not None  # noqa: S101 - the caller has looked
+        doubts, comparison, fence = self._compared
+        if fence is None:
+            self._compared = doubts, comparison, received
+        elif job.wait_clean(fence, 0.0):
+            self._accounting.close(doubts, comparison.found)
+            self._compared = None
+
+    def _compare(self, job: Job, partitions: int, doubts: OpenDoubts, *, settles: bool) -> None:
+        everything, numbers = job.begin_comparison() if settles else (True, [])
+        slots = None if everything or doubts.doubts else _ranges(numbers)
+        what = "both sides are" if slots is None else f"{len(numbers):,} slots of both sides are"
+        self._driver.emit(Notice(f"{what} compared, and what differs is copied again"))
+        functions = bool(doubts.doubts) and self._driver.options.functions
+
+        def run(driver: EngineDriver) -> None:
+            if functions:
+                _load_functions(driver)  # which a node loses together with its keys
+            touches = bool(doubts.doubts)
+            comparison = Comparison(driver, job, slots=slots, settles=settles, touches=touches)
+            comparison.run(partitions)
+            driver.emit(Notice(f"both sides are compared: {comparison.found:,} keys are copied again"))
+            if touches:
+                self._compared = doubts, comparison, None
+
+        self._aside = _Aside(self._driver, run)
+
+    def _end_aside(self) -> None:
+        """End what is under way; what it was for stands in the journal."""
+        self._compared = None
+        if self._aside is not None:
+            self._aside.stop()
+            self._aside = None
+
+
+def _load_functions(driver: EngineDriver) -> None:
+    """Load the source's libraries on every primary that lacks them, or has others."""
+    sides = driver.sides
+    plan = plan_functions(
+        sides.source,
+        sides.source_facts,
+        sides.target,
+        sides.target_facts,
+        "replace",
+        lambda text: driver.emit(Notice(text)),
+    )
+    load_functions(sides.target, sides.target_facts, plan)
+    if plan.loads:
+        driver.emit(Notice(f"{len(plan.loads)} function libraries are loaded on primaries"))
+
+
+def _ranges(numbers: list[int]) -> Slots:
+    """Return slots as ranges."""
+    return unite([((number, number),) for number in numbers])
+
+
+class _Aside:
+    """A thread with a driver of its own, whose events and errors are taken by the run's thread."""
+
+    def __init__(self, driver: EngineDriver, run: Callable[[EngineDriver], None]) -> None:
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._cancel = CancelRequest(within=driver.cancel)
+        facts = replace(driver.sides.target_facts, topology=driver.topology)
+        sides = replace(driver.sides, target_facts=facts)
+        # Its notices are told; what its engine meets, the run's own engine meets as well.
+        self._driver = EngineDriver(sides, driver.options, self._hear, self._cancel, driver.controls)
+        self._run = run
+        self._error: SlotferryError | None = None
+        self._thread = threading.Thread(target=self._work, name="slotferry-aside", daemon=True)
+        self._thread.start()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return not self._thread.is_alive()
+
+    def events(self) -> Iterator[Event]:
+        """Yield what was told since the last call."""
+        while not self._events.empty():
+            yield self._events.get()
+
+    def result(self) -> None:
+        """Raise what ended it early."""
+        if self._error is not None:
+            raise self._error
+
+    def stop(self) -> None:
+        """End it, and wait for its end."""
+        self._cancel.ask(immediately=True)
+        self._thread.join()
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Notice):
+            self._events.put(event)
+
+    def _work(self) -> None:
+        try:
+            self._run(self._driver)
+        except SlotferryError as error:
+            self._error = error
+        except Exception as error:  # noqa: BLE001 - raised in the run's thread
+            self._error = unexpected(error)

@@ -1,0 +1,275 @@
+"""`slotferry migrate --follow` as a user runs it: what is written meanwhile, ends, kills, gaps, refusals."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
+from tests.command import Running, run
+from tests.integration.following import Writer
+from tests.servers.compare import assert_equal
+
+SOURCES = ("redis-6.2", "redis-7.0", "redis-8.0", "valkey-9.1")
+_KEYS = 20_000
+
+
+def fill(source: LocalServer) -> None:
+    with source.client() as client, client.pipeline(transaction=False) as pipe:
+        for number in range(_KEYS):
+            pipe.set(f"key:{number}", number)
+        pipe.execute()
+
+
+def command(source: LocalServer, cluster: LocalCluster, journal: Path, *more: str) -> tuple[str, ...]:
+    return (
+        *("migrate", source.url, cluster.url, "--follow", "--json", "--progress", "none"),
+        *("--journal", str(journal), "--job", "moving", *more),
+    )
+
+
+def live(journal: Path) -> dict[str, Any]:
+    """Return the `live` line of `jobs show --json`; empty where the job does not run."""
+    lines = run("jobs", "show", "moving", "--journal", str(journal), "--json").lines
+    return next((line for line in lines if line["type"] == "live"), {})
+
+
+def wait_following(running: Running, journal: Path) -> None:
+    def follows() -> bool:
+        assert not running.ended, running.finish()
+        return bool(live(journal).get("state") == "following")
+
+    wait_until(follows, "it does not come to follow", timeout=60)
+
+
+def wait_settled(journal: Path) -> None:
+    """Wait until a comparison has ended, and what it found is copied."""
+
+    def settled() -> bool:
+        follow = live(journal)["follow"]
+        return follow["comparisons"] > 0 and not follow["in_doubt"] and follow["touched"] == 0
+
+    wait_until(settled, "both sides are not compared", timeout=60)
+
+
+def wait_equal_counter(source: LocalServer, cluster: LocalCluster, count: int) -> None:
+    with source.client() as ours, cluster.client() as theirs:
+        assert int(ours.get("counter")) == count
+        wait_until(lambda: theirs.get("counter") == str(count).encode(), "the counter stays behind")
+
+
+@pytest.mark.parametrize("source", SOURCES, indirect=True)
+def test_what_is_written_meanwhile_arrives_and_a_signal_ends_it_resumably(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    fill(source)
+    journal = tmp_path / "journal.db"
+    with source.client() as client:
+
+        def write(number: int) -> None:
+            client.incr("counter")
+            client.hset(f"hash:{number % 50}", mapping={str(number % 9): number})
+            client.delete(f"key:{number}")
+
+        with Running(*command(source, cluster, journal)) as running, Writer(write) as writer:
+            wait_following(running, journal)
+            writer.wait_more(300)
+            follow = live(journal)["follow"]
+            assert follow["writes"] > 0
+            (listed,) = run("jobs", "list", "--journal", str(journal), "--json").lines
+            assert (listed["status"], listed["state"]) == ("running", "following")
+            assert listed["follow"]["connected"]
+            assert " s behind" in run("jobs", "list", "--journal", str(journal)).stdout
+            assert "touched keys" in run("jobs", "show", "moving", "--journal", str(journal)).stdout
+            assert {"lag_bytes", "lag_seconds", "touched", "resyncs", "comparisons"} <= follow.keys()
+            running.send(signal.SIGTERM)
+            first = running.finish()
+            assert first.code == 143, first.stderr
+            writer.wait_more(100)
+        assert first.summary["status"] == "interrupted"
+        assert first.summary["follow"]["resyncs"] == 0
+        with Running(*command(source, cluster, journal)) as running:
+            wait_following(running, journal)
+            wait_equal_counter(source, cluster, writer.count)
+            assert_soon_equal(source, cluster)
+            running.send(signal.SIGINT)
+            second = running.finish()
+    assert second.code == 130, second.stderr
+    assert second.summary["resumed"]
+    assert second.summary["follow"]["resyncs"] == 0
+    keys = second.keys
+    assert keys["scanned"] == keys["migrated"] + keys["vanished"] + keys["expired"]
+
+
+def assert_soon_equal(source: LocalServer, cluster: LocalCluster) -> None:
+    """Wait until both sides hold as many keys, then compare them."""
+    with source.client() as client:
+        wait_until(
+            lambda: sum(dbsize(node) for node in cluster.primaries) == client.dbsize(), "the counts differ"
+        )
+    assert_equal(source, cluster)
+
+
+def dbsize(node: LocalServer) -> int:
+    with node.client() as client:
+        return int(client.dbsize())
+
+
+def test_killed_again_and_again_it_doubles_and_loses_nothing(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    fill(source)
+    journal = tmp_path / "journal.db"
+    with source.client() as client:
+        with Writer(lambda _: client.incr("counter")) as writer:
+            for _ in range(4):
+                with Running(*command(source, cluster, journal)) as running:
+                    wait_following(running, journal)
+                    writer.wait_more(100)
+                    running.kill()
+        with Running(*command(source, cluster, journal)) as running:
+            wait_following(running, journal)
+            wait_equal_counter(source, cluster, writer.count)
+            assert_soon_equal(source, cluster)
+            running.send(signal.SIGINT)
+            assert running.finish().summary["follow"]["resyncs"] == 0
+
+
+@pytest.mark.parametrize("source", ["redis-6.2", "redis-8.0", "valkey-9.1"], indirect=True)
+def test_where_the_backlog_is_gone_both_sides_are_compared(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    fill(source)
+    journal = tmp_path / "journal.db"
+    with Running(*command(source, cluster, journal)) as running:
+        wait_following(running, journal)
+        running.kill()
+    with source.client() as client:
+        client.config_set("repl-backlog-size", 16_384)
+        for number in range(2000):
+            client.set(f"new:{number}", "x" * 100)
+            client.delete(f"key:{number}")
+    with Running(*command(source, cluster, journal)) as running:
+        wait_following(running, journal)
+        wait_settled(journal)
+        assert_equal(source, cluster)
+        running.send(signal.SIGINT)
+        done = running.finish()
+    assert done.summary["follow"]["resyncs"] == 1
+    assert done.summary["follow"]["comparisons"] >= 1
+    assert any(line["type"] == "resynced" for line in done.lines)
+
+
+def test_an_emptied_source_ends_it_and_is_applied_when_that_is_asked_for(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    fill(source)
+    journal = tmp_path / "journal.db"
+    with source.client() as client:
+        with Running(*command(source, cluster, journal)) as running:
+            wait_following(running, journal)
+            client.flushdb()
+            ended = running.finish()
+        assert ended.code == 4, ended.stderr
+        assert ended.summary["error"]["kind"] == "source_flushed"
+        assert sum(map(dbsize, cluster.primaries)) == _KEYS
+        client.set("after", 1)
+        with Running(*command(source, cluster, journal, "--on-flush", "apply")) as running:
+            wait_following(running, journal)
+            wait_settled(journal)
+            assert_soon_equal(source, cluster)
+            assert sum(map(dbsize, cluster.primaries)) == 1
+
+
+@pytest.mark.parametrize("source", ["redis-7.0", "valkey-9.1"], indirect=True)
+def test_functions_that_change_are_loaded_again(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal.db"
+    with source.client() as client, Running(*command(source, cluster, journal)) as running:
+        client.set("key", 1)
+        wait_following(running, journal)
+        client.function_load("#!lua name=later\nredis.register_function('later', function() return 1 end)")
+
+        def has_library(node: LocalServer) -> bool:
+            with node.client() as asked:
+                return bool(asked.function_list())
+
+        wait_until(lambda: all(map(has_library, cluster.primaries)), "the library does not come")
+        client.function_flush()
+
+
+@pytest.mark.parametrize("source", SOURCES, indirect=True)
+def test_without_psync_it_is_refused_with_what_is_possible(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    fill(source)
+    with source.client() as client:
+        client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@all", "-psync")
+        try:
+            url = f"redis://reader:pw@{source.host}:{source.port}"
+            journal = str(tmp_path / "j.db")
+            refused = run("migrate", url, cluster.url, "--follow", "--json", "--journal", journal)
+        finally:
+            client.execute_command("ACL", "DELUSER", "reader")
+    assert refused.code == 4, refused.stderr
+    assert "+psync" in refused.summary["error"]["message"]
+    assert "verify --repair" in refused.summary["error"]["hint"]
+    assert sum(map(dbsize, cluster.primaries)) == 0
+
+
+def test_a_target_that_holds_keys_is_refused(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    fill(source)
+    with cluster.client() as target:
+        target.set("theirs", 1)
+    journal = tmp_path / "journal.db"
+    refused = run(*command(source, cluster, journal))
+    assert refused.code == 4
+    assert "--skip-check existing-keys" in refused.summary["error"]["hint"]
+    with cluster.client() as target:
+        assert target.get("theirs") == b"1"
+
+
+def test_a_job_that_copies_alone_is_not_gone_on_with(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal.db"
+    with source.client() as client:
+        client.set("key", 1)
+    copied = [word for word in command(source, cluster, journal) if word != "--follow"]
+    assert run(*copied).code == 0
+    refused = run(*command(source, cluster, journal))
+    assert refused.summary["error"]["kind"] == "job_mismatch"
+    with sqlite3.connect(journal) as opened:
+        assert opened.execute("SELECT count(*) FROM follow").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--dry-run",), "--dry-run"),
+        (("--verify",), "--verify"),
+        (("--keys-from", "/dev/null"), "--keys-from"),
+        (("--type", "hash"), "filters of type"),
+        (("--min-size", "1"), "filters of type"),
+        (("--min-ttl", "1s"), "filters of type"),
+        (("--all-dbs",), "several databases"),
+        (("--db", "0,1"), "several databases"),
+        (("--add-prefix", "a:"), "rules"),
+        (("--map-db", "0=prefix:a:"), "rules"),
+        (("--on-conflict", "error"), "--on-conflict error"),
+        (("--on-conflict", "skip"), "--on-conflict skip"),
+        (("--keep-eviction-metadata",), "--keep-eviction-metadata"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_a_sentence(options: tuple[str, ...], named: str) -> None:
+    refused = run("migrate", "redis://127.0.0.1:1", "redis+cluster://127.0.0.1:1", "--follow", *options)
+    assert refused.code == 2, refused.stderr
+    assert "--follow is given together with" in refused.stderr
+    assert named in refused.stderr
