@@ -1,0 +1,51 @@
+"""Following through what servers do: a target that loses what it had, and a source that fails over."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+from slotferry.testing.servers import LocalCluster, LocalSentinelService, LocalServer, wait_until
+from tests.command import Running
+from tests.faults.test_follow import (
+    assert_soon_equal,
+    command,
+    fill,
+    live,
+    wait_following,
+)
+from tests.servers.kinds import ServerKind
+
+
+def test_what_the_target_loses_is_copied_again(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    fill(source)
+    journal = tmp_path / "journal.db"
+    with source.client() as client, Running(*command(source, cluster, journal)) as running:
+        wait_following(running, journal)
+        with cluster.primaries[0].client() as node:
+            node.flushall()
+        wait_until(lambda: live(journal)["follow"]["touched"] == 0, "keys stay touched")
+        assert_soon_equal(source, cluster)
+        client.set("more", 1)
+        assert_soon_equal(source, cluster)
+
+
+def test_a_source_that_fails_over_is_followed_on(
+    kind: ServerKind, stack: ExitStack, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    service = stack.enter_context(LocalSentinelService(kind.binary))
+    fill(service.primary)
+    journal = str(tmp_path / "journal.db")
+    arguments = ("migrate", service.url, cluster.url, "--follow", "--json", "--progress", "none")
+    with Running(*arguments, "--journal", journal, "--job", "moving") as running:
+        wait_following(running, Path(journal))
+        with service.primary.client() as client:
+            client.set("before", 1)
+        with cluster.client() as target:
+            wait_until(lambda: target.exists("before") == 1, "it is not followed")
+            service.fail_over()
+            with service.primary.client() as client:
+                client.set("after", 1)
+            wait_until(lambda: target.exists("after") == 1, "it is not followed on", timeout=60)
