@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import socket
+import threading
 from functools import partial
 
 import pytest
@@ -184,3 +187,65 @@ def test_keys_whose_slots_are_not_served_are_copied_when_they_are_again(
     assert counts.pending == counts.failed == 0
     assert following.job.checkpoint().pending == []
     assert_equal(source, cluster)
+
+
+def test_a_stream_that_breaks_at_the_same_place_each_time_ends_the_job(
+    source: LocalServer, cluster: LocalCluster
+) -> None:
+    with source.client() as client:
+        run_id = client.info("server")["run_id"]
+    with BrokenSource(run_id) as broken:
+        via = ("127.0.0.1", broken.port)
+        with Following(source, cluster, via=via, copies=False, retry_for=1.0) as following:
+            wait_until(partial(following.job.wait, 0.1), "the job goes on")
+            with pytest.raises(EngineError, match=r"no RESP command.*nonsense") as error:
+                following.job.result()
+            assert error.value.args[0] == "source_lost"
+
+
+class BrokenSource:
+    """Attaches replicas, then sends them what is no command: no real server does that on demand."""
+
+    def __init__(self, run_id: str) -> None:
+        self._info = f"run_id:{run_id}\r\n".encode()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept)
+
+    def __enter__(self) -> BrokenSource:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def _accept(self) -> None:
+        peers = []
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = self._listener.accept()
+                peers.append(threading.Thread(target=self._serve, args=[peer]))
+                peers[-1].start()
+        for thread in peers:
+            thread.join()
+
+    def _serve(self, peer: socket.socket) -> None:
+        with peer, contextlib.suppress(OSError):
+            while data := peer.recv(1 << 16):
+                for name in re.findall(rb"\*\d+\r\n\$\d+\r\n(\w+)\r\n", data):
+                    peer.sendall(self._reply(name, data))
+
+    def _reply(self, name: bytes, data: bytes) -> bytes:
+        if name == b"COMMAND":
+            return b"*1\r\n*6\r\n$3\r\nset\r\n:-3\r\n*1\r\n+write\r\n:1\r\n:1\r\n:1\r\n"
+        if name == b"INFO":
+            return b"$%d\r\n%b\r\n" % (len(self._info), self._info)
+        if name != b"PSYNC":
+            return b"" if b"ACK" in data else b"+OK\r\n"
+        if b"?" not in data:
+            return b"+CONTINUE\r\nnonsense"
+        history, end = b"1" * 40, b"2" * 40
+        snapshot = b"$EOF:%b\r\n%b" % (end, end)
+        return b"+FULLRESYNC %b 7\r\n%b*1\r\n$4\r\nPING\r\nnonsense" % (history, snapshot)

@@ -12,6 +12,9 @@ use crate::net::Access;
 use crate::source::keys::Effect;
 use crate::source::stream::{Attachment, Begun, Ended, Follower};
 
+/// A connection that lasts so long was a good one, even if nothing came: sources ping every 10 s by default.
+const STEADY: Duration = Duration::from_secs(60);
+
 /// Listens to the stream for one job.
 struct Listener {
     engine: Rc<Engine>,
@@ -228,12 +231,16 @@ async fn stay_attached(engine: &Rc<Engine>, follow: &Rc<Follow>) {
     let source = engine.spec.source.clone();
     let mut backoff = Backoff::new();
     let mut lost: Option<Instant> = None;
+    let mut reached = None;
     loop {
         let access: Access = engine.entrance(Side::Source).current();
+        let tried = Instant::now();
         let ended = attachment.follow(&source, &access, &mut listener).await;
-        let was_connected = std::mem::take(&mut follow.stream.borrow_mut().connected);
-        if was_connected {
-            (lost, backoff) = (None, Backoff::new());
+        follow.stream.borrow_mut().connected = false;
+        // Attaching alone is no progress: a stream that breaks at the same place each time has to come to an end.
+        let offset = follow.received().map(|touch| touch.offset);
+        if offset != reached || tried.elapsed() >= STEADY {
+            (lost, backoff, reached) = (None, Backoff::new(), offset);
         }
         let (kind, reason) = match ended {
             Ended::Lost(reason) => (ErrorKind::SourceLost, reason),
