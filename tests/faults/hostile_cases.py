@@ -27,11 +27,17 @@ _CHUNKS |= {
 _CHUNKS |= {"XRANGE": 4, "XINFO STREAM": 2, "XINFO CONSUMERS": 2}
 _WATCHED = {"WATCH": 6, "UNWATCH": 6, "MULTI": 6, "EXEC": 6}
 _COMPARED = {**_CHUNKS, "ZSCAN": 2, "EXISTS": 8}
-_TARGET = {"INFO": 40, "CLUSTER SLOTS": 15, "CLUSTER INFO": 9, "ACL WHOAMI": 3, "ACL DRYRUN": 15}
+_TARGET = {
+    "INFO": 40,
+    "CONFIG GET": 3,
+    "CLUSTER SLOTS": 15,
+    "CLUSTER INFO": 9,
+    "ACL WHOAMI": 3,
+    "ACL DRYRUN": 15,
+}
 _TARGET_COPY = {
     "RESTORE": 60,
     "TIME": 9,
-    "CONFIG GET": 3,
     "CLUSTER NODES": 3,
     "FUNCTION LIST": 3,
     "FUNCTION LOAD": 3,
@@ -208,6 +214,7 @@ KINDS = (
         {
             **_START,
             "TIME": 3,
+            "CLIENT SETNAME": 3,
             "CLIENT NO-TOUCH": 1,
             "SCAN": 1,
             "TYPE": 40,
@@ -219,7 +226,7 @@ KINDS = (
             "SLOWLOG": 1,
             "MONITOR": 1,
         },
-        {**_TARGET, "RESTORE": 40, "TIME": 9, "CONFIG GET": 3, "CLUSTER NODES": 3},
+        {**_TARGET, "RESTORE": 40, "TIME": 9, "CLUSTER NODES": 3},
         2,
         True,
     ),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from slotferry._core import Job
 
 _NAMES = 10_000
-_LOOK: dict[str, Any] = {"verify": (1.0, "existence"), "wait_replicas": 0, "eviction": None}
+_LOOK: dict[str, Any] = {"verify": (1.0, "existence", False), "wait_replicas": 0, "eviction": None}
 
 
 class DryRun:
