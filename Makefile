@@ -26,8 +26,8 @@ unit: ## Run the quick tests: tests/unit and Rust's.
 	cargo test --quiet --workspace --locked
 
 .PHONY: test
-test: ## Run pytest on everything, or on what ARGS says (paths, -k, -x …).
-	$(BIN)/python -m pytest $(ARGS)
+test: ## Run pytest on everything, or on what ARGS says (paths, -k, -x …), in four processes.
+	$(BIN)/python -m pytest -n 4 $(ARGS)
 
 .PHONY: servers
 servers: ## Fetch servers of other versions for the tests (Debian).
