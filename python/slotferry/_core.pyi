@@ -62,18 +62,20 @@ class EngineError(Exception):
     """
 
 def stream_keys(
-    commands: bytes, stream: bytes, /
+    commands: bytes, stream: bytes, database: int = 0, /
 ) -> tuple[
     list[tuple[int, int, bytes]],
     list[tuple[int, Literal["flushed", "swapped", "functions", "published", "script", "unknown"], bytes]],
     int,
+    int,
 ]:
     """Return what the commands of a recorded replication stream touch.
 
-    `commands` is the source's reply to COMMAND, as it came over the wire in RESP2. The result is: keys
-    (offset behind which the command begins, database, key), each as often as it is touched; other effects
-    (offset, what, name of an unknown command); and the offset behind the last whole command.
-    Raises `EngineError("usage", …)` for bytes that are neither.
+    `commands` is the source's reply to COMMAND, as it came over the wire in RESP2; `database` is selected at
+    the begin. The result is: keys (offset behind which the command begins, database, key), each as often as
+    it is touched; other effects (offset, what, name of an unknown command); the offset behind the last whole
+    command; and the database that is selected there. Keys of a command that is not whole yet may be among
+    them. Raises `EngineError("usage", …)` for bytes that are neither.
     """
 
 @final

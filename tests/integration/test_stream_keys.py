@@ -122,7 +122,7 @@ def test_every_write_command_of_the_server_is_known(source: LocalServer) -> None
         name = raw_name.decode()
         # More arguments than any command needs; numbers, so that one that counts keys finds some.
         line = f"{name} 1 1 1 1 1 1 1 1 STREAMS 1 1"
-        touched, others, _ = stream_keys(commands, encode(*line.split()))
+        touched, others, _, _ = stream_keys(commands, encode(*line.split()))
         if not touched and not others and name.lower() not in {"sort", "georadius", "georadiusbymember"}:
             unknown.add(name)
         unknown |= {name for _, what, _ in others if what == "unknown"}
@@ -134,12 +134,12 @@ def test_every_write_command_of_the_server_is_known(source: LocalServer) -> None
 def test_a_command_that_the_server_lacks_is_unknown(source: LocalServer) -> None:
     commands = raw_reply(source.port, "COMMAND")
     stream = encode("FROBNICATE", "a") + encode("PING")
-    assert stream_keys(commands, stream) == ([], [(0, "unknown", b"FROBNICATE")], len(stream))
+    assert stream_keys(commands, stream) == ([], [(0, "unknown", b"FROBNICATE")], len(stream), 0)
 
 
 def of_engine(commands: bytes, line: str) -> set[bytes]:
     stream = encode(*line.split())
-    touched, others, offset = stream_keys(commands, stream)
+    touched, others, offset, _ = stream_keys(commands, stream)
     assert others == []
     assert offset == len(stream)
     return {key for _, _, key in touched}
@@ -152,3 +152,15 @@ def raw_reply(port: int, command: str) -> bytes:
         while not reply.endswith(b"+PONG\r\n"):
             reply += peer.recv(1 << 18)
     return reply.removesuffix(b"+PONG\r\n")
+
+
+def test_a_stream_in_pieces_goes_on_behind_the_last_whole_command(source: LocalServer) -> None:
+    commands = raw_reply(source.port, "COMMAND")
+    whole = encode("SELECT", "3") + encode("SET", "a", "1")
+    rest = encode("DEL", "b", "c")
+    for cut in range(1, len(rest)):
+        _, _, offset, database = stream_keys(commands, whole + rest[:cut])
+        assert (offset, database) == (len(whole), 3)
+    keys, *end = stream_keys(commands, rest, 3)
+    assert [key[1:] for key in keys] == [(3, b"b"), (3, b"c")]
+    assert end == [[], len(rest), 3]

@@ -13,14 +13,15 @@ type Other<'py> = (u64, &'static str, Bound<'py, PyBytes>);
 
 /// What the commands of a stream touch; see the stub.
 #[pyfunction]
-#[pyo3(signature = (commands, stream, /))]
+#[pyo3(signature = (commands, stream, database = 0, /))]
 pub(crate) fn stream_keys<'py>(
     py: Python<'py>,
     commands: &[u8],
     stream: &[u8],
-) -> PyResult<(Vec<Touched<'py>>, Vec<Other<'py>>, u64)> {
+    database: u32,
+) -> PyResult<(Vec<Touched<'py>>, Vec<Other<'py>>, u64, u32)> {
     let table = Table::decode(commands).map_err(|error| usage(error.to_string()))?;
-    let mut reader = KeyReader::new(table, 0, 0);
+    let mut reader = KeyReader::new(table, 0, database);
     let (mut touched, mut others) = (Vec::new(), Vec::new());
     reader
         .read(stream, |effect, offset, _| {
@@ -44,5 +45,6 @@ pub(crate) fn stream_keys<'py>(
             others.push((offset, kind, PyBytes::new(py, text)));
         })
         .map_err(|error| usage(error.to_string()))?;
-    Ok((touched, others, reader.offset()))
+    let (start, database) = reader.start();
+    Ok((touched, others, start, database))
 }

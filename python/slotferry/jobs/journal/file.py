@@ -22,6 +22,7 @@ SCHEMA_VERSION = 3
 TABLES = (
     *("jobs", "partitions", "unsettled", "runs", "notes", "story", "big_keys"),
     *("target_nodes", "target_counts", "doubts", "follow"),
+    *("cutovers", "changed_settings"),
 )
 _BUSY_SECONDS = 10.0
 _NOT_DAMAGE = (
@@ -151,6 +152,26 @@ CREATE TABLE IF NOT EXISTS follow (
     position INTEGER NOT NULL,
     db INTEGER NOT NULL,
     in_doubt INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS cutovers (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    began REAL NOT NULL,
+    ended REAL,
+    step TEXT NOT NULL,
+    fence INTEGER,
+    outcome TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    PRIMARY KEY (job, number)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS changed_settings (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    job TEXT NOT NULL,
+    node TEXT NOT NULL,
+    name TEXT NOT NULL,
+    before TEXT NOT NULL,
+    made TEXT NOT NULL,
+    UNIQUE (job, node, name)
 );
 """
 

@@ -1,0 +1,117 @@
+"""A job's cut-overs in the journal: its attempts, and the settings of a source that were changed for them.
+
+Invariant: a setting's earlier value is in the journal before the setting is changed, and leaves it only when
+it holds again, whatever becomes of the job; both survive a power cut. An attempt without an outcome belongs
+to a process that was killed, or lives.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from slotferry.jobs.journal.journal import Journal
+
+
+@dataclass(frozen=True)
+class ChangedSetting:
+    """A setting of the source, as it was and as it was made."""
+
+    node: str
+    name: str
+    before: str
+    made: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One cut-over that was tried; `outcome` is empty while nobody has recorded its end."""
+
+    number: int
+    began: float
+    ended: float | None
+    step: str
+    fence: int | None
+    outcome: str
+    reason: str
+
+
+class CutoverRecords:
+    """What the journal has of one job's cut-overs. Any thread may use it: each call opens the journal."""
+
+    def __init__(self, path: Path, job: str) -> None:
+        self._path = path
+        self.job = job
+
+    def attempts(self) -> list[Attempt]:
+        """Return all of them, the first one first. Raises `JournalError`."""
+        with self._open() as journal:
+            rows = journal.select(
+                "SELECT number, began, ended, step, fence, outcome, reason FROM cutovers WHERE job = ? "
+                "ORDER BY number",
+                self.job,
+            )
+        return [Attempt(*row) for row in rows]
+
+    def begin(self) -> int:
+        """Begin an attempt and return its number, from 1 on. Raises `JournalError`."""
+        with self._open() as journal, journal.transaction() as execute:
+            (number,) = execute(
+                "SELECT COALESCE(MAX(number), 0) + 1 FROM cutovers WHERE job = ?", (self.job,)
+            ).fetchone()
+            execute(
+                "INSERT INTO cutovers (job, number, began, step, outcome, reason) "
+                "VALUES (?, ?, ?, 'lag', '', '')",
+                (self.job, number, time.time()),
+            )
+        return int(number)
+
+    def enter(self, number: int, step: str, fence: int | None) -> None:
+        """Record that a step begins. Raises `JournalError`."""
+        with self._open() as journal, journal.transaction() as execute:
+            execute(
+                "UPDATE cutovers SET step = ?, fence = ? WHERE job = ? AND number = ?",
+                (step, fence, self.job, number),
+            )
+
+    def end(self, number: int, outcome: str, reason: str) -> None:
+        """Record what came of an attempt. Raises `JournalError`."""
+        with self._open() as journal, journal.transaction() as execute:
+            execute(
+                "UPDATE cutovers SET outcome = ?, reason = ?, ended = ? WHERE job = ? AND number = ?",
+                (outcome, reason, time.time(), self.job, number),
+            )
+
+    def changed_settings(self) -> list[ChangedSetting]:
+        """Return the settings that are to be put back, in the order they were changed."""
+        with self._open() as journal:
+            rows = journal.select(
+                "SELECT node, name, before, made FROM changed_settings WHERE job = ? ORDER BY id", self.job
+            )
+        return [ChangedSetting(*row) for row in rows]
+
+    def remember(self, setting: ChangedSetting) -> None:
+        """Write down a setting before it is changed; what is there already is the earlier value."""
+        with self._open() as journal, journal.transaction() as execute:
+            execute(
+                "INSERT OR IGNORE INTO changed_settings (job, node, name, before, made) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (self.job, setting.node, setting.name, setting.before, setting.made),
+            )
+
+    def forget(self, setting: ChangedSetting) -> None:
+        """Forget a setting that is as it was. Raises `JournalError`."""
+        with self._open() as journal, journal.transaction() as execute:
+            execute(
+                "DELETE FROM changed_settings WHERE job = ? AND node = ? AND name = ?",
+                (self.job, setting.node, setting.name),
+            )
+
+    @contextmanager
+    def _open(self) -> Iterator[Journal]:
+        with Journal.open(self._path) as journal:
+            journal.select("PRAGMA synchronous = FULL")
+            yield journal

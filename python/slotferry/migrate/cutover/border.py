@@ -1,0 +1,42 @@
+"""What a cut-over needs of others: the run that follows, and a comparison of both sides.
+
+Invariant: a cut-over knows the run by this protocol alone, so whoever follows can be cut over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from slotferry.migrate.follower import Follower
+from slotferry.model.cutover import CheckDepth, Checked
+
+
+class HeldFollower(Follower, Protocol):
+    """A run that follows its source and can be held."""
+
+    def position(self) -> tuple[str, int, int] | None:
+        """Return the mark (replication id, offset, database selected there); None as in `lag`."""
+
+    def hold(self) -> None:
+        """Write nothing more to the target until `release`."""
+
+    def release(self) -> None:
+        """Go on after `hold`."""
+
+
+@dataclass(frozen=True)
+class CheckRequest:
+    """What is to be compared while writes are stopped."""
+
+    depth: CheckDepth
+    touched: Sequence[bytes]
+    """The keys that were touched last, by the source's names."""
+    deadline: float
+    """By `time.monotonic`: a result that comes later is worth nothing."""
+    is_wanted: Callable[[], bool]
+    """Whether the cut-over still goes on; to be asked now and then."""
+
+
+Check = Callable[[CheckRequest], Checked]

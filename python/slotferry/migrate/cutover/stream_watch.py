@@ -1,0 +1,200 @@
+"""Reads the source's stream beside the engine, to name what was written: before the fence and after it.
+
+Invariant: it never costs the source a snapshot: where the stream can't be gone on with, it hangs up. What is
+kept is bounded, and `is_whole` says whether anything was left out.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from types import TracebackType
+
+from slotferry._core import EngineError, stream_keys
+from slotferry.errors import SlotferryError, SourceLostError, SourceUnfitError
+from slotferry.migrate.cutover.source import open_primary
+from slotferry.model.cutover import Written
+from slotferry.net.connector import Connector
+from slotferry.net.link import CONNECT_TIMEOUT, Link, encode
+
+MOST_KEYS = 100_000
+_MOST_BUFFER = 64 << 20
+_MOST_TABLE = 32 << 20
+_SHOWN = 10
+_RECEIVE = 1 << 18
+_ACK_SECONDS = 1.0
+_TICK_SECONDS = 0.02
+_CHANGES = ("flushed", "swapped", "functions", "unknown")
+
+
+class StreamWatch:
+    """Reads from `with` to its end, in a thread, from `position` on (replication id, offset, database)."""
+
+    def __init__(self, source: Connector, position: tuple[str, int, int]) -> None:
+        self._source = source
+        self._id, self._offset, self._database = position
+        self._link: Link | None = None
+        self._commands = b""
+        self._buffer = bytearray()
+        self._names: dict[bytes, int] = {}
+        self._dropped = 0
+        """Up to which offset names were left out."""
+        self._changed = threading.Condition()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="slotferry-stream-watch", daemon=True)
+        self.broken = ""
+        """Why it reads no longer; empty while it does."""
+
+    def __enter__(self) -> StreamWatch:
+        """Attach. Raises `SlotferryError` where the source does not go on with the stream from there."""
+        with open_primary(self._source) as node:
+            address = None if self._source.endpoint.path else node.address
+        self._link = self._source.dial(address)
+        try:
+            self._attach(self._link)
+        except OSError as error:
+            self._link.close()
+            raise SourceLostError(f"the source {self._link.name} is lost: {error}") from None
+        except BaseException:
+            self._link.close()
+            raise
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._link is not None:
+            self._link.hang_up()
+            self._thread.join()
+            self._link.close()
+
+    def wait(self, offset: int, timeout: float) -> bool:
+        """Wait up to `timeout` seconds until the stream is read up to `offset`; return whether it is."""
+        with self._changed:
+            return (
+                self._changed.wait_for(lambda: self._offset >= offset or bool(self.broken), timeout)
+                and self._offset >= offset
+            )
+
+    def touched(self) -> list[bytes]:
+        """Return the keys that were touched, the last `MOST_KEYS` of them."""
+        with self._changed:
+            return list(self._names)
+
+    def written(self, offset: int) -> Written:
+        """Return what was written behind `offset`; commands that change no single key count by their name."""
+        with self._changed:
+            names = [name for name, at in self._names.items() if at >= offset]
+            whole = not self.broken and self._dropped <= offset
+        return Written(len(names), tuple(names[:_SHOWN]), whole)
+
+    def _attach(self, link: Link) -> None:
+        connection = link.connection
+        connection.settimeout(CONNECT_TIMEOUT)
+        connection.sendall(encode("COMMAND") + encode("PING"))
+        while not self._buffer.endswith(b"+PONG\r\n"):
+            self._receive(_MOST_TABLE)
+        self._commands = bytes(self._buffer[: -len(b"+PONG\r\n")])
+        self._buffer.clear()
+        if self._commands.startswith(b"-"):
+            raise self._unfit(link, "COMMAND", self._commands)
+        for command in (("listening-port", 0), ("capa", "eof", "capa", "psync2")):
+            connection.sendall(encode("REPLCONF", *command))
+            line = self._line()
+            if line.startswith(b"-NOPERM"):
+                raise self._unfit(link, "REPLCONF", line)
+        connection.sendall(encode("PSYNC", self._id, self._offset + 1))
+        line = self._line()
+        if not line.startswith(b"+CONTINUE"):
+            raise self._unfit(link, "to go on with its stream", line)
+        connection.sendall(encode("REPLCONF", "ACK", self._offset))
+
+    def _unfit(self, link: Link, what: str, line: bytes) -> SourceUnfitError:
+        said = line[:200].decode("utf-8", "replace").strip()
+        return SourceUnfitError(
+            f"the source {link.name} refuses {what}: {said}",
+            hint="the cut-over reads its stream: it takes +psync +replconf +command, and a backlog",
+        )
+
+    def _receive(self, most: int) -> None:
+        if self._link is None:
+            raise SourceLostError("the stream watch is not attached")
+        data = self._link.connection.recv(_RECEIVE)
+        if not data:
+            raise SourceLostError(f"the source {self._link.name} ended the connection")
+        if len(self._buffer) + len(data) > most:
+            raise SourceUnfitError(
+                f"the source {self._link.name} sends more than {most:,} bytes in one piece"
+            )
+        self._buffer += data
+
+    def _line(self) -> bytes:
+        """Return the next line that is not empty: the source sends empty ones while it prepares."""
+        deadline = time.monotonic() + CONNECT_TIMEOUT
+        while True:
+            head, newline, rest = self._buffer.partition(b"\n")
+            if newline:
+                self._buffer = bytearray(rest)
+                if head.strip():
+                    return bytes(head.strip())
+                continue
+            if time.monotonic() > deadline:
+                raise TimeoutError("no answer to the replication handshake")
+            self._receive(_MOST_BUFFER)
+
+    def _run(self) -> None:
+        try:
+            self._read()
+        except (SlotferryError, OSError, EngineError) as error:
+            text = error.args[-1] if isinstance(error, EngineError) else error
+            if not self._ended.is_set():
+                self._break(f"the source's stream can't be read: {text}")
+
+    def _break(self, why: str) -> None:
+        with self._changed:
+            self.broken = why
+            self._changed.notify_all()
+
+    def _read(self) -> None:
+        if self._link is None:
+            return
+        self._link.connection.settimeout(_TICK_SECONDS)
+        next_ack, needed = 0.0, 0
+        while not self._ended.is_set():
+            is_idle = False
+            try:
+                self._receive(_MOST_BUFFER)
+            except TimeoutError:
+                is_idle = True
+            # A command that is not whole yet is not parsed again and again while it grows.
+            if self._buffer and (is_idle or len(self._buffer) >= needed):
+                needed = 0 if self._take() else 2 * len(self._buffer)
+            if time.monotonic() >= next_ack:
+                next_ack = time.monotonic() + _ACK_SECONDS
+                self._link.connection.sendall(encode("REPLCONF", "ACK", self._offset))
+
+    def _take(self) -> int:
+        """Take in the whole commands that are there; return how many bytes that were."""
+        keys, effects, used, selected = stream_keys(self._commands, bytes(self._buffer), self._database)
+        start = self._offset
+        own = self._source.endpoint.database
+        with self._changed:
+            for at, database, name in keys:
+                if database == own:
+                    self._note(name, start + at)
+            for at, what, name in effects:
+                if what in _CHANGES:
+                    self._note(name or what.encode(), start + at)
+            self._offset, self._database = start + used, selected
+            self._changed.notify_all()
+        del self._buffer[:used]
+        return used
+
+    def _note(self, name: bytes, at: int) -> None:
+        self._names.pop(name, None)
+        self._names[name] = at
+        if len(self._names) > MOST_KEYS:
+            oldest = next(iter(self._names))
+            self._dropped = max(self._dropped, self._names.pop(oldest))
