@@ -22,7 +22,7 @@ from slotferry.jobs.journal.cutovers import CutoverRecords
 from slotferry.jobs.journal.journal import Journal, Setup
 from slotferry.migrate.cutover.border import CheckRequest
 from slotferry.migrate.cutover.machine import Cutover
-from slotferry.migrate.follower import Lag
+from slotferry.migrate.following.follower import Lag
 from slotferry.model.cutover import Checked, CutoverOptions, CutoverReport, CutoverStep
 from slotferry.model.notices import Event
 from slotferry.net.connector import Connector

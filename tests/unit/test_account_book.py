@@ -11,7 +11,7 @@ import pytest
 
 from slotferry.errors import JournalError
 from slotferry.jobs.journal.journal import Advance, Journal, PendingKey, Setup
-from slotferry.migrate.account_book import AccountBook
+from slotferry.migrate.account.book import AccountBook
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.topology.identity import Doubt
 from tests.unit.test_target_identity import A, B

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slotferry.model.partitions import (
+from slotferry.jobs.partitions import (
     is_partition_count,
     plan_partitions,
     scanned_fraction,

@@ -22,7 +22,7 @@ from slotferry.errors import MigrationInterrupted, UsageError
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.controls import Rates
 from slotferry.jobs.options import Options
-from slotferry.migrate.follower import Lag
+from slotferry.migrate.following.follower import Lag
 from slotferry.migrate.session import Session, as_our_error, status_of
 from slotferry.model.counts import Keys
 from slotferry.model.events import CheckpointSaved, Event, Progress, RunEnded

@@ -39,7 +39,7 @@ from slotferry.cli.common.types import (
     size,
 )
 from slotferry.errors import InternalError, UsageError
-from slotferry.model.limits import MAX_WAIT_REPLICAS
+from slotferry.jobs.limits import MAX_WAIT_REPLICAS
 from slotferry.report import Display, choose_display
 
 if TYPE_CHECKING:

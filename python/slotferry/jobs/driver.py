@@ -29,6 +29,7 @@ from slotferry.jobs.controls import Controls, Steering
 from slotferry.jobs.journal.journal import JobRecord, Journal
 from slotferry.jobs.journal.recorder import Recorder
 from slotferry.jobs.options import Options
+from slotferry.jobs.partitions import PAGE_KEYS
 from slotferry.model.counts import Totals
 from slotferry.model.events import (
     CheckpointSaved,
@@ -40,7 +41,6 @@ from slotferry.model.events import (
     TopologyChanged,
 )
 from slotferry.model.follow import FollowProgress
-from slotferry.model.partitions import PAGE_KEYS
 from slotferry.net.access_keeper import AccessKeeper
 from slotferry.net.connector import Connector
 from slotferry.topology.databases import Route, total_keys

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from slotferry.jobs.driver import EngineDriver, Runner
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.recorder import Recorder
-from slotferry.migrate.account_book import OpenDoubts
-from slotferry.migrate.accounting import Accounting
+from slotferry.migrate.account.accounting import Accounting
+from slotferry.migrate.account.book import OpenDoubts
 
 if TYPE_CHECKING:
     from slotferry._core import Job

@@ -16,8 +16,8 @@ from slotferry.errors import JobMismatchError
 from slotferry.jobs.driver import is_followed_alone
 from slotferry.jobs.journal.journal import JobRecord, Journal, Setup
 from slotferry.jobs.options import Options
+from slotferry.jobs.partitions import plan_partitions, useful_partitions
 from slotferry.migrate.key_list import KeyList
-from slotferry.model.partitions import plan_partitions, useful_partitions
 from slotferry.net.endpoints import Endpoint
 from slotferry.topology.databases import Databases, Route
 from slotferry.topology.discovery import SourceFacts

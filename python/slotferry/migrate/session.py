@@ -26,12 +26,13 @@ from slotferry.jobs.journal.journal import Advance, Journal
 from slotferry.jobs.journal.storyteller import Storyteller
 from slotferry.jobs.lock import JobLock
 from slotferry.jobs.options import Options
-from slotferry.migrate.accounting import Accounting
+from slotferry.migrate.account.accounting import Accounting
+from slotferry.migrate.account.target_watch import TargetWatch, look_at_all
 from slotferry.migrate.copy_runner import CopyRunner
 from slotferry.migrate.dry_run import DryRun
 from slotferry.migrate.emptiness import explain, found_none
-from slotferry.migrate.follow_runner import FollowRunner, RunFollower
-from slotferry.migrate.follower import Handler, Lag
+from slotferry.migrate.following.follower import Handler, Lag
+from slotferry.migrate.following.runner import FollowRunner, RunFollower
 from slotferry.migrate.functions import FunctionPlan, load_functions, plan_functions
 from slotferry.migrate.key_list import KeyList
 from slotferry.migrate.resume import (
@@ -42,7 +43,6 @@ from slotferry.migrate.resume import (
     prepare_job,
     starts_over,
 )
-from slotferry.migrate.target_watch import TargetWatch, look_at_all
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.events import Event, Notice, Progress, RunStarted
 from slotferry.model.follow import FollowProgress

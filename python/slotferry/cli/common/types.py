@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import click
 
-from slotferry.model.limits import MIN_BIG_KEY, MIN_MEMORY
-from slotferry.model.partitions import MAX_PARTITIONS, is_partition_count
+from slotferry.jobs.limits import MIN_BIG_KEY, MIN_MEMORY
+from slotferry.jobs.partitions import MAX_PARTITIONS, is_partition_count
 
 _SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 _TIME_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}

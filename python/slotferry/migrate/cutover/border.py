@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from slotferry.migrate.follower import Follower
+from slotferry.migrate.following.follower import Follower
 from slotferry.model.cutover import CheckDepth, Checked
 
 

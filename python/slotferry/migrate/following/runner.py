@@ -20,10 +20,10 @@ from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.driver import EngineDriver, Runner, Work
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.recorder import Recorder
-from slotferry.migrate.account_book import OpenDoubts
-from slotferry.migrate.accounting import Accounting
-from slotferry.migrate.comparison import Comparison
-from slotferry.migrate.follower import Lag
+from slotferry.migrate.account.accounting import Accounting
+from slotferry.migrate.account.book import OpenDoubts
+from slotferry.migrate.following.comparison import Comparison
+from slotferry.migrate.following.follower import Lag
 from slotferry.migrate.functions import load_functions, plan_functions
 from slotferry.model.events import Event, Notice
 from slotferry.model.follow import FollowProgress
@@ -40,7 +40,7 @@ _INSTEAD = (
 
 
 class RunFollower:
-    """The job that is followed now, for other threads (see `slotferry.migrate.follower.Follower`)."""
+    """The job that is followed now, for other threads (see `follower.Follower`)."""
 
     def __init__(self, job: str, source: Connector) -> None:
         self.job = job

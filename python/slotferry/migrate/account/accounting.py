@@ -22,8 +22,8 @@ from slotferry.errors import (
 )
 from slotferry.jobs.driver import EngineDriver, Work
 from slotferry.jobs.journal.journal import Journal, PendingKey
-from slotferry.migrate.account_book import AccountBook, OpenDoubts
-from slotferry.migrate.target_watch import TargetWatch, look_at_all
+from slotferry.migrate.account.book import AccountBook, OpenDoubts
+from slotferry.migrate.account.target_watch import TargetWatch, look_at_all
 from slotferry.model.events import Notice
 from slotferry.net.link import lost
 from slotferry.topology.databases import Route, may_collide, total_keys
