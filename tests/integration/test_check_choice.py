@@ -9,7 +9,6 @@ import pytest
 
 import slotferry
 from slotferry import CheckOptions, key_slot
-from slotferry.cli import check as check_command
 from slotferry.cli.check import check as command
 from slotferry.cli.migrate import migrate
 from slotferry.errors import UsageError
@@ -119,7 +118,7 @@ def test_progress_is_told(
     assert told[-1] == (320, 320)
     assert sorted(told) == told
 
-    monkeypatch.setattr(check_command, "_LINE_SECONDS", 0.0)
+    monkeypatch.setattr("slotferry.report.check_progress._LINE_SECONDS", 0.0)
     assert slotferry.cli.main(["check", filled.url, cluster.url, "--full"]) == 0
     assert "looked at 280 of 280 keys" in capsys.readouterr().err
 

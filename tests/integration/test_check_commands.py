@@ -192,7 +192,8 @@ def test_the_shop_is_watched(source: LocalServer, cluster: LocalCluster) -> None
     assert row.status == "ok", row
 
 
-@pytest.mark.parametrize("source", ["redis-6.2", "redis-7.0", "valkey-9.1"], indirect=True)
+# Redis 6.2 shows no CLIENT command in MONITOR: connections that were opened meanwhile look alike there.
+@pytest.mark.parametrize("source", ["redis-7.0", "valkey-9.1"], indirect=True)
 def test_our_own_commands_are_not_the_application_s(
     source: LocalServer, cluster: LocalCluster, tmp_path: Path
 ) -> None:

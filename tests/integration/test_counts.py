@@ -62,7 +62,10 @@ def test_many_partitions_find_each_key_once(
 ) -> None:
     report = migrate(filled, cluster, parallel_scans=parallel_scans)
     assert report.ok
-    assert report.keys.scanned == report.keys.migrated == _KEYS
+    # A table that is resized meanwhile brings some keys twice; they are unchanged then.
+    assert report.keys.migrated == _KEYS
+    assert report.keys.scanned - report.keys.unchanged == _KEYS
+    assert report.keys.unchanged < _KEYS // 100
 
 
 def test_a_few_keys_in_many_partitions(source: LocalServer, cluster: LocalCluster) -> None:

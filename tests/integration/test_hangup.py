@@ -37,7 +37,7 @@ def sides(source: LocalServer, cluster: LocalCluster, stack: ExitStack) -> Sides
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("link", "node"):
-        monkeypatch.setattr(f"slotferry.{module}.REPLY_TIMEOUT", 600.0)
+        monkeypatch.setattr(f"slotferry.net.{module}.REPLY_TIMEOUT", 600.0)
 
 
 class _Muting:

@@ -106,7 +106,7 @@ def test_weights_and_threshold(cluster: LocalCluster) -> None:
         ({"weights": {"nowhere:7": 2}}, "has no primary nowhere:7"),
         ({"by": "colour"}, "nothing to balance by"),
         ({"threshold": 1.5}, "threshold"),
-        ({"max_moves": 0}, "max-moves"),
+        ({"max_moves": 0}, "max_moves"),
         ({"samples": -1}, "samples"),
     ],
 )

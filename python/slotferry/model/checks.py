@@ -45,6 +45,7 @@ CHECKS: dict[str, dict[str, str]] = {
     },
     "data": {
         "sample": "what the keyspace consists of",
+        "keys": "some of the keys looked at are chosen by the filters",
         "biggest-keys": "no key is so big that moving it blocks the servers",
         "balance": "the primaries get about equal shares",
         "hot-slots": "no slot holds more than a primary's fair share",

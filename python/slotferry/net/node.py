@@ -90,7 +90,10 @@ class Node:
         if self._reader is None:
             self.link.open()
             self._reader = ReplyReader(self.link.connection, REPLY_TIMEOUT)
+            self._named = self.side != "source"
         self.link.connection.settimeout(REPLY_TIMEOUT)
+        if not self._named:
+            self._name_connection(self._reader)
         self._guarded(command, lambda: self.link.connection.sendall(data))
         return self._reader
 
@@ -118,18 +121,17 @@ class Node:
         reader = self._send(name, encode(*command))
         reply = self._guarded(name, reader.read)
         if not isinstance(reply, ErrorReply):
-            if not self._named:
-                self._name_connection()
             return reply
         error = _exception(reply)
         if not isinstance(error, ResponseError):
             raise_for(error, self, name)
         raise error
 
-    def _name_connection(self) -> None:
+    def _name_connection(self, reader: ReplyReader) -> None:
         """Let whoever watches the source tell these commands from the application's; a refusal is no harm."""
         self._named = True
-        reader = self._send("CLIENT SETNAME", encode("CLIENT", "SETNAME", CLIENT_NAME))
+        name = encode("CLIENT", "SETNAME", CLIENT_NAME)
+        self._guarded("CLIENT SETNAME", lambda: self.link.connection.sendall(name))
         self._guarded("CLIENT SETNAME", reader.read)
 
     def call_many(self, commands: Sequence[Sequence[str | bytes | int]]) -> list[Any]:

@@ -114,6 +114,10 @@ class OwnClients:
 
     def __init__(self, listed: str = "") -> None:
         self._known: set[bytes] = set()
+        self.add(listed)
+
+    def add(self, listed: str) -> None:
+        """Take over those of a later CLIENT LIST as well."""
         for line in listed.splitlines():
             fields = dict(part.partition("=")[::2] for part in line.split())
             if fields.get("name", "").startswith(CLIENT_NAME):
