@@ -90,7 +90,7 @@ class Following:
                 self.job.result()
             return any(event.kind == kind for event in self.events)
 
-        wait_until(came, f"no {kind} event")
+        wait_until(came, f"no {kind} event", timeout=_CLEAN_SECONDS)
         while True:
             event = self.events.pop(0)
             if event.kind == kind:
