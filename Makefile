@@ -59,12 +59,12 @@ lint-rust: ## Rustfmt, clippy, and the fuzz targets compiled.
 
 .PHONY: docs
 docs: ## Build the documentation into site/ and check its links.
-	$(BIN)/python tools/command_reference.py
+	$(BIN)/python -m slotferry.cli.common.reference > docs/commands.md
 	$(BIN)/zensical build --clean --strict
 
 .PHONY: docs-serve
 docs-serve: ## Show the documentation at localhost:8000, built anew at each change.
-	$(BIN)/python tools/command_reference.py
+	$(BIN)/python -m slotferry.cli.common.reference > docs/commands.md
 	$(BIN)/zensical serve
 
 .PHONY: bench

@@ -105,6 +105,25 @@ def test_what_is_written_meanwhile_arrives_and_a_signal_ends_it_resumably(
     assert keys["scanned"] == keys["migrated"] + keys["vanished"] + keys["expired"]
 
 
+def test_cancelled_from_another_terminal_it_goes_on_where_it_was(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    fill(source)
+    journal = tmp_path / "journal.db"
+    with source.client() as client:
+        with Running(*command(source, cluster, journal)) as running:
+            wait_following(running, journal)
+            assert run("jobs", "cancel", "moving", "--journal", str(journal)).code == 0
+            first = running.finish()
+        assert (first.code, first.summary["status"]) == (130, "interrupted"), first.stderr
+        client.incrby("counter", 7)
+        with Running(*command(source, cluster, journal)) as running:
+            wait_equal_counter(source, cluster, 7)
+            running.send(signal.SIGTERM)
+            second = running.finish()
+    assert second.summary["follow"]["resyncs"] == 0
+
+
 def assert_soon_equal(source: LocalServer, cluster: LocalCluster) -> None:
     """Wait until both sides hold as many keys, then compare them."""
     with source.client() as client:

@@ -19,10 +19,10 @@ from slotferry.topology.discovery import Topology
 
 GB = 1 << 30
 NODES = (
-    ClusterNode("a", "new:1", frozenset({"myself", "master"}), "", 4096),
-    ClusterNode("b", "new:2", frozenset({"master"}), "", 12288),
-    ClusterNode("c", "new:3", frozenset({"master"}), "", 1),
-    *(ClusterNode(f"r{p}", f"new:1{p}", frozenset({"slave"}), p, 0) for p in "abc"),
+    ClusterNode("a", "new:1", frozenset({"myself", "master"}), "", ((0, 4095),)),
+    ClusterNode("b", "new:2", frozenset({"master"}), "", ((0, 12287),)),
+    ClusterNode("c", "new:3", frozenset({"master"}), "", ((0, 0),)),
+    *(ClusterNode(f"r{p}", f"new:1{p}", frozenset({"slave"}), p) for p in "abc"),
 )
 SOURCE = ServerView(
     "old:6379",

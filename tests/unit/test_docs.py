@@ -17,8 +17,8 @@ import click
 import pytest
 
 import slotferry.errors
+from slotferry.cli.common.reference import commands, root
 from slotferry.errors import ExitCode, SlotferryError
-from tools.command_reference import commands, root
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -70,7 +70,7 @@ def test_links_of_pages_outside_of_the_site_lead_to_files(path: Path) -> None:
 
 @pytest.mark.parametrize("path", _TEXTS, ids=_name)
 def test_files_that_are_named_exist(path: Path) -> None:
-    named = set(re.findall(r"`((?:python|rust|tests|docs|tools)/[^`\s]*)`", path.read_text()))
+    named = set(re.findall(r"`((?:python|rust|tests|docs)/[^`\s]*)`", path.read_text()))
     assert sorted(name for name in named if not (_ROOT / name).exists()) == []
 
 

@@ -6,7 +6,7 @@ whether it has each key.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ class DryRun:
     def run(self, partitions: Mapping[int, int]) -> DryRunResult:
         """Count; `partitions` says into how many each database is cut. Raises `SlotferryError`."""
         if self._names is not None:
-            self._count_names(dict(self._names))
+            self._count_names(self._names.distinct())
         else:
             for route in self._driver.sides.ways:
                 self._count_keys(route, partitions[route.source])
@@ -51,10 +51,9 @@ class DryRun:
             self.totals.keys.vanished,
         )
 
-    def _count_names(self, names: Mapping[bytes, int]) -> None:
+    def _count_names(self, names: Iterator[bytes]) -> None:
         """Look for listed keys on both sides."""
-        left = iter(names)
-        while some := list(islice(left, _NAMES)):
+        while some := list(islice(names, _NAMES)):
             self._count(self._driver.new_job(Work(keys=some, settings=_LOOK), 1), len(some))
 
     def _count_keys(self, route: Route, count: int) -> None:

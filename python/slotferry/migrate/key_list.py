@@ -13,7 +13,6 @@ import select
 import sqlite3
 import sys
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -148,12 +147,13 @@ class KeyList:
         """Count the keys, and those that are taken."""
         return Names(sum(1 for _ in self.names()), sum(1 for _ in self), self._where)
 
-    def count_by_slot(self) -> Counter[int]:
-        """Return how many keys that are taken lie in which slot, each counted once, however many they are."""
+    def distinct(self) -> Iterator[bytes]:
+        """Yield each key that is taken once, however often it is listed and however many there are."""
         with closing(sqlite3.connect("")) as scratch:  # a file of its own beyond some memory
-            scratch.execute("CREATE TABLE taken (key BLOB PRIMARY KEY, slot INTEGER) WITHOUT ROWID")
-            scratch.executemany("INSERT OR IGNORE INTO taken VALUES (?, ?)", self)
-            return Counter(dict(scratch.execute("SELECT slot, count(*) FROM taken GROUP BY slot")))
+            scratch.execute("CREATE TABLE taken (key BLOB PRIMARY KEY) WITHOUT ROWID")
+            scratch.executemany("INSERT OR IGNORE INTO taken VALUES (?)", ((name,) for name, _ in self))
+            for (name,) in scratch.execute("SELECT key FROM taken"):
+                yield name
 
     def __iter__(self) -> Iterator[tuple[bytes, int]]:
         """Yield each key that is taken, and its slot at the target."""

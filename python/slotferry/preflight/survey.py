@@ -42,8 +42,13 @@ class ClusterNode:
     address: str
     flags: frozenset[str]
     primary_id: str
-    slots: int
+    ranges: tuple[tuple[int, int], ...] = ()
     open_slots: tuple[str, ...] = ()
+
+    @property
+    def slots(self) -> int:
+        """How many slots it serves."""
+        return sum(last - first + 1 for first, last in self.ranges)
 
     @property
     def alive(self) -> bool:
@@ -221,13 +226,13 @@ def parse_cluster_nodes(text: str) -> tuple[ClusterNode, ...]:
                 address=fields[1].partition("@")[0],
                 flags=frozenset(fields[2].split(",")),
                 primary_id="" if fields[3] == "-" else fields[3],
-                slots=sum(_range_size(part) for part in served),
+                ranges=tuple(span for part in served if (span := _slot_range(part)) is not None),
                 open_slots=tuple(part.strip("[]") for part in fields[8:] if part.startswith("[")),
             )
         )
     return tuple(nodes)
 
 
-def _range_size(text: str) -> int:
+def _slot_range(text: str) -> tuple[int, int] | None:
     span = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
-    return int(span[2] or span[1]) - int(span[1]) + 1 if span else 0
+    return (int(span[1]), int(span[2] or span[1])) if span else None

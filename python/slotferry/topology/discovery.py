@@ -6,6 +6,7 @@ CLUSTER INFO and CLUSTER SLOTS (Redis Cluster specification; docs/protocol.md, T
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 import time
@@ -158,6 +159,12 @@ class TargetFacts:
         """The RDB versions that every primary takes; empty where one of them does not tell."""
         told = [primary.rdb_versions or frozenset() for primary in self.primaries]
         return sorted(frozenset.intersection(*told)) if told else []
+
+    @property
+    def fingerprint(self) -> str:
+        """What changes when a primary is another process or slots have moved."""
+        text = repr((self.topology.ranges, [primary.server.run_id for primary in self.primaries]))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def limits(self) -> TargetLimits:

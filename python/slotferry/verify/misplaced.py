@@ -26,6 +26,7 @@ from slotferry.net import replies
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
 from slotferry.net.node import Node, raise_for
+from slotferry.preflight.survey import parse_cluster_nodes
 from slotferry.topology.databases import Route
 from slotferry.topology.discovery import Topology
 from slotferry.verify.jobs import extra_job
@@ -36,8 +37,7 @@ _MOST_NAMES = 1_000
 
 _AT_ONCE = 500
 _ROWS = 1_000
-_RANGE = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?")
-_OPEN = re.compile(r"\[([0-9]{1,5})-[<>]-.*\]")
+_OPEN = re.compile(r"([0-9]{1,5})-[<>]-.*")
 
 
 @dataclass(frozen=True)
@@ -143,18 +143,10 @@ def _is_astray(
 def _slots_of(connector: Connector, address: Address) -> _Slots:
     with connector.open(address) as node:
         text = node.need_parsed(replies.text, "CLUSTER", "NODES")
-    owned: set[int] = set()
-    opened: set[int] = set()
-    for line in text.splitlines():
-        parts = line.split()
-        if len(parts) < 8 or "myself" not in parts[2].split(","):
-            continue
-        for part in parts[8:]:
-            if span := _RANGE.fullmatch(part):
-                owned.update(range(int(span[1]), int(span[2] or span[1]) + 1))
-            elif way := _OPEN.fullmatch(part):
-                opened.add(int(way[1]))
-    return _Slots(owned, opened)
+    own = [node for node in parse_cluster_nodes(text) if "myself" in node.flags]
+    owned = {slot for node in own for first, last in node.ranges for slot in range(first, last + 1)}
+    ways = (_OPEN.fullmatch(part) for node in own for part in node.open_slots)
+    return _Slots(owned, {int(way[1]) for way in ways if way})
 
 
 def _look_at_keys(

@@ -6,7 +6,6 @@ Invariant: what is reported as a difference was read on both sides at one time, 
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -179,11 +178,11 @@ class TargetRunner(_Comparing):
     def _look_at_target(self) -> bool:
         """Look at the target anew; return whether it is as it was."""
         sides = self._driver.sides
-        before = fingerprint(sides.target_facts)
+        before = sides.target_facts.fingerprint
         self._driver.sides = replace(
             sides, target_facts=discover_target(sides.target, sides.source_facts.server)
         )
-        return fingerprint(self._driver.sides.target_facts) == before
+        return self._driver.sides.target_facts.fingerprint == before
 
     def _sweep_again(self, reason: str) -> None:
         self._look_at_target()
@@ -223,15 +222,9 @@ def count_keys(number: int) -> str:
     return "1 key is" if number == 1 else f"{number:,} keys are"
 
 
-def fingerprint(target: TargetFacts) -> str:
-    """Return what changes when a primary is another process or slots have moved."""
-    text = repr((target.topology.ranges, [primary.server.run_id for primary in target.primaries]))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def both_run_ids(source_run_id: str, target: TargetFacts) -> str:
     """Return what the marks of a sweep depend on."""
-    return f"{source_run_id}+{fingerprint(target)}"
+    return f"{source_run_id}+{target.fingerprint}"
 
 
 def comparison_settings(options: VerifyOptions) -> dict[str, Any]:

@@ -13,7 +13,7 @@ pub enum ErrorKind {
     SourceLost,
     /// The source answers with another `run_id`: cursors taken from it are void.
     SourceChanged,
-    /// The source turns us away: credentials, rights, or no RESP.
+    /// The source rejects the connection: credentials, rights, or no RESP.
     SourceRefused,
     /// The source's database was emptied or swapped while it was followed.
     SourceFlushed,
@@ -28,7 +28,7 @@ pub enum ErrorKind {
     TargetChanged,
     /// The target takes no writes (OOM, MISCONF) and did not recover within the retry limit.
     TargetFull,
-    /// The target turns us away: credentials, rights, or one failure for every key.
+    /// The target rejects the connection: credentials, rights, or one failure for every key.
     TargetRefused,
     /// The job was cancelled.
     Interrupted,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from slotferry.errors import TargetLostError
 from slotferry.jobs.driver import EngineDriver, Work
-from slotferry.topology.discovery import TargetFacts, discover_target
+from slotferry.topology.discovery import discover_target
 from slotferry.topology.identity import Slots, intersect
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Comparison:
                     raise
                 continue
             after = discover_target(sides.target, sides.source_facts.server)
-            if _fingerprint(facts) == _fingerprint(after):
+            if facts.fingerprint == after.fingerprint:
                 return
         raise TargetLostError(
             "the target's nodes or slots change all the time, so both sides can't be compared",
@@ -116,7 +116,3 @@ class Comparison:
     def _hand_over(self) -> None:
         self._followed.touch(self._differing)
         self._differing, self._size = [], 0
-
-
-def _fingerprint(target: TargetFacts) -> tuple[object, ...]:
-    return target.topology.ranges, [primary.server.run_id for primary in target.primaries]

@@ -29,16 +29,11 @@ from slotferry.reshard.cluster.wire import (
 _POLL_SECONDS = (0.005, 0.2)
 
 
-class ValkeyAtomic:
-    """CLUSTER MIGRATESLOTS of Valkey ≥ 9: the source streams a snapshot and what changes, then hands over.
+class _Atomic:
+    """What both servers' own moves have in common."""
 
-    The servers do the work and no slot is ever open by hand; on failure they undo it, and nothing has moved.
-    """
-
-    name = "valkey-atomic"
     most_slots = 2048
     most_bytes = 512_000_000
-    _TIMES = 3
 
     def __init__(self, connector: Connector, pair: Pair, gate: Gate) -> None:
         self._pair = pair
@@ -50,6 +45,16 @@ class ValkeyAtomic:
         """Hang up."""
         self._source.close()
         self._target.close()
+
+
+class ValkeyAtomic(_Atomic):
+    """CLUSTER MIGRATESLOTS of Valkey ≥ 9: the source streams a snapshot and what changes, then hands over.
+
+    The servers do the work and no slot is ever open by hand; on failure they undo it, and nothing has moved.
+    """
+
+    name = "valkey-atomic"
+    _TIMES = 3
 
     def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
         """Hand the slots over as one job of the servers; see `Method.move`."""
@@ -145,7 +150,7 @@ def _left(end: Member, text: str) -> str:
     return f"{end} refuses: {text}; see 'slotferry reshard fix'"
 
 
-class RedisAtomic:
+class RedisAtomic(_Atomic):
     """CLUSTER MIGRATION IMPORT of Redis ≥ 8.4, asked of the target; one task at a time.
 
     Replies (documentation of CLUSTER MIGRATION): IMPORT returns the task's id; STATUS a list of tasks, each a
@@ -153,19 +158,6 @@ class RedisAtomic:
     """
 
     name = "redis-atomic"
-    most_slots = 2048
-    most_bytes = 512_000_000
-
-    def __init__(self, connector: Connector, pair: Pair, gate: Gate) -> None:
-        self._pair = pair
-        self._gate = gate
-        self._source = Wire(connector, pair.source.address)
-        self._target = Wire(connector, pair.target.address)
-
-    def close(self) -> None:
-        """Hang up."""
-        self._source.close()
-        self._target.close()
 
     def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
         """Let the target import the slots as one task; see `Method.move`."""

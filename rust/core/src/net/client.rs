@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) enum CallError {
     /// The server is not there; another try may help.
     Lost(String),
-    /// It turns us away, or speaks no RESP.
+    /// It rejects the connection, or speaks no RESP.
     Refused(String),
     /// It is another process than the one that was meant.
     Changed(String),

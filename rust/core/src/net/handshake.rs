@@ -25,7 +25,7 @@ pub enum HandshakeError {
     /// The login is refused; another one may help.
     #[error("{0}")]
     Denied(String),
-    /// The server turns us away; another try won't help.
+    /// The server rejects the connection; another try won't help.
     #[error("{0}")]
     Refused(String),
 }

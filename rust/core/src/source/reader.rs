@@ -411,7 +411,7 @@ impl SourceReader {
             }
             HandshakeError::Denied(message) | HandshakeError::Refused(message) => Ended::Fatal(Error::new(
                 ErrorKind::SourceRefused,
-                format!("the source {source} turns us away: {message}"),
+                format!("the source {source} rejects the connection: {message}"),
             )),
         }
     }

@@ -222,7 +222,10 @@ pub(crate) async fn run(engine: Rc<Engine>, link: Rc<Link>) {
             Err(HandshakeError::Denied(message) | HandshakeError::Refused(message)) => {
                 engine.stop(
                     ErrorKind::TargetRefused,
-                    format!("the target's node {} turns us away: {message}", link.address),
+                    format!(
+                        "the target's node {} rejects the connection: {message}",
+                        link.address
+                    ),
                 );
                 return;
             }

@@ -58,7 +58,7 @@ impl Copy<'_> {
             CallError::Lost(message) => Stop::Source(message),
             CallError::Refused(message) => Stop::Fatal(Error::new(
                 ErrorKind::SourceRefused,
-                format!("the source {} turns us away: {message}", spec.source),
+                format!("the source {} rejects the connection: {message}", spec.source),
             )),
             CallError::Changed(_) => Stop::Fatal(Error::new(
                 ErrorKind::SourceChanged,

@@ -66,7 +66,7 @@ impl Copy<'_> {
             let client = client.map_err(|error| match error {
                 CallError::Refused(message) => Stop::Fatal(Error::new(
                     ErrorKind::TargetRefused,
-                    format!("the target's node {address} turns us away: {message}"),
+                    format!("the target's node {address} rejects the connection: {message}"),
                 )),
                 lost => Stop::Target {
                     reason: format!("{} at {address}", lost.into_text()),

@@ -3,14 +3,19 @@
 //! Invariant: nothing of the stream is waited for by its reader, and nothing of it is passed over silently: what names
 //! no key is counted, told, or a doubt that holds the mark.
 
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::{Follow, LOOK_EVERY, OnFlush, add};
+use crate::error::ErrorKind;
 use crate::job::control::Side;
-use crate::job::engine::Backoff;
-use crate::job::follow::{
-    Duration, Engine, ErrorKind, Follow, Instant, LOOK_EVERY, OnFlush, Position, Rc, Restore, Touch, add,
-};
+use crate::job::engine::{Backoff, Engine};
+use crate::ledger::checkpoint::PageId;
+use crate::ledger::touched::Touch;
 use crate::net::Access;
 use crate::source::keys::Effect;
-use crate::source::stream::{Attachment, Begun, Ended, Follower};
+use crate::source::stream::{Attachment, Begun, Ended, Follower, Position};
+use crate::target::batch::Restore;
 
 /// A connection that lasts so long was a good one, even if nothing came: sources ping every 10 s by default.
 const STEADY: Duration = Duration::from_secs(60);
@@ -208,12 +213,7 @@ impl Engine {
     }
 
     /// Delete a touched key that the source lacks.
-    pub(crate) fn delete_followed(
-        self: &Rc<Self>,
-        page: crate::job::follow::PageId,
-        slot: u16,
-        gone: &Restore<'_>,
-    ) {
+    pub(crate) fn delete_followed(self: &Rc<Self>, page: PageId, slot: u16, gone: &Restore<'_>) {
         if let Some(follow) = &self.follow {
             follow.count_deletion();
         }
@@ -248,14 +248,14 @@ async fn stay_attached(engine: &Rc<Engine>, follow: &Rc<Follow>) {
                 (ErrorKind::SourceRefused, reason)
             }
             Ended::LoginDenied(reason) => {
-                let message = format!("the source {source} turns us away: {reason}");
+                let message = format!("the source {source} rejects the connection: {reason}");
                 return engine.stop(ErrorKind::SourceRefused, message);
             }
             Ended::Denied(reason) => {
                 return engine.stop(
                     ErrorKind::SourceRefused,
                     format!(
-                        "the source {source} lets this user not follow it: {reason} (it needs +psync +replconf +ping \
+                        "the source {source} does not let this user follow it: {reason} (it needs +psync +replconf +ping \
                          +command)"
                     ),
                 );

@@ -15,14 +15,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
-use crate::error::ErrorKind;
 use crate::job::control::{Doubts, Event, FollowStatus};
 use crate::job::engine::Engine;
-use crate::ledger::checkpoint::{PageId, Pending};
+use crate::ledger::checkpoint::PageId;
 use crate::ledger::touched::{Taken, Touch, Touched};
-use crate::source::scan::Keys;
 use crate::source::stream::Position;
-use crate::target::batch::Restore;
 
 use scanned::Scanned;
 

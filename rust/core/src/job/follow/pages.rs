@@ -2,11 +2,15 @@
 //!
 //! Invariant: a key of a page is landed, or given back, exactly when the page is complete.
 
-use crate::job::follow::{
-    COALESCE, Engine, Follow, HashSet, Keys, MOST_LARGE, MOST_PAGES, PAGE_BYTES, PAGE_KEYS, Page, PageId,
-    Pending, Rc, Taken, add,
-};
+use std::collections::HashSet;
+use std::rc::Rc;
+
+use super::{COALESCE, Follow, MOST_LARGE, MOST_PAGES, PAGE_BYTES, PAGE_KEYS, Page, add};
+use crate::job::engine::Engine;
 use crate::job::progress::Outcome;
+use crate::ledger::checkpoint::{PageId, Pending};
+use crate::ledger::touched::Taken;
+use crate::source::scan::Keys;
 
 impl Follow {
     /// Whether a key is in the set: then the scan leaves it out.

@@ -1,4 +1,4 @@
-"""Write docs/commands.md from the commands' own `--help`.
+"""The command reference, in Markdown, from the commands' own `--help`: run as a module, it is printed.
 
 Invariant: the page says what `--help` says and nothing else; it is made at each build of the site and is in
 no commit, so it can't go stale.
@@ -7,13 +7,11 @@ no commit, so it can't go stale.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import click
 
 from slotferry.cli import cli
 
-PAGE = Path(__file__).parents[1] / "docs" / "commands.md"
 _WIDTH = 100
 
 _HEAD = """\
@@ -57,4 +55,4 @@ def _section(command: click.Command, context: click.Context) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    click.echo(page(), nl=False)

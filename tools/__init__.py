@@ -1,1 +1,0 @@
-"""What builds the documentation."""
