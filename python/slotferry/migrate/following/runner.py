@@ -148,9 +148,10 @@ class FollowRunner(Runner):
             return  # as for checkpoints, which tell of it: it is looked at again
         self._follower.in_doubt = bool(open_doubts.doubts)
         if self._aside is not None:
+            ended = self._aside.ended  # before its events are taken: none comes after
             for event in self._aside.events():
                 self._driver.emit(event)
-            if not self._aside.ended:
+            if not ended:
                 return
             aside, self._aside = self._aside, None
             aside.result()
