@@ -20,6 +20,8 @@ from slotferry import redaction
 from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.servers.kinds import ServerKind, available, on_path_or_embedded
 
+_BACKLOG_BYTES = 64 << 20
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the tests that take minutes as well")
@@ -127,6 +129,8 @@ def _asked_for(request: pytest.FixtureRequest, default: ServerKind) -> ServerKin
 def _empty(server: LocalServer) -> None:
     with server.client() as client:
         client.flushall()
+        # A test that shrinks it must not cut off the next one's replica; 1 MB is a second's writes here.
+        client.config_set("repl-backlog-size", _BACKLOG_BYTES)
         client.config_resetstat()
         client.slowlog_reset()
         for log in ("large-request", "large-reply"):

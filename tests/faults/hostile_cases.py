@@ -216,6 +216,7 @@ KINDS = (
             "TIME": 3,
             "CLIENT SETNAME": 3,
             "CLIENT NO-TOUCH": 1,
+            "CLIENT LIST": 2,
             "SCAN": 1,
             "TYPE": 40,
             "PTTL": 40,

@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 from slotferry._core import Access, Event, FollowProgress, FollowSettings, Job
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
-from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
+from slotferry.testing.servers import LocalCluster, LocalServer, LocalServerError, wait_until
 from slotferry.topology.discovery import discover_source, discover_target
 
 _PARTITIONS = 4
@@ -90,7 +90,10 @@ class Following:
                 self.job.result()
             return any(event.kind == kind for event in self.events)
 
-        wait_until(came, f"no {kind} event", timeout=_CLEAN_SECONDS)
+        try:
+            wait_until(came, f"no {kind} event", timeout=_CLEAN_SECONDS)
+        except LocalServerError as error:
+            raise LocalServerError(f"{error}; there are {self.events}") from error
         while True:
             event = self.events.pop(0)
             if event.kind == kind:
