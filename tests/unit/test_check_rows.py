@@ -294,4 +294,4 @@ def test_an_error_row_is_raised_as_the_error_of_its_side() -> None:
     assert isinstance(row.error(), TargetUnfitError)
     assert isinstance(replace(row, side="source").error(), SourceUnfitError)
     assert row.error().hint == "more"
-    assert set(CHECKS) == {"reach", "rights", "target", "compatibility", "data", "commands"}
+    assert set(CHECKS) == {"reach", "rights", "target", "compatibility", "following", "data", "commands"}

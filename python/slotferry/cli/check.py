@@ -39,6 +39,7 @@ Examples:
   slotferry check redis://old:6379 redis://new1:7000 --full --scan-rate 20000
   slotferry check redis://old:6379 redis://new1:7000 --match 'user:*' --rules tags.toml
   slotferry check --config nightly.toml
+  slotferry check redis://old:6379 redis://new1:7000 --follow
   slotferry check redis://old:6379 redis://new1:7000 --watch 60s --save-rules tags.toml
   slotferry check redis://old:6379 redis://new1:7000 --commands monitor.log
   slotferry check redis://old:6379 redis://new1:7000 --sample 5% --strict --json
@@ -71,6 +72,7 @@ Exit codes:
     show_default=True,
     help="Look at no more keys a second than this.",
 )
+@click.option("--follow", is_flag=True, help="Look also whether 'slotferry migrate --follow' will work.")
 @click.option(
     "--watch",
     type=duration,

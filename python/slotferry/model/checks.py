@@ -43,6 +43,13 @@ CHECKS: dict[str, dict[str, str]] = {
         "value-size": "the largest values fit into the target's proto-max-bulk-len",
         "databases": "the source has keys in no other database",
     },
+    "following": {
+        "psync": "the source lets itself be followed",
+        "snapshot": "the source begins its stream without a snapshot",
+        "backlog": "the source's backlog holds a minute of its writes",
+        "output-buffer": "the source's output buffer for a replica holds ten seconds of its writes",
+        "acknowledgements": "nothing counts the follower as a replica that keeps a copy",
+    },
     "data": {
         "sample": "what the keyspace consists of",
         "keys": "some of the keys looked at are chosen by the filters",

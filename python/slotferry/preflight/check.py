@@ -28,6 +28,7 @@ from slotferry.net.endpoints import Endpoint, Tls, parse_endpoint
 from slotferry.preflight import apply_skips, judge_servers, judge_survey, source_is_cluster
 from slotferry.preflight.application.analysis import Application, ApplicationStudy
 from slotferry.preflight.fitness import judge_target, slot_owners
+from slotferry.preflight.following import judge_following, look_at_stream
 from slotferry.preflight.keyspace.data import describe_place, judge_data, judge_placement
 from slotferry.preflight.keyspace.summary import Keyspace
 from slotferry.preflight.look import Look, Progress
@@ -50,6 +51,7 @@ MAX_WATCH = 86_400.0
 _ALMOST_ALL = 0.8  # from there on nothing is gained by leaving keys out
 _TELL_SECONDS = 2.0
 _KEYS_PROBED = 16
+_WRITES_SECONDS = 1.0  # how long the growth of the source's stream is measured
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class CheckOptions(KeyChoice):
 
     sample: about how many keys of the source to look at, as a number or a percentage (`"5%"`); 0: none.
     full: look at all of them. scan_rate: how many keys a second at most.
+    follow: look also whether the source can be followed, as with `Options.follow`.
     watch: follow the source's MONITOR for so many seconds, to see which of the application's commands a
         cluster would refuse; this costs the source something. commands: a recorded MONITOR, for the same.
     strict: whether warnings count in the report's exit code.
@@ -72,6 +75,7 @@ class CheckOptions(KeyChoice):
     sample: int | str = DEFAULT_SAMPLE
     full: bool = False
     scan_rate: float = DEFAULT_SCAN_RATE
+    follow: bool = False
     watch: float | None = None
     commands: Path | None = None
     strict: bool = False
@@ -184,6 +188,8 @@ class _Check:
                 survey = self._compare(source, target)
             elif target is not None and target.seed.cluster:
                 self._look_closer(target)
+            if source is not None and not source.server.cluster and self._options.follow:
+                self._look_at_stream(source)
             if source is not None and not source.server.cluster and self._routes:
                 self._sample(source, survey)
         if source is not None and not source.server.cluster:
@@ -279,6 +285,13 @@ class _Check:
         except SlotferryError as failure:
             self._rows.append(_unreached("source" if "source" in failure.kind else "target", failure))
             return None
+
+    def _look_at_stream(self, source: SourceFacts) -> None:
+        try:
+            with self._source.open(source.address(self._source.endpoint)) as node:
+                self._rows += judge_following(look_at_stream(node, source.server, _WRITES_SECONDS))
+        except SlotferryError as failure:
+            self._rows.append(_unreached("source", failure))
 
     def _sample(self, source: SourceFacts, survey: Survey | None) -> None:
         keys = sum(self._counts)

@@ -28,15 +28,11 @@ from slotferry.migrate.functions import load_functions, plan_functions
 from slotferry.model.events import Event, Notice
 from slotferry.model.follow import FollowProgress
 from slotferry.net.connector import Connector
+from slotferry.preflight.following import WITHOUT_PSYNC
 from slotferry.topology.identity import Slots, unite
 
 if TYPE_CHECKING:
     from slotferry._core import Job
-
-_INSTEAD = (
-    "without --follow: repeat 'slotferry migrate --on-conflict replace', stop the writers for the last pass, "
-    "and compare with 'slotferry verify --repair'"
-)
 
 
 class RunFollower:
@@ -121,7 +117,9 @@ class FollowRunner(Runner):
         except SourceUnfitError as error:
             if error.kind != "source_refused" or self._journal.follow_mark(self._name) is not None:
                 raise
-            hint = f"grant +psync and +replconf; a managed service that refuses PSYNC is moved {_INSTEAD}"
+            hint = (
+                f"grant +psync and +replconf; a managed service that refuses PSYNC is moved {WITHOUT_PSYNC}"
+            )
             raise SourceUnfitError(error.message, hint=hint, kind=error.kind) from error
         finally:
             self._follower.engine = None
