@@ -20,7 +20,7 @@ from tests.reshard.moving import assert_clean
 from tests.servers.kinds import available
 
 _KEYS = 8_000
-_KINDS = ("redis-6.2", "redis-7.0", "redis-8.0", "valkey-8.0", "valkey-8.1", "valkey-9.1")
+_KINDS = ("redis-6.2", "redis-7.0", "redis-8.0", "redis-8.6", "valkey-8.0", "valkey-8.1", "valkey-9.1")
 _LONG = [
     pytest.param(kind, other, 20, marks=pytest.mark.long)
     for kind in _KINDS
