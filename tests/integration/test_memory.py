@@ -66,9 +66,9 @@ def test_long_names_count_as_values_do(source: LocalServer, cluster: LocalCluste
     code, comparing, shown = _peak("verify", source.url, cluster.url, "--memory-limit", _LIMIT)
     assert code == 0, shown
 
-    # All names at once took 330 and 382 MB. Copying is not yet within 100 MB of its budget (120 to 170 MB).
+    # All names at once took 330 and 382 MB; each batch with its name twice, and commands without bound, 118 to 170 MB.
     assert comparing < _MOST, comparing
-    assert copying < 240 << 20, copying
+    assert copying < _MOST, copying
     assert_equal(source, cluster)
 
 

@@ -29,6 +29,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
 /// Room that is offered to one read.
 const READ_SIZE: usize = 256 * 1024;
 
+/// A larger buffer is not kept once what it grew for is gone.
+const KEPT: usize = 4 * READ_SIZE;
+
 /// An open connection and what was read from it but not used yet.
 pub struct Connection {
     transport: Box<dyn Transport>,
@@ -88,7 +91,7 @@ impl Connection {
         if self.start == self.end {
             self.start = 0;
             self.end = 0;
-            if self.buffer.len() > 4 * READ_SIZE {
+            if self.buffer.len() > KEPT {
                 self.buffer = Vec::new();
             }
         }
@@ -100,8 +103,13 @@ impl Connection {
         // Grown step by step with what really comes, since the length is only the peer's word.
         let wanted = total.min((self.end * 2).max(READ_SIZE));
         if self.buffer.len() < wanted {
-            self.buffer.resize(wanted, 0);
+            self.grow(wanted);
         }
+    }
+
+    fn grow(&mut self, size: usize) {
+        self.buffer.reserve_exact(size - self.buffer.len());
+        self.buffer.resize(size, 0);
     }
 
     fn compact(&mut self) {
@@ -109,6 +117,10 @@ impl Connection {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
+        }
+        if self.buffer.len() > KEPT && self.end <= READ_SIZE {
+            self.buffer.truncate(2 * READ_SIZE);
+            self.buffer.shrink_to_fit();
         }
     }
 
@@ -156,13 +168,13 @@ impl Connection {
 
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         if self.buffer.is_empty() {
-            self.buffer.resize(READ_SIZE, 0);
+            self.grow(READ_SIZE);
         }
         if self.end == self.buffer.len() {
             self.compact();
         }
         if self.end == self.buffer.len() {
-            self.buffer.resize(self.buffer.len() * 2, 0);
+            self.grow(self.buffer.len() + (self.buffer.len() / 2).max(READ_SIZE));
         }
         let mut room = ReadBuf::new(&mut self.buffer[self.end..]);
         match Pin::new(&mut self.transport).poll_read(context, &mut room)? {
@@ -176,7 +188,7 @@ impl Connection {
     }
 }
 
-/// A plain buffer of bytes to write.
+/// A plain buffer of bytes to write; what it grew to for long ones is given back when they are out.
 #[derive(Debug, Default)]
 pub struct Bytes {
     data: Vec<u8>,
@@ -184,6 +196,11 @@ pub struct Bytes {
 }
 
 impl Bytes {
+    /// How many bytes are still to be written.
+    pub fn unsent(&self) -> usize {
+        self.data.len() - self.written
+    }
+
     /// The buffer to append to; emptied first if all of it went out.
     pub fn tail(&mut self) -> &mut Vec<u8> {
         if self.written == self.data.len() {
@@ -201,5 +218,8 @@ impl Outgoing for Bytes {
 
     fn advance(&mut self, count: usize) {
         self.written += count;
+        if self.written == self.data.len() && self.data.capacity() > KEPT {
+            *self = Self::default();
+        }
     }
 }

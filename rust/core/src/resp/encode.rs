@@ -167,7 +167,8 @@ pub fn head(out: &mut Vec<u8>, arguments: usize) {
 /// `expires_at` is ms since the epoch; 0 means that the key does not expire. Returns where the payload ends.
 #[inline]
 pub fn restore(out: &mut Vec<u8>, key: &[u8], expires_at: u64, payload: &[u8], replace: bool) -> usize {
-    out.reserve(key.len() + payload.len() + 112);
+    // Room for all the rest of it, an eviction's measure and a batch's seal: a buffer of a large value grows once.
+    out.reserve(key.len() + payload.len() + 224);
     let arguments = 4 + u8::from(replace) + u8::from(expires_at > 0);
     out.extend_from_slice(&[b'*', b'0' + arguments]);
     out.extend_from_slice(b"\r\n$7\r\nRESTORE\r\n");

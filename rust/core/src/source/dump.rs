@@ -28,21 +28,24 @@ use crate::target::batch::Restore;
 /// Keys that are asked for in one go; between them stands a look at the budget.
 const CHUNK: usize = 128;
 
+/// So many bytes of commands may wait to be sent before more are encoded: names may be long.
+const MOST_UNSENT: usize = 256 * 1024;
+
 impl SourceReader {
     /// Ask for as much as window and budget allow: first the keys of pages that are here, then more pages.
     pub(crate) fn ask(&mut self) {
-        while let Some(number) = self.unsized_pages.pop_front() {
-            self.ask_sizes(number);
-        }
         loop {
-            if let Some(&number) = self.ready.front() {
+            if self.out.unsent() > MOST_UNSENT {
+                return;
+            }
+            if let Some(number) = self.unsized_pages.pop_front() {
+                self.ask_sizes(number);
+            } else if let Some(&number) = self.ready.front() {
                 if !self.ask_keys(number) {
                     return;
                 }
             } else if self.follows && self.open_touched() {
-                while let Some(number) = self.unsized_pages.pop_front() {
-                    self.ask_sizes(number);
-                }
+                // What is to be asked about them comes next.
             } else if !self.names.is_empty() && !self.engine.draining.get() {
                 self.open_names();
             } else {

@@ -16,6 +16,15 @@ const ENTRY_BYTES: usize = size_of::<Entry>();
 
 const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 
+/// A section that no server has: the answer is empty.
+const NOTHING: &[u8] = b"*2\r\n$4\r\nINFO\r\n$4\r\nnone\r\n";
+
+/// A longer name is not sent twice.
+const LONGEST_ASKED: usize = 256;
+
+/// What the read of an expiry takes besides the name.
+const QUESTION_BYTES: usize = 40;
+
 /// One key's RESTORE within a batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry {
@@ -149,11 +158,21 @@ impl Batch {
     }
 
     /// Append a question whose answer can be taken for no reply to a RESTORE: where it comes, all replies before it were
-    /// counted right. It costs a key's look-up for a batch.
+    /// counted right. It costs a key's look-up for a batch; where the room left takes no name, an INFO of nothing.
     pub fn seal(&mut self, expiry: ExpiryCommand) {
-        if let Some(last) = self.entries.len().checked_sub(1) {
-            let key = self.restore(last).key.to_vec();
-            encode::expiry(&mut self.commands, expiry, &key);
+        let Some(last) = self.entries.len().checked_sub(1) else {
+            return;
+        };
+        let key = self.restore(last).key;
+        let room = self.commands.capacity() - self.commands.len();
+        if key.len() <= LONGEST_ASKED && key.len() + QUESTION_BYTES <= room {
+            let mut copy = [0; LONGEST_ASKED];
+            copy[..key.len()].copy_from_slice(key);
+            let length = key.len();
+            encode::expiry(&mut self.commands, expiry, &copy[..length]);
+        } else {
+            self.commands.reserve_exact(NOTHING.len());
+            self.commands.extend_from_slice(NOTHING);
         }
     }
 
@@ -224,14 +243,15 @@ impl Batch {
         self.command(index).len() + ENTRY_BYTES
     }
 
-    /// What the whole batch weighs.
+    /// What the whole batch weighs, sealed or not.
     pub fn total_weight(&self) -> usize {
+        let commands = self.entries.last().map_or(0, |last| last.end);
         let prefixes = if self.asking {
             self.entries.len() * ASKING.len()
         } else {
             0
         };
-        self.commands.len() - prefixes + self.entries.len() * ENTRY_BYTES
+        commands - prefixes + self.entries.len() * ENTRY_BYTES
     }
 }
 
@@ -288,6 +308,8 @@ mod tests {
             weight += batch.push(7, slot as u16, &restore, slot == 1);
         }
         assert_eq!(weight, batch.total_weight());
+        batch.seal(ExpiryCommand::Absolute);
+        assert_eq!(weight, batch.total_weight());
         assert_eq!(batch.restore(1).key, b"\r\n");
         assert_eq!(batch.restore(1).number, 1);
         assert_eq!(batch.restore(1).eviction, None);
@@ -303,5 +325,26 @@ mod tests {
         assert_eq!(asking.weight(0), batch.weight(2));
         assert_eq!(asking.total_weight(), batch.weight(2) + batch.weight(0));
         assert!(asking.bytes().starts_with(ASKING));
+    }
+
+    #[test]
+    fn a_seal_takes_no_more_room_than_there_is() {
+        for (name, payload) in [(1 << 20, 9), (200, 1 << 20), (9, 1 << 20), (9, 9)] {
+            let mut batch = Spares::default().take();
+            let restore = Restore {
+                number: 0,
+                key: &vec![b'k'; name],
+                expires_at: u64::MAX,
+                payload: &vec![0; payload],
+                rdb_version: None,
+                eviction: Some((Eviction::IdleTime, u64::MAX)),
+            };
+            batch.push(0, 0, &restore, true);
+            let (length, capacity) = (batch.commands.len(), batch.commands.capacity());
+            batch.seal(ExpiryCommand::Absolute);
+            assert!(batch.commands.len() > length);
+            assert_eq!(batch.commands.capacity(), capacity);
+            assert_eq!(batch.bytes().ends_with(NOTHING), name > 9);
+        }
     }
 }

@@ -560,7 +560,7 @@ fn read_restores(
         let rest = &data[at..];
         match decode(rest)? {
             Decoded::Partial(_) => return Ok((at, false, 0)),
-            Decoded::Whole(Reply::Integer(_) | Reply::Error(_), used) => {
+            Decoded::Whole(Reply::Integer(_) | Reply::Bulk(_) | Reply::Error(_), used) => {
                 at += used;
                 *replies += 1;
             }
