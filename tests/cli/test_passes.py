@@ -35,6 +35,26 @@ def test_a_filter_stays_refused_when_the_job_has_ended(source: LocalServer, clus
     assert "match: the journal has a*, the command says b*" in refused.stderr
 
 
+def test_a_run_that_only_tries_failed_keys_again_says_so(source: LocalServer, cluster: LocalCluster) -> None:
+    with source.client() as old, cluster.client() as new:
+        old.mset({"key": "source", "other": 1})
+        new.set("key", "target")
+        assert run("migrate", source.url, cluster.url).code == 3
+        old.set("later", 1)
+        new.delete("key")
+
+    again = run("migrate", source.url, cluster.url)
+    assert again.code == 0
+    assert "1 key that it left will be tried again" in again.stderr
+    assert "what the source has got since then is not looked for; --restart" in again.stderr
+    with cluster.client() as new:
+        assert (new.get("key"), new.get("later")) == (b"source", None)
+
+    whole = run("migrate", source.url, cluster.url)
+    assert (whole.code, "tried again" in whole.stderr) == (0, False)
+    assert_equal(source, cluster)
+
+
 def test_the_same_command_is_advised_only_where_it_helps(source: LocalServer, cluster: LocalCluster) -> None:
     with source.client() as old, cluster.client() as new:
         old.set("key", "source")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,8 +12,12 @@ from pathlib import Path
 import pytest
 
 from slotferry import Migration, Options
+from slotferry.migrate.account import target_watch
 from slotferry.model.events import Event, Notice
+from slotferry.net.node import Node
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
+from slotferry.topology.discovery import Topology
+from slotferry.topology.identity import NodeState, look_at
 from tests.faults.paused import Paused, paused_migration
 from tests.integration.migrating import count_keys, migrate
 from tests.servers.compare import assert_equal
@@ -317,6 +323,44 @@ def test_where_nothing_happened_nothing_is_looked_at_again(
         report = paused.resume()
     assert report.ok
     assert not [notice for notice in _notices(events) if "looked at" in notice]
+
+
+def test_a_look_of_the_watch_that_is_heard_late_is_no_news(
+    filled: LocalServer, cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken before the run's own last look: its smaller counters are of no server that began anew."""
+    for node in cluster.primaries:
+        _flush(node)
+    looks: Counter[str] = Counter()
+    begun, heard, examined = (threading.Event() for _ in range(3))
+
+    def look(node: Node, topology: Topology) -> NodeState:
+        name = threading.current_thread().name
+        looks[name] += 1
+        if name == "slotferry-accounting":
+            state = look_at(node, topology)
+            if looks[name] == 1:
+                begun.set()
+                assert examined.wait(60)
+            if looks[name] == 4:
+                heard.set()
+            return state
+        if looks[name] == 4:  # the first one after the last write: some keys are gone by then
+            assert begun.wait(60)
+            _delete_all(cluster.primaries[1])
+        state = look_at(node, topology)
+        if looks[name] == 6:
+            examined.set()
+            assert heard.wait(60)
+        return state
+
+    monkeypatch.setattr(target_watch, "look_at", look)
+    notices = _notices(Migration(filled.url, cluster.url, Options()).events())
+
+    assert heard.is_set()
+    assert any("fewer than" in notice for notice in notices)
+    assert not [notice for notice in notices if "was emptied" in notice]
+    assert_equal(filled, cluster)
 
 
 def _has_expiring(server: LocalServer) -> bool:

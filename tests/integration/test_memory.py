@@ -66,7 +66,7 @@ def test_long_names_count_as_values_do(source: LocalServer, cluster: LocalCluste
     code, comparing, shown = _peak("verify", source.url, cluster.url, "--memory-limit", _LIMIT)
     assert code == 0, shown
 
-    # All names at once took 330 and 382 MB; each batch with its name twice, and commands without bound, 118 to 170 MB.
+    # All names at once took 330 and 382 MB; batches with names twice, and commands without bound, 120 to 170.
     assert comparing < _MOST, comparing
     assert copying < _MOST, copying
     assert_equal(source, cluster)

@@ -53,7 +53,10 @@ def test_a_new_job_is_planned(journal: Journal) -> None:
 @pytest.mark.parametrize("status", ["interrupted", "failed", "running", "completed_with_failures"])
 def test_what_was_not_finished_is_resumed(journal: Journal, status: str) -> None:
     leave(journal, status)
-    assert prepare(journal) == (True, [])
+    resumed, notices = prepare(journal)
+    assert resumed
+    assert [notice for notice in notices if "scanned to its end" not in notice] == []
+    assert bool(notices) == (status == "completed_with_failures")
     assert journal.marks("job")[0] == Mark(0, 77, True)
     assert journal.totals("job").keys == Keys(scanned=5, migrated=4, failed=1)
 

@@ -19,6 +19,7 @@ from slotferry.jobs.options import Options
 from slotferry.jobs.partitions import plan_partitions, useful_partitions
 from slotferry.migrate.key_list import KeyList
 from slotferry.net.endpoints import Endpoint
+from slotferry.text import count_of
 from slotferry.topology.databases import Databases, Route
 from slotferry.topology.discovery import SourceFacts
 
@@ -165,6 +166,13 @@ def prepare_job(
         notify(
             f"--parallel-scans {options.parallel_scans} is not used: job {name} was started with "
             f"{record.partition_count}, which its cursors depend on"
+        )
+    if _has_ended(record) and not options.follow:
+        keys = journal.totals(name).keys
+        left = count_of(keys.failed + keys.pending, "key")
+        notify(
+            f"the job {name} was scanned to its end before: {left} that it left will be tried again, and "
+            "what the source has got since then is not looked for; --restart looks at every key"
         )
     return True
 

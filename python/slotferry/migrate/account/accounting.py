@@ -74,6 +74,7 @@ class Accounting:
         self._unwritten: list[Doubt] = []
         self._told: set[tuple[str, str]] = set()
         self._watch: TargetWatch | None = None
+        self._looked = 0.0  # when this run last looked by itself, at `time.monotonic`
 
     def void(self) -> str:
         """Return why nothing is left of what earlier runs wrote; empty where something may be."""
@@ -100,7 +101,7 @@ class Accounting:
         if self._watch is None:
             return
         self._watch.follow(self._driver.topology)
-        looks = self._watch.poll()
+        looks = self._watch.poll(self._looked)
         for seen in looks:
             self._observe(seen)
         if looks:
@@ -121,6 +122,7 @@ class Accounting:
             self._driver.cancel.check()
             try:
                 now = look_at_all(self._driver.sides.target, self._newest_topology())
+                self._looked = time.monotonic()
                 break
             except MixedTargetError:
                 raise
@@ -240,7 +242,9 @@ class Accounting:
 
     def _look_at_first(self) -> list[NodeState]:
         """Look at the target as it was just discovered."""
-        return look_at_all(self._driver.sides.target, self._driver.topology)
+        now = look_at_all(self._driver.sides.target, self._driver.topology)
+        self._looked = time.monotonic()
+        return now
 
     def _newest_topology(self) -> Topology:
         """Return who serves the slots now. Raises `SlotferryError`, also where that is nobody any more."""

@@ -1,13 +1,15 @@
 """Looks at the target's primaries while a run goes on, in a thread of its own.
 
 Invariant: a node that hangs or can't be reached holds nothing up and is no news: the engine tells of it. What
-is sent is what `look_at` sends, twice a second.
+is sent is what `look_at` sends, twice a second. A look is never heard after one that was taken later: its
+counters would seem to have gone back.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -31,7 +33,7 @@ class TargetWatch:
         self._connector = connector
         self._topology = topology
         self._interval = interval
-        self._seen: queue.SimpleQueue[list[NodeState]] = queue.SimpleQueue()
+        self._seen: queue.SimpleQueue[tuple[float, list[NodeState]]] = queue.SimpleQueue()
         self._ended = threading.Event()
         self._nodes: dict[Address, Node] = {}
 
@@ -49,18 +51,19 @@ class TargetWatch:
         """Look at the primaries of this topology from now on."""
         self._topology = topology
 
-    def poll(self) -> list[list[NodeState]]:
-        """Return the looks since the last call, in order."""
+    def poll(self, since: float) -> list[list[NodeState]]:
+        """Return the looks that have come, in order, and were begun after `since` (of `time.monotonic`)."""
         # Only the caller takes looks out, so one that is there stays there.
-        return [self._seen.get() for _ in range(self._seen.qsize())]
+        looks = [self._seen.get() for _ in range(self._seen.qsize())]
+        return [seen for begun, seen in looks if begun > since]
 
     def _run(self) -> None:
         try:
             while not self._ended.wait(self._interval):
-                topology = self._topology
+                topology, begun = self._topology, time.monotonic()
                 seen = [state for a in topology.primaries if (state := self._look(a, topology)) is not None]
                 if topology is self._topology:  # else its slots may be those of before
-                    self._seen.put(seen)
+                    self._seen.put((begun, seen))
         finally:
             for node in self._nodes.values():
                 node.link.close()
