@@ -236,6 +236,7 @@ _READ: dict[str, Callable[[bytes], tuple[bytes | str | int, ...]]] = {
     "zset": lambda key: ("ZRANGE", key, 0, -1, "WITHSCORES"),
     "hash": lambda key: ("HGETALL", key),
     "stream": lambda key: ("XINFO", "STREAM", key, "FULL", "COUNT", 0),
+    "vectorset": lambda key: ("VRANDMEMBER", key, 1_000),
 }
 
 
@@ -248,6 +249,9 @@ def _value(connection: RawConnection, kind: str, key: bytes, value: Any) -> Any:
         return _hash_meaning(connection, key, _as_dict(value))
     if kind == "stream":
         return _stream_meaning(value)
+    if kind == "vectorset":
+        reads = [encode(what, key, element) for element in sorted(value) for what in ("VEMB", "VGETATTR")]
+        return [sorted(value), connection.pipeline_checked(reads)]
     return value
 
 
