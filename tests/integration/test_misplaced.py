@@ -132,6 +132,22 @@ def test_a_key_that_only_the_wrong_node_holds_is_missing_as_well(
     assert _verify(copied, own, "--json").code == 0
 
 
+def test_a_copy_in_a_slot_that_is_open_is_not_judged_and_that_is_said(
+    copied: LocalServer, own: LocalCluster
+) -> None:
+    """As `reshard fix` leaves a slot whose two nodes hold a key with two values."""
+    owner, other = _ends(own, "key:1")
+    put_astray(other, owner, key_slot(b"key:1"), "key:1", value="another")
+    assert run("reshard", "fix", own.url, "--apply").code == 3
+
+    found = _verify(copied, own, "--json")
+
+    assert found.summary["keys"]["equal"] == _KEYS
+    assert f"slots {key_slot(b'key:1')} are open" in found.stderr
+    assert f"their keys on {other.address} are not judged" in found.stderr
+    assert "slotferry reshard fix" in found.stderr
+
+
 def test_deleting_extra_keys_leaves_misplaced_ones_alone(copied: LocalServer, own: LocalCluster) -> None:
     owner, other = _ends(own, "lost")
     put_astray(other, owner, key_slot(b"lost"), "lost")

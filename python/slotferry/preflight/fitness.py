@@ -109,7 +109,7 @@ def _open_slots(survey: Survey) -> Row:
         return warning(
             "open-slots",
             f"slots are on the move: {', '.join(found[:5])}{more}",
-            "let the reshard end first, or mend it with 'redis-cli --cluster fix'; redirects are followed",
+            "let the reshard end first, or mend it with 'slotferry reshard fix'; redirects are followed",
         )
     return ok("open-slots", "no slot is on the move")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -29,6 +29,7 @@ from slotferry.net.node import Node, raise_for
 from slotferry.preflight.survey import parse_cluster_nodes
 from slotferry.topology.databases import Route
 from slotferry.topology.discovery import Topology
+from slotferry.topology.identity import show, unite
 from slotferry.verify.jobs import extra_job
 
 KIND = "misplaced"
@@ -89,8 +90,12 @@ def look_again(
     topology: Topology,
     ways: Sequence[Route],
     cancel: CancelRequest,
+    tell: Callable[[str], None],
 ) -> None:
-    """Take out of the job's notes what is not misplaced, by a fresh `topology`. Raises `SlotferryError`."""
+    """Take out of the job's notes what is not misplaced, by a fresh `topology`. Raises `SlotferryError`.
+
+    `tell` is told of slots whose keys can't be judged, since they are open.
+    """
     owners = _owners(topology)
     known: dict[Address, _Slots] = {}
     for name, database in journal.select(
@@ -108,6 +113,13 @@ def look_again(
                 cancel.check()
                 known[each] = known.get(each) or _slots_of(connector, each)
             closed = [slot for slot in slots if _is_astray(slot, address, owners, known)]
+            opened = [slot for slot in slots if _is_open(slot, address, owners, known)]
+            if opened:
+                ranges = show(unite(((slot, slot),) for slot in opened))
+                tell(
+                    f"slots {ranges} are open (a move is under way, or was broken off): their keys on {name} "
+                    "are not judged; where nothing moves them any more, mend it with 'slotferry reshard fix'"
+                )
         _forget_slots(journal, job, database, name, set(slots) - set(closed))
         if address is not None and closed:
             target = next((route.target for route in ways if route.source == database), 0)
@@ -138,6 +150,14 @@ def _is_astray(
         and slot in known[owner].owned
         and slot not in known[owner].open
     )
+
+
+def _is_open(
+    slot: int, here: Address, owners: Mapping[int, Address], known: Mapping[Address, _Slots]
+) -> bool:
+    """Whether a slot is another primary's, and on its way between this one and that one or any other."""
+    owner = owners.get(slot)
+    return owner is not None and owner != here and slot in {*known[here].open, *known[owner].open}
 
 
 def _slots_of(connector: Connector, address: Address) -> _Slots:

@@ -145,6 +145,7 @@ class TargetRunner(_Comparing):
             sides.target_facts.topology,
             sides.ways,
             self._driver.cancel,
+            lambda text: self._driver.emit(Notice(text)),
         )
 
     def _scans(self) -> Iterator[Work]:
