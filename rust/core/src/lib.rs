@@ -16,6 +16,7 @@ pub mod resp;
 pub mod slot;
 pub mod source;
 pub mod target;
+mod text;
 pub mod throttle;
 pub mod topology;
 pub mod transform;

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use crate::compare::shape::{Shape, THERE};
 use crate::compare::verdict::{Finding, Held, Rules, TTL_TOLERANCE, judge, same_expiry};
-use crate::job::engine::{Depth, Engine, OnConflict, shown};
+use crate::job::engine::{Depth, Engine, OnConflict};
 use crate::job::progress::Outcome;
 use crate::ledger::checkpoint::{Failure, FailureKind, PageId};
 use crate::net::Address;
@@ -18,6 +18,7 @@ use crate::resp::encode::ExpiryCommand;
 use crate::resp::{Decoded, ProtocolError, Reply, decode, decode_time};
 use crate::target::batch::{Batch, Entry, Restore};
 use crate::target::connection::ReadProgress;
+use crate::text::shown;
 
 /// So often a key may be deleted between a RESTORE that finds it busy and the look at it.
 const MOST_PHANTOMS: u8 = 8;

@@ -490,13 +490,3 @@ impl Backoff {
 pub(crate) fn jitter(wait: Duration) -> Duration {
     wait.mul_f64(0.75 + fastrand::f64() / 2.0)
 }
-
-/// A key for a message: escaped, and shortened where it is long.
-pub(crate) fn shown(key: &[u8]) -> String {
-    const LONGEST: usize = 80;
-    if key.len() > LONGEST {
-        format!("{}… ({} bytes)", key[..LONGEST].escape_ascii(), key.len())
-    } else {
-        key.escape_ascii().to_string()
-    }
-}

@@ -10,7 +10,7 @@ use std::time::Instant;
 use crate::chunked::copy::Big;
 use crate::compare::shape::{Shape, THERE};
 use crate::error::{Error, ErrorKind};
-use crate::job::engine::{Depth, Eviction, shown};
+use crate::job::engine::{Depth, Eviction};
 use crate::job::progress::Outcome;
 use crate::ledger::checkpoint::{Failure, FailureKind, PageId};
 use crate::net;
@@ -24,6 +24,7 @@ use crate::source::reader::{Ask, Ended, Fetch, SourceReader};
 use crate::source::scan::{Keys, ScanState, Scanner};
 use crate::source::walk::Walk;
 use crate::target::batch::Restore;
+use crate::text::shown;
 
 /// Keys that are asked for in one go; between them stands a look at the budget.
 const CHUNK: usize = 128;

@@ -7,9 +7,10 @@
 use std::rc::Rc;
 
 use crate::chunked::copy::Big;
-use crate::job::engine::{Engine, shown};
+use crate::job::engine::Engine;
 use crate::ledger::checkpoint::{Failure, FailureKind, PageId};
 use crate::target::batch::{Batch, Restore};
+use crate::text::shown;
 
 /// What stands beside a value in its command and transaction, and what waits before it: a batch at the most.
 const MARGIN: usize = 64 << 10;

@@ -7,12 +7,13 @@ use std::time::Instant;
 
 use crate::compare::session::Comparison;
 use crate::error::ErrorKind;
-use crate::job::engine::{OnConflict, shown};
+use crate::job::engine::OnConflict;
 use crate::job::progress::Outcome;
 use crate::ledger::checkpoint::{Failure, FailureKind, PageId};
 use crate::reply::{Verdict, judge, said};
 use crate::target::batch::{Batch, Entry};
 use crate::target::connection::{Flight, Session};
+use crate::text::shown;
 
 /// After so many redirects in a row an entry waits for a fresh topology: two nodes disagree.
 const MOST_HOPS: u8 = 5;

@@ -290,12 +290,13 @@ impl Engine {
                 }
                 Patience::Park { reason, first } => self.leave(batch, index, reason, first),
                 Patience::GiveUp { reason, full } => {
-                    let kind = if full {
-                        ErrorKind::TargetFull
+                    let slot = entry.slot;
+                    if full {
+                        let message = format!("the target takes no more keys: {reason} (slot {slot})");
+                        self.stop(ErrorKind::TargetFull, message);
                     } else {
-                        ErrorKind::TargetLost
-                    };
-                    self.stop(kind, format!("slot {} {reason}", entry.slot));
+                        self.stop(ErrorKind::TargetLost, format!("slot {slot} {reason}"));
+                    }
                     return;
                 }
             }

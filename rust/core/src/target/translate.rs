@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use crate::job::engine::{Engine, OnConflict, shown};
+use crate::job::engine::{Engine, OnConflict};
 use crate::job::progress::Outcome;
 use crate::ledger::checkpoint::{Failure, FailureKind, PageId};
 use crate::rdb::{PayloadError, Target, TranslateError, Translated};
@@ -13,6 +13,7 @@ use crate::reply::said;
 use crate::resp::encode;
 use crate::target::batch::{Batch, Entry, Restore};
 use crate::target::connection::Session;
+use crate::text::shown;
 
 /// What every server from Redis 6.2 on takes.
 const OLDEST: &[u16] = &[9];

@@ -8,12 +8,13 @@ use crate::chunked::copy::LIMITS;
 use crate::chunked::copy::one_key::{Attempt, Copy, Stop};
 use crate::compare::verdict::TTL_TOLERANCE;
 use crate::error::{Error, ErrorKind};
-use crate::job::engine::{OnConflict, shown};
+use crate::job::engine::OnConflict;
 use crate::job::progress::Outcome;
 use crate::ledger::checkpoint::FailureKind;
 use crate::net::Address;
 use crate::net::client::CallError;
 use crate::resp::Tree;
+use crate::text::shown;
 
 const MANNER: Manner = Manner {
     tolerance: TTL_TOLERANCE,

@@ -26,7 +26,7 @@ use crate::chunked::compare::Sides;
 use crate::chunked::parts::{CHUNK_BYTES, Limits};
 use crate::error::ErrorKind;
 use crate::job::control::Event;
-use crate::job::engine::{Backoff, Engine, shown};
+use crate::job::engine::{Backoff, Engine};
 use crate::job::progress::Outcome;
 use crate::ledger::checkpoint::{Failure, FailureKind, PageId, Pending};
 use crate::net::client::Client;
@@ -34,6 +34,7 @@ use crate::rdb::kind_name;
 use crate::reply::said;
 use crate::target::batch::Restore;
 use crate::target::health::Patience;
+use crate::text::shown;
 use crate::topology::NodeId;
 
 /// A key that changes so often while it is copied is given up.

@@ -17,13 +17,14 @@ use crate::chunked::copy::{Big, LIMITS, groups, temporary};
 use crate::chunked::parts;
 use crate::chunked::parts::{Chunk, Kind, Most, Oversize, Place};
 use crate::error::Error;
-use crate::job::engine::{Engine, OnConflict, shown};
+use crate::job::engine::{Engine, OnConflict};
 use crate::job::progress::Outcome;
 use crate::ledger::checkpoint::FailureKind;
 use crate::net::Address;
 use crate::net::client::{Client, Commands};
 use crate::rdb::FieldTtl;
 use crate::resp::Tree;
+use crate::text::shown;
 use crate::topology::NodeId;
 
 /// Why an attempt at a key ended.

@@ -7,13 +7,13 @@ use crate::chunked::parts;
 use crate::chunked::parts::{Chunk, Kind};
 use crate::error::{Error, ErrorKind};
 use crate::job::control::Side;
-use crate::job::engine::shown;
 use crate::job::progress::Outcome;
 use crate::ledger::checkpoint::FailureKind;
 use crate::net::client::{CallError, Client, Commands};
 use crate::reply::said;
 use crate::resp::Tree;
 use crate::resp::encode::ExpiryCommand;
+use crate::text::shown;
 
 /// How far the last look at a key's age may be off, in seconds: the server's own clock for it ticks slowly.
 const IDLE_MARGIN: i64 = 2;

@@ -11,11 +11,11 @@ use crate::chunked::copy::one_key::{Attempt, Copy, Stop};
 use crate::chunked::copy::second_look::{Seen, Summary};
 use crate::chunked::copy::temporary;
 use crate::chunked::parts::{PendingPage, PendingReads, parse_id};
-use crate::job::engine::shown;
 use crate::ledger::checkpoint::FailureKind;
 use crate::net::client::Commands;
 use crate::rdb::StreamId;
 use crate::resp::Tree;
+use crate::text::shown;
 
 /// So many pending entries of deleted messages are restored in one go at most.
 const MOST_LOST: usize = 10_000;

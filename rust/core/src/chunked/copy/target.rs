@@ -8,12 +8,12 @@ use crate::chunked::copy::one_key::{Attempt, Copy, Stop};
 use crate::chunked::copy::temporary;
 use crate::error::{Error, ErrorKind};
 use crate::job::control::Side;
-use crate::job::engine::shown;
 use crate::ledger::checkpoint::FailureKind;
 use crate::net::Address;
 use crate::net::client::{CallError, Client, Commands};
 use crate::reply::{Verdict, judge, said};
 use crate::resp::Tree;
+use crate::text::shown;
 
 impl Copy<'_> {
     /// Run commands at the slot's owner, in one transaction if there are several; what they answered.
