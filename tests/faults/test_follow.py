@@ -133,6 +133,11 @@ def assert_soon_equal(source: LocalServer, cluster: LocalCluster) -> None:
     assert_equal(source, cluster)
 
 
+def wait_held(cluster: LocalCluster, keys: int) -> None:
+    """Wait until the cluster holds so many keys."""
+    wait_until(lambda: sum(map(dbsize, cluster.primaries)) >= keys, "nothing is copied", timeout=60)
+
+
 def dbsize(node: LocalServer) -> int:
     with node.client() as client:
         return int(client.dbsize())
@@ -156,6 +161,37 @@ def test_killed_again_and_again_it_doubles_and_loses_nothing(
             assert_soon_equal(source, cluster)
             running.send(signal.SIGINT)
             assert running.finish().summary["follow"]["resyncs"] == 0
+
+
+@pytest.mark.parametrize("source", ["redis-6.2", "redis-7.0", "valkey-9.1"], indirect=True)
+def test_killed_while_it_copies_it_goes_on_with_both(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    fill(source)
+    journal = tmp_path / "journal.db"
+    slowly = ("--max-keys-per-second", "4000")
+
+    def write(number: int) -> None:
+        client.incr("counter")
+        client.set(f"key:{number * 7 % _KEYS}", f"again {number}")
+        client.delete(f"key:{number * 11 % _KEYS}")
+
+    with source.client() as client:
+        with Writer(write) as writer:
+            for number in range(1, 4):
+                with Running(*command(source, cluster, journal, *slowly)) as running:
+                    wait_held(cluster, number * 1500)
+                    assert live(journal).get("state") != "following"
+                    writer.wait_more(50)
+                    running.kill()
+        with Running(*command(source, cluster, journal)) as running:
+            wait_following(running, journal)
+            wait_equal_counter(source, cluster, writer.count)
+            assert_soon_equal(source, cluster)
+            running.send(signal.SIGINT)
+            done = running.finish()
+    assert done.summary["resumed"]
+    assert done.summary["follow"]["resyncs"] == done.summary["follow"]["comparisons"] == 0
 
 
 @pytest.mark.parametrize("source", ["redis-6.2", "redis-8.0", "valkey-9.1"], indirect=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from slotferry.net.access_keeper import AccessKeeper
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint, Tls
 from slotferry.testing.servers import LocalSentinel, LocalServer, LocalServerError, free_port, wait_until
-from tests.command import run
+from tests.command import Running, run
 from tests.servers.kinds import available
 
 KEYS = 5_000
@@ -124,6 +125,20 @@ def test_both_sides_with_client_certificates(pair: TlsPair) -> None:
 
     assert outcome.code == 0, outcome.stderr
     assert outcome.keys["migrated"] == _count(pair) == KEYS
+
+
+def test_a_source_is_followed_over_tls(pair: TlsPair, tmp_path: Path) -> None:
+    journal = ("--journal", str(tmp_path / "journal.db"), "--job", "moving")
+    with pair.server.client() as client, pair.node.client() as target:
+        with Running(*pair.arguments(), "--follow", *journal) as running:
+            wait_until(lambda: _count(pair) == KEYS, "it is not copied")
+            client.set("key:0", "later")
+            wait_until(lambda: target.get("key:0") == b"later", "it is not followed")
+            running.send(signal.SIGINT)
+            done = running.finish()
+        client.set("key:0", 0)
+    assert done.code == 130, done.stderr
+    assert done.summary["follow"]["connected"]
 
 
 def test_a_certificate_of_another_authority_is_refused(pair: TlsPair) -> None:
