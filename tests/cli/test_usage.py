@@ -48,6 +48,7 @@ GOOD = ("migrate", "redis://127.0.0.1:1", "redis://127.0.0.1:1")
         ((*GOOD, "--memory-limit", "lots"), "'lots' is no size"),
         ((*GOOD, "--memory-limit", "1kB"), "'1kB' is too small"),
         ((*GOOD, "--retry-for", "soon"), "'soon' is no duration"),
+        ((*GOOD, "--pause-above-latency", "soon"), "write it like 20ms, 1s, or 20 for milliseconds"),
         ((*GOOD, "--parallel-scans", "3"), "'3' is no power of two"),
         ((*GOOD, "--job", "a/b"), "can't be the name of a job"),
         ((*GOOD, "--source-ca", "none.pem"), "not reached over TLS"),

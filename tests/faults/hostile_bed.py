@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from slotferry import plan_reshard
 from slotferry.reshard.plan.model import Plan
-from slotferry.testing.servers import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.faults.forked import ForkingCommand
 from tests.reshard.client import tags
 from tests.servers.forger import Forger
@@ -206,7 +207,7 @@ class Bed:
     def _heal_slots(self) -> None:
         """Give every slot back to its owner, as all nodes see it."""
         homes = [16_384 * i // 3 for i in range(3)]
-        healed = False
+        given: set[tuple[int, int]] = set()
         for node in self.cluster.primaries:
             text = self.execute(node, "CLUSTER", "NODES")
             assert isinstance(text, bytes)
@@ -222,9 +223,27 @@ class Bed:
                         home = max(i for i in range(3) if homes[i] <= slot)
                         if home != owner:
                             self._give_back(slot, home, owner)
-                            healed = True
-        if healed:
+                            given.add((home, owner))
+        if given:
             self.cluster.wait_until_healthy()
+        floors = {(home, self._epoch_of(other)) for home, other in given}
+        for home, floor in floors:
+            wait_until(partial(self._outranks, home, floor), "a slot's owner to outrank the one before")
+
+    def _outranks(self, home: int, floor: int) -> bool:
+        """Whether a node's epoch is above the one that another had when it gave slots back.
+
+        Else what that one has sent before, and is still on its way, may give it the slots again, and their
+        owner drops the keys that were loaded meanwhile.
+        """
+        if self._epoch_of(home) > floor:
+            return True
+        self.execute(self.cluster.primaries[home], "CLUSTER", "BUMPEPOCH")
+        return False
+
+    def _epoch_of(self, node: int) -> int:
+        text = self._raw_of(self.cluster.primaries[node]).execute("CLUSTER", "INFO").decode()
+        return int(dict(line.split(":") for line in text.split())["cluster_my_epoch"])
 
     def _give_back(self, slot: int, home: int, owner: int) -> None:
         owned, held = self.cluster.primaries[home], self.cluster.primaries[owner]

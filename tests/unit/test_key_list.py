@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from slotferry.errors import MigrationInterrupted, UsageError
 from slotferry.jobs.cancel import CancelRequest
-from slotferry.migrate.key_list import KeyList, read_names
+from slotferry.migrate.key_list import KeyList, in_chunks, read_names
 from slotferry.model.key_filter import Selection
 from slotferry.text import show_key
 
@@ -23,6 +23,16 @@ def read(path: Path) -> list[bytes]:
     with closing(KeyList(path, Selection())) as listed:
         assert [key for key, _ in listed] == list(listed.names())
         return list(listed.names())
+
+
+@pytest.mark.parametrize("length", [0, 10, 1 << 20, 3 << 20])
+def test_chunks_of_names_are_bounded_in_number_and_size(length: int) -> None:
+    names = [b"x" * length] * (120_000 if length < 100 else 7)
+    chunks = list(in_chunks(names))
+    assert [name for chunk in chunks for name in chunk] == names
+    for chunk in chunks:
+        assert 0 < len(chunk) <= 50_000
+        assert sum(map(len, chunk[:-1])) < 2 << 20
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

@@ -7,11 +7,10 @@ whether it has each key.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from slotferry.jobs.driver import EngineDriver, ProgressTeller, Sides, Work
-from slotferry.migrate.key_list import KeyList
+from slotferry.migrate.key_list import KeyList, in_chunks
 from slotferry.model.counts import Keys, Totals
 from slotferry.model.events import DryRunResult
 from slotferry.preflight.survey import ServerView
@@ -20,7 +19,6 @@ from slotferry.topology.databases import Route, total_keys
 if TYPE_CHECKING:
     from slotferry._core import Job
 
-_NAMES = 10_000
 _LOOK: dict[str, Any] = {"verify": (1.0, "existence", False), "wait_replicas": 0, "eviction": None}
 
 
@@ -53,7 +51,7 @@ class DryRun:
 
     def _count_names(self, names: Iterator[bytes]) -> None:
         """Look for listed keys on both sides."""
-        while some := list(islice(names, _NAMES)):
+        for some in in_chunks(names):
             self._count(self._driver.new_job(Work(keys=some, settings=_LOOK), 1), len(some))
 
     def _count_keys(self, route: Route, count: int) -> None:

@@ -32,6 +32,8 @@ _LONGEST_LINE = 64_000_000
 """A server would take a name of 512 MB, but nobody has one; a list that never ends its line is none."""
 _LONGEST_LIST = 4_000_000_000
 """A hundred million keys; what goes on beyond that may have no end, and fills the disk of the copy."""
+_CHUNK_NAMES = 50_000
+_CHUNK_BYTES = 2 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -53,6 +55,20 @@ def read_names(lines: Iterable[bytes], where: str) -> Iterator[bytes]:
                     f"line {number} of {where} is no key: {error}",
                     hint=r"write a backslash as \\; others are \t, \n, \r and \x with two digits: \xff",
                 ) from None
+
+
+def in_chunks(names: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield names in lists of a bounded number and, but for a last name that is longer, of bounded size."""
+    chunk: list[bytes] = []
+    left = _CHUNK_BYTES
+    for name in names:
+        chunk.append(name)
+        left -= len(name)
+        if left <= 0 or len(chunk) == _CHUNK_NAMES:
+            yield chunk
+            chunk, left = [], _CHUNK_BYTES
+    if chunk:
+        yield chunk
 
 
 class KeyList:

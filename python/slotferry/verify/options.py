@@ -86,7 +86,7 @@ class VerifyOptions(Options):
         if self.delete_extra and not (self.yes or self.confirm or self.dry_run):
             raise OptionError(
                 "{delete_extra} deletes keys of the target, and there is no terminal to ask on",
-                hint="see with {dry_run} what would be deleted, then give {yes} (in Python yes or confirm)",
+                hint="see with {dry_run} what would be deleted, then give {yes}",
             )
 
     @property

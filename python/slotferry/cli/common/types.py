@@ -16,6 +16,7 @@ from slotferry.jobs.partitions import MAX_PARTITIONS, is_partition_count
 _SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 _TIME_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _NUMBER = r"[0-9]+(?:\.[0-9]+)?"
+_DURATION = rf"{_NUMBER}|({_NUMBER}(ms|s|m|h|d))+"
 
 
 def size(value: str | int) -> int:
@@ -61,6 +62,8 @@ def or_none(parse: Callable[[str | int], int]) -> Callable[[str | int], int]:
 def milliseconds(value: str | float) -> float:
     """Return the milliseconds, more than 0, that `20`, `0.5`, `20ms` or `1s` means."""
     text = str(value).strip().lower()
+    if not re.fullmatch(_DURATION, text):
+        raise click.BadParameter(f"{value!r} is no duration; write it like 20ms, 1s, or 20 for milliseconds")
     number = float(text) if re.fullmatch(_NUMBER, text) else duration(text) * 1000
     if number <= 0:
         raise click.BadParameter(f"{value!r} is too short; give it more than 0 milliseconds")
@@ -77,7 +80,7 @@ def _bytes(value: str | int) -> int:
 def duration(value: str | float) -> float:
     """Return the seconds that `90s`, `5m`, `1h30m` or `2.5` means."""
     text = str(value).strip().lower()
-    if not re.fullmatch(rf"{_NUMBER}|({_NUMBER}(ms|s|m|h|d))+", text):
+    if not re.fullmatch(_DURATION, text):
         raise click.BadParameter(f"{value!r} is no duration; write it like 90s, 5m or 1h30m")
     parts = re.findall(rf"({_NUMBER})(ms|s|m|h|d|)", text)
     return sum(float(number) * _TIME_UNITS[unit] for number, unit in parts)

@@ -24,6 +24,7 @@ from slotferry.jobs.driver import EngineDriver, Work
 from slotferry.jobs.journal.journal import Journal, PendingKey
 from slotferry.migrate.account.book import AccountBook, OpenDoubts
 from slotferry.migrate.account.target_watch import TargetWatch, look_at_all
+from slotferry.migrate.key_list import in_chunks
 from slotferry.model.events import Notice
 from slotferry.net.link import lost
 from slotferry.topology.databases import Route, may_collide, total_keys
@@ -49,7 +50,6 @@ _TTL_TOLERANCE = (
     1.0  # seconds by which the expiries of equal keys may differ, as where RESTORE finds a key busy
 )
 _AGAIN_SECONDS = 0.2
-_NAMES = 50_000
 _ON_THE_WAY = 100  # no more than this part of the keys has a TTL that ends just when they are copied
 _EVICTING_LOOKS = 2  # after which sending keys again would only drive out others
 
@@ -173,14 +173,8 @@ class Accounting:
             marks = [mark.index for mark in self._journal.marks(self._name) if mark.database == database]
             yield Work(partitions=[(index, index) for index in marks], settings=settings, route=route)
             return
-        keys: list[bytes] = []
-        for key, slot in self._names:
-            if any(first <= slot <= last for first, last in slots):
-                keys.append(key)
-            if len(keys) == _NAMES:
-                yield Work(keys=keys, settings=settings, route=route)
-                keys = []
-        if keys:
+        doubted = (key for key, slot in self._names if any(first <= slot <= last for first, last in slots))
+        for keys in in_chunks(doubted):
             yield Work(keys=keys, settings=settings, route=route)
 
     def take(self, job: Job, database: int) -> int:
