@@ -204,8 +204,16 @@ class FollowProgress:
     def mark(self) -> tuple[str, int, int]:
         """(replication id, offset, database selected there): all before it is acknowledged by the target.
 
-        While `in_doubt`, only but for what a comparison has to settle.
+        While `in_doubt`, only but for what a comparison has to settle; and but for `busy_keys`.
         """
+
+    @property
+    def clean(self) -> int:
+        """The same offset, those keys counted: what `Job.wait_clean` waits for."""
+
+    @property
+    def busy_keys(self) -> list[bytes]:
+        """Keys that are written all the time: copied when they rest, or once a fence is waited for."""
 
     @property
     def received(self) -> int:
@@ -514,6 +522,7 @@ class Event:
         "source_back",
         "slot_parked",
         "big_key_again",
+        "busy_key",
         "big_keys_unseen",
         "follow_attached",
         "follow_lost",

@@ -29,6 +29,8 @@ class FollowProgress:
     comparisons: int
     connected: bool
     in_doubt: bool
+    busy_keys: int = 0
+    """Keys that are written all the time: they are copied when they rest, and the lag does not count them."""
     writes_per_second: float | None = None
 
     @classmethod
@@ -43,6 +45,7 @@ class FollowProgress:
             comparisons=seen.comparisons,
             connected=seen.connected,
             in_doubt=seen.in_doubt,
+            busy_keys=len(seen.busy_keys),
         )
 
     def at_rate(self, writes_per_second: float | None) -> FollowProgress:

@@ -45,6 +45,8 @@ def describe_following(follow: FollowProgress) -> str:
     parts = [] if follow.writes_per_second is None else [f"{follow.writes_per_second:,.0f} writes/s"]
     parts.append(f"{follow.lag_seconds:.1f} s and {format_bytes(follow.lag_bytes)} behind")
     parts.append(f"{follow.touched:,} touched keys")
+    if follow.busy_keys:
+        parts.append(f"{follow.busy_keys:,} busy keys")
     if not follow.connected:
         parts.append("the stream is lost")
     if follow.in_doubt:

@@ -1,6 +1,7 @@
 //! `FollowSettings` and `FollowProgress`: how a source is followed, and how that stands.
 
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use slotferry_core::source::stream::Position;
 use slotferry_core::{FollowSpec, FollowStatus, OnFlush};
 
@@ -47,6 +48,15 @@ impl FollowProgress {
     #[getter]
     fn mark(&self) -> PyPosition {
         position(&self.0.mark)
+    }
+    #[getter]
+    fn clean(&self) -> u64 {
+        self.0.clean
+    }
+    #[getter]
+    fn busy_keys<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
+        let keys = self.0.busy_keys.iter();
+        keys.map(|key| PyBytes::new(py, key)).collect()
     }
     #[getter]
     fn received(&self) -> u64 {

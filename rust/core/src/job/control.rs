@@ -4,7 +4,7 @@
 //! Invariant: neither side ever waits for the other with a lock held; the ledger's is taken once per batch.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -97,8 +97,12 @@ impl State {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[allow(clippy::struct_excessive_bools, reason = "each says one thing of one stream")]
 pub struct FollowStatus {
-    /// Everything before it is at the target, but for what is in doubt.
+    /// Everything before it is at the target, but for what is in doubt, and for busy keys.
     pub mark: Position,
+    /// Everything before this offset is, those keys too.
+    pub clean: u64,
+    /// Keys that are written all the time, which are copied when they rest.
+    pub busy_keys: Vec<Vec<u8>>,
     /// Whether there is something that only a comparison settles.
     pub in_doubt: bool,
     /// The stream was read up to this offset.
@@ -143,10 +147,11 @@ pub struct FollowStatus {
 
 impl FollowStatus {
     /// What of it is to be recorded.
-    pub(crate) fn follow_mark(&self) -> FollowMark {
+    pub(crate) fn follow_mark(&self, apart: Arc<[(Vec<u8>, String)]>) -> FollowMark {
         FollowMark {
             position: self.mark.clone(),
             in_doubt: self.in_doubt,
+            apart,
         }
     }
 }
@@ -204,9 +209,10 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// Books for partitions that start at these marks; with a `barrier`, only what it confirms is handed over.
-    pub fn new(marks: &[Mark], barrier: bool) -> Self {
-        let mut ledger = Ledger::new(marks);
+    /// Books for partitions that start at these marks, and for a source that was followed up to `follow`; with a
+    /// `barrier`, only what it confirms is handed over.
+    pub fn new(marks: &[Mark], follow: Option<FollowMark>, barrier: bool) -> Self {
+        let mut ledger = Ledger::new(marks).with_follow(follow);
         if barrier {
             ledger = ledger.with_barrier();
         }
@@ -267,7 +273,7 @@ impl Shared {
     pub fn wait_clean(&self, offset: u64, timeout: Duration) -> bool {
         let is_clean = |status: &Status| {
             let follow = status.follow.as_ref();
-            follow.is_some_and(|follow| !follow.in_doubt && follow.mark.offset >= offset)
+            follow.is_some_and(|follow| !follow.in_doubt && follow.clean >= offset)
         };
         let until = Instant::now() + timeout;
         let mut status = self.status();

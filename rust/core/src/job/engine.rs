@@ -246,7 +246,7 @@ impl Engine {
     pub fn new(mut spec: JobSpec, shared: Arc<Shared>) -> crate::error::Result<Rc<Self>> {
         let follow = spec.follow.clone().map(|follow| {
             let owed = std::mem::take(&mut spec.names);
-            Rc::new(Follow::new(follow, owed))
+            Rc::new(Follow::new(follow, owed, &spec.big_positions))
         });
         Ok(Rc::new(Self {
             budget: Budget::new(spec.memory_limit),

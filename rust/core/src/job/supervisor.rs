@@ -13,6 +13,7 @@ use crate::compare::sweep::sweep;
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::control::{Command, Doubts, Event, FollowStatus, Shared, Side, State, lock};
 use crate::job::engine::{Engine, JobSpec, OnConflict};
+use crate::job::follow::is_apart;
 use crate::job::progress::Counts;
 use crate::ledger::checkpoint::{Checkpoint, Mark};
 use crate::net::Access;
@@ -75,8 +76,12 @@ impl Job {
                 done: false,
             })
             .collect();
-        let shared = Arc::new(Shared::new(&marks, spec.wait_replicas > 0 && !spec.scan_only));
-        for (key, position) in &spec.big_positions {
+        let recorded = spec.follow.as_ref();
+        let recorded = recorded.and_then(|follow| follow.recorded(&spec.big_positions));
+        let barrier = spec.wait_replicas > 0 && !spec.scan_only;
+        let shared = Arc::new(Shared::new(&marks, recorded, barrier));
+        let copied = spec.big_positions.iter();
+        for (key, position) in copied.filter(|(_, position)| !is_apart(position)) {
             shared.ledger().set_big_position(key, Some(position.clone()));
         }
         Ok(Self {

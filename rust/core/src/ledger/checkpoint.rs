@@ -6,6 +6,7 @@
 //! be handed over is known in bytes: see [`Ledger::unrecorded`].
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use slab::Slab;
 
@@ -129,6 +130,9 @@ pub struct FollowMark {
     pub position: Position,
     /// Whether that holds only once a comparison has settled what is not known.
     pub in_doubt: bool,
+    /// Keys of which it does not hold, or holds for a reason, which is behind them: they are recorded among the
+    /// positions of large keys.
+    pub apart: Arc<[(Vec<u8>, String)]>,
 }
 
 /// All that may be recorded as done, taken at one instant.
@@ -256,6 +260,13 @@ impl Ledger {
             unrecorded: 0,
             follow: None,
         }
+    }
+
+    /// The source was followed up to here by an earlier run.
+    #[must_use]
+    pub fn with_follow(mut self, mark: Option<FollowMark>) -> Self {
+        self.follow = mark;
+        self
     }
 
     /// Hand nothing over before a barrier has confirmed it: [`Self::begin_barrier`], then [`Self::confirm`].
@@ -480,10 +491,11 @@ impl Ledger {
                     follow: held.confirmed.follow.clone(),
                     ..Checkpoint::default()
                 };
+                let checkpoint = std::mem::replace(&mut held.confirmed, taken);
                 Checkpoint {
                     // They claim nothing: what the target has of such a key is looked at before it goes on.
-                    big_positions: self.big_positions.clone().into_iter().collect(),
-                    ..std::mem::replace(&mut held.confirmed, taken)
+                    big_positions: positions(&self.big_positions, checkpoint.follow.as_ref()),
+                    ..checkpoint
                 }
             }
         }
@@ -496,11 +508,18 @@ impl Ledger {
             failures: std::mem::take(&mut self.settled.failures),
             pending: std::mem::take(&mut self.settled.pending),
             notes: std::mem::take(&mut self.settled.notes),
-            big_positions: self.big_positions.clone().into_iter().collect(),
+            big_positions: positions(&self.big_positions, self.follow.as_ref()),
             resolved: std::mem::take(&mut self.settled.resolved),
             follow: self.follow.clone(),
         }
     }
+}
+
+/// How far keys are copied in parts; what following says of a key goes first.
+fn positions(copied: &BTreeMap<Vec<u8>, String>, follow: Option<&FollowMark>) -> Vec<(Vec<u8>, String)> {
+    let mut all = copied.clone();
+    all.extend(follow.iter().flat_map(|mark| mark.apart.iter().cloned()));
+    all.into_iter().collect()
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! Invariant: the mark ([`Touched::mark`]) never passes a touch whose key was not read after it and written; a key is
 //! in one copy's hands at a time, and one that is touched meanwhile is copied again; memory is bounded in bytes,
-//! however many keys are touched: of what does not fit, slots are remembered instead, for a comparison.
+//! however many keys are touched: of what does not fit, slots are remembered instead, for a comparison. Keys that are
+//! owed ([`Touched::owe`]) are the exception: they are recorded by name beside the mark, which passes them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
@@ -50,6 +51,10 @@ struct Entry {
     slot: u16,
     touch: Touch,
     copy: Copying,
+    /// See [`Touched::owe`].
+    owed: bool,
+    /// When it was touched last.
+    last: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,6 +104,7 @@ pub struct Touched {
     /// Keys that can't be taken now: they are being copied.
     waiting: BTreeSet<(u64, KeyId)>,
     copying: BTreeSet<(u64, KeyId)>,
+    owed: BTreeSet<KeyId>,
     slots: BTreeMap<u16, Doubt>,
     all: Doubt,
 }
@@ -115,6 +121,7 @@ impl Touched {
             again: BTreeSet::new(),
             waiting: BTreeSet::new(),
             copying: BTreeSet::new(),
+            owed: BTreeSet::new(),
             slots: BTreeMap::new(),
             all: Doubt::default(),
         }
@@ -150,6 +157,7 @@ impl Touched {
     pub fn touch(&mut self, key: &[u8], slot: u16, touch: Touch) {
         if let Some(&id) = self.index.get(key) {
             let entry = &mut self.entries[id as usize];
+            entry.last = touch.at;
             if let Copying::Yes { again } = &mut entry.copy
                 && again.is_none()
             {
@@ -175,79 +183,11 @@ impl Touched {
             slot,
             touch,
             copy: Copying::No,
+            owed: false,
+            last: touch.at,
         }) as KeyId;
         self.index.insert(key, id);
         self.fresh.push_back((touch.offset, id));
-    }
-
-    /// What happened to the keys at `touch` is not known: only a comparison of all settles it.
-    pub fn doubt_all(&mut self, touch: Touch) {
-        self.all.open = earlier(self.all.open, Some(touch));
-    }
-
-    /// Whether all keys are, and no comparison that settles it has begun.
-    pub fn is_all_in_doubt(&self) -> bool {
-        self.all.open.is_some()
-    }
-
-    /// Whether keys of some slots are, and no comparison that settles it has begun.
-    pub fn are_slots_in_doubt(&self) -> bool {
-        self.slots.values().any(|doubt| doubt.open.is_some())
-    }
-
-    /// There is no room: forget the keys of the slots that take the most of it, until half of it is free, and remember
-    /// the slots. `newest` is where a key of `slot` was touched that does not fit.
-    #[cold]
-    fn give_up_slots(&mut self, slot: u16, newest: Touch) {
-        let mut weights: HashMap<u16, (usize, Touch)> = HashMap::new();
-        for (_, entry) in &self.entries {
-            // Its entry is needed as long as it is being copied.
-            if entry.copy == Copying::No {
-                let known = weights.entry(entry.slot).or_insert((0, entry.touch));
-                known.0 += entry.key.len() + ENTRY_BYTES;
-                if entry.touch.offset < known.1.offset {
-                    known.1 = entry.touch;
-                }
-            }
-        }
-        let mut heaviest: Vec<_> = weights.into_iter().collect();
-        heaviest.sort_unstable_by_key(|&(slot, (weight, _))| (std::cmp::Reverse(weight), slot));
-        let mut bytes = self.bytes;
-        for (slot, (weight, first)) in heaviest {
-            // A slot that was given up while its keys were being copied may have got them back.
-            let is_open = self.slots.get(&slot).is_some_and(|doubt| doubt.open.is_some());
-            if is_open || bytes > self.limit / 2 {
-                bytes -= weight;
-                self.doubt(slot, first);
-            }
-        }
-        if bytes + ENTRY_BYTES > self.limit {
-            // Nothing but keys that are being copied: there are few of them, and the limit is small.
-            self.doubt(slot, newest);
-        }
-        let (slots, index) = (&self.slots, &mut self.index);
-        let mut freed = 0;
-        self.entries.retain(|_, entry| {
-            let open = slots.get(&entry.slot).is_some_and(|doubt| doubt.open.is_some());
-            let stays = !open || entry.copy != Copying::No;
-            if !stays {
-                index.remove(&entry.key);
-                freed += entry.key.len() + ENTRY_BYTES;
-            }
-            stays
-        });
-        self.bytes -= freed;
-        let mut fresh = std::mem::take(&mut self.fresh);
-        fresh.retain(|&(offset, id)| self.is_live(offset, id));
-        fresh.shrink_to_fit();
-        self.fresh = fresh;
-        self.entries.shrink_to_fit();
-        self.index.shrink_to_fit();
-    }
-
-    fn doubt(&mut self, slot: u16, since: Touch) {
-        let doubt = self.slots.entry(slot).or_default();
-        doubt.open = earlier(doubt.open, Some(since));
     }
 
     /// Whether the key `id` is still to be taken for its touch at `offset`.
@@ -255,6 +195,7 @@ impl Touched {
         self.entries
             .get(id as usize)
             .is_some_and(|entry| match entry.copy {
+                _ if entry.owed => false,
                 Copying::No => entry.touch.offset == offset,
                 Copying::Yes { again } => again.is_some_and(|touch| touch.offset == offset),
             })
@@ -270,7 +211,7 @@ impl Touched {
         newest: u32,
         mut free: impl FnMut(&[u8]) -> bool,
     ) -> Vec<Taken> {
-        let mut taken = Vec::new();
+        let mut taken = self.take_owed(keys, newest, &mut free);
         let mut weight = 0;
         while taken.len() < keys && weight < bytes {
             let next = self.again.pop_first().map(|place| (place, true));
@@ -307,7 +248,7 @@ impl Touched {
 
     /// Whether there may be a key to take.
     pub fn has_ready(&self) -> bool {
-        !self.again.is_empty() || !self.fresh.is_empty()
+        !self.again.is_empty() || !self.fresh.is_empty() || !self.owed.is_empty()
     }
 
     /// A key that was taken was read since and is written, or is given up for good.
@@ -316,11 +257,14 @@ impl Touched {
             return;
         };
         self.copying.remove(&(entry.touch.offset, id));
+        let was_owed = std::mem::take(&mut entry.owed);
+        self.owed.remove(&id);
         match entry.copy {
             Copying::Yes { again: Some(touch) } => {
                 entry.touch = touch;
                 entry.copy = Copying::No;
-                if self.waiting.remove(&(touch.offset, id)) {
+                // In the queue it was passed over while it was owed.
+                if self.waiting.remove(&(touch.offset, id)) || was_owed {
                     self.again.insert((touch.offset, id));
                 }
             }
@@ -344,7 +288,9 @@ impl Touched {
             entry.touch = again;
         }
         entry.copy = Copying::No;
-        self.again.insert((entry.touch.offset, id));
+        if !entry.owed {
+            self.again.insert((entry.touch.offset, id));
+        }
     }
 
     /// Something else has finished its copying: keys that waited for it can be taken.
@@ -363,8 +309,8 @@ impl Touched {
         self.again.append(&mut free);
     }
 
-    /// What comes before this is copied: the first touch of a key or slot that is not, or else `received`, where the
-    /// stream has come to.
+    /// What comes before this is copied, but for keys that are owed: the first touch of a key or slot that is not, or
+    /// else `received`, where the stream has come to.
     pub fn mark(&mut self, received: Touch) -> Touch {
         while self
             .fresh
@@ -417,10 +363,16 @@ impl Touched {
         for (id, entry) in &mut self.entries {
             let id = id as KeyId;
             entry.touch = touch;
+            if entry.owed {
+                entry.touch.offset = 0;
+            }
             match &mut entry.copy {
+                Copying::No if entry.owed => {}
                 Copying::No => self.fresh.push_back((touch.offset, id)),
                 Copying::Yes { again } => {
-                    self.copying.insert((touch.offset, id));
+                    if !entry.owed {
+                        self.copying.insert((touch.offset, id));
+                    }
                     if let Some(again) = again {
                         *again = touch;
                         self.fresh.push_back((touch.offset, id));
@@ -434,59 +386,11 @@ impl Touched {
             }
         }
     }
-
-    /// How much a comparison has to look at before the mark moves on; one that is under way counted.
-    pub fn doubtful(&self) -> Doubtful {
-        Doubtful {
-            all: self.all.first().is_some(),
-            slots: self.slots.keys().copied().collect(),
-        }
-    }
-
-    /// A comparison begins, as of now: what it has to look at. Keys of these slots that are touched from now on are
-    /// remembered by name again.
-    pub fn begin_comparison(&mut self) -> Doubtful {
-        for doubt in self.slots.values_mut().chain([&mut self.all]) {
-            doubt.comparing = earlier(doubt.comparing, doubt.open.take());
-        }
-        self.doubtful()
-    }
-
-    /// The comparison that is under way has found that a key differs: it is to be copied for the touch, whichever it was,
-    /// that the comparison was begun for.
-    pub fn found(&mut self, key: &[u8], slot: u16) {
-        let of_slot = self.slots.get(&slot).and_then(|doubt| doubt.comparing);
-        let Some(first) = earlier(of_slot, self.all.comparing) else {
-            return;
-        };
-        if !self.index.contains_key(key) {
-            self.touch(key, slot, first);
-        }
-        let Some(&id) = self.index.get(key) else {
-            // No room: its slot is in doubt again.
-            self.doubt(slot, first);
-            return;
-        };
-        let entry = &mut self.entries[id as usize];
-        match &mut entry.copy {
-            Copying::No if entry.touch.offset <= first.offset => {}
-            Copying::No => entry.touch = first,
-            Copying::Yes { again } => *again = earlier(*again, Some(first)),
-        }
-        // Its touch is older than those that are fresh.
-        self.again.insert((first.offset, id));
-    }
-
-    /// The comparison is over, and every key that differed was [found](Self::found).
-    pub fn end_comparison(&mut self) {
-        for doubt in self.slots.values_mut().chain([&mut self.all]) {
-            doubt.comparing = None;
-        }
-        self.slots.retain(|_, doubt| doubt.open.is_some());
-    }
 }
 
+mod doubtful;
 #[cfg(test)]
 mod model;
+mod owed;
 #[cfg(test)]
 mod tests;

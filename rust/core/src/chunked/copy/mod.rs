@@ -37,8 +37,9 @@ use crate::target::health::Patience;
 use crate::text::shown;
 use crate::topology::NodeId;
 
-/// A key that changes so often while it is copied is given up.
+/// A key that changes so often while it is copied is given up; while the source is followed, it is owed.
 const MOST_CHANGES: u32 = 10;
+const MOST_FOLLOWED_CHANGES: u32 = 3;
 
 /// A key whose read has ended so many connections, for so long, without coming any farther is given up: the source
 /// can't send it.
@@ -256,20 +257,10 @@ impl Engine {
                     }
                 }
                 Stop::Changed(what) => {
-                    self.shared.ledger().set_big_position(&big.source, None);
-                    copy.source.begin();
                     changes += 1;
-                    if changes >= MOST_CHANGES {
-                        let _ = copy.sweep().await;
-                        self.fail_changing(big, what, changes);
-                        return Ended::Settled;
+                    if let Some(ended) = self.after_change(big, &mut copy, what, changes).await {
+                        return ended;
                     }
-                    self.shared.tell(Event {
-                        kind: "big_key_again",
-                        message: format!("{} is copied from its start: {what}", shown(&big.source)),
-                        node: None,
-                        slot: Some(big.slot),
-                    });
                     tokio::time::sleep(backoff.step()).await;
                 }
                 Stop::Failed(kind, message, node) => {
@@ -296,6 +287,37 @@ impl Engine {
         }
         self.route(big.page, big.slot, &restore);
         self.nudge();
+    }
+
+    /// The key has changed while it was copied, so many times: it is copied from its start, or not now.
+    async fn after_change(
+        self: &Rc<Self>,
+        big: &Big,
+        copy: &mut Copy<'_>,
+        what: &'static str,
+        changes: u32,
+    ) -> Option<Ended> {
+        self.shared.ledger().set_big_position(&big.source, None);
+        copy.source.begin();
+        let is_followed = self.is_followed(big.page);
+        if changes
+            >= if is_followed {
+                MOST_FOLLOWED_CHANGES
+            } else {
+                MOST_CHANGES
+            }
+        {
+            let _ = copy.sweep().await;
+            self.fail_changing(big, what, changes);
+            return Some(Ended::Settled);
+        }
+        self.shared.tell(Event {
+            kind: "big_key_again",
+            message: format!("{} is copied from its start: {what}", shown(&big.source)),
+            node: None,
+            slot: Some(big.slot),
+        });
+        None
     }
 
     /// The target has ended the connection: after so many `times` that the key is given up, or else as for any slot.
@@ -400,8 +422,9 @@ impl Engine {
 
     fn fail_changing(&self, big: &Big, what: &str, changes: u32) {
         if let Some(follow) = &self.follow {
-            // It rests some time: until then the mark stays before it.
-            if !follow.owns(big.page) {
+            if follow.owns(big.page) {
+                follow.owe(self, big.page, &big.source);
+            } else {
                 follow.take_over(self, &big.source);
             }
             return self.park(

@@ -444,11 +444,14 @@ impl Copy<'_> {
 
     /// Wait while the operator pauses or limits the job; stop when it drains.
     pub(crate) async fn pause(&self) -> Attempt<()> {
-        if self.engine.may_read_part().await {
-            Ok(())
-        } else {
-            Err(Stop::Drained)
+        if !self.engine.may_read_part().await {
+            return Err(Stop::Drained);
         }
+        let follow = self.engine.follow.as_ref();
+        if follow.is_some_and(|follow| follow.is_touched_again(&self.big.source)) {
+            return Err(Stop::Changed("it is written meanwhile"));
+        }
+        Ok(())
     }
 
     /// While other keys flow, leave them most of the servers' time.

@@ -317,9 +317,11 @@ impl Engine {
         true
     }
 
-    /// After a part that took since `begun`: while other keys flow, leave them most of the servers' time.
+    /// After a part that took since `begun`: while other keys flow, leave them most of the servers' time; not at a fence,
+    /// which writers may be waiting for.
     pub(crate) async fn rest(&self, begun: Instant) {
-        if self.readers_running.get() > 0 {
+        let is_waited_for = self.follow.as_ref().is_some_and(|follow| follow.has_fence());
+        if self.readers_running.get() > 0 && !is_waited_for {
             tokio::time::sleep(begun.elapsed() * REST).await;
         } else {
             tokio::task::yield_now().await;

@@ -48,6 +48,7 @@ impl Follower for Listener {
             None
         };
         if is_first {
+            follow.owe_again(&self.engine);
             follow.touch_owed(&self.engine);
         }
         if doubt.is_some() {

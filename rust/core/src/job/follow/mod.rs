@@ -4,6 +4,7 @@
 //! that was touched is left out of the scan, and one that is being copied waits. The mark goes to the ledger and never
 //! passes a touch that is not acknowledged, or a doubt that no comparison has settled.
 
+mod apart;
 mod attached;
 mod pages;
 mod scanned;
@@ -21,6 +22,7 @@ use crate::ledger::checkpoint::PageId;
 use crate::ledger::touched::{Taken, Touch, Touched};
 use crate::source::stream::Position;
 
+pub(crate) use apart::is_apart;
 use scanned::Scanned;
 
 /// A key that was touched waits for so long, so that one that is written all the time is copied a few times a second.
@@ -110,6 +112,8 @@ pub(crate) struct Follow {
     /// Keys that were pending or failed, and those of them that are copied now.
     owed: RefCell<HashSet<Vec<u8>>>,
     resolved: RefCell<Vec<Vec<u8>>>,
+    /// Keys that an earlier run owed, until the stream has begun.
+    left_apart: RefCell<Vec<Vec<u8>>>,
     figures: Figures,
     comparing: Cell<bool>,
     /// It was told that slots were given up.
@@ -125,7 +129,8 @@ pub(crate) struct Follow {
 }
 
 impl Follow {
-    pub fn new(spec: FollowSpec, owed: Vec<Vec<u8>>) -> Self {
+    /// `owed` were pending or failed in an earlier run; `positions` has what it said of large keys.
+    pub fn new(spec: FollowSpec, owed: Vec<Vec<u8>>, positions: &[(Vec<u8>, String)]) -> Self {
         Self {
             begun: Instant::now(),
             touched: RefCell::new(Touched::new(spec.memory)),
@@ -135,6 +140,7 @@ impl Follow {
             large: RefCell::default(),
             owed: RefCell::new(owed.into_iter().collect()),
             resolved: RefCell::default(),
+            left_apart: RefCell::new(apart::owed_in(positions)),
             figures: Figures::default(),
             comparing: Cell::new(false),
             slots_told: Cell::new(false),
@@ -243,6 +249,8 @@ impl Follow {
         };
         let mut touched = self.touched.borrow_mut();
         let mark = touched.mark(received);
+        let clean = touched.clean(received).offset;
+        let apart: Vec<_> = touched.owed().map(<[u8]>::to_vec).collect();
         let given_up = touched.are_slots_in_doubt();
         let doubtful = touched.doubtful();
         let status = {
@@ -254,6 +262,8 @@ impl Follow {
                     offset: mark.offset,
                     database: mark.selected,
                 },
+                clean,
+                busy_keys: apart.clone(),
                 in_doubt: doubtful.all || !doubtful.slots.is_empty(),
                 received: received.offset,
                 lag: Duration::from_millis(if mark.offset < received.offset {
@@ -282,8 +292,11 @@ impl Follow {
         };
         drop(touched);
         let resolved = std::mem::take(&mut *self.resolved.borrow_mut());
-        engine.shared.ledger().set_follow(status.follow_mark(), resolved);
-        let is_clean = |fence: u64| !status.in_doubt && status.mark.offset >= fence;
+        engine
+            .shared
+            .ledger()
+            .set_follow(status.follow_mark(apart::texts(apart)), resolved);
+        let is_clean = |fence: u64| !status.in_doubt && status.clean >= fence;
         // The copy goes first: until it is done, what is written has to be followed.
         let is_alone = engine.readers_running.get() <= 1;
         if is_alone && self.finish.get().is_some_and(is_clean) {

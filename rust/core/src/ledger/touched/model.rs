@@ -27,6 +27,8 @@ enum Step {
     Read(usize),
     /// Its write lands, if it was read; else, or where it says so, it comes back.
     Land(usize, bool),
+    /// The taken key of this place is owed from now on.
+    Owe(usize),
     /// The scan opens a page with this key, if it may; closes the page of this place.
     Scan(usize),
     Close(usize),
@@ -45,6 +47,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             4 => (1..4usize).prop_map(Step::Take),
             5 => (0..4usize).prop_map(Step::Read),
             5 => ((0..4usize), prop::bool::weighted(0.2)).prop_map(|(place, back)| Step::Land(place, back)),
+            2 => (0..4usize).prop_map(Step::Owe),
             2 => key.prop_map(Step::Scan),
             2 => (0..3usize).prop_map(Step::Close),
             1 => Just(Step::BeginComparison),
@@ -152,6 +155,11 @@ impl World {
                 }
             }
             Step::Land(place, back) if place < self.copies.len() => self.land(place, back),
+            Step::Owe(place) => {
+                if let Some((taken, ..)) = self.copies.get(place) {
+                    self.touched.owe(taken.id);
+                }
+            }
             Step::Scan(key) => {
                 let scanned = self.pages.iter().any(|&(other, _)| other == key);
                 if !scanned && !self.touched.contains(&[key as u8]) {
@@ -166,8 +174,12 @@ impl World {
             Step::EndComparison if self.comparing => self.end_comparison(),
             Step::Crash => {
                 let mark = self.touched.mark(at(self.received as u64)).offset as usize;
+                let mut touched = Touched::new(self.limit);
+                for key in self.owed() {
+                    touched.owe_again(&[key as u8], key as u16 / 2, at(mark as u64));
+                }
                 *self = Self {
-                    touched: Touched::new(self.limit),
+                    touched,
                     copies: Vec::new(),
                     pages: Vec::new(),
                     comparing: false,
@@ -194,15 +206,22 @@ impl World {
     /// Below the mark, everything has reached the target.
     fn check(&mut self) {
         let mark = self.touched.mark(at(self.received as u64)).offset as usize;
-        assert!(mark <= self.received);
+        let clean = self.touched.clean(at(self.received as u64)).offset as usize;
+        assert!(clean <= mark && mark <= self.received);
+        let owed = self.owed();
         for key in 0..KEYS {
-            let due = self.log[..mark].iter().filter(|&&touched| touched == key).count() as u64;
-            assert!(
-                self.target[key] >= due,
-                "key {key} is not clean below the mark {mark}"
-            );
+            let before = if owed.contains(&key) { clean } else { mark };
+            let due = self.log[..before]
+                .iter()
+                .filter(|&&touched| touched == key)
+                .count() as u64;
+            assert!(self.target[key] >= due, "key {key} is not clean below {before}");
         }
         assert!(self.touched.bytes() <= self.limit + KEYS * (ENTRY_BYTES + 1));
+    }
+
+    fn owed(&self) -> Vec<usize> {
+        self.touched.owed().map(|key| usize::from(key[0])).collect()
     }
 
     fn finish(&mut self) {

@@ -1,5 +1,6 @@
 //! The set by examples.
 
+use crate::ledger::touched::owed::OWED_REST;
 use crate::ledger::touched::*;
 
 fn at(offset: u64) -> Touch {
@@ -126,4 +127,32 @@ fn in_another_history_all_counts_from_where_it_begins() {
         touched.landed(taken.id);
     }
     assert_eq!((touched.mark(at(9)), touched.len()), (at(9), 0));
+}
+
+#[test]
+fn a_key_that_is_owed_does_not_hold_the_mark_and_is_taken_when_it_rests() {
+    let mut touched = Touched::new(10_000);
+    touched.touch(b"busy", 1, at(10));
+    let taken = touched.take(10, 100, u32::MAX, |_| true);
+    touched.touch(b"busy", 1, at(20));
+    assert!(touched.is_touched_again(b"busy"));
+    touched.owe(taken[0].id);
+    touched.returned(taken[0].id);
+    assert_eq!((touched.mark(at(30)), touched.clean(at(30))), (at(30), at(10)));
+    assert_eq!(touched.owed().collect::<Vec<_>>(), [b"busy"]);
+    touched.touch(b"busy", 1, at(40));
+    // It rests only some time after it was touched last, but at a fence it is taken.
+    assert!(touched.take(10, 100, 40 + OWED_REST - 1, |_| true).is_empty());
+    let taken = touched.take(10, 100, 40 + OWED_REST, |_| true);
+    assert_eq!(names(&taken), [b"busy"]);
+    touched.returned(taken[0].id);
+    let taken = touched.take(10, 100, u32::MAX, |_| true);
+    touched.touch(b"busy", 1, at(50));
+    touched.landed(taken[0].id);
+    // What is copied is whole: from here on it is a key as any other.
+    assert_eq!((touched.mark(at(60)), touched.clean(at(60))), (at(50), at(50)));
+    let taken = touched.take(10, 100, u32::MAX, |_| true);
+    touched.landed(taken[0].id);
+    assert_eq!(touched.clean(at(60)), at(60));
+    assert!(touched.is_empty());
 }

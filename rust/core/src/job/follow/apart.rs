@@ -1,0 +1,87 @@
+//! Keys that the mark does not speak for: what is recorded of them beside it, and read again by the next run.
+//!
+//! Invariant: a key that the mark has passed without a copy stands in every checkpoint that holds the mark.
+
+use std::sync::Arc;
+
+use super::Follow;
+use crate::job::control::Event;
+use crate::job::engine::Engine;
+use crate::ledger::checkpoint::{FollowMark, PageId};
+use crate::text::shown;
+
+/// What stands in the place of a large key's position: it is to be copied whole, whatever the mark says.
+const OWED: &str = "owed";
+
+/// As text for the journal.
+pub(super) fn texts(owed: Vec<Vec<u8>>) -> Arc<[(Vec<u8>, String)]> {
+    owed.into_iter().map(|key| (key, OWED.to_owned())).collect()
+}
+
+/// Whether a position is none of a copy but of following.
+pub(crate) fn is_apart(position: &str) -> bool {
+    position == OWED
+}
+
+/// The keys that an earlier run owed.
+pub(super) fn owed_in(positions: &[(Vec<u8>, String)]) -> Vec<Vec<u8>> {
+    let owed = positions.iter().filter(|(_, text)| text == OWED);
+    owed.map(|(key, _)| key.clone()).collect()
+}
+
+impl super::FollowSpec {
+    /// What an earlier run has recorded.
+    pub(crate) fn recorded(&self, positions: &[(Vec<u8>, String)]) -> Option<FollowMark> {
+        let apart = positions.iter().filter(|(_, text)| is_apart(text));
+        Some(FollowMark {
+            position: self.from.clone()?,
+            in_doubt: self.in_doubt,
+            apart: apart.cloned().collect(),
+        })
+    }
+}
+
+impl Follow {
+    /// A key of a page of ours can't be copied while it is written, and that is so all the time: it does not hold the
+    /// mark, and is copied when it rests, or at the fence.
+    pub fn owe(&self, engine: &Engine, page: PageId, key: &[u8]) {
+        let pages = self.pages.borrow();
+        let mut taken = pages.get(&page).into_iter().flat_map(|page| &page.keys);
+        let Some(taken) = taken.find(|taken| &*taken.key == key) else {
+            return;
+        };
+        let mut touched = self.touched.borrow_mut();
+        if !touched.is_owed(taken.id) {
+            touched.owe(taken.id);
+            engine.shared.tell(Event::source(
+                "busy_key",
+                format!(
+                    "{} is written all the time: it is copied when it rests, or when the writes are stopped",
+                    shown(key)
+                ),
+            ));
+        }
+    }
+
+    /// Whether a key that is being copied was touched since its copy began: then what is copied is not whole.
+    pub fn is_touched_again(&self, key: &[u8]) -> bool {
+        self.touched.borrow().is_touched_again(key)
+    }
+
+    /// Whether all up to an offset is waited for: then nothing is held back.
+    pub fn has_fence(&self) -> bool {
+        self.fence.get().is_some()
+    }
+
+    /// Keys that an earlier run owed are owed still.
+    pub(super) fn owe_again(&self, engine: &Engine) {
+        let Some(touch) = self.received() else {
+            return;
+        };
+        for key in self.left_apart.take() {
+            if let Some(slot) = Self::slot(engine, &key) {
+                self.touched.borrow_mut().owe_again(&key, slot, touch);
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+"""Large keys that are written all the time: they never hold the others back, and are equal in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
+from tests.integration.following import Following, Writer
+from tests.servers.compare import assert_equal
+
+SOURCES = ("redis-6.2", "redis-7.0", "redis-8.0", "valkey-9.1")
+
+LARGE = 100_000
+"""Bytes from which on the tests copy a key in chunks."""
+
+
+def fill_list(client: Any, name: str, count: int) -> None:
+    """Append so many elements."""
+    with client.pipeline(transaction=False) as pipe:
+        for start in range(0, count, 1000):
+            pipe.rpush(name, *(f"element {number}" for number in range(start, start + 1000)))
+        pipe.execute()
+
+
+def wait_mark(following: Following, offset: int) -> None:
+    """Wait until the mark has come to an offset."""
+    wait_until(lambda: following.progress.mark[1] >= offset, "the mark is held", timeout=60)
+
+
+def in_the_middle(client: Any) -> Callable[[int], None]:
+    """Return what writes in the middle of the list."""
+
+    def write(number: int) -> None:
+        client.lset("busy", number % 20_000, number)
+
+    return write
+
+
+@pytest.mark.parametrize("source", SOURCES, indirect=True)
+def test_a_large_key_that_never_rests_does_not_hold_the_mark(
+    source: LocalServer, cluster: LocalCluster
+) -> None:
+    """No command that writes in the middle of a list can be followed but by copying it."""
+    with source.client() as client, source.client() as other:
+        fill_list(client, "busy", 20_000)
+        with Following(source, cluster, big_key_bytes=LARGE) as following:
+            with Writer(in_the_middle(client)) as writer:
+                following.wait_event("follow_attached")
+                following.wait_event("busy_key")
+                wait_until(lambda: following.progress.busy_keys == [b"busy"], "it is not told of")
+                for number in range(3):
+                    other.set("rests", number)
+                    offset = other.info("replication")["master_repl_offset"]
+                    wait_mark(following, offset)
+                    writer.wait_more(100)
+                assert following.progress.clean < offset
+                checkpoint = following.job.checkpoint()
+            assert checkpoint.follow is not None
+            assert (b"busy", "owed") in checkpoint.big_positions
+            # It rests now.
+            wait_until(lambda: not following.progress.busy_keys, "it is not copied when it rests", timeout=60)
+            following.wait_clean()
+            assert_equal(source, cluster)
+
+
+def test_what_is_owed_is_copied_at_the_fence_and_by_the_next_run(
+    source: LocalServer, cluster: LocalCluster
+) -> None:
+    with source.client() as client:
+        fill_list(client, "busy", 20_000)
+        with (
+            Writer(in_the_middle(client)),
+            Following(source, cluster, big_key_bytes=LARGE) as following,
+        ):
+            following.wait_event("busy_key")
+            wait_mark(following, following.progress.received + 1)
+            checkpoint = following.job.checkpoint()
+        assert checkpoint.follow is not None
+        assert checkpoint.big_positions == [(b"busy", "owed")]
+        again = Following(
+            source,
+            cluster,
+            big_key_bytes=LARGE,
+            position=checkpoint.follow[0],
+            partitions=[(mark.index, mark.cursor) for mark in checkpoint.partitions if not mark.done],
+            big_positions=checkpoint.big_positions,
+        )
+        with again as following:
+            # Nothing that the next run reads of the stream names it any more.
+            assert following.job.checkpoint().big_positions == checkpoint.big_positions
+            following.wait_event("follow_attached")
+            following.wait_clean()
+            assert_equal(source, cluster)
+            assert following.job.checkpoint().big_positions == []
+
+
+def test_writes_that_stop_are_enough_for_a_fence(source: LocalServer, cluster: LocalCluster) -> None:
+    with source.client() as client:
+        fill_list(client, "busy", 20_000)
+        with Following(source, cluster, big_key_bytes=LARGE) as following:
+            with Writer(in_the_middle(client)):
+                following.wait_event("busy_key")
+                offset = client.info("replication")["master_repl_offset"]
+                assert not following.job.wait_clean(offset, 0.2)
+            following.wait_clean()
+            assert_equal(source, cluster)
+            assert following.progress.busy_keys == []
