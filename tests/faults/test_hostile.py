@@ -59,6 +59,9 @@ _FOUND = {
     "replies too many mix values up": Case(
         1987, _BY_NAME["apply"], "target", "MEMORY USAGE", 5, 5, "extra", False
     ),
+    "a transaction with one command fewer": Case(
+        3193, _BY_NAME["migrate chunked"], "target", "RENAMENX", 5, 1, "odd", True
+    ),
     "a value that stops in the middle": Case(
         3628, _BY_NAME["verify repairs"], "source", "GETRANGE", 1, 1, "wrong length", False
     ),

@@ -11,6 +11,7 @@ from slotferry.errors import SlotferryError, SourceLostError, SourceUnfitError
 from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import count_keys
 from tests.integration.test_odd_replies import Sides
+from tests.servers.compare import assert_equal
 from tests.servers.forger import Forge, Forgery, answering
 
 _KEYS = 300
@@ -162,6 +163,31 @@ def _exit_code(migration: Migration) -> int:
     except SlotferryError as error:
         return int(error.exit_code)
     return 3 if report.keys.pending or report.keys.failed else 0
+
+
+@pytest.mark.parametrize(
+    ("policy", "name"), [("error", b"RENAMENX"), ("replace", b"RENAME")], ids=["error", "replace"]
+)
+def test_a_command_that_is_left_out_of_a_transaction_is_no_success(
+    sides: Sides, source: LocalServer, cluster: LocalCluster, policy: str, name: bytes
+) -> None:
+    """A large key keeps its temporary name then, and EXEC tells of one result fewer."""
+    with source.client() as client:
+        client.sadd("large", *(f"member {i}" * 20 for i in range(2_000)))
+    left = [1]
+
+    def forge(arguments: tuple[bytes, ...]) -> Forgery | None:
+        if arguments[0] == name and left[0]:
+            left[0] -= 1
+            return Forgery(b"$0\r\n\r\n", withheld=True)
+        return None
+
+    sides.forge_target(forge)
+    report = sides.migrate(on_conflict=policy, big_key_bytes=64_000).run()
+
+    assert left == [0]
+    assert report.ok
+    assert_equal(source, cluster)
 
 
 def test_a_reply_that_is_always_left_out_ends_the_run_or_leaves_the_key(sides: Sides) -> None:

@@ -43,7 +43,16 @@ impl Copy<'_> {
             Some(Tree::Error(text)) => return Err(self.target_error(text, &address)),
             _ if count > 1 => {
                 let results = replies.into_iter().next_back().and_then(Tree::into_elements);
-                results.ok_or_else(|| self.nonsense())?
+                let results = results.ok_or_else(|| self.nonsense())?;
+                if results.len() != count {
+                    // One of the commands was not queued, whatever was answered to it.
+                    *self.target = None;
+                    let ran = results.len();
+                    return Err(Stop::Cut(format!(
+                        "{ran} of {count} commands were done at {address}"
+                    )));
+                }
+                results
             }
             _ => replies,
         };
