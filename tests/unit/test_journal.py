@@ -3,6 +3,8 @@
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -43,6 +45,21 @@ def pending(key: bytes) -> PendingKey:
 
 def advance(scanned: int, migrated: int, **lists: Any) -> Advance:
     return Advance(totals=Totals(Keys(scanned=scanned, migrated=migrated)), **lists)
+
+
+def test_opened_twice_in_one_process_it_stays_whole_for_others(path: Path) -> None:
+    """Closing the file anew would give back SQLite's locks: another process would take the log away."""
+    opens = "import sys, pathlib; from slotferry.jobs.journal.journal import Journal\n"
+    opens += "with Journal.open(pathlib.Path(sys.argv[1])): pass"
+    with Journal.open(path) as first:
+        first.create("job", SETUP, 4, "run-id-1")
+        with Journal.open(path) as second:
+            assert second.has("job")
+        log = path.with_name(f"{path.name}-wal")
+        before = log.stat().st_ino
+        subprocess.run([sys.executable, "-c", opens, str(path)], check=True)
+        assert log.exists()
+        assert log.stat().st_ino == before
 
 
 def test_a_new_journal_is_for_its_owner_alone(path: Path) -> None:

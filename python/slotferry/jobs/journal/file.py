@@ -6,6 +6,7 @@ one is for its owner alone. Rows carry checksums (row_checks.py).
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -22,7 +23,7 @@ SCHEMA_VERSION = 3
 TABLES = (
     *("jobs", "partitions", "unsettled", "runs", "notes", "story", "big_keys"),
     *("target_nodes", "target_counts", "doubts", "follow"),
-    *("cutovers", "changed_settings"),
+    *("cutovers", "cutover_reports", "changed_settings"),
 )
 _BUSY_SECONDS = 10.0
 _NOT_DAMAGE = (
@@ -164,6 +165,12 @@ CREATE TABLE IF NOT EXISTS cutovers (
     reason TEXT NOT NULL,
     PRIMARY KEY (job, number)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cutover_reports (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    number INTEGER NOT NULL,
+    report TEXT NOT NULL,
+    PRIMARY KEY (job, number)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS changed_settings (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     job TEXT NOT NULL,
@@ -183,7 +190,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     """
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        _make_file(path)
     except OSError as error:
         raise JournalError(
             f"the journal {path} can't be opened for writing: {error.strerror}",
@@ -197,6 +204,21 @@ def open_database(path: Path) -> sqlite3.Connection:
             connection.close()
             raise
     return connection
+
+
+def _make_file(path: Path) -> None:
+    """Make the file where there is none, and see whether one that is there can be written.
+
+    One that is there is not opened: closing it would give back all locks that this process has on it,
+    SQLite's too, so that another process would take the log away under a run that uses it.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)) from None
+        if not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES)) from None
 
 
 @contextmanager
