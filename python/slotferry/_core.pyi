@@ -293,6 +293,10 @@ class FollowProgress:
     def comparisons(self) -> int:
         """How many comparisons were begun."""
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether the job is paused and nothing is under way: nothing is written until `resume`."""
+
 @final
 class Failure:
     """A key that was given up; it is in the count `failed`. Or a note (`Checkpoint.notes`), in no count."""

@@ -42,7 +42,6 @@ class HarnessFollower:
         self._following = following
         self.source = connector(source)
         self.copied = copied
-        self.held = 0
         self.most_clean: int | None = None
         """Above this offset, nothing gets clean."""
         self.lag_seconds: float | None = None
@@ -64,9 +63,13 @@ class HarnessFollower:
             return False
         return self._following.job.wait_clean(offset, timeout)
 
-    def hold(self) -> None:
-        self.held += 1
+    def earlier_position(self) -> tuple[str, int, int] | None:
+        return self.position()
+
+    def hold(self, timeout: float) -> bool:
         self._following.job.pause()
+        progress = self._following.job.snapshot().follow
+        return progress is not None and progress.at_rest
 
     def release(self) -> None:
         self._following.job.resume()

@@ -38,6 +38,40 @@ def test_the_next_engine_job_of_a_run_begins_with_what_was_asked_before() -> Non
     assert steering.steer(second.as_job()) == []  # and nothing is told twice
 
 
+def test_a_hold_and_a_pause_of_the_operator_do_not_end_each_other() -> None:
+    controls, fake = Controls(CancelRequest(), Rates()), FakeJob([])
+    steering, job = Steering(controls), fake.as_job()
+    steering.begin(job)
+    controls.hold(job)
+    assert fake.asked.pop() == "pause"  # at once
+    controls.release(job)
+    assert fake.asked.pop() == "resume"
+    assert steering.steer(job) == []
+
+    controls.hold(job)
+    controls.paused = True
+    assert steering.steer(job) == ["paused by the operator"]
+    controls.release(job)
+    assert steering.steer(job) == []
+    assert set(fake.asked) == {"pause"}  # it is the operator's by now
+
+    controls.hold(job)
+    controls.paused = False
+    assert steering.steer(job) == ["resumed by the operator"]
+    assert set(fake.asked) == {"pause"}
+    controls.release(None)
+    assert steering.steer(job) == []
+    assert fake.asked.pop() == "resume"
+
+
+def test_an_engine_job_that_begins_while_held_is_held() -> None:
+    controls, fake = Controls(CancelRequest(), Rates()), FakeJob([])
+    steering, job = Steering(controls), fake.as_job()
+    controls.hold(FakeJob([]).as_job())
+    steering.begin(job)
+    assert fake.asked == ["pause"]
+
+
 @pytest.mark.parametrize("field", ["max_keys_per_second", "max_bytes_per_second"])
 def test_a_rate_below_one_is_refused_by_name(field: str) -> None:
     with pytest.raises(UsageError, match=field):

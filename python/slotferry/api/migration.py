@@ -135,7 +135,7 @@ class Migration:
     @property
     def lag(self) -> Lag | None:
         """How far the target is behind a followed source, in any thread; None while none is followed."""
-        return self._session.lag
+        return self._session.followed.lag
 
     def pause(self) -> None:
         """Read nothing more until `resume`; what is under way is finished. Returns at once, in any thread."""

@@ -31,6 +31,7 @@ Examples:
   slotferry demo
   slotferry check redis://old:6379 redis+cluster://new1:7000,new2:7000
   slotferry migrate redis://old:6379 redis+cluster://new1:7000,new2:7000
+  slotferry cutover nightly --run './switch-application'
   slotferry reshard plan redis+cluster://new1:7000 --by bytes
   slotferry verify redis://old:6379 redis+cluster://new1:7000,new2:7000
   slotferry jobs list
@@ -38,7 +39,10 @@ Examples:
 Run 'slotferry COMMAND --help' for the options of a command and more examples.
 """
 
-_COMMANDS = ("migrate", "check", "verify", "reshard", "jobs", "rewrite", "slot", "demo", "completion")
+_COMMANDS = (
+    *("migrate", "cutover", "check", "verify", "reshard", "jobs"),
+    *("rewrite", "slot", "demo", "completion"),
+)
 _COMPLETE = "_SLOTFERRY_COMPLETE"
 
 

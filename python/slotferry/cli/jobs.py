@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.common.lazy import LazyGroup
-from slotferry.errors import JournalError, UsageError
+from slotferry.errors import JournalError, RefusedError, UsageError
 from slotferry.redaction import json_text
 from slotferry.text import iso_time, local_time, show_key
 from slotferry.verify.jobs import extra_job, is_verification, kind_of, shown_jobs, what_is_compared
@@ -194,10 +194,22 @@ def discard_job(job: str, journal: Path | None, as_json: bool, kind: str | None)
     else:
         # A damaged job is forgotten unread.
         with opened_journal(path, job) as opened, JobLock(path, job):
+            _refuse_changed_source(path, job)
             names = [job, extra_job(job)] if _verifies(opened, job) else [job]
             for name in names:
                 opened.discard(name)
     click.echo(json_text({"type": "discarded", "job": job}) if as_json else f"discarded {job}")
+
+
+def _refuse_changed_source(path: Path, job: str) -> None:
+    """Raise where only this job knows what a cut-over has changed at the source."""
+    from slotferry.jobs.journal.cutovers import CutoverRecords
+
+    if CutoverRecords(path, job).changed_settings():
+        raise RefusedError(
+            f"the source of {job} may still refuse writes, and this job knows what it was set to before",
+            hint=f"put them back with 'slotferry cutover {job} --undo', then discard it",
+        )
 
 
 def _verifies(opened: Journal, job: str) -> bool:

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from slotferry.errors import JobNotRunningError, JournalError, SlotferryError, UsageError
+from slotferry.errors import JobNotRunningError, JournalError, RefusedError, SlotferryError, UsageError
 from slotferry.jobs.controls import Controls
 from slotferry.jobs.lock import Kind, is_running, lock_folder, lock_name
 
@@ -80,8 +80,9 @@ class ControlSocket:
         try:
             request = json.loads(line)
             added = self._do(str(request["command"]), request)
-        except UsageError as error:
-            return {"ok": False, "message": error.message, "hint": error.hint}
+        except SlotferryError as error:
+            refused = not isinstance(error, UsageError)
+            return {"ok": False, "refused": refused, "message": error.message, "hint": error.hint}
         except (ValueError, KeyError, TypeError):
             return {"ok": False, "message": "the request is none that this run knows", "hint": ""}
         rates = self._controls.rates
@@ -126,7 +127,8 @@ def ask(journal: Path, job: str, command: str, kind: Kind = "migrate", **argumen
             hint="it may be about to end, or be run by another user",
         ) from None
     if not answer.pop("ok", False):
-        raise UsageError(str(answer.get("message")), hint=str(answer.get("hint", "")))
+        kind_of_error = RefusedError if answer.get("refused") else UsageError
+        raise kind_of_error(str(answer.get("message")), hint=str(answer.get("hint", "")))
     return answer
 
 

@@ -7,6 +7,7 @@ before that runs.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Protocol
@@ -50,7 +51,24 @@ class Controls:
         self.cancel = cancel
         self.paused = False
         self.rates = rates
+        self.held = False
+        """Whether a cut-over lets nothing be written, whatever the operator has paused or resumed."""
+        self.handing_on = threading.Lock()
+        """Held while what was asked is handed on, so that no older wish is handed on after a newer one."""
         self._counts_keys = counts_keys
+
+    def hold(self, job: Steered) -> None:
+        """Pause `job`, and whatever is begun meanwhile, until `release`. An operator's pause is another."""
+        with self.handing_on:
+            self.held = True
+            job.pause()
+
+    def release(self, job: Steered | None) -> None:
+        """Let the run go on where the operator has not paused it; `job` is what was held, if it is there."""
+        with self.handing_on:
+            self.held = False
+            if job is not None and not self.paused:
+                job.resume()
 
     def change_rates(self, limits: Mapping[str, int | None]) -> None:
         """Change the limits that are named. Raises `UsageError` for what makes no sense, and changes none."""
@@ -82,11 +100,12 @@ class Steering:
     def __init__(self, controls: Controls) -> None:
         self._controls = controls
         self._first = self._rates = controls.rates
-        self._paused = False
+        self._paused = self._stands = False
 
     def begin(self, job: Steered) -> None:
         """Let a job that has just been started be as the one before it was."""
-        if self._paused:
+        if self._stands or self._controls.held:
+            self._stands = True
             job.pause()
         if self._rates != self._first:
             self._set_rate(job)
@@ -96,11 +115,14 @@ class Steering:
         changes = []
         if (paused := self._controls.paused) != self._paused:
             self._paused = paused
-            if paused:
-                job.pause()
-            else:
-                job.resume()
             changes.append("paused by the operator" if paused else "resumed by the operator")
+        with self._controls.handing_on:
+            if (stands := paused or self._controls.held) != self._stands:
+                self._stands = stands
+                if stands:
+                    job.pause()
+                else:
+                    job.resume()
         if (rates := self._controls.rates) != self._rates:
             self._rates = rates
             self._set_rate(job)

@@ -8,9 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from slotferry._core import Survey
+from slotferry._core import Survey, key_slot
 from slotferry.errors import RefusedError
 from slotferry.jobs.driver import EngineDriver, Work
+from slotferry.jobs.journal.journal import Advance, Journal
+from slotferry.migrate.key_list import KeyList
+from slotferry.migrate.resume import partitions_by_database
+from slotferry.model.counts import FailedKey
+from slotferry.model.events import Notice
 from slotferry.model.key_filter import Selection
 from slotferry.text import shorten_key, show_key
 from slotferry.topology.databases import Route, total_keys
@@ -97,6 +102,43 @@ class Findings:
             "decide with --on-collision record",
             kind="collision",
         )
+
+
+def find_collisions(driver: EngineDriver, names: KeyList | None) -> tuple[Collision, ...]:
+    """Scan all names that are to be copied, and return those that two keys would share.
+
+    Raises the refusal, where they are not wanted; `SlotferryError` for the source.
+    """
+    sides, options = driver.sides, driver.options
+    driver.emit(
+        Notice(
+            f"the names of {total_keys(sides.ways, sides.source_facts):,} keys are scanned first, to see "
+            "whether two of them would share one"
+        )
+    )
+    if names is None:
+        found = survey_source(
+            driver, partitions_by_database(options, sides.source_facts, sides.ways), samples=0
+        )
+    else:
+        found = survey_names(
+            names.names(), options.selection, sides.ways, samples=0, memory=options.memory_limit
+        )
+    if not found.collisions:
+        return ()
+    refusal = found.refusal()
+    if options.on_collision == "refuse" and not options.dry_run:
+        raise refusal
+    driver.emit(Notice(refusal.message))
+    return found.collisions
+
+
+def record_collisions(journal: Journal, job: str, collisions: Sequence[Collision]) -> None:
+    """Write down which keys share a name, each under its first source."""
+    for collision in collisions:
+        database, key = collision.sources[0]
+        note = FailedKey(key, key_slot(collision.target), "collision", str(collision), "", database)
+        journal.record(job, Advance(notes=[note], database=database))
 
 
 def survey_source(

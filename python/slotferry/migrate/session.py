@@ -9,30 +9,29 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from slotferry import preflight
-from slotferry._core import key_slot
-from slotferry.errors import MigrationInterrupted, SlotferryError, TargetUnfitError, UsageError, unexpected
+from slotferry.errors import MigrationInterrupted, SlotferryError, unexpected
 from slotferry.jobs.address_space import check_address_space
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.control_socket import ControlSocket
 from slotferry.jobs.controls import Controls
 from slotferry.jobs.driver import Emit, EngineDriver, Sides
-from slotferry.jobs.hangup import looking, reason_of, working
-from slotferry.jobs.journal.journal import Advance, Journal
+from slotferry.jobs.hangup import reason_of, working
+from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.storyteller import Storyteller
 from slotferry.jobs.lock import JobLock
 from slotferry.jobs.options import Options
 from slotferry.migrate.account.accounting import Accounting
-from slotferry.migrate.account.target_watch import TargetWatch, look_at_all
+from slotferry.migrate.account.target_watch import TargetWatch
 from slotferry.migrate.copy_runner import CopyRunner
 from slotferry.migrate.dry_run import DryRun
 from slotferry.migrate.emptiness import explain, found_none
-from slotferry.migrate.following.follower import Handler, Lag
-from slotferry.migrate.following.runner import FollowRunner, RunFollower
+from slotferry.migrate.first_look import FirstLook
+from slotferry.migrate.followed_run import FollowedRun
 from slotferry.migrate.functions import FunctionPlan, load_functions, plan_functions
 from slotferry.migrate.key_list import KeyList
 from slotferry.migrate.resume import (
@@ -48,10 +47,8 @@ from slotferry.model.events import Event, Notice, Progress, RunStarted
 from slotferry.model.follow import FollowProgress
 from slotferry.model.history import Happening
 from slotferry.model.report import Emptiness, Report, Status
-from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
-from slotferry.topology.databases import check_routes, may_collide, plan_routes, total_keys
-from slotferry.topology.discovery import discover_source, discover_target
+from slotferry.topology.databases import may_collide, total_keys
 from slotferry.topology.eviction import choose_eviction
 
 if TYPE_CHECKING:
@@ -106,17 +103,15 @@ class Session:
         self.controls = Controls(cancel, options.rates)
         self._setup = make_setup(source, target, options)
         self._names: KeyList | None = None
-        self._ends: tuple[Connector, Connector] | None = None
+        self._first_look = FirstLook(source, target, options, cancel)
         self._figures = _Figures()
         self._driver: EngineDriver | None = None
         self._story: Storyteller | None = None
-        self.follower: RunFollower | None = None
-        """The job as it is followed; None where it is not, or not yet."""
-        self.handlers: dict[str, Handler] = {}
-        """What answers more requests of the control socket, while a source is followed."""
         self.emptiness_told = False
         """Whether the operator knows already that there is no key."""
         self.job = options.job or default_job_name(source, target)
+        self.followed = FollowedRun(self.job, options, self.controls, self._emit)
+        """The source as it is followed, and its cut-overs."""
 
     def perform(self) -> Report:
         """Run and return the report, whose `error` says why the run ended early, be it Ctrl-C."""
@@ -127,7 +122,7 @@ class Session:
             if self._options.keys_from is not None:
                 self._names = KeyList(self._options.keys_from, self._options.selection, self._cancel)
                 self._setup = replace(self._setup, keys_from=self._names.digest)
-            with working(self._cancel, *self._connectors()):
+            with working(self._cancel, *self._first_look.connectors()):
                 if self._options.dry_run:
                     self._dry_run()
                 else:
@@ -139,11 +134,6 @@ class Session:
             if self._names is not None:
                 self._names.close()
         return self._report(time.monotonic() - begun, error)
-
-    @property
-    def lag(self) -> Lag | None:
-        """How far behind a followed source the target is; None while none is followed."""
-        return None if self.follower is None else self.follower.lag()
 
     def _look_for_emptiness(self) -> None:
         """Tell why no key was found, where none was, and of names that are not at the source."""
@@ -177,22 +167,11 @@ class Session:
             self._story.hear(event)
         self._listener(event)
 
-    def _answer(self, command: str, request: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """Answer a request that only a followed job knows; None for one that none knows."""
-        handler = self.handlers.get(command)
-        if handler is None:
-            return None
-        if self.follower is None:
-            raise UsageError(
-                f"the job {self.job} does not follow its source",
-                hint="start it with 'slotferry migrate --follow'",
-            )
-        return handler(self.follower, request)
-
     def _status(self) -> dict[str, Any]:
         """Return how the run is at this instant."""
         progress = self._progress or _NO_PROGRESS
-        return {"job": self.job, "run": self._figures.runs, "pid": os.getpid(), **progress.to_dict()}
+        state = self.followed.state()
+        return {"job": self.job, "run": self._figures.runs, "pid": os.getpid(), **progress.to_dict(), **state}
 
     def _run(self, begun: float) -> None:
         options, figures = self._options, self._figures
@@ -200,7 +179,7 @@ class Session:
         with (
             Journal.open(path) as journal,
             JobLock(path, self.job),
-            ControlSocket(path, self.job, self.controls, self._status, answer=self._answer) as socket,
+            ControlSocket(path, self.job, self.controls, self._status, answer=self.followed.answer) as socket,
         ):
             self._story = Storyteller(lambda told: journal.tell(self.job, told))
             if socket.complaint:
@@ -215,8 +194,10 @@ class Session:
             resumes = record is not None and not starts_over(record, self._setup, options)
             sides = self._look(preferred, journal.databases(self.job) if resumes else ())
             sides = self._with_eviction(sides)
-            if not resumes:
-                self._refuse_full_target(sides)
+            if options.follow and record is not None:
+                self.followed.recover(sides)
+            if options.follow and not resumes:
+                self.followed.refuse_full_target(sides)
             functions = self._plan_functions(sides)
             goes_on = resumes and record is not None and record.run_id == sides.source_facts.server.run_id
             collisions = () if goes_on else self._find_collisions(sides)
@@ -237,7 +218,8 @@ class Session:
             figures.settled_before = journal.totals(self.job).keys.settled
             error: BaseException | None = None
             try:
-                _record_collisions(journal, self.job, collisions)
+                if collisions:
+                    self._record_collisions(journal, collisions)
                 with TargetWatch(sides.target, driver.topology) as watch:
                     accounting.begin(watch, resumed=figures.resumed)
                     load_functions(sides.target, sides.target_facts, functions)
@@ -252,7 +234,7 @@ class Session:
                 figures.collisions = journal.count_notes(self.job, "collision")
                 figures.notes = journal.count_notes(self.job) - figures.collisions
                 ours = None if error is None else as_our_error(error, self._cancel)
-                status = status_of(figures.totals.keys, ours)
+                status = self._status_of_run(ours)
                 journal.end_run(self.job, figures.runs, status, time.monotonic() - begun, ours)
                 self._story.write()
                 self._story = None
@@ -280,29 +262,12 @@ class Session:
                 self._figures.settled_before, self._figures.resumed = 0, False
 
     def _follow(self, journal: Journal, driver: EngineDriver, accounting: Accounting) -> None:
-        self.follower = RunFollower(self.job, driver.sides.source)
-        runner = FollowRunner(journal, self.job, driver, accounting, self.follower)
         try:
-            runner.run()
+            self.followed.run(journal, driver, accounting)
         finally:
-            self._figures.follow = runner.progress
-            if runner.started_over:
+            self._figures.follow = self.followed.progress
+            if self.followed.started_over:
                 self._figures.settled_before, self._figures.resumed = 0, False
-
-    def _refuse_full_target(self, sides: Sides) -> None:
-        """Raise where a comparison would delete keys of the target that nobody copied there."""
-        if not self._options.follow or "existing-keys" in self._options.skip_check:
-            return
-        (way,) = sides.ways
-        held = sum(
-            node.count({way.target}) for node in look_at_all(sides.target, sides.target_facts.topology)
-        )
-        if held:
-            raise TargetUnfitError(
-                f"the target holds {held:,} keys already, and a target that is followed into becomes equal "
-                "to the source: what the source lacks may be deleted",
-                hint="empty it, or give --skip-check existing-keys where all of it comes from this source",
-            )
 
     def _with_eviction(self, sides: Sides) -> Sides:
         if not self._options.keep_eviction_metadata:
@@ -334,33 +299,18 @@ class Session:
 
     def _find_collisions(self, sides: Sides) -> tuple[Collision, ...]:
         """Look for keys that would share a name, where there can be any. Raises the refusal."""
-        from slotferry.migrate.collisions import survey_names, survey_source
-
         options = self._options
         if options.on_collision == "unchecked" or not may_collide(sides.ways, options.selection.renames):
             return ()
-        self._emit(
-            Notice(
-                f"the names of {total_keys(sides.ways, sides.source_facts):,} keys are scanned first, to see "
-                "whether two of them would share one"
-            )
-        )
+        from slotferry.migrate.collisions import find_collisions
+
         driver = EngineDriver(sides, options, self._emit, self._cancel, self.controls)
-        if self._names is None:
-            found = survey_source(
-                driver, partitions_by_database(options, sides.source_facts, sides.ways), samples=0
-            )
-        else:
-            found = survey_names(
-                self._names.names(), options.selection, sides.ways, samples=0, memory=options.memory_limit
-            )
-        if not found.collisions:
-            return ()
-        refusal = found.refusal()
-        if options.on_collision == "refuse" and not options.dry_run:
-            raise refusal
-        self._emit(Notice(refusal.message))
-        return found.collisions
+        return find_collisions(driver, self._names)
+
+    def _record_collisions(self, journal: Journal, collisions: Sequence[Collision]) -> None:
+        from slotferry.migrate.collisions import record_collisions
+
+        record_collisions(journal, self.job, collisions)
 
     def _dry_run(self) -> None:
         sides = self._with_eviction(self._look())
@@ -377,50 +327,8 @@ class Session:
             self._figures.totals = dry_run.totals
 
     def _look(self, preferred: str = "", databases: Sequence[int] = ()) -> Sides:
-        """Look at both sides and check that they are fit. Raises the gravest problem, tells of the others.
-
-        `preferred` is the run_id of a replica to read, `databases` are those that the job to resume has.
-        """
-        if self._source.is_cluster_url:
-            raise preflight.source_is_cluster(str(self._source.addresses[0]))
-        source, target = self._connectors()
-        with looking(self._cancel, source, target):
-            return self._look_at_both(source, target, preferred, databases)
-
-    def _connectors(self) -> tuple[Connector, Connector]:
-        """Return how both sides are reached. Raises `UsageError` where TLS files make no sense."""
-        if self._ends is None:
-            address_map = self._options.address_map_rules
-            self._ends = (
-                Connector(self._source, "source", address_map),
-                Connector(self._target, "target", address_map),
-            )
-        return self._ends
-
-    def _look_at_both(
-        self, source: Connector, target: Connector, preferred: str, databases: Sequence[int]
-    ) -> Sides:
-        source_facts = discover_source(source, preferred)
-        for note in source_facts.notes:
-            self._emit(Notice(note))
-        self._cancel.check()
-        target_facts = discover_target(target, source_facts.server)
-        self._cancel.check()
-        sides = Sides(source, target, source_facts, target_facts)
-        rows = self._judge(sides)
-        self._tell_warnings(rows)
-        problems = [row.error() for row in rows if row.status == "error"]
-        for problem in problems[1:]:
-            self._emit(Notice(str(problem)))
-        if problems:
-            raise problems[0]
-        self._cancel.check()
-        options = self._options
-        chosen = databases if databases and options.db == "all" else options.db
-        routes = plan_routes(self._source, self._target, chosen, options.map_db, source_facts)
-        for notice in check_routes(routes, source, target, target_facts):
-            self._emit(Notice(notice))
-        return replace(sides, routes=routes)
+        """Look at both sides, as `FirstLook.look` does."""
+        return self._first_look.look(self._judge, self._emit, self._listener, preferred, databases)
 
     def _judge(self, sides: Sides) -> Sequence[preflight.Row]:
         """Return what stands for and against the run."""
@@ -437,18 +345,6 @@ class Session:
             renamed=bool(self._options.rules or self._options.map_db),
             wait_replicas=self._options.wait_replicas,
         )
-
-    def _tell_warnings(self, rows: Sequence[preflight.Row]) -> None:
-        for row in rows:
-            if row.skipped:
-                self._emit(Notice(f"check {row.name} is skipped: {row.message}"))
-        # A target that holds keys is what every resume finds: not worth a word here. Nor are keys in other
-        # databases, where it was said which to copy.
-        quiet = {"existing-keys", *([] if self._options.db is None else ["databases"])}
-        for row in rows:
-            if row.status == "warning" and not row.skipped and row.name not in quiet:
-                # Not by `_emit`: what is so at every run is no part of the job's story.
-                self._listener(Notice(f"warning ({row.name}): {row.message}; {row.advice}"))
 
     def _announce(self, sides: Sides, partitions: int) -> None:
         self._emit(
@@ -474,7 +370,7 @@ class Session:
         done = keys.scanned if self._options.dry_run else max(0, keys.settled - figures.settled_before)
         return Report(
             job=self.job,
-            status=status_of(keys, error),
+            status=self._status_of_run(error),
             totals=figures.totals,
             elapsed_seconds=elapsed,
             keys_per_second=done / elapsed if elapsed > 0 else 0.0,
@@ -491,15 +387,14 @@ class Session:
             empty=figures.empty,
             fail_if_empty=self._options.fail_if_empty,
             follow=figures.follow,
+            cutover=self.followed.cutover,
         )
 
-
-def _record_collisions(journal: Journal, job: str, collisions: Sequence[Collision]) -> None:
-    """Write down which keys share a name, each under its first source."""
-    for collision in collisions:
-        database, key = collision.sources[0]
-        note = FailedKey(key, key_slot(collision.target), "collision", str(collision), "", database)
-        journal.record(job, Advance(notes=[note], database=database))
+    def _status_of_run(self, error: SlotferryError | None) -> Status:
+        cutover = self.followed.cutover
+        if error is None and cutover is not None and cutover.is_done:
+            return "cut_over"
+        return status_of(self._figures.totals.keys, error)
 
 
 def status_of(keys: Keys, error: SlotferryError | None) -> Status:

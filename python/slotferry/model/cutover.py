@@ -11,7 +11,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
-from slotferry.errors import OptionError
+from slotferry.errors import ExitCode, OptionError
 from slotferry.model.notices import Event
 
 StopWrites = Literal["pause", "refuse", "none"]
@@ -121,6 +121,11 @@ class CutoverReport:
     written: Written = Written()
     warning: str = ""
     """What the operator has still to do."""
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What the command line exits with."""
+        return ExitCode.OK if self.is_done else ExitCode.INCOMPLETE
 
     @property
     def is_done(self) -> bool:

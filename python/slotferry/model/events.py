@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from slotferry.model.cutover import CutoverStep
 from slotferry.model.follow import FollowProgress
 from slotferry.model.notices import Event, Notice
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CheckpointSaved",
+    "CutoverStep",
     "DryRunResult",
     "EngineNews",
     "Event",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from slotferry.errors import ExitCode, OutputError, SlotferryError
 from slotferry.model.counts import FailedKey, Keys, Totals
+from slotferry.model.cutover import CutoverReport
 from slotferry.model.differences import DIFFERENCES, Difference
 from slotferry.model.follow import FollowProgress
 
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 
 Status = Literal[
-    "completed", "completed_with_failures", "completed_with_differences", "interrupted", "failed"
+    "completed",
+    "completed_with_failures",
+    "completed_with_differences",
+    "cut_over",
+    "interrupted",
+    "failed",
 ]
 
 
@@ -34,7 +40,8 @@ class Report:
     `keys_by_primary` is this run's. `story` is what happened since the job was last completed, over all its
     runs: failovers, lost nodes, decisions. `error` says why the status is `interrupted` or `failed`.
     `verification` is set where one followed. `empty` says why no key was found, where none was; with
-    `fail_if_empty` such a run is not `ok`. `follow` is how the source was followed at last.
+    `fail_if_empty` such a run is not `ok`. `follow` is how the source was followed at last, `cutover`
+    what came of the last cut-over that was tried.
     """
 
     job: str
@@ -56,6 +63,7 @@ class Report:
     empty: Emptiness | None = None
     fail_if_empty: bool = False
     follow: FollowProgress | None = None
+    cutover: CutoverReport | None = None
 
     @property
     def keys(self) -> Keys:
@@ -64,7 +72,9 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every key is there: nothing failed, nothing pending, nothing left to scan."""
+        """Whether every key is there: nothing failed, pending or left to scan; or the job is cut over."""
+        if self.status == "cut_over":
+            return self.error is None
         verified = self.verification is None or self.verification.ok
         return self.status == "completed" and verified and not self._fails_empty
 
@@ -83,6 +93,7 @@ class Report:
         """Return the summary: what `--json` prints last and `--report` writes."""
         verification = self.verification
         followed = {} if self.follow is None else {"follow": asdict(self.follow)}
+        cut_over = {} if self.cutover is None else {"cutover": self.cutover.to_dict()}
         verified = {} if verification is None else {"verification": verification.to_dict()}
         return {
             "type": "summary",
@@ -102,6 +113,7 @@ class Report:
             "story": [happening.to_dict() for happening in self.story],
             "error": None if self.error is None else self.error.to_dict(),
             **followed,
+            **cut_over,
             **verified,
         }
 

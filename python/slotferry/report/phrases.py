@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 
+from slotferry.model.cutover import CutoverStep
 from slotferry.model.events import (
     EngineNews,
     Event,
@@ -18,6 +19,7 @@ from slotferry.model.events import (
     RunStarted,
     TopologyChanged,
 )
+from slotferry.report.cutover_lines import describe_step
 from slotferry.text import format_bytes, format_duration
 
 NEWS_SECONDS = 5.0
@@ -125,6 +127,8 @@ def _describe_other(event: Event) -> str | None:
         return f"the target's topology changed: {len(event.primaries)} primaries{missing}"
     if isinstance(event, (PhaseStarted, Resynced)):
         return event.message
+    if isinstance(event, CutoverStep):
+        return f"cut-over: {describe_step(event.step, event.state, event.message, event.seconds)}"
     if isinstance(event, RunEnded) and event.report.error is None:
         return (
             f"{event.report.status.replace('_', ' ')} after {format_duration(event.report.elapsed_seconds)}"

@@ -15,6 +15,7 @@ from slotferry.model.history import Happening
 from slotferry.model.report import Report
 from slotferry.report.base import Display
 from slotferry.report.columns import align, cut
+from slotferry.report.cutover_lines import describe_report
 from slotferry.text import count_of, format_bytes, format_duration, local_time, shorten_key
 
 _OUTCOMES = {
@@ -81,6 +82,8 @@ def summary_table(report: Report) -> str:
         f"{format_duration(report.elapsed_seconds)}, {report.keys_per_second:,.0f} keys/s; redirects: "
         f"{report.totals.moved:,} MOVED, {report.totals.ask:,} ASK; retries: {report.totals.retries:,}"
     )
+    if report.cutover is not None and report.status == "cut_over":
+        lines.append(describe_report(report.job, report.cutover.to_dict()))
     if len(report.story) > 2:  # more than the begin and end of this run
         lines += ["what happened:", *story_lines(report.story, _MOST_HAPPENINGS)]
     if report.failures:

@@ -138,6 +138,10 @@ impl FollowProgress {
     fn comparisons(&self) -> u64 {
         self.0.comparisons
     }
+    #[getter]
+    fn at_rest(&self) -> bool {
+        self.0.at_rest
+    }
     fn __repr__(&self) -> String {
         format!("{:?}", self.0)
     }

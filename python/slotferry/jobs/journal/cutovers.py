@@ -7,13 +7,17 @@ to a process that was killed, or lives.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from slotferry.errors import JournalError
 from slotferry.jobs.journal.journal import Journal
+from slotferry.model.cutover import CutoverReport
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,34 @@ class CutoverRecords:
                 "UPDATE cutovers SET outcome = ?, reason = ?, ended = ? WHERE job = ? AND number = ?",
                 (outcome, reason, time.time(), self.job, number),
             )
+
+    def keep(self, report: CutoverReport) -> None:
+        """Keep what came of an attempt, for those who ask once the run is gone. Raises `JournalError`."""
+        with self._open() as journal, journal.transaction() as execute:
+            execute(
+                "INSERT OR REPLACE INTO cutover_reports (job, number, report) VALUES (?, ?, ?)",
+                (self.job, report.attempts, json.dumps(report.to_dict())),
+            )
+
+    def report(self, number: int) -> dict[str, Any] | None:
+        """Return what came of an attempt, as `CutoverReport.to_dict` has it; None where that is not known."""
+        with self._open() as journal:
+            rows = journal.select(
+                "SELECT report FROM cutover_reports WHERE job = ? AND number = ?", self.job, number
+            )
+        try:
+            return dict(json.loads(rows[0][0])) if rows else None
+        except (ValueError, TypeError):
+            raise JournalError(
+                f"the journal {self._path} is damaged: the report of the cut-over {number} is none",
+                hint="move it away or name another file with --journal",
+            ) from None
+
+    def forget_attempts(self) -> None:
+        """Forget what was tried, where the job begins anew; changed settings stay. Raises `JournalError`."""
+        with self._open() as journal, journal.transaction() as execute:
+            for table in ("cutovers", "cutover_reports"):
+                execute(f"DELETE FROM {table} WHERE job = ?", (self.job,))  # noqa: S608
 
     def changed_settings(self) -> list[ChangedSetting]:
         """Return the settings that are to be put back, in the order they were changed."""

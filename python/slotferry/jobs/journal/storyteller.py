@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from slotferry.errors import JournalError
+from slotferry.model.cutover import CutoverStep
 from slotferry.model.events import EngineNews, Event, Notice, Resynced, RunStarted, TopologyChanged
 from slotferry.model.history import Happening
 
@@ -40,6 +41,9 @@ class Storyteller:
             self._add(event.kind, event.message, event.node or event.kind)
         elif isinstance(event, Resynced):
             self._add("follow_resynced", event.message)
+        elif isinstance(event, CutoverStep):
+            if event.state == "failed" or event.step == "go":
+                self._add("cutover", f"cut-over, {event.step}: {event.message}")
         elif isinstance(event, TopologyChanged):
             self._add("topology", self._describe(event))
         if self._unwritten and self.run and time.monotonic() >= self._next:

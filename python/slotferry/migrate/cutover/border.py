@@ -19,8 +19,14 @@ class HeldFollower(Follower, Protocol):
     def position(self) -> tuple[str, int, int] | None:
         """Return the mark (replication id, offset, database selected there); None as in `lag`."""
 
-    def hold(self) -> None:
-        """Write nothing more to the target until `release`."""
+    def earlier_position(self) -> tuple[str, int, int] | None:
+        """Return a mark of some seconds ago, of the same history as `position`; None as in `lag`."""
+
+    def hold(self, timeout: float) -> bool:
+        """Write nothing more to the target until `release`.
+
+        Wait up to `timeout` seconds for what is under way; return whether nothing is. May be called again.
+        """
 
     def release(self) -> None:
         """Go on after `hold`."""

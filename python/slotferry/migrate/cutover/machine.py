@@ -21,7 +21,7 @@ from slotferry.migrate.cutover.border import Check, CheckRequest, HeldFollower
 from slotferry.migrate.cutover.command import CommandFailed, run_command
 from slotferry.migrate.cutover.settings import put_back
 from slotferry.migrate.cutover.source import SourceOffset, open_primary, read_offset
-from slotferry.migrate.cutover.stream_watch import StreamWatch
+from slotferry.migrate.cutover.stream_watch import StreamWatch, choose_start
 from slotferry.migrate.cutover.write_stop import WriteStop, make_write_stop
 from slotferry.model.cutover import Checked, CutoverOptions, CutoverReport, CutoverStep, StepName, Written
 from slotferry.text import shorten_key
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
     from slotferry.model.notices import Event
     from slotferry.net.node import Node
+
+MOST_COMPARED = 10_000
+"""Of the keys that were touched last, so many are compared: it takes a part of a second."""
 
 _TICK_SECONDS = 0.02
 _SLICE_SECONDS = 0.1
@@ -88,6 +91,16 @@ class Cutover:
         self._has_run = False
         self._begun = 0.0
         self._deadline = 0.0
+
+    @property
+    def number(self) -> int:
+        """The attempt's number in the journal; 0 before it has begun."""
+        return self._found.attempt
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether *go* is recorded: there is no way back."""
+        return self._found.is_gone
 
     def perform(self) -> CutoverReport:
         """Do all steps and return what came of it.
@@ -162,7 +175,9 @@ class Cutover:
 
     def _do_all(self) -> None:
         position = self._wait_for_lag()
-        with StreamWatch(self._follower.source, position) as watch:
+        start = choose_start(self._follower.source, self._follower.earlier_position(), position)
+        with StreamWatch(self._follower.source, start) as watch:
+            self._read_to(watch, position[1])  # so that writes are not stopped for what is past
             stop = make_write_stop(self._options.stop_writes, self._follower.source, self._records)
             self._enter("stop", f"stopping writes at the source ({self._options.stop_writes})")
             self._found.stopped_at = time.monotonic()
@@ -207,7 +222,7 @@ class Cutover:
         self._wait_clean(fence.offset)
         self._read_to(watch, fence.offset)
         self._tell("clean", "done", f"all up to {fence.offset} is at the target")
-        self._compare(watch)
+        self._compare(node, stop, watch, fence)
         with self._held():
             self._prove(node, stop, watch, fence)
             if words := self._options.words():
@@ -259,19 +274,20 @@ class Cutover:
         if self._cancel.level:
             raise _Abandoned("asked to end")
 
-    def _compare(self, watch: StreamWatch) -> None:
+    def _compare(self, node: Node, stop: WriteStop, watch: StreamWatch, fence: SourceOffset) -> None:
         depth = self._options.check
         if depth == "none":
             return
         self._enter("check", f"comparing both sides ({depth})")
         wanted = CheckRequest(
             depth,
-            watch.touched() if depth == "touched" else (),
+            watch.touched()[-MOST_COMPARED:] if depth in ("touched", "sample") else (),
             self._deadline,
             lambda: not self._cancel.level and time.monotonic() < self._deadline,
         )
         checked = self._found.checked = self._check(wanted)
         if checked.differences:
+            self._prove(node, stop, watch, fence)  # writes that flow are the better reason
             named = ", ".join(shorten_key(key) for key in checked.examples)
             raise _Abandoned(
                 f"{checked.differences:,} of {checked.keys:,} keys differ" + (f": {named}" if named else "")
@@ -287,12 +303,16 @@ class Cutover:
     @contextmanager
     def _held(self) -> Iterator[None]:
         """Let the run write nothing while the application may be switched; go on where it stays."""
-        self._follower.hold()
         try:
+            self._wait_at_rest()
             yield
         except BaseException:
             self._follower.release()
             raise
+
+    def _wait_at_rest(self) -> None:
+        if not self._await(self._follower.hold):
+            raise _Abandoned("what is under way to the target did not come to its end in time")
 
     def _run_command(self, words: list[str]) -> None:
         self._enter("run", f"running {words[0]}")

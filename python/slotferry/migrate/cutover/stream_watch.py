@@ -14,6 +14,7 @@ from slotferry._core import EngineError, stream_keys
 from slotferry.errors import SlotferryError, SourceLostError, SourceUnfitError
 from slotferry.migrate.cutover.source import open_primary
 from slotferry.model.cutover import Written
+from slotferry.net import replies
 from slotferry.net.connector import Connector
 from slotferry.net.link import CONNECT_TIMEOUT, Link, encode
 
@@ -24,13 +25,32 @@ _SHOWN = 10
 _RECEIVE = 1 << 18
 _ACK_SECONDS = 1.0
 _TICK_SECONDS = 0.02
+Position = tuple[str, int, int]
+"""Replication id, offset, database selected there."""
+
 _CHANGES = ("flushed", "swapped", "functions", "unknown")
+
+
+def choose_start(source: Connector, earlier: Position | None, now: Position) -> Position:
+    """Return from where to read: `earlier`, where the source's backlog surely reaches back to it, else `now`.
+
+    Raises `SlotferryError`.
+    """
+    if earlier is None or earlier[0] != now[0] or earlier[1] >= now[1]:
+        return now
+    with open_primary(source) as node:
+        info = node.info("replication")
+    first = replies.number_of(info, "repl_backlog_first_byte_offset")
+    size = replies.number_of(info, "repl_backlog_size")
+    is_known = info.get("repl_backlog_active") == "1" and info.get("master_replid") == now[0]
+    # A part of it is kept free: while this is read, the application writes on.
+    return earlier if is_known and earlier[1] > first + size // 4 else now
 
 
 class StreamWatch:
     """Reads from `with` to its end, in a thread, from `position` on (replication id, offset, database)."""
 
-    def __init__(self, source: Connector, position: tuple[str, int, int]) -> None:
+    def __init__(self, source: Connector, position: Position) -> None:
         self._source = source
         self._id, self._offset, self._database = position
         self._link: Link | None = None

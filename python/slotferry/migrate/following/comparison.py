@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from slotferry.errors import TargetLostError
 from slotferry.jobs.driver import EngineDriver, Work
+from slotferry.migrate.following.beside import comparison_settings, sweeps_of
 from slotferry.topology.discovery import discover_target
-from slotferry.topology.identity import Slots, intersect
+from slotferry.topology.identity import Slots
 
 if TYPE_CHECKING:
     from slotferry._core import Job
 
-_TTL_TOLERANCE = 0.1
 _MAX_NAMES = 32 << 20  # bytes of names that are kept until the end
 _MAX_TARGET_CHANGES = 5
 
@@ -38,18 +38,7 @@ class Comparison:
         self._followed = followed
         self._settles = settles
         self._touches = touches
-        selection = driver.options.selection
-        if slots is not None:
-            chosen = intersect(slots, tuple(selection.slots)) if selection.slots else slots
-            selection = replace(selection, slots=chosen)
-        (way,) = driver.sides.ways
-        self._settings: dict[str, Any] = {
-            "key_map": selection.key_map(way.prefix, whole=True),
-            "match": None,
-            "verify": (_TTL_TOLERANCE, "values", False),
-            "wait_replicas": 0,
-            "eviction": None,
-        }
+        self._settings = comparison_settings(driver, slots)
         self._differing: list[bytes] = []
         self._size = 0
         self._overflowed = False
@@ -75,13 +64,8 @@ class Comparison:
         sides = self._driver.sides
         for _ in range(_MAX_TARGET_CHANGES):
             facts = discover_target(sides.target, sides.source_facts.server)
-            primaries = zip(facts.topology.primaries, facts.primaries, strict=True)
-            sweeps = [
-                (index, 0, address.host, address.port, primary.server.run_id)
-                for index, (address, primary) in enumerate(primaries)
-            ]
             try:
-                self._look(Work(settings={"sweeps": sweeps}), 1)
+                self._look(Work(settings={"sweeps": sweeps_of(facts)}), 1)
             except TargetLostError as error:
                 if error.kind != "target_changed":
                     raise

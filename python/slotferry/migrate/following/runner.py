@@ -10,60 +10,28 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from slotferry._core import FollowSettings
-from slotferry.errors import JournalError, SlotferryError, SourceUnfitError, unexpected
+from slotferry.errors import JournalError, MigrationInterrupted, SlotferryError, SourceUnfitError, unexpected
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.driver import EngineDriver, Runner, Work
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.recorder import Recorder
 from slotferry.migrate.account.accounting import Accounting
 from slotferry.migrate.account.book import OpenDoubts
+from slotferry.migrate.following.beside import driver_beside
 from slotferry.migrate.following.comparison import Comparison
-from slotferry.migrate.following.follower import Lag
+from slotferry.migrate.following.run_follower import RunFollower
 from slotferry.migrate.functions import load_functions, plan_functions
 from slotferry.model.events import Event, Notice
 from slotferry.model.follow import FollowProgress
-from slotferry.net.connector import Connector
 from slotferry.preflight.following import WITHOUT_PSYNC
 from slotferry.topology.identity import Slots, unite
 
 if TYPE_CHECKING:
     from slotferry._core import Job
-
-
-class RunFollower:
-    """The job that is followed now, for other threads (see `follower.Follower`)."""
-
-    def __init__(self, job: str, source: Connector) -> None:
-        self.job = job
-        self.source = source
-        self.copied = False
-        self.engine: Job | None = None
-        self.in_doubt = False
-        """Whether the target may have lost something, or both sides are being compared."""
-
-    def lag(self) -> Lag | None:
-        """Return how far behind it is; None while no stream is attached."""
-        seen = None if self.engine is None else self.engine.snapshot().follow
-        if seen is None:
-            return None
-        return Lag(seen.lag_bytes, seen.lag_seconds, seen.connected, seen.in_doubt or self.in_doubt)
-
-    def wait_clean(self, offset: int, timeout: float) -> bool:
-        """Wait until all of the stream up to `offset` is at the target."""
-        engine = self.engine
-        if engine is None or self.in_doubt or not engine.wait_clean(offset, timeout):
-            return False
-        return engine is self.engine and not self.in_doubt
-
-    def finish(self, offset: int) -> None:
-        """Let the run end well at `offset`."""
-        if self.engine is not None:
-            self.engine.finish_following(offset)
 
 
 class FollowRunner(Runner):
@@ -76,11 +44,13 @@ class FollowRunner(Runner):
         driver: EngineDriver,
         accounting: Accounting,
         follower: RunFollower,
+        attend: Callable[[], None],
     ) -> None:
-        """Take the job, its accounts, and what tells others how it is."""
+        """Take the job, its accounts, what tells others how it is, and what is called in each turn."""
         super().__init__(journal, name, driver)
         self._accounting = accounting
         self._follower = follower
+        self._attend_others = attend
         self._aside: _Aside | None = None
         self._functions_wanted = False
         self._compared: tuple[OpenDoubts, Comparison, int | None] | None = None
@@ -93,6 +63,8 @@ class FollowRunner(Runner):
 
     def _works(self) -> Iterator[Work]:
         """Yield the one core job: what is left of the scan, the keys that are left, and the stream."""
+        if self._follower.finished:
+            return
         marks = self._journal.marks(self._name)
         ((database, route),) = self._routes()
         left = self._journal.unsettled_keys(self._name, with_failed=True, database=database)
@@ -121,19 +93,26 @@ class FollowRunner(Runner):
                 f"grant +psync and +replconf; a managed service that refuses PSYNC is moved {WITHOUT_PSYNC}"
             )
             raise SourceUnfitError(error.message, hint=hint, kind=error.kind) from error
+        except MigrationInterrupted:
+            if not self._follower.finished:
+                raise
         finally:
-            self._follower.engine = None
+            self._follower.let_go()
             self._end_aside()
 
     def _tick(self, job: Job, recorder: Recorder) -> None:
+        self._attend_others()
+        if self._follower.finished:
+            # Nothing may be written any more, and what is in doubt now is no concern of this job.
+            job.cancel(immediately=True)
+            return
         self._accounting.tick()
         copied = recorder.partitions_done == recorder.partitions
         if copied and not self._teller.copied:
             self._driver.emit(Notice("all is copied; the source is followed until the run is asked to end"))
         self._follower.copied = self._teller.copied = copied
         self._attend(job, recorder.partitions)
-        if self._follower.engine is None:
-            self._follower.engine = job
+        self._follower.see(job)
         super()._tick(job, recorder)
 
     def _attend(self, job: Job, partitions: int) -> None:
@@ -228,10 +207,8 @@ class _Aside:
     def __init__(self, driver: EngineDriver, run: Callable[[EngineDriver], None]) -> None:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._cancel = CancelRequest(within=driver.cancel)
-        facts = replace(driver.sides.target_facts, topology=driver.topology)
-        sides = replace(driver.sides, target_facts=facts)
         # Its notices are told; what its engine meets, the run's own engine meets as well.
-        self._driver = EngineDriver(sides, driver.options, self._hear, self._cancel, driver.controls)
+        self._driver = driver_beside(driver, self._hear, self._cancel)
         self._run = run
         self._error: SlotferryError | None = None
         self._thread = threading.Thread(target=self._work, name="slotferry-aside", daemon=True)

@@ -143,6 +143,8 @@ pub struct FollowStatus {
     pub flushes: u64,
     /// Comparisons that were begun.
     pub comparisons: u64,
+    /// Whether the job is paused, and of following nothing is under way: nothing is written until it goes on.
+    pub at_rest: bool,
 }
 
 impl FollowStatus {

@@ -334,7 +334,9 @@ impl SourceReader {
         let Some(follow) = self.engine.follow.clone() else {
             return false;
         };
-        if self.engine.draining.get() || self.engine.budget.is_full_of_names() {
+        // A page that is begun counts as under way: in a pause there is to be none.
+        let limiter = &self.engine.limiter;
+        if self.engine.draining.get() || self.engine.budget.is_full_of_names() || limiter.allowance(1) == 0 {
             return false;
         }
         let pages = follow.take();

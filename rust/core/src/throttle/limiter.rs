@@ -73,6 +73,11 @@ impl Limiter {
         self.look();
     }
 
+    /// Whether the operator has paused it.
+    pub fn is_paused(&self) -> bool {
+        self.paused.get().is_some()
+    }
+
     /// The operator's rates from now on.
     pub fn set_rate(&self, keys: Option<u64>, bytes: Option<u64>, now: Instant) {
         self.throttle.borrow_mut().set(keys, bytes, now);

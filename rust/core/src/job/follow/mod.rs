@@ -288,6 +288,7 @@ impl Follow {
                 functions: self.figures.functions.get(),
                 flushes: self.figures.flushes.get(),
                 comparisons: self.figures.comparisons.get(),
+                at_rest: engine.limiter.is_paused() && self.pages.borrow().is_empty(),
             }
         };
         drop(touched);

@@ -1,0 +1,150 @@
+"""Compares both sides while writes are stopped.
+
+Invariant: what counts as compared was read on both sides behind the fence, and what differs was read twice.
+Keys that the job could not copy are among the compared ones, at every depth. Nothing is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from redis.exceptions import RedisError
+
+from slotferry.errors import MigrationInterrupted, RefusedError
+from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.driver import EngineDriver, Work
+from slotferry.jobs.journal.journal import Journal
+from slotferry.migrate.cutover.border import CheckRequest
+from slotferry.migrate.following.beside import comparison_settings, driver_beside, sweeps_of
+from slotferry.model.cutover import Checked
+from slotferry.net.node import raise_for
+from slotferry.topology.discovery import discover_target
+
+if TYPE_CHECKING:
+    from slotferry._core import Job
+    from slotferry.model.events import Event
+
+_SAMPLED = 2_000
+_MOST_UNSETTLED = 100_000
+_MOST_DIFFERING = 100_000
+_SHOWN = 10
+_PARTITIONS = 8
+_PARK_SECONDS = 1.0
+
+
+class BothSides:
+    """A `border.Check` of the job that `driver` drives."""
+
+    def __init__(self, driver: EngineDriver, journal: Path, job: str) -> None:
+        self._driver = driver
+        self._journal = journal
+        self._job = job
+
+    def __call__(self, request: CheckRequest) -> Checked:
+        """Compare what is asked for, as long as it is wanted. Raises `SlotferryError`."""
+        if request.depth == "none":
+            return Checked(0, 0)
+        comparison = _Comparison(self._driver, request)
+        try:
+            names = [*request.touched, *self._unsettled()]
+            if request.depth == "sample":
+                names += self._sample()
+            if request.depth == "full":
+                comparison.scan()
+                comparison.sweep()
+            comparison.compare(list(dict.fromkeys(names)))
+            comparison.look_again()
+        except MigrationInterrupted:
+            if request.is_wanted():
+                raise
+        found = list(comparison.differing)
+        return Checked(comparison.keys, len(found), tuple(found[:_SHOWN]))
+
+    def _unsettled(self) -> list[bytes]:
+        """Return the keys that failed or are pending: whether they are equal by now is to be seen."""
+        (way,) = self._driver.sides.ways
+        found: list[bytes] = []
+        with Journal.open(self._journal) as journal:
+            for names in journal.unsettled_keys(self._job, with_failed=True, database=way.source):
+                found += names
+                if len(found) > _MOST_UNSETTLED:
+                    raise RefusedError(
+                        f"the job {self._job} has more than {_MOST_UNSETTLED:,} failed or pending keys",
+                        hint="see 'slotferry jobs failures'",
+                    )
+        return found
+
+    def _sample(self) -> list[bytes]:
+        """Return keys of the source that are chosen by chance."""
+        sides = self._driver.sides
+        (way,) = sides.ways
+        with sides.source.open(sides.source_facts.address(sides.source.endpoint)) as node:
+            if way.source:
+                node.need("SELECT", way.source)
+            replied = node.call_many([("RANDOMKEY",)] * _SAMPLED)
+        for reply in replied:
+            if isinstance(reply, RedisError):
+                raise_for(reply, node, "RANDOMKEY")
+        return [reply for reply in replied if isinstance(reply, bytes)]
+
+
+class _Comparison:
+    """One comparison: how many keys of the source were compared, and which differ."""
+
+    def __init__(self, driver: EngineDriver, request: CheckRequest) -> None:
+        self._request = request
+        self._cancel = CancelRequest(within=driver.cancel)
+        self._driver = driver_beside(driver, _ignore, self._cancel)
+        self._settings = comparison_settings(driver)
+        self.keys = 0
+        self.differing: dict[bytes, None] = {}
+
+    def compare(self, names: Sequence[bytes]) -> None:
+        """Compare these keys."""
+        if names:
+            self.keys += self._look(Work(keys=names), 1)
+
+    def scan(self) -> None:
+        """Compare every key of the source."""
+        partitions = [(index, index) for index in range(_PARTITIONS)]
+        self.keys += self._look(Work(partitions=partitions), _PARTITIONS)
+
+    def sweep(self) -> None:
+        """Look for every key of the target at the source."""
+        sides = self._driver.sides
+        facts = discover_target(sides.target, sides.source_facts.server)
+        self._look(Work(settings={"sweeps": sweeps_of(facts)}), 1)
+
+    def look_again(self) -> None:
+        """Compare once more what differs: it may have expired meanwhile."""
+        names, self.differing = list(self.differing), {}
+        if names:
+            self._look(Work(keys=names), 1)
+
+    def _look(self, work: Work, partitions: int) -> int:
+        """Return how many keys were looked at."""
+        settings = {**self._settings, **work.settings}
+        job = self._driver.new_job(replace(work, settings=settings, park_after=_PARK_SECONDS), partitions)
+        self._driver.drive(job, lambda: self._tick(job))
+        self._take(job)
+        counts = job.snapshot().counts  # keys by name are in no count of scanned ones
+        gone = counts.expired + counts.vanished
+        return counts.unchanged + counts.failed + counts.pending + gone
+
+    def _tick(self, job: Job) -> None:
+        self._take(job)
+        if not self._request.is_wanted() or len(self.differing) > _MOST_DIFFERING:
+            self._cancel.ask(immediately=True)
+
+    def _take(self, job: Job) -> None:
+        checkpoint = job.checkpoint()
+        names = chain((each.key for each in checkpoint.failures), (each.key for each in checkpoint.pending))
+        self.differing.update(dict.fromkeys(names))
+
+
+def _ignore(event: Event) -> None:
+    """Tell nothing: what this engine meets, the run's own one meets as well."""

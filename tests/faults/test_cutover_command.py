@@ -1,0 +1,388 @@
+"""`slotferry cutover` as a user runs it: a shop that goes on writing, cut over, abandoned, undone, killed."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
+from tests.command import Outcome, Running, run
+from tests.integration.cutting_over import Load, takes_writes
+from tests.servers.compare import assert_equal
+
+SOURCES = ("redis-6.2", "redis-7.0", "redis-8.0", "valkey-9.1")
+COUNT, AGE = "min-replicas-to-write", "min-replicas-max-lag"
+JOB = "moving"
+
+
+@dataclass
+class Shop:
+    """A source and a cluster, and the journal of the job between them."""
+
+    source: LocalServer
+    cluster: LocalCluster
+    journal: Path
+
+    def migrate(self, *more: str) -> Running:
+        return Running(
+            *("migrate", self.source.url, self.cluster.url, "--follow", "--json", "--progress", "none"),
+            *("--journal", str(self.journal), "--job", JOB, *more),
+        )
+
+    def words(self, *more: str) -> tuple[str, ...]:
+        return ("cutover", JOB, "--journal", str(self.journal), "--json", "--within", "60s", *more)
+
+    def cut_over(self, *more: str) -> Outcome:
+        return run(*self.words(*more))
+
+    def live(self) -> dict[str, Any]:
+        lines = run("jobs", "show", JOB, "--journal", str(self.journal), "--json").lines
+        return next((line for line in lines if line["type"] == "live"), {})
+
+    def wait_following(self, running: Running) -> None:
+        def follows() -> bool:
+            assert not running.ended, running.finish()
+            return self.live().get("state") == "following"
+
+        wait_until(follows, "it does not come to follow", timeout=60)
+
+    def wait_for(self, step: str) -> None:
+        """Wait until the cut-over says that it does this."""
+        wait_until(lambda: str(self.live().get("reason", "")).startswith(step), f"not {step}", timeout=60)
+
+    def assert_counters(self, counts: dict[str, int]) -> None:
+        with self.cluster.client() as target:
+            assert {name: int(target.get(name) or 0) for name in counts} == counts
+
+
+@pytest.fixture
+def shop(source: LocalServer, cluster: LocalCluster, tmp_path: Path) -> Iterator[Shop]:
+    """Return a shop with some stock; the source's settings are put back afterwards."""
+    with source.client() as client:
+        before = {name: client.config_get(name)[name] for name in (COUNT, AGE)}
+        for number in range(500):
+            client.set(f"stock:{number}", number)
+        try:
+            yield Shop(source, cluster, tmp_path / "journal.db")
+        finally:
+            client.client_unpause()
+            for name, value in before.items():
+                client.config_set(name, value)
+
+
+@contextlib.contextmanager
+def following(shop: Shop, *more: str) -> Iterator[Running]:
+    with shop.migrate(*more) as running:
+        shop.wait_following(running)
+        yield running
+
+
+def python(code: str) -> str:
+    """Return a command that runs this."""
+    return f'{sys.executable} -c "{code}"'
+
+
+def settings(client: Redis) -> tuple[str | None, str | None]:
+    return client.config_get(COUNT)[COUNT], client.config_get(AGE)[AGE]
+
+
+@pytest.mark.parametrize("source", SOURCES, indirect=True)
+def test_a_paused_source_under_load_is_cut_over(shop: Shop) -> None:
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(following(shop))
+        load = stack.enter_context(Load(shop.source))
+        load.wait_more(5000)
+        with Running(*shop.words("--hold", "600s")) as asked:
+            shop.wait_for("writes at the source are")
+            acknowledged = dict(load.counts)
+            shop.assert_counters(acknowledged)
+            assert shop.live()["state"] == "cutting_over"
+            assert not takes_writes(shop.source)
+            running.send(signal.SIGINT)  # the hold is over
+            done = running.finish()
+            told = asked.finish()
+    assert (done.code, done.summary["status"]) == (0, "cut_over"), done
+    cutover = done.summary["cutover"]
+    assert {"fence", "write_stop_ms", "checked", "differences", "attempts"} <= cutover.keys()
+    assert cutover["checked"] > 0
+    assert (cutover["differences"], cutover["attempts"]) == (0, 1)
+    assert told.code == 0, told
+    assert told.lines[-1] == {"type": "cutover", "job": JOB, **cutover}
+    steps = [line["step"] for line in told.lines if line.get("state") == "done"]
+    assert steps[:6] == ["lag", "stop", "fence", "clean", "check", "go"]
+    assert any(line["type"] == "cutover_step" for line in done.lines)
+    shop.assert_counters(acknowledged)
+    wait_until(lambda: takes_writes(shop.source), "the source stays paused")
+
+
+@pytest.mark.parametrize("source", SOURCES, indirect=True)
+def test_a_source_that_refuses_writes_is_cut_over_and_undone(shop: Shop) -> None:
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(following(shop))
+        load = stack.enter_context(Load(shop.source))
+        client = stack.enter_context(shop.source.client())
+        before = settings(client)
+        load.wait_more(2000)
+        told = shop.cut_over("--stop-writes", "refuse", "--hold", "0s")
+        assert told.code == 0, told
+        assert running.finish().code == 0
+        wait_until(lambda: load.refused > 0, "no write is refused")
+        load.stop()
+        shop.assert_counters(load.counts)
+        assert told.lines[-1]["written_afterwards"] == 0
+        assert "--undo" in told.lines[-1]["warning"]
+        refused = run("jobs", "discard", JOB, "--journal", str(shop.journal))
+        assert refused.code == 4
+        assert "--undo" in refused.stderr
+        undone = run("cutover", JOB, "--journal", str(shop.journal), "--undo")
+        assert undone.code == 0, undone
+        assert f"{COUNT} of" in undone.stdout
+        assert settings(client) == before
+        assert takes_writes(shop.source)
+        again = run("cutover", JOB, "--journal", str(shop.journal), "--undo")
+        assert (again.code, again.stdout.strip()) == (0, f"nothing is to be undone for {JOB}")
+
+
+def test_writers_that_have_stopped_are_believed_and_checked(shop: Shop) -> None:
+    with following(shop) as running:
+        with Load(shop.source) as load:
+            load.wait_more(1000)
+            told = shop.cut_over("--stop-writes", "none")
+            assert told.code == 3, told  # they have not
+            assert "written since the fence" in told.lines[-1]["reason"]
+            load.wait_more(100)
+        done = shop.cut_over("--stop-writes", "none", "--check", "full", "--hold", "0s")
+        assert done.code == 0, done
+        assert done.lines[-1]["attempts"] == 2
+        assert done.lines[-1]["checked"] >= 500
+        shop.assert_counters(load.counts)
+        assert_equal(shop.source, shop.cluster)
+        assert running.finish().code == 0
+
+
+def test_the_command_decides(shop: Shop, tmp_path: Path) -> None:
+    facts = tmp_path / "facts"
+    with following(shop) as running, Load(shop.source) as load:
+        load.wait_more(500)
+        fails = shop.cut_over("--run", python("import sys; sys.exit('no such service')"))
+        assert fails.code == 3, fails
+        assert "no such service" in fails.lines[-1]["reason"]
+        assert fails.lines[-1]["step"] == "run"
+        assert not running.ended
+        load.wait_more(500)
+        writes = python(f"import os; open('{facts}', 'w').write(os.environ['SLOTFERRY_FENCE'])")
+        done = shop.cut_over("--run", writes, "--hold", "0s")
+        assert done.code == 0, done
+        assert int(facts.read_text()) == done.lines[-1]["fence"]
+        ended = running.finish()
+    assert ended.code == 0, ended
+    reasons = [each["message"] for each in ended.summary["story"] if each["kind"] == "cutover"]
+    assert any("no such service" in reason for reason in reasons)
+    shown = run("jobs", "show", JOB, "--journal", str(shop.journal))
+    assert "cut_over" in shown.stdout
+
+
+def test_a_key_that_somebody_else_has_changed_at_the_target_is_named(shop: Shop) -> None:
+    with following(shop) as running, shop.cluster.client() as target:
+        target.set("stock:7", "theirs")
+        target.set("theirs", 1)
+        told = shop.cut_over("--check", "full")
+        assert told.code == 3, told
+        assert told.lines[-1]["differences"] == 2
+        assert "stock:7" in told.lines[-1]["reason"]
+        assert "theirs" in told.lines[-1]["reason"]
+        assert takes_writes(shop.source)
+        sampled = shop.cut_over("--check", "sample")
+        assert "stock:7" in sampled.lines[-1]["reason"], sampled  # 2,000 looks at 500 keys
+        with shop.source.client() as client:
+            client.set("stock:7", "ours")  # touched, so it is copied again
+            target.delete("theirs")
+        done = shop.cut_over("--check", "full", "--hold", "0s")
+        assert done.code == 0, done
+        assert running.finish().code == 0
+
+
+def test_ctrl_c_abandons_it(shop: Shop, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    waits = python(f"import threading; open('{here}', 'w'); threading.Event().wait()")
+    with following(shop) as running, Load(shop.source) as load:
+        load.wait_more(500)
+        with Running(*shop.words("--run", waits)) as asked:
+            wait_until(here.exists, "the command does not begin")
+            second = shop.cut_over()
+            assert second.code == 4, second
+            assert "under way" in second.stderr
+            asked.send(signal.SIGINT)
+            told = asked.finish()
+        assert told.code == 3, told
+        assert told.lines[-1]["outcome"] == "abandoned"
+        assert "asked" in told.lines[-1]["reason"] or "request" in told.lines[-1]["reason"]
+        load.wait_more(500)
+        assert not running.ended
+        wait_until(lambda: shop.live()["state"] == "following", "it does not go on following")
+        running.send(signal.SIGINT)
+        assert running.finish().code == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_end_of_the_run_abandons_it(shop: Shop, tmp_path: Path, number: signal.Signals) -> None:
+    here = tmp_path / "here"
+    waits = python(f"import threading; open('{here}', 'w'); threading.Event().wait()")
+    with following(shop) as running, Load(shop.source) as load:
+        load.wait_more(500)
+        with Running(*shop.words("--run", waits, "--stop-writes", "refuse")) as asked:
+            wait_until(here.exists, "the command does not begin")
+            running.send(number)
+            ended, told = running.finish(), asked.finish()
+        assert ended.code == 128 + number
+        assert ended.summary["status"] == "interrupted"
+        assert ended.summary["cutover"]["outcome"] == "abandoned"
+        assert told.code == 3, told
+        load.wait_more(500)
+
+
+@pytest.mark.parametrize("stop_writes", ["pause", "refuse"])
+def test_a_run_that_is_killed_leaves_no_source_stopped(shop: Shop, tmp_path: Path, stop_writes: str) -> None:
+    here = tmp_path / "here"
+    waits = python(f"import threading; open('{here}', 'w'); threading.Event().wait(20)")
+    with shop.source.client() as client:
+        before = settings(client)
+        words = shop.words("--run", waits, "--stop-writes", stop_writes)
+        with following(shop) as running, Running(*words) as asked:
+            wait_until(here.exists, "the command does not begin")
+            running.kill()
+            told = asked.finish()
+        assert told.code == 3, told
+        assert "was killed in the step run" in told.lines[-1]["reason"]
+        if stop_writes == "pause":
+            wait_until(lambda: takes_writes(shop.source), "the source stays paused")
+        # Whether the command has switched the application, nobody knows: the next run asks.
+        refused = shop.migrate().finish()
+        assert refused.code == 4, refused
+        assert "--undo" in refused.summary["error"]["hint"]
+        assert takes_writes(shop.source)
+        assert settings(client) == before
+        assert run("cutover", JOB, "--journal", str(shop.journal), "--undo").code == 0
+        with following(shop) as running:
+            assert shop.cut_over("--hold", "0s").code == 0
+            assert running.finish().code == 0
+        assert_equal(shop.source, shop.cluster)
+
+
+def test_a_run_that_is_killed_while_it_compares_is_gone_on_with(shop: Shop) -> None:
+    with shop.source.client() as client:
+        before = settings(client)
+        with following(shop, "--max-keys-per-second", "50") as running:
+            client.set("late", 1)
+            with Running(*shop.words("--stop-writes", "refuse", "--check", "full")) as asked:
+                shop.wait_for("comparing")
+                assert not takes_writes(shop.source)
+                running.kill()
+                told = asked.finish()
+        assert "was killed in the step check" in told.lines[-1]["reason"], told
+        with following(shop) as running:
+            assert settings(client) == before
+            assert takes_writes(shop.source)
+            lines = run("jobs", "show", JOB, "--journal", str(shop.journal), "--json").lines
+            notices = [line["message"] for line in lines if line["type"] == "happening"]
+            assert any("killed in the step check" in notice for notice in notices)
+            assert shop.cut_over("--hold", "0s").code == 0
+            assert running.finish().code == 0
+
+
+def test_what_can_not_be_cut_over_is_told_in_a_sentence(shop: Shop) -> None:
+    unknown = shop.cut_over()
+    assert unknown.code == 2
+    assert "there is no job" in unknown.stderr
+    with shop.migrate("--max-keys-per-second", "10") as running:
+        wait_until(lambda: shop.live().get("keys", {}).get("scanned", 0) > 0, "it does not begin")
+        copies = shop.cut_over()
+        assert (copies.code, "copies still" in copies.stderr) == (4, True), copies
+        assert (
+            run("jobs", "rate", JOB, "--journal", str(shop.journal), "--max-keys-per-second", "none").code
+            == 0
+        )
+        shop.wait_following(running)
+        assert shop.cut_over("--check", "half").code == 2
+        assert run("jobs", "pause", JOB, "--journal", str(shop.journal)).code == 0
+        paused = shop.cut_over()
+        assert (paused.code, "is paused" in paused.stderr) == (4, True), paused
+        assert run("jobs", "resume", JOB, "--journal", str(shop.journal)).code == 0
+        running.send(signal.SIGINT)
+        assert running.finish().code == 130
+    stopped = shop.cut_over()
+    assert (stopped.code, "is not running" in stopped.stderr) == (4, True), stopped
+    with following(shop) as running:
+        assert shop.cut_over("--hold", "0s").code == 0
+        assert running.finish().code == 0
+    done = shop.cut_over()
+    assert (done.code, "is cut over already" in done.stderr) == (4, True), done
+    again = shop.migrate().finish()
+    assert (again.code, again.summary["error"]["kind"]) == (4, "refused")
+    assert "cut over already" in again.summary["error"]["message"]
+
+
+def test_a_job_that_only_copies_is_not_cut_over(shop: Shop) -> None:
+    words = ("migrate", shop.source.url, shop.cluster.url, "--job", JOB, "--journal", str(shop.journal))
+    with Running(*words, "--max-keys-per-second", "10") as running:
+        wait_until(lambda: bool(shop.live()) or running.ended, "it does not begin")
+        told = shop.cut_over()
+        assert told.code == 4
+        assert "does not follow its source" in told.stderr
+
+
+def test_a_lag_that_stays_is_told_from_a_failure(shop: Shop) -> None:
+    with following(shop) as running, shop.source.client() as client:
+        slow = ("--journal", str(shop.journal), "--max-keys-per-second", "1")
+        assert run("jobs", "rate", JOB, *slow).code == 0
+        for number in range(100):
+            client.set(f"slow:{number}", 1)
+        wait_until(lambda: shop.live()["follow"]["lag_seconds"] > 1, "there is no lag")
+        words = ("cutover", JOB, "--journal", str(shop.journal), "--json", "--within", "200ms")
+        told = run(*words, "--max-lag", "0.1s")
+        assert told.code == 3, told
+        assert told.lines[-1]["outcome"] == "not_ready"
+        assert told.lines[-1]["write_stop_ms"] is None
+        assert "still waiting for the lag" in told.lines[-1]["reason"]
+        assert not running.ended
+
+
+def test_a_command_that_switches_slots_nothing_after_go(shop: Shop) -> None:
+    """What the application writes to the target after *go* stays, whatever the source says."""
+    with contextlib.ExitStack() as stack:
+        running = stack.enter_context(following(shop))
+        target = stack.enter_context(shop.cluster.client())
+        client = stack.enter_context(shop.source.client())
+        client.set("basket", "old")
+        with Running(*shop.words("--stop-writes", "none", "--hold", "600s")) as asked:
+            shop.wait_for("writes at the source are")
+            target.set("basket", "new")
+            client.set("basket", "late")
+            wait_until(lambda: "lost" in shop.live().get("reason", ""), "the write is not seen")
+            running.send(signal.SIGINT)
+            assert running.finish().code == 0
+            told = asked.finish()
+        assert told.lines[-1]["written_afterwards"] == 1
+        assert target.get("basket") == b"new"
+
+
+def test_lines_for_people(shop: Shop) -> None:
+    with following(shop) as running:
+        words = [word for word in shop.words("--hold", "0s") if word != "--json"]
+        told = subprocess.run([*_command(), *words], capture_output=True, text=True, check=True)
+        assert "job moving: cut over: writes were stopped for" in told.stdout
+        assert " s  fence  ok  the fence is " in told.stderr
+        assert running.finish().code == 0
+
+
+def _command() -> list[str]:
+    return [str(Path(sys.executable).with_name("slotferry"))]
