@@ -10,7 +10,7 @@ from slotferry import errors
 from slotferry._core import __version__, key_slot, key_slots
 
 if TYPE_CHECKING:
-    from slotferry.api.migration import Keys, Migration, Options, Report
+    from slotferry.api.migration import CutoverOptions, CutoverReport, Keys, Migration, Options, Report
     from slotferry.api.resharding import Plan, plan_reshard
     from slotferry.api.verification import Difference, Verification, VerifyOptions, VerifyReport
     from slotferry.preflight.check import CheckOptions, check
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckOptions",
     "CheckReport",
+    "CutoverOptions",
+    "CutoverReport",
     "Difference",
     "Keys",
     "Migration",
@@ -37,7 +39,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(("Keys", "Migration", "Options", "Report"), "slotferry.api.migration"),
+    **dict.fromkeys(
+        ("CutoverOptions", "CutoverReport", "Keys", "Migration", "Options", "Report"),
+        "slotferry.api.migration",
+    ),
     **dict.fromkeys(("CheckOptions", "check"), "slotferry.preflight.check"),
     "CheckReport": "slotferry.preflight.report",
     **dict.fromkeys(("Plan", "plan_reshard"), "slotferry.api.resharding"),

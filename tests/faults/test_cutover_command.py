@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from slotferry import CutoverOptions, Migration, Options
+from slotferry.errors import RefusedError
+from slotferry.model.events import CutoverStep
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import Outcome, Running, run
 from tests.integration.cutting_over import Load, takes_writes
@@ -386,3 +389,90 @@ def test_lines_for_people(shop: Shop) -> None:
 
 def _command() -> list[str]:
     return [str(Path(sys.executable).with_name("slotferry"))]
+
+
+def test_it_cuts_over_by_itself_when_it_is_ready(shop: Shop, tmp_path: Path) -> None:
+    switched = tmp_path / "switched"
+    switches = python(f"open('{switched}', 'x')")
+    words = ("--cutover-when-ready", "--window", "00:00-24:00", "--stop-writes", "refuse", "--hold", "0s")
+    with shop.migrate(*words, "--within", "60s", "--run", switches) as running, Load(shop.source) as load:
+        done = running.finish()
+        assert (done.code, done.summary["status"]) == (0, "cut_over"), done
+        assert switched.exists()
+        wait_until(lambda: load.refused > 0, "no write is refused")
+        load.stop()
+        shop.assert_counters(load.counts)
+    (listed,) = run("jobs", "list", "--journal", str(shop.journal), "--json").lines
+    assert listed["status"] == "cut_over"
+    assert listed["cutover"]["fence"] == done.summary["cutover"]["fence"]
+
+
+def test_what_fails_by_itself_is_tried_again(shop: Shop, tmp_path: Path) -> None:
+    tried = tmp_path / "tried"
+    fails_once = python(
+        f"import os, sys; there = os.path.exists('{tried}'); open('{tried}', 'w'); sys.exit(not there)"
+    )
+    words = ("--cutover-when-ready", "--hold", "0s", "--within", "60s", "--run", fails_once)
+    with shop.migrate(*words) as running:
+        done = running.finish()
+    assert done.code == 0, done
+    assert done.summary["cutover"]["attempts"] == 2
+    assert any("trying again" in line["message"] for line in done.lines if line["type"] == "notice")
+    cutovers = [
+        line
+        for line in run("jobs", "show", JOB, "--journal", str(shop.journal), "--json").lines
+        if line["type"] == "cutover"
+    ]
+    assert [cutover["outcome"] for cutover in cutovers] == ["abandoned", "cut_over"]
+    assert "exited with 1" in cutovers[0]["reason"]
+
+
+def test_jobs_list_and_show_tell_why_it_was_not_done(shop: Shop) -> None:
+    with following(shop) as running:
+        assert shop.cut_over("--run", "/no/such/command").code == 3
+        listed = run("jobs", "list", "--journal", str(shop.journal)).stdout
+        assert "not cut over: the command /no/such/command can't be started" in listed
+        shown = run("jobs", "show", JOB, "--journal", str(shop.journal)).stdout
+        assert "abandoned in the step run, attempt 1, writes were stopped for" in shown
+        running.send(signal.SIGINT)
+        running.finish()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--follow", "--run", "true"), "--run is given without --cutover-when-ready"),
+        (("--cutover-when-ready",), "--follow"),
+        (("--follow", "--window", "01:00-02:00"), "--window"),
+        (("--follow", "--cutover-when-ready", "--window", "1-2"), "--window"),
+        (("--follow", "--cutover-when-ready", "--run", "'"), "--run"),
+        (("--follow", "--cutover-when-ready", "--within", "0s"), "--within"),
+    ],
+)
+def test_options_that_make_no_sense_for_a_run(words: tuple[str, ...], named: str) -> None:
+    told = run("migrate", "redis://127.0.0.1:1", "redis://127.0.0.1:2", *words)
+    assert told.code == 2, told
+    assert named in told.stderr
+    assert told.stderr.count("\n") == 2
+
+
+def test_python_cuts_over_too(shop: Shop) -> None:
+    options = Options(follow=True, journal=shop.journal, job=JOB)
+    steps: list[CutoverStep] = []
+    with Migration(shop.source.url, shop.cluster.url, options) as migration:
+        with pytest.raises(RefusedError, match="or not yet"):
+            migration.cutover()
+        migration.start()
+        wait_until(lambda: (lag := migration.lag) is not None and lag.connected, "it is not attached")
+        wait_until(lambda: shop.live().get("state") == "following", "it does not follow")
+        events = migration.events()
+        failed = migration.cutover(CutoverOptions(within=60, run="/no/such/command"))
+        assert (failed.outcome, failed.exit_code) == ("abandoned", 3)
+        done = migration.cutover(CutoverOptions(within=60, hold=0, check="full"))
+        assert done.is_done
+        assert done.checked == 500
+        steps = [event for event in events if isinstance(event, CutoverStep)]
+        report = migration.result()
+    assert (report.status, report.ok, report.exit_code) == ("cut_over", True, 0)
+    assert report.cutover == done
+    assert [step.step for step in steps if step.state == "failed"] == ["run"]

@@ -18,18 +18,19 @@ from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
 
-from slotferry.errors import MigrationInterrupted, UsageError
+from slotferry.errors import MigrationInterrupted, RefusedError, UsageError
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.controls import Rates
 from slotferry.jobs.options import Options
 from slotferry.migrate.following.follower import Lag
 from slotferry.migrate.session import Session, as_our_error, status_of
 from slotferry.model.counts import Keys
+from slotferry.model.cutover import CutoverOptions, CutoverReport
 from slotferry.model.events import CheckpointSaved, Event, Progress, RunEnded
 from slotferry.model.report import Report
 from slotferry.net.endpoints import Endpoint, parse_endpoint
 
-__all__ = ["Keys", "Lag", "Migration", "Options", "Report"]
+__all__ = ["CutoverOptions", "CutoverReport", "Keys", "Lag", "Migration", "Options", "Report"]
 
 
 class Migration:
@@ -136,6 +137,27 @@ class Migration:
     def lag(self) -> Lag | None:
         """How far the target is behind a followed source, in any thread; None while none is followed."""
         return self._session.followed.lag
+
+    def cutover(self, options: CutoverOptions | None = None) -> CutoverReport:
+        """Cut over a run that follows, and wait for what comes of it, its hold included; in any thread.
+
+        Steps are told as events `CutoverStep`; after a cut-over that is done (`CutoverReport.is_done`), the
+        run ends with the status `cut_over`. Raises `RefusedError` for a run that does not follow yet or
+        copies still, or while another cut-over goes on. An exception that interrupts the waiting abandons it.
+        """
+        cutovers = self._session.followed.cutovers
+        if cutovers is None:
+            raise RefusedError(
+                f"the job {self.job} does not follow its source, or not yet",
+                hint="give Options(follow=True), and wait until it follows",
+            )
+        attempt = cutovers.begin(options or CutoverOptions())
+        try:
+            attempt.ended.wait()
+        except BaseException:
+            attempt.abandon()
+            raise
+        return attempt.result()
 
     def pause(self) -> None:
         """Read nothing more until `resume`; what is under way is finished. Returns at once, in any thread."""

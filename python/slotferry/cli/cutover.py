@@ -26,7 +26,7 @@ _EPILOG = """\
 \b
 Examples:
   slotferry cutover nightly
-  slotferry cutover nightly --run './switch-application --to cluster'
+  slotferry cutover nightly --run './switch-application cluster'
   slotferry cutover nightly --stop-writes refuse --within 5s --check sample
   slotferry cutover nightly --stop-writes none        # the writers are stopped already
   slotferry cutover nightly --undo                    # let a source that refuses writes take them again

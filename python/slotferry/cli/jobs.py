@@ -89,6 +89,7 @@ def jobs() -> None:
 @json_option
 def list_jobs(journal: Path | None, as_json: bool) -> None:
     """List the jobs, the one that changed last first."""
+    from slotferry.cli.job_following import following, shown_status
     from slotferry.cli.reshard import recorded
     from slotferry.report.columns import align
 
@@ -100,7 +101,7 @@ def list_jobs(journal: Path | None, as_json: bool) -> None:
         return
     with opened:
         found = [
-            (record.updated, {**_job_dict(path, record), **_following(path, record)})
+            (record.updated, {**_job_dict(path, record), **following(path, record)})
             for record in shown_jobs(opened.jobs())
         ]
     found += recorded.job_dicts(path)
@@ -117,7 +118,7 @@ def list_jobs(journal: Path | None, as_json: bool) -> None:
     rows = [
         (
             *(str(record[name]) for name in ("job", "kind")),
-            _shown_status(record),
+            shown_status(record),
             *_figures(record),
             str(record["runs"]),
             local_time(updated),
@@ -125,22 +126,6 @@ def list_jobs(journal: Path | None, as_json: bool) -> None:
         for updated, record in found
     ]
     click.echo("\n".join(align([heads, *rows], numbers=(3, 4, 5, 6, 7))))
-
-
-def _following(path: Path, record: JobRecord) -> dict[str, Any]:
-    """Return what a job that follows its source at this moment is shown with besides."""
-    from slotferry.jobs.control_socket import live_status
-
-    if record.setup.follow is None or record.status != "running":
-        return {}
-    live = live_status(path, record.name)
-    return {} if live is None else {"state": live["state"], "follow": live["follow"]}
-
-
-def _shown_status(record: dict[str, Any]) -> str:
-    if record.get("state") != "following":
-        return str(record["status"])
-    return f"following, {record['follow']['lag_seconds']:.1f} s behind"
 
 
 def _figures(record: dict[str, Any]) -> tuple[str, ...]:
@@ -307,12 +292,14 @@ def _job_dict(path: Path, record: JobRecord) -> dict[str, Any]:
 
 
 def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
+    from slotferry.cli.job_following import cutover_dicts
     from slotferry.jobs.control_socket import live_status
 
     live = live_status(path, record.name)
     lines: Iterator[dict[str, Any]] = chain(
         [_job_dict(path, record)],
         [] if live is None else [{**live, "type": "live"}],
+        ({"type": "cutover", "job": record.name, **cutover} for cutover in cutover_dicts(path, record)),
         (
             {
                 "type": "run",
@@ -355,6 +342,7 @@ def _failure_dicts(journal: Journal, record: JobRecord, limit: int) -> Iterator[
 
 
 def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
+    from slotferry.cli.job_following import cutover_rows
     from slotferry.jobs.control_socket import live_status
     from slotferry.report.columns import align
     from slotferry.report.live import live_rows
@@ -373,6 +361,7 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
         *([] if setup.follow is None else [("follows", "the source, after the copy")]),
         ("status", _status(path, record.name, record.status)),
         *([] if live is None else live_rows(live)),
+        *cutover_rows(path, record),
         ("source", setup.source),
         ("target", setup.target),
         ("compares", what_is_compared(record)) if verifies else ("on-conflict", setup.on_conflict),

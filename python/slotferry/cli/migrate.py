@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.common.command import note_config
+from slotferry.cli.common.cutover_options import CUTOVER_OPTIONS, cutover_options, take_cutover_options
 from slotferry.cli.common.ending import ending_signals, meaning
 from slotferry.cli.common.passwords import File
 from slotferry.cli.common.selection import (
@@ -44,6 +45,7 @@ from slotferry.report import Display, choose_display
 
 if TYPE_CHECKING:
     from slotferry.api.migration import Migration, Report
+    from slotferry.model.cutover import CutoverOptions
 
 
 def load_config_file(context: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -77,6 +79,8 @@ Examples:
   slotferry migrate unix:///run/redis.sock redis://new1:7000 --dry-run
   slotferry migrate redis://old:6379 redis://new1:7000 --verify
   slotferry migrate redis://old:6379 redis+cluster://new1:7000 --follow
+  slotferry migrate redis://old:6379 redis+cluster://new1:7000 --follow --cutover-when-ready \\
+      --window 02:00-04:00 --run './switch-application'
   slotferry migrate redis://old:6379 redis://new1:7000 --max-keys-per-second 20000 --pause-above-latency 20
   slotferry migrate redis://old:6379 redis+cluster://new1:7000 --wait-replicas 1
   slotferry migrate --config nightly.toml --json --report summary.json
@@ -206,6 +210,18 @@ Exit codes:
     help="With --follow, when the source's database is emptied or swapped: end, or do the same to the target "
     "by a comparison of both sides.",
 )
+@click.option(
+    "--cutover-when-ready",
+    is_flag=True,
+    help="With --follow, cut over by itself once that may succeed, as 'slotferry cutover' does; what fails "
+    "is tried again, at ever longer distances.",
+)
+@click.option(
+    "--window",
+    metavar="TIMES",
+    help="Cut over by itself between these times alone, such as 02:00-04:00 by this machine's clock.",
+)
+@cutover_options
 @click.option("--verify", is_flag=True, help="Compare both sides afterwards, as 'slotferry verify' does.")
 @click.option("--dry-run", is_flag=True, help="Look, count and say what would be done; write nothing.")
 @click.option("--report", type=File, help="Write the summary (JSON) to this file at the end.")
@@ -267,9 +283,26 @@ def _migration(source: str, target: str, **parameters: Any) -> Migration:
     from slotferry.api.migration import Migration, Options
 
     _refuse_policy(parameters)
+    wanted = _take_cutover(parameters)
     settings = side_settings(parameters)
     settings |= selection_settings(parameters) | database_settings(parameters)
-    return Migration(source, target, Options(**settings, **parameters))
+    return Migration(source, target, Options(**settings, **parameters, cutover_when_ready=wanted))
+
+
+def _take_cutover(parameters: dict[str, Any]) -> CutoverOptions | None:
+    """Take how it is cut over by itself; None where it is not. Raises `UsageError` for options in vain."""
+    wanted, options = parameters.pop("cutover_when_ready"), take_cutover_options(parameters)
+    if wanted:
+        return options
+    context = click.get_current_context()
+    for name in CUTOVER_OPTIONS:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
+            option = name.replace("_", "-")
+            raise UsageError(
+                f"--{option} is given without --cutover-when-ready",
+                hint="give both, or give it to 'slotferry cutover' later",
+            )
+    return None
 
 
 def _refuse_policy(parameters: dict[str, Any]) -> None:

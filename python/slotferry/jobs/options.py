@@ -17,6 +17,8 @@ from slotferry.jobs.limits import MAX_WAIT_REPLICAS, MAX_WAIT_TIMEOUT, MIN_BIG_K
 from slotferry.jobs.names import check_job_name, default_journal_path
 from slotferry.jobs.partitions import MAX_PARTITIONS, is_partition_count
 from slotferry.model.address import Password
+from slotferry.model.cutover import CutoverOptions
+from slotferry.model.day_window import DayWindow
 from slotferry.net.address_map import AddressMap
 from slotferry.net.endpoints import Tls
 
@@ -55,6 +57,9 @@ class Options(KeyChoice):
         is `replace` then.
     on_flush: what to do when the source's database is emptied or swapped while it is followed: `stop`, or
         `apply` it by a comparison of both sides, which deletes what the source lacks.
+    cutover_when_ready: with `follow`, cut over by itself once that may succeed, as these options say; what
+        fails is tried again. None: when `Migration.cutover` or `slotferry cutover` asks for it.
+    window: cut over by itself in this time of the day alone, such as `02:00-04:00` by the machine's clock.
     memory_limit: the byte budget for keys and payloads in flight.
     retry_for: how many seconds an unreachable server or unavailable slot is tried again.
     max_keys_per_second, max_bytes_per_second: what is read from the source in a second at the most; None: no
@@ -90,6 +95,8 @@ class Options(KeyChoice):
     functions: bool = True
     follow: bool = False
     on_flush: OnFlush = "stop"
+    cutover_when_ready: CutoverOptions | None = None
+    window: str | None = None
     memory_limit: int = 64 << 20
     retry_for: float = 300.0
     max_keys_per_second: int | None = None
@@ -210,6 +217,12 @@ def _check_follow(options: Options) -> None:
     """Raise `OptionError` for options that do not go together with `follow`."""
     if options.on_flush not in get_args(OnFlush):
         raise OptionError("{on_flush} is {value!r}", hint="use stop or apply", value=options.on_flush)
+    if options.window is not None:
+        DayWindow.parse(options.window)
+        if options.cutover_when_ready is None:
+            raise OptionError("{window} is given without {cutover_when_ready}", hint="give both")
+    if options.cutover_when_ready is not None and not options.follow:
+        raise OptionError("{cutover_when_ready} is given without {follow}", hint="give both")
     if not options.follow:
         return
     if options.on_conflict == "skip":

@@ -21,10 +21,12 @@ from slotferry.migrate.cutover.attempts import Cutovers
 from slotferry.migrate.cutover.check import BothSides
 from slotferry.migrate.cutover.recovery import recover
 from slotferry.migrate.cutover.settings import put_back
+from slotferry.migrate.cutover.unattended import WhenReady
 from slotferry.migrate.following.follower import Handler, Lag
 from slotferry.migrate.following.run_follower import RunFollower
 from slotferry.migrate.following.runner import FollowRunner
 from slotferry.model.cutover import CutoverReport
+from slotferry.model.day_window import DayWindow
 from slotferry.model.events import Notice
 from slotferry.model.follow import FollowProgress
 
@@ -117,7 +119,14 @@ class FollowedRun:
         records, check = CutoverRecords(path, self._job), BothSides(driver, path, self._job)
         self.cutovers = cutovers = Cutovers(follower, records, check, self._emit, driver.cancel)
         self.handlers["cutover"] = cutovers.answer
-        self._runner = FollowRunner(journal, self._job, driver, accounting, follower, cutovers.tell)
+        when_ready = self._when_ready(follower, cutovers)
+
+        def attend() -> None:
+            cutovers.tell()
+            if when_ready is not None:
+                when_ready.look()
+
+        self._runner = FollowRunner(journal, self._job, driver, accounting, follower, attend)
         try:
             self._runner.run()
         except SlotferryError as error:
@@ -127,3 +136,13 @@ class FollowedRun:
                 self._emit(Notice(f"after the cut-over: {error}"))
         finally:
             cutovers.end()
+
+    def _when_ready(self, follower: RunFollower, cutovers: Cutovers) -> WhenReady | None:
+        """Return what cuts over by itself, where that is asked for."""
+        wanted, window = self._options.cutover_when_ready, self._options.window
+        if wanted is None:
+            return None
+        when = "" if window is None else f" between {window.replace('-', ' and ')}"
+        self._emit(Notice(f"it is cut over by itself as soon as it is ready{when}"))
+        parsed = None if window is None else DayWindow.parse(window)
+        return WhenReady(follower, cutovers.begin, wanted, parsed, self._emit)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_MARKS = {"begun": "…", "done": "ok", "failed": "!!"}
+_MARKS = {"begun": "..", "done": "ok", "failed": "!!"}
 
 
 def describe_step(step: str, state: str, message: str, seconds: float) -> str:
