@@ -151,6 +151,8 @@ def test_a_source_that_refuses_writes_is_cut_over_and_undone(shop: Shop) -> None
         assert f"{COUNT} of" in undone.stdout
         assert settings(client) == before
         assert takes_writes(shop.source)
+        other = run("cutover", JOB, "--journal", str(shop.journal), "--undo", "--source", "redis://other:1")
+        assert (other.code, "the source of the job" in other.stderr) == (2, True), other
         again = run("cutover", JOB, "--journal", str(shop.journal), "--undo")
         assert (again.code, again.stdout.strip()) == (0, f"nothing is to be undone for {JOB}")
 
