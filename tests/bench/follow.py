@@ -1,6 +1,6 @@
 """Following a live source: does it keep up, how far behind is it, and what does it cost whom.
 
-    .venv/bin/python tests/bench/follow.py [--keys N] [--seconds S] [--share 0.5] [--touched N]
+    .venv/bin/python tests/bench/follow.py [--keys N] [--seconds S] [--touched N] [--cutovers N]
 
 Invariant: the lag is seen from outside: a key that is written at the source every so often, and when it
 is at the target. CPU is the operating system's for each process; what a plain replica costs the source is
@@ -13,8 +13,10 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,10 +33,11 @@ from slotferry.testing.servers import LocalServer, wait_until
 from tests.bench.bed import Bed
 from tests.command import Running, run
 from tests.servers.kinds import available, on_path_or_embedded
-from tests.servers.raw import connect
+from tests.servers.raw import connect, encode
 
 _WRITER = Path(__file__).with_name("paced_writer.py")
 _PROBE_SECONDS = 0.02
+_CUTOVER_RATE = 5_000  # writes a second
 _PROBE = "probe:lag"
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -52,9 +55,11 @@ def main() -> None:
                 client.config_set(name, value)
         alone = _alone(bed, options.keys)
         report["alone_writes_per_second"] = round(alone)
-        for distribution in ("uniform", "zipf"):
+        for distribution in ("uniform", "zipf") if options.seconds else ():
             rate = options.rate or alone * options.share
             report[distribution] = _keep_up(bed, options, rate, distribution)
+        if options.cutovers:
+            report["cutovers"] = _cut_over_again_and_again(bed, options)
         if options.touched:
             report["touched"] = _many_touched(bed, options.touched)
     print(json.dumps(report) if options.json else _shown(report))
@@ -63,11 +68,15 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--keys", type=int, default=1_000_000, help="that the writes are spread over")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement; 0: none")
     parser.add_argument("--share", type=float, default=0.5, help="of what redis-benchmark writes alone")
     parser.add_argument("--rate", type=float, default=0.0, help="writes a second, instead of --share")
     parser.add_argument(
         "--touched", type=int, default=0, metavar="KEYS", help="touch so many while it is paused"
+    )
+    parser.add_argument("--cutovers", type=int, default=0, metavar="N", help="so many, under 5,000 writes/s")
+    parser.add_argument(
+        "--large", type=int, default=0, metavar="MEMBERS", help="of large keys that never rest"
     )
     parser.add_argument("--source-version", metavar="KIND", help="another source, such as redis-6.2")
     parser.add_argument("--json", action="store_true")
@@ -145,6 +154,88 @@ def _many_touched(bed: Bed, keys: int) -> dict[str, Any]:
         "peak_memory_mb": round(peak / 1e6, 1),
         "copied_per_second": round(keys / seconds),
     }
+
+
+def _cut_over_again_and_again(bed: Bed, options: argparse.Namespace) -> dict[str, Any]:
+    """Return for how long writes were stopped, with the touched keys compared."""
+    stops, checked = [], []
+    load = (str(_CUTOVER_RATE), "600", "--keys", str(options.keys))
+    for _ in range(options.cutovers):
+        bed.fill(options.keys, value_size=100)
+        if options.large:
+            _add_large_keys(bed, options.large)
+        bed.empty_cluster()
+        with _following(bed) as (running, journal), _busy_large_keys(bed, options.large):
+            writer = subprocess.Popen([sys.executable, str(_WRITER), bed.source.address, *load])
+            try:
+                _wait_written(journal, _CUTOVER_RATE)
+                job = ("bench", "--journal", str(journal), "--json", "--hold", "1s", "--within", "60s")
+                done = run("cutover", *job)
+            finally:
+                writer.kill()
+                writer.wait()
+            report = done.lines[-1]
+            if done.code or report["outcome"] != "cut_over" or running.finish().code:
+                raise SystemExit(f"no cut-over: {done.stderr or report}")
+            stops.append(report["write_stop_ms"])
+            checked.append(report["checked"])
+    return {
+        "times": len(stops),
+        "writes_stopped_ms_median": round(statistics.median(stops), 1),
+        "writes_stopped_ms_worst": round(max(stops), 1),
+        "keys_compared_median": round(statistics.median(checked)),
+    }
+
+
+def _wait_written(journal: Path, writes: int) -> None:
+    wait_until(lambda: _live(journal)["writes"] > writes, "no writes", timeout=60)
+
+
+def _add_large_keys(bed: Bed, members: int) -> None:
+    with connect(bed.source) as connection:
+        for at in range(0, members, 1000):
+            span = range(at, min(members, at + 1000))
+            connection.pipeline_checked(
+                [
+                    encode("ZADD", "large:zset", *(part for n in span for part in (n, f"member:{n}"))),
+                    encode("HSET", "large:hash", *(part for n in span for part in (f"field:{n}", n))),
+                    encode("RPUSH", "large:list", *span),
+                    *(encode("XADD", "large:stream", f"{n + 1}-1", "n", n) for n in span),
+                ]
+            )
+        for group in ("one", "two"):
+            connection.execute("XGROUP", "CREATE", "large:stream", group, "0")
+
+
+@contextlib.contextmanager
+def _busy_large_keys(bed: Bed, members: int) -> Iterator[None]:
+    """Write to each of them two hundred times a second."""
+    stop = threading.Event()
+
+    def write() -> None:
+        chosen = random.Random(1)
+        with connect(bed.source) as connection:
+            while not stop.wait(0.005):
+                n = chosen.randrange(members)
+                connection.pipeline_checked(
+                    [
+                        encode("ZINCRBY", "large:zset", 1, f"member:{n}"),
+                        encode("HINCRBY", "large:hash", f"field:{n}", 1),
+                        encode("LMOVE", "large:list", "large:list", "LEFT", "RIGHT"),
+                        encode("XADD", "large:stream", "*", "n", n),
+                        encode("XREADGROUP", "GROUP", "one", "c", "COUNT", 1, "STREAMS", "large:stream", ">"),
+                    ]
+                )
+
+    thread = threading.Thread(target=write)
+    if members:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        if members:
+            thread.join()
 
 
 @contextlib.contextmanager
