@@ -26,9 +26,11 @@ pub(crate) fn stream_keys<'py>(
     reader
         .read(stream, |effect, offset, _| {
             let kind = match effect {
-                Effect::Key { database, name } => {
+                Effect::Key { database, name }
+                | Effect::KeyInPart { database, name, .. }
+                | Effect::Elements { database, name, .. } => {
                     touched.push((offset, database, PyBytes::new(py, name)));
-                    return;
+                    return false;
                 }
                 Effect::Flushed(_) => "flushed",
                 Effect::Swapped(..) => "swapped",
@@ -43,6 +45,7 @@ pub(crate) fn stream_keys<'py>(
                 b""
             };
             others.push((offset, kind, PyBytes::new(py, text)));
+            false
         })
         .map_err(|error| usage(error.to_string()))?;
     let (start, database) = reader.start();

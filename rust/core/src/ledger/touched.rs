@@ -246,6 +246,43 @@ impl Touched {
         taken
     }
 
+    /// A key is read from here on: its touches up to now are forgotten. Returns the first of them, if it is not being
+    /// copied, as it is not in the set any more.
+    pub fn withdraw(&mut self, key: &[u8]) -> Option<Touch> {
+        let &id = self.index.get(key)?;
+        if let Copying::Yes { again } = &mut self.entries[id as usize].copy {
+            *again = None;
+            return None;
+        }
+        let entry = self.entries.remove(id as usize);
+        self.owed.remove(&id);
+        self.bytes -= entry.key.len() + ENTRY_BYTES;
+        self.index.remove(&entry.key);
+        Some(entry.touch)
+    }
+
+    /// As [`Self::touch`], for a touch that may be older than those that came before.
+    pub fn touch_before(&mut self, key: &[u8], slot: u16, touch: Touch) {
+        if !self.index.contains_key(key) {
+            self.touch(key, slot, touch);
+        }
+        let Some(&id) = self.index.get(key) else {
+            // No room: its slot is in doubt.
+            self.doubt(slot, touch);
+            return;
+        };
+        let entry = &mut self.entries[id as usize];
+        match &mut entry.copy {
+            Copying::No if entry.touch.offset <= touch.offset => {}
+            Copying::No => entry.touch = touch,
+            Copying::Yes { again } => *again = earlier(*again, Some(touch)),
+        }
+        if !entry.owed {
+            // Its touch is older than those that are fresh.
+            self.again.insert((touch.offset, id));
+        }
+    }
+
     /// Whether there may be a key to take.
     pub fn has_ready(&self) -> bool {
         !self.again.is_empty() || !self.fresh.is_empty() || !self.owed.is_empty()

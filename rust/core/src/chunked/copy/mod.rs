@@ -3,9 +3,11 @@
 //! Invariant: a large key is in exactly one place, the queue or the worker's hands, until it is settled; its page
 //! stays open until then. At most a few parts are held in memory.
 
+mod elements;
 mod existing;
 mod groups;
 mod one_key;
+mod rounds;
 mod second_look;
 mod source;
 mod stream;
@@ -299,7 +301,7 @@ impl Engine {
     ) -> Option<Ended> {
         self.shared.ledger().set_big_position(&big.source, None);
         copy.source.begin();
-        let is_followed = self.is_followed(big.page);
+        let is_followed = self.follow.is_some();
         if changes
             >= if is_followed {
                 MOST_FOLLOWED_CHANGES

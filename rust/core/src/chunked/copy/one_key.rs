@@ -136,6 +136,11 @@ impl Copy<'_> {
             }
             return Ok(Done::Settled(outcome, 0));
         }
+        if self.moves(look.kind)
+            && let Some(done) = self.copy_moving(&look, &temporary).await?
+        {
+            return Ok(done);
+        }
         if look.kind == Kind::String {
             let (length, limits) = (look.length, self.engine.spec.target_limits);
             let limit = self.engine.spec.big_key_bytes.unwrap_or(u64::MAX);
@@ -280,7 +285,7 @@ impl Copy<'_> {
     }
 
     /// Write a chunk, in as many transactions as the target's limits ask for.
-    async fn write_pieces(
+    pub(crate) async fn write_pieces(
         &mut self,
         temporary: &[u8],
         progress: &Progress,
@@ -448,7 +453,7 @@ impl Copy<'_> {
             return Err(Stop::Drained);
         }
         let follow = self.engine.follow.as_ref();
-        if follow.is_some_and(|follow| follow.is_touched_again(&self.big.source)) {
+        if follow.is_some_and(|follow| follow.is_touched_since(self.big.page, &self.big.source)) {
             return Err(Stop::Changed("it is written meanwhile"));
         }
         Ok(())

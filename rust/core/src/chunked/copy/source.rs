@@ -223,6 +223,18 @@ impl Copy<'_> {
         }
     }
 
+    /// Whether the source tells when fields expire.
+    pub(crate) async fn tells_field_ttls(&mut self, key: &[u8]) -> Attempt<bool> {
+        if let Some(known) = self.source.has_field_ttls {
+            return Ok(known);
+        }
+        let question = Commands::one(&[b"HPEXPIRETIME", key, b"FIELDS", b"1", b""]);
+        let reply = self.call_source(question).await?.pop();
+        let known = !reply.as_ref().is_some_and(parts::is_unknown_command);
+        self.source.has_field_ttls = Some(known);
+        Ok(known)
+    }
+
     /// How often the source has forked; `None` while a child is at work, or where it does not tell.
     async fn forks(&mut self) -> Attempt<Option<u64>> {
         let mut commands = Commands::one(&[b"INFO", b"stats"]);

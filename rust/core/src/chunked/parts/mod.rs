@@ -24,7 +24,7 @@ pub(crate) const CHUNK_BYTES: usize = 128 * 1024;
 const REST: u32 = 6;
 
 /// What HPEXPIRETIME says of a field that is not there (any more).
-const GONE: i64 = -2;
+pub(crate) const GONE: i64 = -2;
 
 /// What a chunk may be at most, about.
 #[derive(Debug, Clone, Copy)]

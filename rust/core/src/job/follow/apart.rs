@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use super::Follow;
+use crate::chunked::parts::Kind;
 use crate::job::control::Event;
 use crate::job::engine::Engine;
 use crate::ledger::checkpoint::{FollowMark, PageId};
@@ -13,14 +14,31 @@ use crate::text::shown;
 /// What stands in the place of a large key's position: it is to be copied whole, whatever the mark says.
 const OWED: &str = "owed";
 
+/// The same, and behind it the type, of a key that is at the target as of the mark and is followed by its elements.
+const FOLLOWED: &str = "followed ";
+
 /// As text for the journal.
-pub(super) fn texts(owed: Vec<Vec<u8>>) -> Arc<[(Vec<u8>, String)]> {
-    owed.into_iter().map(|key| (key, OWED.to_owned())).collect()
+pub(super) fn texts<'a>(
+    owed: &[Vec<u8>],
+    followed: impl Iterator<Item = (&'a [u8], Kind)>,
+) -> Arc<[(Vec<u8>, String)]> {
+    let owed = owed.iter().map(|key| (key.clone(), OWED.to_owned()));
+    let followed = followed.map(|(key, kind)| (key.to_vec(), format!("{FOLLOWED}{}", kind.name())));
+    owed.chain(followed).collect()
+}
+
+/// The keys that an earlier run followed by their elements.
+pub(super) fn followed_in(positions: &[(Vec<u8>, String)]) -> Vec<(Vec<u8>, Kind)> {
+    let kind = |text: &str| Kind::of(text.strip_prefix(FOLLOWED)?.as_bytes());
+    let followed = positions.iter();
+    followed
+        .filter_map(|(key, text)| Some((key.clone(), kind(text)?)))
+        .collect()
 }
 
 /// Whether a position is none of a copy but of following.
 pub(crate) fn is_apart(position: &str) -> bool {
-    position == OWED
+    position == OWED || position.starts_with(FOLLOWED)
 }
 
 /// The keys that an earlier run owed.
@@ -63,9 +81,10 @@ impl Follow {
         }
     }
 
-    /// Whether a key that is being copied was touched since its copy began: then what is copied is not whole.
-    pub fn is_touched_again(&self, key: &[u8]) -> bool {
-        self.touched.borrow().is_touched_again(key)
+    /// Whether a key of `page` was touched since its copy began: then what is copied is not whole.
+    pub fn is_touched_since(&self, page: PageId, key: &[u8]) -> bool {
+        let touched = self.touched.borrow();
+        touched.is_touched_again(key) || !self.owns(page) && touched.contains(key)
     }
 
     /// Whether all up to an offset is waited for: then nothing is held back.

@@ -38,9 +38,13 @@ impl Follower for Listener {
         }
         let touch = self.touch(position.offset, position.database);
         let resynced = matches!(begun, Begun::Anew { .. }) && (!is_first || asked);
+        if is_first {
+            follow.go_on_with_elements(&self.engine);
+        }
         let doubt = if resynced {
             follow.stream.borrow_mut().resyncs += 1;
             follow.touched.borrow_mut().rebase(touch);
+            follow.leave_all_elements(touch);
             Some("the stream began anew")
         } else if is_first && follow.spec.in_doubt {
             Some("an earlier run left a comparison to be done")
@@ -65,7 +69,7 @@ impl Follower for Listener {
     }
 
     #[inline]
-    fn effect(&mut self, effect: Effect<'_>, offset: u64, selected: u32) {
+    fn effect(&mut self, effect: Effect<'_>, offset: u64, selected: u32) -> bool {
         let own = self.engine.spec.source_access.database;
         let figures = &self.follow.figures;
         match effect {
@@ -74,6 +78,23 @@ impl Follower for Listener {
                     let touch = self.touch(offset, selected);
                     self.follow.touch(&self.engine, name, touch);
                 }
+            }
+            Effect::KeyInPart {
+                database,
+                name,
+                container,
+            } => {
+                if database == own {
+                    if self.follow.follows_elements(name, container) {
+                        return true;
+                    }
+                    let touch = self.touch(offset, selected);
+                    self.follow.touch(&self.engine, name, touch);
+                }
+            }
+            Effect::Elements { name, elements, .. } => {
+                let touch = self.touch(offset, selected);
+                self.follow.touch_elements(&self.engine, name, elements, touch);
             }
             Effect::Flushed(database) => {
                 if database.is_none_or(|database| database == own) {
@@ -103,6 +124,7 @@ impl Follower for Listener {
                 );
             }
         }
+        false
     }
 
     fn received(&mut self, offset: u64, selected: u32, commands: u64, writes: u64) {
@@ -197,6 +219,7 @@ impl Engine {
         };
         let (engine, followed) = (Rc::clone(self), Rc::clone(follow));
         self.spawn(async move { stay_attached(&engine, &followed).await });
+        self.spawn(Rc::clone(self).keep_elements(Rc::clone(follow)));
         let (engine, followed) = (Rc::clone(self), Rc::clone(follow));
         self.spawn(async move {
             let mut look = tokio::time::interval(LOOK_EVERY);

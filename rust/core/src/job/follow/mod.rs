@@ -6,6 +6,7 @@
 
 mod apart;
 mod attached;
+mod elements;
 mod pages;
 mod scanned;
 
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
+use crate::chunked::parts::Kind;
 use crate::job::control::{Doubts, Event, FollowStatus};
 use crate::job::engine::Engine;
 use crate::ledger::checkpoint::PageId;
@@ -23,6 +25,8 @@ use crate::ledger::touched::{Taken, Touch, Touched};
 use crate::source::stream::Position;
 
 pub(crate) use apart::is_apart;
+use elements::Parts;
+pub(crate) use elements::Round;
 use scanned::Scanned;
 
 /// A key that was touched waits for so long, so that one that is written all the time is copied a few times a second.
@@ -114,6 +118,9 @@ pub(crate) struct Follow {
     resolved: RefCell<Vec<Vec<u8>>>,
     /// Keys that an earlier run owed, until the stream has begun.
     left_apart: RefCell<Vec<Vec<u8>>>,
+    /// The same for keys that it followed by their elements.
+    left_followed: RefCell<Vec<(Vec<u8>, Kind)>>,
+    parts: RefCell<Parts>,
     figures: Figures,
     comparing: Cell<bool>,
     /// It was told that slots were given up.
@@ -141,6 +148,8 @@ impl Follow {
             owed: RefCell::new(owed.into_iter().collect()),
             resolved: RefCell::default(),
             left_apart: RefCell::new(apart::owed_in(positions)),
+            left_followed: RefCell::new(apart::followed_in(positions)),
+            parts: RefCell::default(),
             figures: Figures::default(),
             comparing: Cell::new(false),
             slots_told: Cell::new(false),
@@ -206,6 +215,7 @@ impl Follow {
     pub fn end_comparison(&self, engine: &Engine, differing: &[Vec<u8>]) {
         for key in differing {
             if let Some(slot) = Self::slot(engine, key) {
+                self.leave_elements(key, None);
                 self.touched.borrow_mut().found(key, slot);
             }
         }
@@ -229,6 +239,10 @@ impl Follow {
     #[inline]
     fn touch(&self, engine: &Engine, key: &[u8], touch: Touch) {
         if let Some(slot) = Self::slot(engine, key) {
+            let is_followed = self.parts.borrow().contains(key);
+            if is_followed {
+                self.leave_elements(key, Some(touch));
+            }
             self.touched.borrow_mut().touch(key, slot, touch);
         }
     }
@@ -247,10 +261,15 @@ impl Follow {
         let Some(received) = self.received() else {
             return;
         };
-        let mut touched = self.touched.borrow_mut();
-        let mark = touched.mark(received);
-        let clean = touched.clean(received).offset;
-        let apart: Vec<_> = touched.owed().map(<[u8]>::to_vec).collect();
+        let (mut touched, parts) = (self.touched.borrow_mut(), self.parts.borrow());
+        let first = |touch: Touch, parts: Option<Touch>| {
+            let earlier = parts.filter(|parts| parts.offset < touch.offset);
+            earlier.unwrap_or(touch)
+        };
+        let mark = first(touched.mark(received), parts.first(false));
+        let clean = first(touched.clean(received), parts.first(true)).offset;
+        let busy_keys: Vec<_> = touched.owed().map(<[u8]>::to_vec).collect();
+        let apart = apart::texts(&busy_keys, parts.at_target());
         let given_up = touched.are_slots_in_doubt();
         let doubtful = touched.doubtful();
         let status = {
@@ -263,7 +282,7 @@ impl Follow {
                     database: mark.selected,
                 },
                 clean,
-                busy_keys: apart.clone(),
+                busy_keys,
                 in_doubt: doubtful.all || !doubtful.slots.is_empty(),
                 received: received.offset,
                 lag: Duration::from_millis(if mark.offset < received.offset {
@@ -273,7 +292,7 @@ impl Follow {
                 }),
                 connected: stream.connected,
                 resyncs: stream.resyncs,
-                touched: touched.len() as u64,
+                touched: (touched.len() + parts.touched()) as u64,
                 touched_bytes: touched.bytes() as u64,
                 doubtful_slots: doubtful.slots.len() as u64,
                 doubtful_all: doubtful.all,
@@ -291,12 +310,12 @@ impl Follow {
                 at_rest: engine.limiter.is_paused() && self.pages.borrow().is_empty(),
             }
         };
-        drop(touched);
+        drop((touched, parts));
         let resolved = std::mem::take(&mut *self.resolved.borrow_mut());
         engine
             .shared
             .ledger()
-            .set_follow(status.follow_mark(apart::texts(apart)), resolved);
+            .set_follow(status.follow_mark(apart), resolved);
         let is_clean = |fence: u64| !status.in_doubt && status.clean >= fence;
         // The copy goes first: until it is done, what is written has to be followed.
         let is_alone = engine.readers_running.get() <= 1;

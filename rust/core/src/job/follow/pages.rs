@@ -16,7 +16,7 @@ impl Follow {
     /// Whether a key is in the set: then the scan leaves it out.
     #[inline]
     pub fn has(&self, key: &[u8]) -> bool {
-        self.touched.borrow().contains(key)
+        self.touched.borrow().contains(key) || self.parts.borrow().contains(key)
     }
 
     /// The bulk copy begins with a page.
@@ -34,9 +34,11 @@ impl Follow {
             Some(_) => u32::MAX,
             None => self.now().saturating_sub(COALESCE.as_millis() as u32),
         };
-        let scanned = self.scanned.borrow();
+        let (scanned, parts) = (self.scanned.borrow(), self.parts.borrow());
         let mut touched = self.touched.borrow_mut();
-        let taken = touched.take(PAGE_KEYS, PAGE_BYTES, newest, |key| scanned.is_free(key));
+        let taken = touched.take(PAGE_KEYS, PAGE_BYTES, newest, |key| {
+            scanned.is_free(key) && !parts.is_in_round(key)
+        });
         let large = self.large.borrow();
         let (alone, together): (Vec<_>, Vec<_>) =
             taken.into_iter().partition(|taken| large.contains(&taken.key));

@@ -102,24 +102,7 @@ impl Touched {
         let Some(first) = earlier(of_slot, self.all.comparing) else {
             return;
         };
-        if !self.index.contains_key(key) {
-            self.touch(key, slot, first);
-        }
-        let Some(&id) = self.index.get(key) else {
-            // No room: its slot is in doubt again.
-            self.doubt(slot, first);
-            return;
-        };
-        let entry = &mut self.entries[id as usize];
-        match &mut entry.copy {
-            Copying::No if entry.touch.offset <= first.offset => {}
-            Copying::No => entry.touch = first,
-            Copying::Yes { again } => *again = earlier(*again, Some(first)),
-        }
-        if !entry.owed {
-            // Its touch is older than those that are fresh.
-            self.again.insert((first.offset, id));
-        }
+        self.touch_before(key, slot, first);
     }
 
     /// The comparison is over, and every key that differed was [found](Self::found).

@@ -45,6 +45,15 @@ impl Touched {
         }
     }
 
+    /// The same of a key that is being copied, by its name.
+    pub fn owe_copying(&mut self, key: &[u8]) {
+        if let Some(&id) = self.index.get(key)
+            && self.entries[id as usize].copy != Copying::No
+        {
+            self.owe(id);
+        }
+    }
+
     /// A key that an earlier run owed: it is taken at once, and nothing is clean before it has landed.
     pub fn owe_again(&mut self, key: &[u8], slot: u16, touch: Touch) {
         self.touch(key, slot, touch);

@@ -3,6 +3,7 @@
 //! Invariant: each argument is looked at once, in order; what says where keys stand is known before they come, or the
 //! key is held until it is.
 
+use crate::source::keys::elements::{Container, Elements, Look};
 use crate::source::keys::{LONGEST_NAME, LONGEST_WORD};
 
 /// What a command does that touches no key by name.
@@ -57,6 +58,8 @@ pub(crate) enum Place {
     Key,
     /// A key that is told when the command is whole.
     Held,
+    /// An element of a key that is followed by its elements.
+    Element,
     Word,
 }
 
@@ -78,6 +81,7 @@ pub(crate) struct Plan {
     incomplete: bool,
     /// Keys so far.
     pub found: u64,
+    pub elements: Look,
 }
 
 impl Default for Plan {
@@ -94,6 +98,7 @@ impl Default for Plan {
             is_getack: false,
             incomplete: false,
             found: 0,
+            elements: Look::default(),
         }
     }
 }
@@ -111,8 +116,9 @@ impl Plan {
     }
 
     /// The command's name has come, and with it where its keys stand.
-    pub fn choose(&mut self, layout: Layout, name: &[u8]) {
+    pub fn choose(&mut self, layout: Layout, elements: Option<(Option<Container>, Elements)>, name: &[u8]) {
         self.layout = layout;
+        self.elements = Look::new(elements);
         self.name.extend_from_slice(name);
         match layout {
             Layout::Range { first, last, .. } => {
@@ -148,6 +154,12 @@ impl Plan {
         if self.is_key_here() {
             return length <= LONGEST_NAME;
         }
+        if self.elements.is_here(self.at, self.count) {
+            return length <= LONGEST_NAME;
+        }
+        if self.elements.wants_word() {
+            return length <= LONGEST_WORD;
+        }
         length <= LONGEST_WORD && !matches!(self.layout, Layout::Range { .. })
     }
 
@@ -172,6 +184,7 @@ impl Plan {
     /// An argument was not looked at; returns whether it may have been a name.
     pub fn skipped(&mut self, _length: u64) -> bool {
         let was_name = self.at == 0 || self.is_key_here();
+        self.elements.failed |= self.elements.is_here(self.at, self.count);
         if was_name {
             // It is told of already, by the reason.
             self.layout = Layout::Class(Class::NoData);
@@ -194,6 +207,10 @@ impl Plan {
                 }
             };
         }
+        if self.elements.is_here(self.at, self.count) {
+            return Place::Element;
+        }
+        self.elements.word(bytes, self.at, self.count);
         self.follow(bytes);
         Place::Word
     }

@@ -3,9 +3,11 @@
 //! Invariant: never fewer keys than the command may change: what is not known for certain is [`Effect::Unknown`], and
 //! only a whole comparison answers that. No more than one key and a few short words of a command are held.
 
+mod elements;
 mod layout;
 mod table;
 
+pub use elements::Container;
 use layout::{Class, Layout, Place, Plan};
 pub use table::{Table, TableError};
 
@@ -20,6 +22,25 @@ pub enum Effect<'a> {
         database: u32,
         /// The key.
         name: &'a [u8],
+    },
+    /// It may have changed no more of this key than elements of it and its expiry. Who answers true is told which:
+    /// [`Self::Elements`], or [`Self::Key`] where that turns out not to be known.
+    KeyInPart {
+        /// The key's database.
+        database: u32,
+        /// The key.
+        name: &'a [u8],
+        /// What the key holds, if the command says so.
+        container: Option<Container>,
+    },
+    /// These elements of a key, or its expiry, may have changed.
+    Elements {
+        /// The key's database.
+        database: u32,
+        /// The key.
+        name: &'a [u8],
+        /// Members or fields; none: its expiry alone.
+        elements: &'a [Vec<u8>],
     },
     /// It emptied a database; `None`: all of them.
     Flushed(Option<u32>),
@@ -38,6 +59,9 @@ pub enum Effect<'a> {
 /// No longer name is held: a command with one is [`Effect::Unknown`].
 pub const LONGEST_NAME: u64 = 1 << 20;
 
+/// Elements of a command that are held: one with more may have changed all of the key.
+const MOST_ELEMENT_BYTES: usize = 4 << 20;
+
 /// No command and no word of its syntax is longer.
 const LONGEST_WORD: u64 = 64;
 
@@ -52,6 +76,10 @@ pub struct KeyReader {
     plan: Plan,
     /// A key whose database comes behind it.
     held: Vec<u8>,
+    /// Keys of the command that are followed by their elements, and those.
+    in_part: Vec<Vec<u8>>,
+    elements: Vec<Vec<u8>>,
+    element_bytes: usize,
     wants_ack: bool,
     /// Commands that are whole, and those of them that touched keys.
     count: u64,
@@ -77,6 +105,9 @@ impl KeyReader {
             database_before: database,
             plan: Plan::default(),
             held: Vec::new(),
+            in_part: Vec::new(),
+            elements: Vec::new(),
+            element_bytes: 0,
             wants_ack: false,
             count: 0,
             writes: 0,
@@ -104,11 +135,11 @@ impl KeyReader {
     }
 
     /// Use up what there is of the stream; `tell` gets each effect with the offset behind which its command begins and
-    /// the database that is selected there.
+    /// the database that is selected there; what it answers counts for [`Effect::KeyInPart`].
     pub fn read(
         &mut self,
         data: &[u8],
-        mut tell: impl FnMut(Effect<'_>, u64, u32),
+        mut tell: impl FnMut(Effect<'_>, u64, u32) -> bool,
     ) -> Result<Progress, StreamError> {
         let mut used = 0;
         loop {
@@ -127,7 +158,8 @@ impl KeyReader {
                 Item::Begin(count) => self.plan.begin(count),
                 Item::Argument(bytes) => {
                     if self.plan.at() == 0 {
-                        self.plan.choose(self.table.layout(bytes), bytes);
+                        let (layout, elements) = self.table.find(bytes);
+                        self.plan.choose(layout, elements, bytes);
                     } else {
                         self.argument(bytes, |effect| tell(effect, start, before));
                     }
@@ -150,14 +182,32 @@ impl KeyReader {
 
     /// An argument that was wanted.
     #[inline]
-    fn argument(&mut self, bytes: &[u8], mut tell: impl FnMut(Effect<'_>)) {
+    fn argument(&mut self, bytes: &[u8], mut tell: impl FnMut(Effect<'_>) -> bool) {
+        let (database, name) = (self.database, bytes);
         match self.plan.take(bytes) {
+            Place::Key if self.plan.elements.is_known() => {
+                self.plan.found += 1;
+                let container = self.plan.elements.container;
+                if tell(Effect::KeyInPart {
+                    database,
+                    name,
+                    container,
+                }) {
+                    self.plan.elements.wanted = true;
+                    self.in_part.push(bytes.to_vec());
+                }
+            }
             Place::Key => {
                 self.plan.found += 1;
-                tell(Effect::Key {
-                    database: self.database,
-                    name: bytes,
-                });
+                tell(Effect::Key { database, name });
+            }
+            Place::Element => {
+                self.element_bytes += bytes.len();
+                if self.element_bytes > MOST_ELEMENT_BYTES {
+                    self.plan.elements.failed = true;
+                } else {
+                    self.elements.push(bytes.to_vec());
+                }
             }
             Place::Held => {
                 self.held.clear();
@@ -168,7 +218,10 @@ impl KeyReader {
     }
 
     /// A command is whole.
-    fn end(&mut self, mut tell: impl FnMut(Effect<'_>)) {
+    fn end(&mut self, mut tell: impl FnMut(Effect<'_>) -> bool) {
+        if !self.in_part.is_empty() {
+            self.end_in_part(&mut tell);
+        }
         let numbers = self.plan.numbers();
         let name = self.held.as_slice();
         match self.plan.layout() {
@@ -184,7 +237,7 @@ impl KeyReader {
                 match numbers[0] {
                     Some(database) => tell(Effect::Key { database, name }),
                     None => tell(Effect::Unknown(b"MOVE")),
-                }
+                };
             }
             Layout::Class(class) => self.end_of_class(class, numbers, &mut tell),
             _ => {}
@@ -198,19 +251,46 @@ impl KeyReader {
         }
     }
 
-    fn end_of_class(&mut self, class: Class, numbers: [Option<u32>; 2], tell: &mut impl FnMut(Effect<'_>)) {
-        match (class, numbers) {
-            (Class::Select, [Some(database), _]) => self.database = database,
-            (Class::SwapDb, [Some(one), Some(other)]) => tell(Effect::Swapped(one, other)),
-            (Class::Select | Class::SwapDb | Class::Unknown, _) => tell(Effect::Unknown(self.plan.name())),
-            (Class::FlushDb, _) => tell(Effect::Flushed(Some(self.database))),
-            (Class::FlushAll, _) => tell(Effect::Flushed(None)),
-            (Class::Function, _) => tell(Effect::Functions),
-            (Class::Publish, _) => tell(Effect::Published),
-            (Class::Script, _) => tell(Effect::Script),
-            (Class::Replconf, _) => self.wants_ack |= self.plan.is_getack(),
-            (Class::NoData, _) => {}
+    /// The same, where keys of it are followed by their elements.
+    #[cold]
+    fn end_in_part(&mut self, tell: &mut impl FnMut(Effect<'_>) -> bool) {
+        let database = self.database;
+        let is_whole = self.plan.elements.is_whole() && !self.plan.is_incomplete();
+        for name in std::mem::take(&mut self.in_part) {
+            let (name, elements) = (name.as_slice(), self.elements.as_slice());
+            if is_whole {
+                tell(Effect::Elements {
+                    database,
+                    name,
+                    elements,
+                });
+            } else {
+                tell(Effect::Key { database, name });
+            }
         }
+        self.elements = Vec::new();
+        self.element_bytes = 0;
+    }
+
+    fn end_of_class(
+        &mut self,
+        class: Class,
+        numbers: [Option<u32>; 2],
+        tell: &mut impl FnMut(Effect<'_>) -> bool,
+    ) {
+        let effect = match (class, numbers) {
+            (Class::SwapDb, [Some(one), Some(other)]) => Effect::Swapped(one, other),
+            (Class::Select, [Some(database), _]) => return self.database = database,
+            (Class::Select | Class::SwapDb | Class::Unknown, _) => Effect::Unknown(self.plan.name()),
+            (Class::FlushDb, _) => Effect::Flushed(Some(self.database)),
+            (Class::FlushAll, _) => Effect::Flushed(None),
+            (Class::Function, _) => Effect::Functions,
+            (Class::Publish, _) => Effect::Published,
+            (Class::Script, _) => Effect::Script,
+            (Class::Replconf, _) => return self.wants_ack |= self.plan.is_getack(),
+            (Class::NoData, _) => return,
+        };
+        tell(effect);
     }
 }
 
@@ -239,10 +319,13 @@ mod tests {
             let progress = reader
                 .read(&buffer, |effect, _, _| {
                     found.push(match effect {
-                        Effect::Key { database, name } => format!("{database}:{}", name.escape_ascii()),
+                        Effect::Key { database, name } | Effect::KeyInPart { database, name, .. } => {
+                            format!("{database}:{}", name.escape_ascii())
+                        }
                         Effect::Unknown(name) => format!("!unknown {}", name.escape_ascii()),
                         other => format!("!{other:?}"),
                     });
+                    false
                 })
                 .unwrap();
             buffer.drain(..progress.used);
@@ -342,7 +425,10 @@ mod tests {
         let mut reader = KeyReader::new(Table::of_tests(), 10, 7);
         let mut found = Vec::new();
         reader
-            .read(&data, |_, offset, selected| found.push((offset, selected)))
+            .read(&data, |_, offset, selected| {
+                found.push((offset, selected));
+                false
+            })
             .unwrap();
         assert_eq!(found, [(places[1], 4), (places[2], 4), (places[4], 2)]);
     }
@@ -352,7 +438,7 @@ mod tests {
         let mut data = Vec::new();
         encode::command(&mut data, &[b"REPLCONF", b"getack", b"*"]);
         let mut reader = KeyReader::new(Table::of_tests(), 7, 0);
-        reader.read(&data, |_, _, _| {}).unwrap();
+        reader.read(&data, |_, _, _| false).unwrap();
         assert!(reader.take_ack_wanted() && !reader.take_ack_wanted());
         assert_eq!(reader.start(), (7 + data.len() as u64, 0));
     }

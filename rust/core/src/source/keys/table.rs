@@ -6,11 +6,16 @@
 use std::collections::HashMap;
 
 use crate::resp::{Decoded, Tree};
+use crate::source::keys::elements;
+use crate::source::keys::elements::{Container, Elements};
 use crate::source::keys::layout::{Class, Layout};
 
 /// What COMMAND says, by the names in lower case.
 #[derive(Debug, Clone, Default)]
-pub struct Table(HashMap<Vec<u8>, Layout>);
+pub struct Table(HashMap<Vec<u8>, Found>);
+
+/// Where the keys of a command stand, and where elements of its first key.
+type Found = (Layout, Option<(Option<Container>, Elements)>);
 
 /// A reply that is none to COMMAND.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,7 +28,8 @@ impl Table {
         let mut table = HashMap::new();
         for entry in reply.elements() {
             let (name, layout) = command(entry).ok_or(TableError)?;
-            table.insert(name, layout);
+            let elements = elements::of(&name);
+            table.insert(name, (layout, elements));
         }
         if table.is_empty() {
             return Err(TableError);
@@ -39,16 +45,19 @@ impl Table {
         }
     }
 
-    /// Where the keys of a command stand, by its name in any case.
-    pub(crate) fn layout(&self, name: &[u8]) -> Layout {
+    /// Where the keys of a command stand, and elements, by its name in any case.
+    pub(crate) fn find(&self, name: &[u8]) -> Found {
+        let unknown = (Layout::Class(Class::Unknown), None);
         let mut lower = [0; 64];
         let Some(lower) = lower.get_mut(..name.len()) else {
-            return Layout::Class(Class::Unknown);
+            return unknown;
         };
         lower.copy_from_slice(name);
         lower.make_ascii_lowercase();
-        let unknown = Layout::Class(Class::Unknown);
-        known(lower).unwrap_or_else(|| self.0.get(&*lower).copied().unwrap_or(unknown))
+        match known(lower) {
+            Some(layout) => (layout, None),
+            None => self.0.get(&*lower).copied().unwrap_or(unknown),
+        }
     }
 
     #[cfg(test)]
@@ -63,13 +72,29 @@ impl Table {
             ("blpop", range(1, -2, 1)),
             ("xclaim", range(1, 1, 1)),
             ("json.new", range(1, 1, 1)),
+            ("sadd", range(1, 1, 1)),
+            ("srem", range(1, 1, 1)),
+            ("smove", range(1, 2, 1)),
+            ("zadd", range(1, 1, 1)),
+            ("zincrby", range(1, 1, 1)),
+            ("hset", range(1, 1, 1)),
+            ("hdel", range(1, 1, 1)),
+            ("hincrby", range(1, 1, 1)),
+            ("hpexpireat", range(1, 1, 1)),
+            ("hpersist", range(1, 1, 1)),
+            ("hsetex", range(1, 1, 1)),
+            ("pexpireat", range(1, 1, 1)),
+            ("persist", range(1, 1, 1)),
             ("module.hidden", Layout::Class(Class::Unknown)),
             ("module.writes", Layout::Class(Class::Unknown)),
             ("module.tells", Layout::Class(Class::NoData)),
         ];
         Self(
             commands
-                .map(|(name, layout)| (name.as_bytes().to_vec(), layout))
+                .map(|(name, layout)| {
+                    let name = name.as_bytes();
+                    (name.to_vec(), (layout, elements::of(name)))
+                })
                 .into(),
         )
     }

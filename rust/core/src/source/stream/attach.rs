@@ -55,8 +55,9 @@ pub enum Begun {
 pub trait Follower {
     /// The stream begins here.
     fn begun(&mut self, begun: Begun, position: &Position);
-    /// A command did this; it begins behind `offset`, where `selected` is the database.
-    fn effect(&mut self, effect: Effect<'_>, offset: u64, selected: u32);
+    /// A command did this; it begins behind `offset`, where `selected` is the database. The answer counts for
+    /// [`Effect::KeyInPart`].
+    fn effect(&mut self, effect: Effect<'_>, offset: u64, selected: u32) -> bool;
     /// All commands up to here were told of: the offset, the database that is selected, and how many commands, and how
     /// many of them wrote, since the last time.
     fn received(&mut self, offset: u64, selected: u32, commands: u64, writes: u64);
@@ -258,7 +259,7 @@ impl Peer {
             if !data.is_empty() {
                 self.heard = Instant::now();
                 let read = reader.read(data, |effect, offset, selected| {
-                    follower.effect(effect, offset, selected);
+                    follower.effect(effect, offset, selected)
                 });
                 let (commands, writes) = reader.counts();
                 let (offset, selected) = reader.start();

@@ -1,0 +1,334 @@
+//! A set, sorted set or hash that is written while it is copied: its parts are read in a scan, and each element that the
+//! source's stream names meanwhile is read again.
+//!
+//! Invariant: an element is read after it was touched, and written as it was read: nothing is added to or taken from
+//! what is there. A scan returns what is there all the while, so with those all elements are the source's.
+
+use std::time::Instant;
+
+use crate::chunked::copy::one_key::{Attempt, Copy, Done, Stop};
+use crate::chunked::copy::source::Look;
+use crate::chunked::copy::stream::Lost;
+use crate::chunked::copy::{LIMITS, temporary};
+use crate::chunked::parts;
+use crate::chunked::parts::Kind;
+use crate::job::progress::Outcome;
+use crate::ledger::checkpoint::FailureKind;
+use crate::net::client::Commands;
+use crate::rdb::FieldTtl;
+use crate::resp::Tree;
+use crate::text::shown;
+
+/// Touched elements that are read and written in one go.
+pub(crate) const ROUND: usize = 500;
+
+/// So many touched elements are worth a go while parts are still to be copied.
+const WORTH: usize = 200;
+
+/// With fewer left, a key is given its name: the rest follows there.
+const FEW: usize = 50;
+
+/// By how many ms two readings of one expiry may differ where a server tells it as what is left.
+const JITTER: u64 = 5;
+
+/// What the source said when elements were read.
+pub(crate) struct Read {
+    pub expires_at: u64,
+    now: u64,
+    /// How many elements the key had.
+    length: u64,
+    /// The target had the key.
+    pub there: bool,
+}
+
+/// What elements are written to.
+#[derive(Debug, Clone, std::marker::Copy, PartialEq, Eq)]
+pub(crate) enum Whither {
+    Temporary,
+    /// The key itself, and the expiry that it has, where that is known; 0 for none.
+    Published(Option<u64>),
+}
+
+impl Copy<'_> {
+    /// Whether the key is written, so that its elements have to be followed while it is copied.
+    pub(crate) fn moves(&self, kind: Kind) -> bool {
+        let can = matches!(kind, Kind::Set | Kind::SortedSet | Kind::Hash);
+        let follow = self.engine.follow.as_ref();
+        can && follow.is_some_and(|follow| follow.owns(self.big.page) || follow.has(&self.big.source))
+    }
+
+    /// Copy a key that is written meanwhile, and follow it from then on; none where too many are followed so.
+    pub(crate) async fn copy_moving(&mut self, look: &Look, temporary: &[u8]) -> Attempt<Option<Done>> {
+        let Some(follow) = self.engine.follow.clone() else {
+            return Ok(None);
+        };
+        if follow.keeps(&self.big.source) {
+            return Ok(Some(Done::Settled(Outcome::Migrated, 0)));
+        }
+        if !follow.begin_elements(self.big, look.kind) {
+            return Ok(None);
+        }
+        self.engine
+            .shared
+            .ledger()
+            .set_big_position(&self.big.source, None);
+        match self.build(look, temporary).await {
+            Ok((expires_at, bytes)) => {
+                follow.publish_elements(&self.big.source, expires_at);
+                Ok(Some(Done::Settled(Outcome::Migrated, bytes)))
+            }
+            Err(stop) => {
+                follow.leave_building(&self.big.source);
+                Err(stop)
+            }
+        }
+    }
+
+    async fn build(&mut self, look: &Look, temporary: &[u8]) -> Attempt<(u64, u64)> {
+        // The key will change, and no transaction is to fail for it.
+        self.ask(Commands::one(&[b"UNWATCH"])).await?;
+        self.source.begin();
+        self.unlink(temporary).await?;
+        let mut progress = Self::afresh(look);
+        progress.place = look.kind.scan_start();
+        let mut count = parts::first_count(self.big.size, look.length);
+        let (mut bytes, mut is_first) = (0, true);
+        loop {
+            self.pause_moving().await?;
+            let begun = Instant::now();
+            let chunk = self.read(&progress, count).await?;
+            let size = chunk.bytes();
+            bytes += size as u64;
+            count = chunk.next_count(look.kind, count, LIMITS);
+            let (next, is_last, is_empty) = (chunk.next, chunk.is_last, chunk.is_empty());
+            self.engine.budget.hold(size);
+            let written = self
+                .write_pieces(temporary, &progress, chunk, is_first, &Lost::new())
+                .await;
+            self.engine.budget.free(size);
+            written?;
+            is_first &= is_empty;
+            progress.place = next;
+            if !is_first {
+                self.take_in(look.kind, temporary, WORTH).await?;
+            }
+            if is_last {
+                break;
+            }
+            self.rest(begun).await;
+        }
+        while self.take_in(look.kind, temporary, 1).await? > FEW {}
+        let expires_at = self.publish(look.kind, temporary).await?;
+        self.wait_for_replicas().await?;
+        Ok((expires_at, bytes))
+    }
+
+    /// Write the elements that were touched so far, if they are so many; how many they were.
+    async fn take_in(&mut self, kind: Kind, temporary: &[u8], least: usize) -> Attempt<usize> {
+        let Some(follow) = self.engine.follow.clone() else {
+            return Ok(0);
+        };
+        let elements = follow.take_built(&self.big.source, least);
+        for round in elements.chunks(ROUND) {
+            self.pause_moving().await?;
+            self.apply(temporary, kind, round, Whither::Temporary).await?;
+        }
+        follow.built(&self.big.source);
+        Ok(elements.len())
+    }
+
+    /// Give what is built its expiry and its name.
+    async fn publish(&mut self, kind: Kind, temporary: &[u8]) -> Attempt<u64> {
+        let read = self.apply(temporary, kind, &[], Whither::Temporary).await?;
+        self.pause_moving().await?;
+        let expired = read.expires_at > 0 && read.expires_at <= read.now;
+        if !read.there || expired {
+            return Err(Stop::Changed("it went while it was copied"));
+        }
+        let name = self.big.target.clone();
+        let at = read.expires_at.to_string();
+        let ttl: &[&[u8]] = if read.expires_at == 0 {
+            &[b"PERSIST", temporary]
+        } else {
+            &[b"PEXPIREAT", temporary, at.as_bytes()]
+        };
+        // Without the UNLINK, RENAME would free a large value at once.
+        let commands: [&[&[u8]]; 3] = [ttl, &[b"UNLINK", &name], &[b"RENAME", temporary, &name]];
+        self.tell(&commands).await?;
+        Ok(read.expires_at)
+    }
+
+    /// As [`Self::pause`], for a key that is written meanwhile.
+    async fn pause_moving(&self) -> Attempt<()> {
+        if !self.engine.may_read_part().await {
+            return Err(Stop::Drained);
+        }
+        let follow = self.engine.follow.as_ref();
+        if follow.is_some_and(|follow| follow.is_building(&self.big.source)) {
+            Ok(())
+        } else {
+            Err(Stop::Changed("it is another one, or too much of it was written"))
+        }
+    }
+
+    /// Read these elements and the key's expiry, and write them to `name` as they are.
+    pub(crate) async fn apply(
+        &mut self,
+        name: &[u8],
+        kind: Kind,
+        elements: &[Vec<u8>],
+        whither: Whither,
+    ) -> Attempt<Read> {
+        let (mut read, found, expiries) = self.read_elements(kind, elements).await?;
+        if expiries.iter().any(|&at| at > 0) {
+            self.check_field_ttls(&expiries)?;
+        }
+        let mut commands = Commands::one(&[b"MULTI"]);
+        let before = commands.count();
+        commands.push(&[kind.length(), name]);
+        push_elements(&mut commands, name, kind, elements, &found);
+        if self.engine.spec.target_rdb.has_field_ttls() {
+            for (element, at) in elements.iter().zip(&expiries).filter(|(_, at)| **at > 0) {
+                let at = at.to_string();
+                commands.push(&[b"HPEXPIREAT", name, at.as_bytes(), b"FIELDS", b"1", element]);
+            }
+        }
+        let at = read.expires_at.to_string();
+        match whither {
+            Whither::Temporary => commands.push(&[b"PEXPIRE", name, temporary::LIFETIME_MS]),
+            Whither::Published(Some(had)) if had.abs_diff(read.expires_at) <= JITTER => {
+                commands.push(&[b"PTTL", name]);
+            }
+            Whither::Published(_) if read.expires_at == 0 => commands.push(&[b"PERSIST", name]),
+            Whither::Published(_) => commands.push(&[b"PEXPIREAT", name, at.as_bytes()]),
+        }
+        let count = commands.count() - before;
+        let replies = self.execute(commands, count).await?;
+        let had = replies.first().and_then(Tree::integer).unwrap_or_default();
+        read.there = had > 0;
+        if whither != Whither::Temporary && had == 0 && read.length > elements.len() as u64 {
+            return Err(Stop::Changed("the target has lost it"));
+        }
+        Ok(read)
+    }
+
+    /// What the source has of these elements at one instant: their scores or values, and, of fields, their expiries.
+    async fn read_elements(
+        &mut self,
+        kind: Kind,
+        elements: &[Vec<u8>],
+    ) -> Attempt<(Read, Vec<Option<Vec<u8>>>, Vec<i64>)> {
+        let key = self.big.source.clone();
+        let with_expiries = kind == Kind::Hash && !elements.is_empty() && self.tells_field_ttls(&key).await?;
+        let mut commands = Commands::one(&[b"MULTI"]);
+        commands.push(&[b"TIME"]);
+        commands.push(&[self.expiry_command(), &key]);
+        commands.push(&[kind.length(), &key]);
+        let names = elements.iter().map(Vec::as_slice);
+        if !elements.is_empty() {
+            let command: &[u8] = match kind {
+                Kind::Set => b"SMISMEMBER",
+                Kind::SortedSet => b"ZMSCORE",
+                _ => b"HMGET",
+            };
+            let mut arguments: Vec<&[u8]> = vec![command, &key];
+            arguments.extend(names.clone());
+            commands.push(&arguments);
+        }
+        if with_expiries {
+            let count = elements.len().to_string();
+            let mut arguments: Vec<&[u8]> = vec![b"HPEXPIRETIME", &key, b"FIELDS", count.as_bytes()];
+            arguments.extend(names);
+            commands.push(&arguments);
+        }
+        commands.push(&[b"EXEC"]);
+        let Some(Tree::Array(replies)) = self.ask(commands).await?.pop() else {
+            return Err(self.nonsense());
+        };
+        if let Some(Tree::Error(text)) = replies.iter().find(|reply| matches!(reply, Tree::Error(_))) {
+            return Err(self.source_error(text));
+        }
+        let mut replies = replies.into_iter();
+        let mut next = || replies.next().unwrap_or(Tree::Nil);
+        let (time, expiry, length) = (next(), next(), next());
+        let now = time.milliseconds().ok_or_else(|| self.nonsense())?;
+        let read = Read {
+            expires_at: self.expires_at(expiry.integer().unwrap_or(-2), now),
+            now: now.max(0).cast_unsigned(),
+            length: length.integer().unwrap_or_default().max(0).cast_unsigned(),
+            there: false,
+        };
+        if elements.is_empty() {
+            return Ok((read, Vec::new(), Vec::new()));
+        }
+        let found = next().into_elements().ok_or_else(|| self.nonsense())?;
+        let mut found: Vec<Option<Vec<u8>>> = found
+            .into_iter()
+            .map(|found| match found {
+                Tree::Integer(1) => Some(Vec::new()),
+                found => found.into_text(),
+            })
+            .collect();
+        let mut expiries = Vec::new();
+        if with_expiries {
+            // A key that is gone has no fields to tell of.
+            expiries = parts::expiries(&next()).unwrap_or_default();
+            for (found, _) in found
+                .iter_mut()
+                .zip(&expiries)
+                .filter(|(_, at)| **at == parts::GONE)
+            {
+                *found = None;
+            }
+        }
+        if found.len() != elements.len() {
+            return Err(self.nonsense());
+        }
+        Ok((read, found, expiries))
+    }
+
+    /// The target holds TTLs of fields, or they are to be left out.
+    fn check_field_ttls(&self, expiries: &[i64]) -> Attempt<()> {
+        let spec = &self.engine.spec;
+        if spec.target_rdb.has_field_ttls() {
+            return Ok(());
+        }
+        let key = self.big.source.clone();
+        if spec.field_ttl == FieldTtl::Error {
+            let message = format!("the target can't hold {}: its fields have TTLs", shown(&key));
+            return Err(Stop::Failed(FailureKind::Payload, message, spec.source.clone()));
+        }
+        let expiring = expiries.iter().filter(|&&at| at > 0).count();
+        self.engine.note_dropped_ttls(key, self.big.slot, expiring);
+        Ok(())
+    }
+}
+
+/// Append the commands that make elements what was found of them.
+fn push_elements(
+    commands: &mut Commands,
+    name: &[u8],
+    kind: Kind,
+    elements: &[Vec<u8>],
+    found: &[Option<Vec<u8>>],
+) {
+    let (write, delete): (&[u8], &[u8]) = match kind {
+        Kind::Set => (b"SADD", b"SREM"),
+        Kind::SortedSet => (b"ZADD", b"ZREM"),
+        _ => (b"HSET", b"HDEL"),
+    };
+    let (mut writes, mut deletions) = (vec![write, name], vec![delete, name]);
+    for (element, found) in elements.iter().zip(found) {
+        match (found, kind) {
+            (None, _) => deletions.push(element),
+            (Some(_), Kind::Set) => writes.push(element),
+            (Some(score), Kind::SortedSet) => writes.extend([score.as_slice(), element]),
+            (Some(value), _) => writes.extend([element.as_slice(), value]),
+        }
+    }
+    for command in [writes, deletions] {
+        if command.len() > 2 {
+            commands.push(&command);
+        }
+    }
+}

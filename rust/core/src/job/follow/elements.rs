@@ -1,0 +1,363 @@
+//! Large keys that are followed by their elements, instead of being copied whole each time they are touched.
+//!
+//! Invariant: such a key is at the target as of the mark, but for the elements that are remembered here, or it is being
+//! built there; it is in the set of touched keys only while it is built. What is not certain makes it a touched key.
+
+use std::collections::{HashMap, HashSet};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::{COALESCE, Follow, add};
+use crate::chunked::copy::Big;
+use crate::chunked::parts::Kind;
+use crate::job::engine::Engine;
+use crate::ledger::touched::Touch;
+use crate::source::keys::Container;
+
+/// So many keys are followed by their elements at most.
+const MOST_KEYS: usize = 1_000;
+
+/// Elements of all keys that are remembered at most, in bytes, and what one costs beside its name.
+const MOST_BYTES: usize = 32 << 20;
+const ELEMENT_BYTES: usize = 64;
+
+/// One key.
+#[derive(Debug)]
+struct Part {
+    slot: u16,
+    target: Vec<u8>,
+    kind: Kind,
+    /// Touched and not read since.
+    elements: HashSet<Vec<u8>>,
+    /// The first touch of those, or of the key's expiry.
+    first: Option<Touch>,
+    /// The first touch of those that are being read and written.
+    in_hand: Option<Touch>,
+    /// It is being built under another name; the touch that was taken out of the set for it.
+    building: bool,
+    base: Option<Touch>,
+    /// The expiry that the target has; none: not known.
+    expires_at: Option<u64>,
+    /// Not before this time of the job.
+    not_before: u32,
+}
+
+/// Elements of one key that are to be read and written.
+#[derive(Debug)]
+pub(crate) struct Round {
+    pub key: Rc<[u8]>,
+    pub target: Vec<u8>,
+    pub slot: u16,
+    pub kind: Kind,
+    pub elements: Vec<Vec<u8>>,
+    pub expires_at: Option<u64>,
+}
+
+/// The keys.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    keys: HashMap<Rc<[u8]>, Part>,
+    bytes: usize,
+    /// A key of which elements are being written now; it may be followed so no longer.
+    in_round: Option<Rc<[u8]>>,
+}
+
+impl Parts {
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    pub fn contains(&self, key: &[u8]) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    pub fn is_in_round(&self, key: &[u8]) -> bool {
+        self.in_round.as_deref() == Some(key)
+    }
+
+    /// Keys with elements that are not at the target.
+    pub fn touched(&self) -> usize {
+        let open = |part: &&Part| part.first.is_some() || part.in_hand.is_some();
+        self.keys.values().filter(open).count()
+    }
+
+    /// The first touch of an element that is not at the target; of keys that are at the target, or of all.
+    pub fn first(&self, with_built: bool) -> Option<Touch> {
+        let parts = self.keys.values().filter(|part| with_built || !part.building);
+        let touches = parts.flat_map(|part| [part.first, part.in_hand, part.base]);
+        touches.flatten().min_by_key(|touch| touch.offset)
+    }
+
+    /// The keys that are at the target.
+    pub fn at_target(&self) -> impl Iterator<Item = (&[u8], Kind)> {
+        let parts = self.keys.iter().filter(|(_, part)| !part.building);
+        parts.map(|(key, part)| (&**key, part.kind))
+    }
+
+    fn weight(elements: &HashSet<Vec<u8>>) -> usize {
+        elements.iter().map(|element| element.len() + ELEMENT_BYTES).sum()
+    }
+
+    /// Follow a key so no longer; its first touch that is not at the target, if any.
+    fn remove(&mut self, key: &[u8]) -> Option<(u16, Option<Touch>)> {
+        let part = self.keys.remove(key)?;
+        self.bytes -= Self::weight(&part.elements);
+        let touches = [part.base, part.first, part.in_hand].into_iter().flatten();
+        Some((part.slot, touches.min_by_key(|touch| touch.offset)))
+    }
+}
+
+/// What a key is whose elements a command names.
+fn kind_of(container: Container) -> Kind {
+    match container {
+        Container::Set => Kind::Set,
+        Container::SortedSet => Kind::SortedSet,
+        Container::Hash => Kind::Hash,
+    }
+}
+
+impl Follow {
+    /// Whether a key is followed by its elements, and a command for `container` may be.
+    #[inline]
+    pub(super) fn follows_elements(&self, key: &[u8], container: Option<Container>) -> bool {
+        let parts = self.parts.borrow();
+        if parts.is_empty() {
+            return false;
+        }
+        let kind = container.map(kind_of);
+        parts
+            .keys
+            .get(key)
+            .is_some_and(|part| kind.is_none_or(|kind| kind == part.kind))
+    }
+
+    /// A command has touched these elements of a key, or its expiry.
+    pub(super) fn touch_elements(&self, engine: &Engine, key: &[u8], elements: &[Vec<u8>], touch: Touch) {
+        if !self.parts.borrow().contains(key) {
+            return self.touch(engine, key, touch);
+        }
+        let mut parts = self.parts.borrow_mut();
+        let parts = &mut *parts;
+        let Some(part) = parts.keys.get_mut(key) else {
+            return;
+        };
+        part.first.get_or_insert(touch);
+        for element in elements {
+            if !part.elements.contains(element) {
+                parts.bytes += element.len() + ELEMENT_BYTES;
+                part.elements.insert(element.clone());
+            }
+        }
+        if parts.bytes > MOST_BYTES {
+            let heaviest = parts.keys.iter().max_by_key(|(_, part)| part.elements.len());
+            let heaviest = heaviest.map(|(key, _)| Rc::clone(key));
+            let removed = heaviest.and_then(|key| Some((parts.remove(&key)?, key)));
+            if let Some(((slot, first), key)) = removed {
+                self.touched
+                    .borrow_mut()
+                    .touch_before(&key, slot, first.unwrap_or(touch));
+            }
+        }
+    }
+
+    /// A key is a touched key, as a whole.
+    pub(super) fn leave_elements(&self, key: &[u8], touch: Option<Touch>) {
+        let removed = self.parts.borrow_mut().remove(key);
+        if let Some((slot, first)) = removed
+            && let Some(first) = first.or(touch)
+        {
+            self.touched.borrow_mut().touch_before(key, slot, first);
+        }
+    }
+
+    /// All of them are, as of `touch`: the stream began anew.
+    pub(super) fn leave_all_elements(&self, touch: Touch) {
+        let mut parts = self.parts.borrow_mut();
+        let all: Vec<_> = parts.keys.keys().cloned().collect();
+        for key in all {
+            if let Some((slot, _)) = parts.remove(&key) {
+                self.touched.borrow_mut().touch(&key, slot, touch);
+            }
+        }
+    }
+
+    /// A large key that is written is built at the target from now on: its elements are read from here on. Returns
+    /// whether there is room for one more.
+    pub fn begin_elements(&self, big: &Big, kind: Kind) -> bool {
+        let mut parts = self.parts.borrow_mut();
+        if parts.keys.len() >= MOST_KEYS {
+            return false;
+        }
+        let mut touched = self.touched.borrow_mut();
+        let part = Part {
+            slot: big.slot,
+            target: big.target.clone(),
+            kind,
+            elements: HashSet::new(),
+            first: None,
+            in_hand: None,
+            building: true,
+            base: touched.withdraw(&big.source),
+            expires_at: None,
+            not_before: 0,
+        };
+        // Recorded by name, it does not hold the mark however long it takes.
+        touched.owe_copying(&big.source);
+        parts.keys.insert(Rc::from(big.source.as_slice()), part);
+        true
+    }
+
+    /// Whether a key is at the target, and kept up to date there: a scan may bring it once more.
+    pub fn keeps(&self, key: &[u8]) -> bool {
+        self.parts
+            .borrow()
+            .keys
+            .get(key)
+            .is_some_and(|part| !part.building)
+    }
+
+    /// Whether a key is still being built; not, if it was touched as a whole.
+    pub fn is_building(&self, key: &[u8]) -> bool {
+        self.parts
+            .borrow()
+            .keys
+            .get(key)
+            .is_some_and(|part| part.building)
+    }
+
+    /// Take the elements of a key that is being built, if they are so many.
+    pub fn take_built(&self, key: &[u8], least: usize) -> Vec<Vec<u8>> {
+        let mut parts = self.parts.borrow_mut();
+        let parts = &mut *parts;
+        match parts.keys.get_mut(key) {
+            Some(part) if part.building && part.elements.len() >= least => {
+                parts.bytes -= Parts::weight(&part.elements);
+                part.in_hand = [part.in_hand, part.first.take()]
+                    .into_iter()
+                    .flatten()
+                    .min_by_key(|touch| touch.offset);
+                part.elements.drain().collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The elements that were taken of a key that is being built are written.
+    pub fn built(&self, key: &[u8]) {
+        if let Some(part) = self.parts.borrow_mut().keys.get_mut(key) {
+            part.in_hand = None;
+        }
+    }
+
+    /// A key is built, and has its name and this expiry.
+    pub fn publish_elements(&self, key: &[u8], expires_at: u64) {
+        if let Some(part) = self.parts.borrow_mut().keys.get_mut(key) {
+            (part.building, part.base, part.in_hand) = (false, None, None);
+            part.expires_at = Some(expires_at);
+        }
+    }
+
+    /// The keys that an earlier run followed by their elements.
+    pub(super) fn go_on_with_elements(&self, engine: &Engine) {
+        for (key, kind) in self.left_followed.take() {
+            let placed = engine.with_naming(|naming| match naming {
+                None => Some((key.clone(), crate::slot::key_slot(&key))),
+                Some((map, scratch)) => map.place(&key, scratch).map(|(name, slot)| (name.to_vec(), slot)),
+            });
+            if let Some((target, slot)) = placed {
+                let part = Part {
+                    slot,
+                    target,
+                    kind,
+                    elements: HashSet::new(),
+                    first: None,
+                    in_hand: None,
+                    building: false,
+                    base: None,
+                    expires_at: None,
+                    not_before: 0,
+                };
+                self.parts.borrow_mut().keys.insert(Rc::from(key), part);
+            }
+        }
+    }
+
+    /// The next elements to be read and written, those first that were touched first.
+    pub fn take_round(&self) -> Option<Round> {
+        if self.over.get() {
+            return None;
+        }
+        let now = self.now();
+        let newest = match self.fence.get() {
+            Some(_) => u32::MAX,
+            None => now.saturating_sub(COALESCE.as_millis() as u32),
+        };
+        let mut parts = self.parts.borrow_mut();
+        let parts = &mut *parts;
+        let ready = parts.keys.iter_mut().filter_map(|(key, part)| {
+            let first = part.first.filter(|first| first.at <= newest)?;
+            (!part.building && part.not_before <= now).then_some((first.offset, key, part))
+        });
+        let (_, key, part) = ready.min_by_key(|(offset, ..)| *offset)?;
+        parts.bytes -= Parts::weight(&part.elements);
+        part.in_hand = part.first.take();
+        parts.in_round = Some(Rc::clone(key));
+        Some(Round {
+            key: Rc::clone(key),
+            target: part.target.clone(),
+            slot: part.slot,
+            kind: part.kind,
+            elements: part.elements.drain().collect(),
+            expires_at: part.expires_at,
+        })
+    }
+
+    /// A round is written, with this expiry.
+    pub fn end_round(&self, round: &Round, expires_at: u64) {
+        add(&self.figures.copied, 1);
+        let mut parts = self.parts.borrow_mut();
+        parts.in_round = None;
+        if let Some(part) = parts.keys.get_mut(&round.key) {
+            part.in_hand = None;
+            part.expires_at = Some(expires_at);
+        }
+        drop(parts);
+        self.touched.borrow_mut().release();
+        self.woken.notify_one();
+        if self.fence.get().is_some() {
+            self.progressed.notify_one();
+        }
+    }
+
+    /// A round could not be written now: its elements are taken again after a while.
+    pub fn put_back(&self, round: Round, after: Duration) {
+        let not_before = self.now().saturating_add(after.as_millis() as u32);
+        let mut parts = self.parts.borrow_mut();
+        let parts = &mut *parts;
+        parts.in_round = None;
+        if let Some(part) = parts.keys.get_mut(&round.key) {
+            part.first = part.in_hand.take().or(part.first);
+            part.not_before = not_before;
+            for element in round.elements {
+                let weight = element.len() + ELEMENT_BYTES;
+                if part.elements.insert(element) {
+                    parts.bytes += weight;
+                }
+            }
+        }
+        self.touched.borrow_mut().release();
+    }
+
+    /// A key could not be built: it is touched still.
+    pub fn leave_building(&self, key: &[u8]) {
+        self.leave_elements(key, self.received());
+    }
+
+    /// What a round found shows that the key has to be copied whole.
+    pub fn give_up_elements(&self, key: &[u8]) {
+        self.leave_elements(key, self.received());
+        self.parts.borrow_mut().in_round = None;
+        self.touched.borrow_mut().release();
+        self.woken.notify_one();
+    }
+}
