@@ -334,7 +334,17 @@ class Failure:
         """
 
     @property
-    def message(self) -> str: ...
+    def message(self) -> str:
+        """One sentence; empty where `kind`, `source` and `target` say it all."""
+
+    @property
+    def source(self) -> str | None:
+        """Of a difference, what the source holds, in short; None for any other failure."""
+
+    @property
+    def target(self) -> str | None:
+        """Of a difference, what the target holds, in short; None for any other failure."""
+
     @property
     def node(self) -> str: ...
 
@@ -622,7 +632,7 @@ class Job:
 
         `verify`, `(TTL tolerance in seconds, depth, whether values are shown)`, compares every key with the
         target's instead of copying it: equal keys count as unchanged, others as failed, with a `Failure`
-        whose message is `source <> target` in short; nothing is written. `lengths` compares type, TTL and
+        that says what both sides hold; nothing is written. `lengths` compares type, TTL and
         length alone; `existence` asks for the expiry alone, and only what the target lacks counts as failed
         (`missing`). `sweeps`, `(index, cursor, host, port, run_id)`, go the other way: each scans one primary
         of the target and reports what the source lacks as `extra`, unconfirmed until a job verifies these

@@ -135,10 +135,12 @@ def verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "journal.db"
     monkeypatch.setenv("SLOTFERRY_JOURNAL", str(path))
     copied = Setup("redis://old:6379/0", "redis+cluster://new:7000/0", None, None, "error")
-    compared = replace(copied, purpose="verify values, TTL within 0.1 s")
+    compared = replace(copied, purpose="verify", comparison="values, TTL within 0.1 s")
     found = {
-        "check": FailedKey(b"a", 1, "different", "string of 1 bytes <> string of 2 bytes", "new:7000"),
-        "check.extra": FailedKey(b"b", 2, "extra", " <> string of 1 bytes", "new:7000"),
+        "check": FailedKey(
+            b"a", 1, "different", "", "new:7000", source="string of 1 bytes", target="string of 2 bytes"
+        ),
+        "check.extra": FailedKey(b"b", 2, "extra", "", "new:7000", source="", target="string of 1 bytes"),
     }
     with Journal.open(path) as journal:
         for name, setup in (("check", compared), ("check.extra", compared), ("copy.extra", copied)):

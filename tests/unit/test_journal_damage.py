@@ -7,12 +7,14 @@ import random
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from slotferry.cli import main
 from slotferry.errors import JournalError
+from slotferry.jobs.journal.file import SCHEMA_VERSION
 from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey, Setup
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.history import Happening
@@ -266,5 +268,50 @@ def test_a_journal_of_the_version_before_is_read_as_it_was(sound: Path, tmp_path
         connection.execute("PRAGMA user_version = 2")
     assert contents(path) == contents(sound)
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
         assert connection.execute("SELECT count(*) FROM unsettled WHERE checksum IS NULL").fetchone() == (0,)
+
+
+def test_differences_and_purposes_of_version_3_are_divided(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    damaged = b"damaged"
+    texts = {
+        b"other": ("different", "string of 1 bytes <> list"),
+        b"broken": ("payload", "string <> string: the values can't be compared, too short"),
+        b"refused": ("denied", "the source answered NOPERM <> to EXISTS"),
+        damaged: ("different", "string of 1 bytes <> list"),
+    }
+    with Journal.open(path) as journal:
+        journal.create("check", replace(_SETUP, purpose="verify"), 1, "id")
+        journal.create("sound", _SETUP, 1, "id")
+        for key, (kind, text) in texts.items():
+            job = "check" if key == damaged else "sound"
+            journal.record(job, Advance(failures=[FailedKey(key, 7, kind, text, "n:1")]))
+        note = FailedKey(b"there", 7, "misplaced", "there <> on n:1, slot 7 is of n:2", "n:1")
+        journal.record("sound", Advance(notes=[note]))
+        journal._connection.execute(
+            "UPDATE jobs SET setup = replace(setup, '\"verify\"', '\"verify values, TTL within 1 s\"')"
+        )
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for table in ("unsettled", "notes"):
+            for column in ("source", "target"):
+                connection.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
+        connection.execute("UPDATE unsettled SET slot = 8 WHERE key = ?", (damaged,))
+        connection.execute("PRAGMA user_version = 3")
+
+    with Journal.open(path) as journal:
+        sides = {f.key: (f.source, f.target, f.message) for f in journal.failures("sound", 9)}
+        assert sides == {
+            b"other": ("string of 1 bytes", "list", ""),
+            b"broken": ("string", "string: the values can't be compared, too short", ""),
+            b"refused": (None, None, "the source answered NOPERM <> to EXISTS"),
+        }
+        assert journal.notes("sound", 9) == [
+            replace(note, message="", source="there", target="on n:1, slot 7 is of n:2")
+        ]
+        ((setup,),) = journal.select("SELECT setup FROM jobs WHERE name = 'check'")
+        assert json.loads(setup)["purpose"] == "verify"
+        assert json.loads(setup)["comparison"] == "values, TTL within 1 s"
+        # What has changed since it was written is not made good by that.
+        with pytest.raises(JournalError, match="has changed since it was written"):
+            journal.job("check")

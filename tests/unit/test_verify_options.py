@@ -44,14 +44,14 @@ def test_a_migrations_options_are_its_verifications() -> None:
     assert "secret" not in repr(verify)
 
 
-def test_the_purpose_says_what_a_resume_has_to_share() -> None:
-    assert VerifyOptions().purpose == "verify values, TTL within 0.1 s"
-    assert VerifyOptions(quick=True, sample=0.05).purpose == "verify quick, TTL within 0.1 s, sample 0.05"
-    assert VerifyOptions(sample=1).purpose == VerifyOptions().purpose
+def test_the_comparison_says_what_a_resume_has_to_share() -> None:
+    assert VerifyOptions().comparison == "values, TTL within 0.1 s"
+    assert VerifyOptions(quick=True, sample=0.05).comparison == "quick, TTL within 0.1 s, sample 0.05"
+    assert VerifyOptions(sample=1).comparison == VerifyOptions().comparison
 
 
 def test_a_difference_has_two_sides() -> None:
-    failure = FailedKey(b"k\x00", 3, "different", 'string of 1 bytes "a" <> absent', "n:1")
+    failure = FailedKey(b"k\x00", 3, "different", "", "n:1", source='string of 1 bytes "a"', target="absent")
     assert Difference.of(failure).to_dict() == {
         "key": r"k\x00",
         "kind": "different",
@@ -102,7 +102,7 @@ def test_a_key_of_both_directions_is_one_difference(tmp_path: Path) -> None:
         for name in ("one", "one.extra"):
             journal.create(name, Setup("s", "t", None, None, "error"), 3, "id", nodes=True)
         assert [mark.cursor for mark in journal.marks("one")] == [0, 0, 0]
-        extra = FailedKey(b"both", 1, "extra", "absent <> list", "n:1")
+        extra = FailedKey(b"both", 1, "extra", "", "n:1", source="absent", target="list")
         journal.record("one", Advance(failures=[extra, FailedKey(b"a", 1, "missing", "", "n:1")]))
         journal.record("one.extra", Advance(failures=[extra, FailedKey(b"b", 1, "extra", "", "n:1")]))
 

@@ -18,7 +18,7 @@ from slotferry.cli.common.lazy import LazyGroup
 from slotferry.errors import JournalError, RefusedError, UsageError
 from slotferry.redaction import json_text
 from slotferry.text import iso_time, local_time, show_key
-from slotferry.verify.jobs import extra_job, is_verification, kind_of, shown_jobs, what_is_compared
+from slotferry.verify.jobs import extra_job, shown_jobs
 
 if TYPE_CHECKING:
     from slotferry.jobs.journal.journal import JobRecord, Journal, RunRecord
@@ -202,7 +202,7 @@ def _verifies(opened: Journal, job: str) -> bool:
     records = []
     with suppress(JournalError):
         records = [record for name in (job, extra_job(job)) if (record := opened.job(name)) is not None]
-    return len(records) == 2 and all(map(is_verification, records))
+    return len(records) == 2 and all(record.setup.purpose == "verify" for record in records)
 
 
 def journal_path(journal: Path | None) -> Path:
@@ -276,7 +276,7 @@ def _status(path: Path, job: str, recorded: str) -> str:
 def _job_dict(path: Path, record: JobRecord) -> dict[str, Any]:
     return {
         "type": "job",
-        "kind": kind_of(record),
+        "kind": record.setup.purpose,
         "job": record.name,
         "status": _status(path, record.name, record.status),
         "setup": asdict(record.setup),
@@ -320,17 +320,14 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
             {"type": "pending", **asdict(pending), "key": show_key(pending.key)}
             for pending in journal.pending(record.name, limit)
         ),
-        (
-            {"type": "note", **asdict(note), "key": show_key(note.key)}
-            for note in journal.notes(record.name, limit)
-        ),
+        ({"type": "note", **note.to_dict()} for note in journal.notes(record.name, limit)),
     )
     for line in lines:
         click.echo(json_text(line))
 
 
 def _failure_dicts(journal: Journal, record: JobRecord, limit: int) -> Iterator[dict[str, Any]]:
-    if is_verification(record):
+    if record.setup.purpose == "verify":
         from slotferry.model.differences import Difference
         from slotferry.verify import misplaced
 
@@ -338,7 +335,7 @@ def _failure_dicts(journal: Journal, record: JobRecord, limit: int) -> Iterator[
             yield {"type": "difference", **Difference.of(failure).to_dict()}
         return
     for failure in journal.failures(record.name, limit):
-        yield {"type": "failure", **asdict(failure), "key": show_key(failure.key)}
+        yield {"type": "failure", **failure.to_dict()}
 
 
 def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
@@ -348,7 +345,7 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
     from slotferry.report.live import live_rows
     from slotferry.report.tables import failure_lines, key_place, story_lines
 
-    verifies = is_verification(record)
+    verifies = record.setup.purpose == "verify"
     setup, keys = record.setup, record.totals.keys
     words = {"scanned": "compared", "unchanged": "equal", "failed": "differ"} if verifies else {}
     counts = {words.get(name, name): count for name, count in asdict(keys).items()}
@@ -357,14 +354,14 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
     done = sum(mark.done for mark in marks)
     head = [
         ("job", record.name),
-        ("kind", kind_of(record)),
+        ("kind", setup.purpose),
         *([] if setup.follow is None else [("follows", "the source, after the copy")]),
         ("status", _status(path, record.name, record.status)),
         *([] if live is None else live_rows(live)),
         *cutover_rows(path, record),
         ("source", setup.source),
         ("target", setup.target),
-        ("compares", what_is_compared(record)) if verifies else ("on-conflict", setup.on_conflict),
+        ("compares", setup.comparison or "") if verifies else ("on-conflict", setup.on_conflict),
         *(
             (name, value)
             for name, value in (

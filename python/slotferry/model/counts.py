@@ -6,7 +6,9 @@ Invariant: every scanned key is in exactly one of the outcomes.
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from slotferry.text import show_key
 
 if TYPE_CHECKING:
     from slotferry._core import Counts
@@ -97,7 +99,11 @@ class Totals:
 
 @dataclass(frozen=True)
 class FailedKey:
-    """A key that was given up: `kind` is conflict, ttl_conflict, payload, too_large, denied or error."""
+    """A key that was given up: `kind` is conflict, ttl_conflict, payload, too_large, denied or error.
+
+    Of a verification, `kind` may be one of `differences.DIFFERENCES` as well; `source` and `target` are then
+    what the two sides hold, in short.
+    """
 
     key: bytes
     slot: int
@@ -105,3 +111,16 @@ class FailedKey:
     message: str
     node: str
     database: int = 0
+    source: str | None = None
+    target: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as a JSON object, without the sides: those are a difference's (`Difference.to_dict`)."""
+        return {
+            "key": show_key(self.key),
+            "slot": self.slot,
+            "kind": self.kind,
+            "message": self.message,
+            "node": self.node,
+            "database": self.database,
+        }

@@ -22,9 +22,6 @@ DIFFERENCES = {
 """The kinds of difference, and what each means."""
 
 
-_BOTH = " <> "
-
-
 @dataclass(frozen=True)
 class Difference:
     """A key that is not the same on both sides; `source` and `target` are what they hold, in short.
@@ -43,10 +40,9 @@ class Difference:
     @classmethod
     def of(cls, failure: FailedKey) -> Difference:
         """Take over a failed key of the journal."""
-        source, found, target = failure.message.partition(_BOTH)
-        if not found:
-            source, target = "", failure.message
-        return cls(failure.key, failure.slot, failure.kind, source, target, failure.node)
+        # What could not be compared says why, behind what the target holds, or in place of both.
+        target = ": ".join(part for part in (failure.target, failure.message) if part)
+        return cls(failure.key, failure.slot, failure.kind, failure.source or "", target, failure.node)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a line of `--differences`."""

@@ -53,8 +53,8 @@ def found(journal: Journal, job: str) -> Iterator[FailedKey]:
     """Yield the keys that are noted as misplaced."""
     after = 0
     while rows := journal.select(
-        "SELECT id, key, slot, kind, message, node, db FROM notes WHERE job = ? AND kind = ? AND id > ? "
-        "ORDER BY id LIMIT ?",
+        "SELECT id, key, slot, kind, message, node, db, source, target FROM notes "
+        "WHERE job = ? AND kind = ? AND id > ? ORDER BY id LIMIT ?",
         *(job, KIND, after, _ROWS),
     ):
         after = rows[-1][0]

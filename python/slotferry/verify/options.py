@@ -95,11 +95,11 @@ class VerifyOptions(Options):
         return None if self.sample is None or self.sample >= 1 else self.sample
 
     @property
-    def purpose(self) -> str:
-        """What a resumed run has to share besides the filters."""
+    def comparison(self) -> str:
+        """What is compared: a resumed run has to share it, besides the filters."""
         what = "quick" if self.quick else "values"
         part = "" if self.partial is None else f", sample {self.partial:g}"
-        return f"verify {what}, TTL within {self.ttl_tolerance:g} s{part}"
+        return f"{what}, TTL within {self.ttl_tolerance:g} s{part}"
 
     @classmethod
     def after(cls, options: Options, job: str) -> VerifyOptions:

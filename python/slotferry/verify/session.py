@@ -37,7 +37,7 @@ from slotferry.preflight.rights import (
     verify_target_probes,
 )
 from slotferry.verify import deletion_guard, misplaced
-from slotferry.verify.jobs import extra_job, is_verification
+from slotferry.verify.jobs import extra_job
 from slotferry.verify.options import VerifyOptions
 from slotferry.verify.runner import REPAIRABLE, Repair, SourceRunner, TargetRunner, both_run_ids
 
@@ -53,7 +53,7 @@ class VerifySession(Session):
         super().__init__(source, target, options, emit, cancel)
         self._verify = options
         self.job = options.job or f"verify-{default_job_name(source, target)}"
-        self._setup = replace(self._setup, purpose=options.purpose)
+        self._setup = replace(self._setup, purpose="verify", comparison=options.comparison)
         self._extra_job = extra_job(self.job)
         self._target_keys = Keys()
         self._kinds: dict[str, int] = {}
@@ -83,10 +83,10 @@ class VerifySession(Session):
             for name in (self.job, self._extra_job):
                 self._forget_damaged(journal, name)
             record = journal.job(self.job)
-            if record is not None and (self._resumes(record) or not is_verification(record)):
+            if record is not None and (self._resumes(record) or record.setup.purpose != "verify"):
                 check_setup(record, self._setup)
             extra = journal.job(self._extra_job)
-            if extra is not None and not is_verification(extra):
+            if extra is not None and extra.setup.purpose != "verify":
                 check_setup(extra, self._setup)  # a migration of that name must not lose its place
             resumes = record is not None and self._resumes(record)
             known = journal.databases(self.job) if resumes else ()

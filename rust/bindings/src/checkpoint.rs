@@ -3,14 +3,14 @@
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use pyo3::{PyClass, PyClassInitializer};
-use slotferry_core::ledger::checkpoint;
+use slotferry_core::ledger::{checkpoint, unsettled};
 
 use crate::follow::{PyPosition, position};
 use crate::snapshot::Counts;
 
 /// A key that was given up.
 #[pyclass(frozen, module = "slotferry._core")]
-pub(crate) struct Failure(checkpoint::Failure);
+pub(crate) struct Failure(unsettled::Failure);
 
 #[pymethods]
 impl Failure {
@@ -31,6 +31,14 @@ impl Failure {
         &self.0.message
     }
     #[getter]
+    fn source(&self) -> Option<&str> {
+        self.0.sides.as_ref().map(|sides| sides.source.as_str())
+    }
+    #[getter]
+    fn target(&self) -> Option<&str> {
+        self.0.sides.as_ref().map(|sides| sides.target.as_str())
+    }
+    #[getter]
     fn node(&self) -> &str {
         &self.0.node
     }
@@ -41,7 +49,7 @@ impl Failure {
 
 /// A key that could not be written because its slot stayed unavailable.
 #[pyclass(frozen, module = "slotferry._core")]
-pub(crate) struct Pending(checkpoint::Pending);
+pub(crate) struct Pending(unsettled::Pending);
 
 #[pymethods]
 impl Pending {

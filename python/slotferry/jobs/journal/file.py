@@ -7,19 +7,18 @@ one is for its owner alone. Rows carry checksums (row_checks.py).
 from __future__ import annotations
 
 import errno
-import json
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from slotferry.errors import JournalError
+from slotferry.jobs.journal import upgrades
 from slotferry.jobs.journal.row_checks import protect
 
 APPLICATION_ID = 0x534C4F54  # "SLOT": tells our files from other programs' SQLite files
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 TABLES = (
     *("jobs", "partitions", "unsettled", "runs", "notes", "story", "big_keys"),
     *("target_nodes", "target_counts", "doubts", "follow"),
@@ -77,6 +76,8 @@ CREATE TABLE unsettled (
     message TEXT NOT NULL,
     node TEXT NOT NULL,
     db INTEGER NOT NULL,
+    source TEXT,
+    target TEXT,
     UNIQUE (job, db, key)
 );
 CREATE TABLE runs (
@@ -107,6 +108,8 @@ CREATE TABLE IF NOT EXISTS notes (
     message TEXT NOT NULL,
     node TEXT NOT NULL,
     db INTEGER NOT NULL DEFAULT 0,
+    source TEXT,
+    target TEXT,
     UNIQUE (job, db, key)
 );
 CREATE TABLE IF NOT EXISTS story (
@@ -265,9 +268,9 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
             f"{path} is a SQLite file of another program", hint="name another file with --journal"
         )
     if _pragma(connection, "user_version") == 1:
-        _bring_to_version_2(connection)
+        upgrades.give_databases(connection, _SCHEMA)
     version = _pragma(connection, "user_version")
-    if version not in (2, SCHEMA_VERSION):
+    if version not in (2, 3, SCHEMA_VERSION):
         raise JournalError(
             f"the journal {path} has version {version}, and this Slotferry knows version {SCHEMA_VERSION}",
             hint="use the newer Slotferry that wrote it, or name another file with --journal",
@@ -278,37 +281,11 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         raise _damaged(path, f"a row of the table {orphan[0]} belongs to no job")
     for statement in _ADDED.split(";"):
         connection.execute(statement)
+    upgrades.add_sides(connection)
     protect(connection, TABLES, path)
-    if version == 2:
-        # Who knows no checksums must not write rows any more.
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-
-def _bring_to_version_2(connection: sqlite3.Connection) -> None:
-    """Give partitions and unsettled keys their database: until then a job had the one of its source's URL."""
-    connection.execute("BEGIN IMMEDIATE")
-    if _pragma(connection, "user_version") == 1:  # else another process was faster
-        connection.create_function("database_of", 1, _database_of, deterministic=True)
-        statements = {s.split()[2]: s for s in _SCHEMA.split(";") if s.strip()}
-        for table, columns in (
-            ("partitions", "job, idx, cursor, done"),
-            ("unsettled", "id, job, key, slot, outcome, kind, message, node"),
-        ):
-            connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
-            connection.execute(statements[table])
-            connection.execute(
-                f"INSERT INTO {table} ({columns}, db) "  # noqa: S608
-                f"SELECT {columns}, (SELECT database_of(setup) FROM jobs WHERE name = job) FROM old_{table}"
-            )
-            connection.execute(f"DROP TABLE old_{table}")
-        connection.execute("PRAGMA user_version = 2")
-    connection.execute("COMMIT")
-
-
-def _database_of(setup: str) -> int:
-    """Return the database that a setup's source has, as `Endpoint.identity` writes it."""
-    found = re.search(r"[/=]([0-9]+)$", json.loads(setup)["source"])
-    return int(found[1]) if found else 0
+    if version != SCHEMA_VERSION:
+        # Who knows no checksums, or no sides, must not write rows any more.
+        upgrades.divide_texts(connection, SCHEMA_VERSION)
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:

@@ -18,7 +18,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from slotferry.errors import JournalError, SlotferryError
 from slotferry.jobs.journal.file import TABLES, explained, open_database
@@ -29,6 +29,7 @@ from slotferry.model.history import Happening
 
 _CHUNK_KEYS = 50_000
 _CHUNK_BYTES = 2 << 20  # of names
+_FAILED_KEY = "key, slot, kind, message, node, db, source, target"
 _OF_A_PASS = (
     *("unsettled", "notes", "big_keys", "partitions"),
     *("target_nodes", "target_counts", "doubts"),
@@ -50,9 +51,15 @@ WHERE name = ?
 """
 
 
+Purpose = Literal["migrate", "verify"]
+
+
 @dataclass(frozen=True)
 class Setup:
-    """What a job was started with and what every run of it has to share."""
+    """What a job was started with and what every run of it has to share.
+
+    `comparison` says what a verification looks at; None for a migration.
+    """
 
     source: str
     target: str
@@ -61,7 +68,7 @@ class Setup:
     on_conflict: str
     field_ttl: str = "error"
     wait_replicas: int = 0
-    purpose: str = "migrate"
+    purpose: Purpose = "migrate"
     filters: str | None = None
     rules: str | None = None
     databases: str | None = None
@@ -69,6 +76,7 @@ class Setup:
     keys_from: str | None = None
     eviction_metadata: str | None = None
     follow: str | None = None
+    comparison: str | None = None
 
     def differences(self, command: Setup) -> list[str]:
         """Return one text for each field where `command` differs from what the journal has."""
@@ -283,7 +291,7 @@ class Journal:
     def failures(self, name: str, limit: int) -> list[FailedKey]:
         """Return the first `limit` failed keys."""
         rows = self.select(
-            "SELECT key, slot, kind, message, node, db FROM unsettled "
+            f"SELECT {_FAILED_KEY} FROM unsettled "  # noqa: S608
             "WHERE job = ? AND outcome = 'failed' ORDER BY id LIMIT ?",
             name,
             limit,
@@ -293,7 +301,7 @@ class Journal:
     def notes(self, name: str, limit: int) -> list[FailedKey]:
         """Return the first `limit` keys that are copied, but without something that a policy gave up."""
         rows = self.select(
-            "SELECT key, slot, kind, message, node, db FROM notes WHERE job = ? ORDER BY id LIMIT ?",
+            f"SELECT {_FAILED_KEY} FROM notes WHERE job = ? ORDER BY id LIMIT ?",  # noqa: S608
             name,
             limit,
         )
@@ -375,7 +383,7 @@ class Journal:
         """
         with explained(self.path):
             rows = self._connection.execute(
-                "SELECT key, slot, kind, message, node FROM unsettled AS one WHERE outcome = 'failed' "
+                f"SELECT {_FAILED_KEY} FROM unsettled AS one WHERE outcome = 'failed' "  # noqa: S608
                 "AND (job = ?1 OR job = ?2 AND NOT EXISTS (SELECT 1 FROM unsettled WHERE job = ?3 "
                 "AND key = one.key AND db = one.db AND outcome = 'failed')) "
                 "AND (?4 IS NULL OR (kind = 'extra') = ?4) ORDER BY id LIMIT ?5",
@@ -506,17 +514,23 @@ class Journal:
             pending = self._insert(
                 name,
                 advance.database,
-                [(k.key, k.slot, "pending", "", k.reason, "") for k in advance.pending],
+                [(k.key, k.slot, "pending", "", k.reason, "", None, None) for k in advance.pending],
             )
             failed = self._insert(
                 name,
                 advance.database,
-                [(k.key, k.slot, "failed", k.kind, k.message, k.node) for k in advance.failures],
+                [
+                    (k.key, k.slot, "failed", k.kind, k.message, k.node, k.source, k.target)
+                    for k in advance.failures
+                ],
             )
             self._connection.executemany(
-                "INSERT OR IGNORE INTO notes (job, db, key, slot, kind, message, node) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(name, advance.database, n.key, n.slot, n.kind, n.message, n.node) for n in advance.notes],
+                "INSERT OR IGNORE INTO notes (job, db, key, slot, kind, message, node, source, target) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (name, advance.database, n.key, n.slot, n.kind, n.message, n.node, n.source, n.target)
+                    for n in advance.notes
+                ],
             )
             execute("DELETE FROM big_keys WHERE job = ? AND db = ?", (name, advance.database))
             self._connection.executemany(
@@ -626,12 +640,13 @@ class Journal:
             [(name, database, key, outcome) for key in keys],
         ).rowcount
 
-    def _insert(self, name: str, database: int, rows: Sequence[tuple[bytes, int, str, str, str, str]]) -> int:
+    def _insert(self, name: str, database: int, rows: Sequence[tuple[object, ...]]) -> int:
         if not rows:
             return 0
         return self._connection.executemany(
-            "INSERT OR IGNORE INTO unsettled (job, db, key, slot, outcome, kind, message, node) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO unsettled "
+            "(job, db, key, slot, outcome, kind, message, node, source, target) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [(name, database, *row) for row in rows],
         ).rowcount
 

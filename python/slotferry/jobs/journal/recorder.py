@@ -111,5 +111,13 @@ def _figures(keys: Keys, size: int, snapshot: Snapshot) -> Totals:
 
 
 def _failed(failure: Failure, database: int) -> FailedKey:
-    message = redact(failure.message)
-    return FailedKey(failure.key, failure.slot, failure.kind, message, failure.node, database)
+    return FailedKey(
+        key=failure.key,
+        slot=failure.slot,
+        kind=failure.kind,
+        message=redact(failure.message),
+        node=failure.node,
+        database=database,
+        source=None if failure.source is None else redact(failure.source),
+        target=None if failure.target is None else redact(failure.target),
+    )

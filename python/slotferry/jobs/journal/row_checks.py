@@ -55,7 +55,7 @@ def protect(connection: sqlite3.Connection, tables: Sequence[str], path: Path) -
     """
     for table in tables:
         name = f"checksum_{table}"
-        columns = _columns(connection, table)
+        columns = column_names(connection, table)
         connection.create_function(name, 2 * len(columns), _Checksum(tuple(columns)), deterministic=True)
         if not _has_checksums(connection, table):
             connection.execute("BEGIN IMMEDIATE")
@@ -81,17 +81,22 @@ def check_rows(
 ) -> None:
     """Compare the checksums of a job's rows, or of all. Raises `DamagedRowError` where one differs."""
     for table in tables:
-        columns, key = _columns(connection, table), _key(connection, table)
+        columns, key = column_names(connection, table), _key(connection, table)
         owner = "job" if "job" in columns else "name"
         mine = "" if job is None else f"{owner} = ? AND "
         found = connection.execute(
             f"SELECT {', '.join(f'CAST({column} AS BLOB)' for column in key)} FROM {table} "  # noqa: S608
-            f"WHERE {mine}checksum IS NOT {_call(table, columns)} LIMIT 1",
+            f"WHERE {mine}NOT {sound(connection, table)} LIMIT 1",
             () if job is None else (job,),
         ).fetchone()
         if found is not None:
             row = ", ".join(f"{column} {_shown(value)}" for column, value in zip(key, found, strict=True))
             raise damaged_row(path, table, row, "has changed since it was written")
+
+
+def sound(connection: sqlite3.Connection, table: str) -> str:
+    """Return the SQL condition that holds for rows which are as they were written."""
+    return f"(checksum IS {_call(table, column_names(connection, table))})"
 
 
 class _Checksum:
@@ -120,7 +125,7 @@ def _call(table: str, columns: Sequence[str], row: str = "") -> str:
     return f"checksum_{table}({', '.join(values)})"
 
 
-def _columns(connection: sqlite3.Connection, table: str) -> list[str]:
+def column_names(connection: sqlite3.Connection, table: str) -> list[str]:
     """Return the columns that count, by name: in which order a table has them depends on its history."""
     return sorted(name for _, name, *_ in _table_info(connection, table) if name != "checksum")
 

@@ -10,7 +10,8 @@ use crate::compare::shape::{Shape, THERE};
 use crate::compare::verdict::{Finding, Held, Rules, TTL_TOLERANCE, judge, same_expiry};
 use crate::job::engine::{Depth, Engine, OnConflict};
 use crate::job::progress::Outcome;
-use crate::ledger::checkpoint::{Failure, FailureKind, PageId};
+use crate::ledger::books::PageId;
+use crate::ledger::unsettled::{Difference, Failure, FailureKind};
 use crate::net::Address;
 use crate::rdb::{Kind, PayloadError, same_value_within};
 use crate::resp::encode;
@@ -344,7 +345,7 @@ impl Comparison {
                 let name = self.batch.restore(index).key;
                 engine.compare_large(entry.page, entry.slot, &key, name);
             }
-            Finding::Differs(kind, message) => {
+            Finding::Differs(Difference { kind, sides, message }) => {
                 engine.budget.free(self.batch.weight(index));
                 engine.fail(
                     entry.page,
@@ -353,6 +354,7 @@ impl Comparison {
                         slot: entry.slot,
                         kind,
                         message,
+                        sides: Some(sides),
                         node: node.to_string(),
                     },
                 );
@@ -436,6 +438,7 @@ impl Comparison {
                 slot: entry.slot,
                 kind,
                 message: format!("{what} under {}", shown(key)),
+                sides: None,
                 node: node.to_string(),
             },
         );

@@ -13,7 +13,8 @@ use crate::error::ErrorKind;
 use crate::job::control::{Event, Side};
 use crate::job::engine::{Backoff, Engine, Sweep, names_room};
 use crate::job::progress::Outcome;
-use crate::ledger::checkpoint::{Failure, FailureKind, PageId};
+use crate::ledger::books::PageId;
+use crate::ledger::unsettled::{Failure, FailureKind, SideBySide};
 use crate::net::client::{CallError, Client, Commands};
 use crate::reply::said;
 use crate::resp::{Decoded, ScanPage, ScanProgress, Tree, decode_scan_on, encode};
@@ -274,28 +275,28 @@ fn record(
     let present = keys - absent.len();
     for (place, error) in absent {
         let (key, slot) = page.keys.get(place);
-        let (kind, message, node) = match error {
-            None => (
-                FailureKind::Extra,
-                "absent <> there".to_owned(),
-                task.node.to_string(),
-            ),
-            Some(text) => (
-                FailureKind::Denied,
-                format!("the source answered {} to EXISTS", said(&text)),
-                engine.spec.source.to_string(),
-            ),
-        };
-        engine.fail(
-            number,
-            Failure {
+        let failure = match error {
+            None => Failure {
                 key: key.to_vec(),
                 slot,
-                kind,
-                message,
-                node,
+                kind: FailureKind::Extra,
+                message: String::new(),
+                sides: Some(SideBySide {
+                    source: "absent".to_owned(),
+                    target: "there".to_owned(),
+                }),
+                node: task.node.to_string(),
             },
-        );
+            Some(text) => Failure {
+                key: key.to_vec(),
+                slot,
+                kind: FailureKind::Denied,
+                message: format!("the source answered {} to EXISTS", said(&text)),
+                sides: None,
+                node: engine.spec.source.to_string(),
+            },
+        };
+        engine.fail(number, failure);
     }
     if present > 0 {
         engine.settle(number, Outcome::Unchanged, present as u32, 0);
@@ -321,11 +322,11 @@ fn note_misplaced(engine: &Engine, task: &Sweep, page: &Page, absent: &[(usize, 
             key: key.to_vec(),
             slot,
             kind: FailureKind::Misplaced,
-            message: format!(
-                "{source} <> on {}, slot {slot} is of {}",
-                task.node,
-                topology.address(other)
-            ),
+            message: String::new(),
+            sides: Some(SideBySide {
+                source: source.to_owned(),
+                target: format!("on {}, slot {slot} is of {}", task.node, topology.address(other)),
+            }),
             node: task.node.to_string(),
         });
     }

@@ -1,12 +1,12 @@
 //! One key on both sides: the same, or what differs and how.
 //!
-//! Invariant: nothing is called the same unless value and expiry were compared; what differs comes with both
-//! sides in short, as `source <> target`.
+//! Invariant: nothing is called the same unless value and expiry were compared; what differs comes with what both
+//! sides hold, in short.
 
 use crate::compare::shape;
 use crate::job::engine::{Depth, Verify};
 use crate::job::progress::Outcome;
-use crate::ledger::checkpoint::FailureKind;
+use crate::ledger::unsettled::{Difference, FailureKind};
 use crate::rdb::{Comparison, PayloadError, compare_values, describe, same_bytes};
 use crate::target::batch::Restore;
 
@@ -15,7 +15,7 @@ use crate::target::batch::Restore;
 pub(crate) enum Finding {
     /// Nothing to find: neither side has it (any more).
     Gone(Outcome),
-    Differs(FailureKind, String),
+    Differs(Difference),
     /// Too large to be decoded within the budget: to be compared in parts.
     Large,
 }
@@ -64,17 +64,16 @@ pub(crate) fn judge(wanted: &Restore<'_>, held: Option<Held<'_>>, rules: Rules, 
             Some(
                 match judge_absent(ours, theirs, now + rules.verify.ttl_tolerance) {
                     Absent::Gone(outcome) => Finding::Gone(outcome),
-                    Absent::Missing => Finding::Differs(
+                    Absent::Missing => Finding::Differs(Difference::new(
                         FailureKind::Missing,
-                        format!("{} <> absent", in_short(wanted.payload, rules)),
-                    ),
-                    Absent::Extra => Finding::Differs(
+                        in_short(wanted.payload, rules),
+                        "absent",
+                    )),
+                    Absent::Extra => Finding::Differs(Difference::new(
                         FailureKind::Extra,
-                        format!(
-                            "absent <> {}",
-                            in_short(held.map_or(b"", |held| held.payload), rules)
-                        ),
-                    ),
+                        "absent",
+                        in_short(held.map_or(b"", |held| held.payload), rules),
+                    )),
                 },
             )
         }
@@ -112,7 +111,7 @@ fn look_closer(wanted: &Restore<'_>, held: Held<'_>, equal: bool, rules: Rules, 
     } else {
         Ok(shape::compare(wanted.payload, held.payload))
     };
-    let differs = |kind, source, target| Some(Finding::Differs(kind, format!("{source} <> {target}")));
+    let differs = |kind, source, target| Some(Finding::Differs(Difference::new(kind, source, target)));
     match comparison {
         Ok(Comparison::Different(source, target)) => differs(FailureKind::Different, source, target),
         Ok(Comparison::OtherType(source, target)) => differs(FailureKind::Type, source, target),
@@ -126,8 +125,11 @@ fn look_closer(wanted: &Restore<'_>, held: Held<'_>, equal: bool, rules: Rules, 
         Err(PayloadError::TooLarge { .. }) => Some(Finding::Large),
         Err(error) => {
             let [source, target] = [wanted.payload, held.payload].map(|payload| in_short(payload, rules));
-            let text = format!("{source} <> {target}: the values can't be compared, {error}");
-            Some(Finding::Differs(FailureKind::Payload, text))
+            let why = format!("the values can't be compared, {error}");
+            let kind = FailureKind::Payload;
+            Some(Finding::Differs(Difference::incomparable(
+                kind, source, target, why,
+            )))
         }
     }
 }
@@ -203,8 +205,9 @@ mod tests {
 
     fn kind(finding: Option<Finding>) -> FailureKind {
         match finding {
-            Some(Finding::Differs(kind, text)) => {
-                assert_eq!(text.matches(" <> ").count(), 1, "{text}");
+            Some(Finding::Differs(Difference { kind, sides, message })) => {
+                assert_ne!(sides.source, sides.target);
+                assert_eq!(message.is_empty(), kind != FailureKind::Payload, "{message}");
                 kind
             }
             other => panic!("{other:?}"),

@@ -11,7 +11,8 @@ use tokio::sync::Notify;
 
 use crate::error::Result;
 use crate::job::progress::Progress;
-use crate::ledger::checkpoint::{FollowMark, Ledger, Mark};
+use crate::ledger::books::Ledger;
+use crate::ledger::checkpoint::{FollowMark, Mark};
 use crate::net::Access;
 use crate::source::stream::Position;
 use crate::topology::SlotRange;

@@ -2,5 +2,8 @@
 //!
 //! Invariant: nothing is taken for done that is not.
 
+pub mod books;
 pub mod checkpoint;
+pub(crate) mod held;
 pub mod touched;
+pub mod unsettled;

@@ -12,7 +12,8 @@ use crate::compare::shape::{Shape, THERE};
 use crate::error::{Error, ErrorKind};
 use crate::job::engine::{Depth, Eviction};
 use crate::job::progress::Outcome;
-use crate::ledger::checkpoint::{Failure, FailureKind, PageId};
+use crate::ledger::books::PageId;
+use crate::ledger::unsettled::{Failure, FailureKind};
 use crate::net;
 use crate::net::Connection;
 use crate::reply::said;
@@ -824,6 +825,7 @@ impl SourceReader {
                     FailureKind::Error
                 },
                 message: format!("the source answered {text} to DUMP {}", shown(key)),
+                sides: None,
                 node: self.engine.spec.source.to_string(),
             },
         );

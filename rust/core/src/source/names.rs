@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::job::engine::Engine;
-use crate::ledger::checkpoint::PageId;
+use crate::ledger::books::PageId;
 use crate::source::scan::{Keys, Naming};
 use crate::target::batch::{Batch, Restore};
 use crate::transform::keymap::Scratch;

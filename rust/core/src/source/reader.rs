@@ -13,7 +13,7 @@ use crate::compare::shape::Shape;
 use crate::error::{Error, ErrorKind};
 use crate::job::control::{Event, Side};
 use crate::job::engine::{Backoff, Depth, Engine};
-use crate::ledger::checkpoint::PageId;
+use crate::ledger::books::PageId;
 use crate::net;
 use crate::net::{Bytes, Connection, Deadline, HandshakeError};
 use crate::resp::{ProtocolError, ScanProgress};

@@ -3,7 +3,7 @@
 //! Invariant: an entry's command can be sent again as it stands, to any node.
 
 use crate::job::engine::Eviction;
-use crate::ledger::checkpoint::PageId;
+use crate::ledger::books::PageId;
 use crate::rdb::patch_version;
 use crate::resp::encode::ExpiryCommand;
 use crate::resp::{Decoded, Reply, decode, encode};

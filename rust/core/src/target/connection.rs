@@ -14,7 +14,7 @@ use crate::compare::session::Comparison;
 use crate::error::ErrorKind;
 use crate::job::control::{Event, Side};
 use crate::job::engine::{Backoff, Engine};
-use crate::ledger::checkpoint::PageId;
+use crate::ledger::books::PageId;
 use crate::net;
 use crate::net::{Address, Connection, Deadline, HandshakeError};
 use crate::resp::{Decoded, ProtocolError, Reply, decode};

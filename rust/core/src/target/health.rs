@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use crate::ledger::checkpoint::Failure;
+use crate::ledger::unsettled::Failure;
 use crate::topology::NodeId;
 
 /// So many keys failing in a row, without one that succeeds, are taken for one cause: the job stops.
@@ -238,7 +238,7 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::checkpoint::FailureKind;
+    use crate::ledger::unsettled::FailureKind;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -342,6 +342,7 @@ mod tests {
             slot: 0,
             kind: FailureKind::Conflict,
             message: String::new(),
+            sides: None,
             node: "n".to_owned(),
         };
         assert!((0..5000).all(|_| health.failed(&failure).is_none()));

@@ -8,7 +8,8 @@ use std::rc::Rc;
 
 use crate::chunked::copy::Big;
 use crate::job::engine::Engine;
-use crate::ledger::checkpoint::{Failure, FailureKind, PageId};
+use crate::ledger::books::PageId;
+use crate::ledger::unsettled::{Failure, FailureKind};
 use crate::target::batch::{Batch, Restore};
 use crate::text::shown;
 
@@ -136,6 +137,7 @@ impl Engine {
                 slot,
                 kind: FailureKind::TooLarge,
                 message,
+                sides: None,
                 node: node.unwrap_or_default(),
             },
         );

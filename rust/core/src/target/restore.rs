@@ -9,7 +9,8 @@ use crate::compare::session::Comparison;
 use crate::error::ErrorKind;
 use crate::job::engine::OnConflict;
 use crate::job::progress::Outcome;
-use crate::ledger::checkpoint::{Failure, FailureKind, PageId};
+use crate::ledger::books::PageId;
+use crate::ledger::unsettled::{Failure, FailureKind};
 use crate::reply::{Verdict, judge, said};
 use crate::target::batch::{Batch, Entry};
 use crate::target::connection::{Flight, Session};
@@ -243,6 +244,7 @@ impl Session<'_> {
                     self.engine.action().to_uppercase(),
                     shown(key)
                 ),
+                sides: None,
                 node: self.link.address.to_string(),
             },
         );

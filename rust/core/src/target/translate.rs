@@ -7,7 +7,8 @@ use std::rc::Rc;
 
 use crate::job::engine::{Engine, OnConflict};
 use crate::job::progress::Outcome;
-use crate::ledger::checkpoint::{Failure, FailureKind, PageId};
+use crate::ledger::books::PageId;
+use crate::ledger::unsettled::{Failure, FailureKind};
 use crate::rdb::{PayloadError, Target, TranslateError, Translated};
 use crate::reply::said;
 use crate::resp::encode;
@@ -40,6 +41,7 @@ impl Engine {
                     slot,
                     kind: FailureKind::Payload,
                     message: format!("the target can't hold {}: {error}", shown(restore.key)),
+                    sides: None,
                     node: self.spec.source.to_string(),
                 },
             ),
@@ -66,6 +68,7 @@ impl Engine {
             kind: FailureKind::FieldTtlDropped,
             message: format!("at least {fields} fields of {} lost their TTL", shown(&key)),
             key,
+            sides: None,
             node: self.spec.source.to_string(),
         });
     }

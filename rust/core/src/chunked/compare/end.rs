@@ -8,7 +8,7 @@ use crate::chunked::compare::Broken;
 use crate::chunked::parts;
 use crate::job::control::Side;
 use crate::job::engine::Engine;
-use crate::ledger::checkpoint::FailureKind;
+use crate::ledger::unsettled::FailureKind;
 use crate::net::Address;
 use crate::net::client::{CallError, Client, Commands};
 use crate::reply::{Verdict, judge, said};

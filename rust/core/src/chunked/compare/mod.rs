@@ -15,12 +15,13 @@ use end::Open;
 pub(crate) use pair::Manner;
 use pair::Pair;
 
-use crate::chunked::parts::{Difference, Limits};
+use crate::chunked::parts::{Limits, Unequal};
 use crate::error::ErrorKind;
 use crate::job::control::Side;
 use crate::job::engine::{Backoff, Engine};
 use crate::job::progress::Outcome;
-use crate::ledger::checkpoint::{Failure, FailureKind, PageId, Pending};
+use crate::ledger::books::PageId;
+use crate::ledger::unsettled::{Difference, Failure, FailureKind, Pending, SideBySide};
 use crate::net::Address;
 use crate::net::client::CallError;
 
@@ -50,11 +51,30 @@ struct LargeKey {
     name: Vec<u8>,
 }
 
+impl LargeKey {
+    fn failure(
+        &self,
+        kind: FailureKind,
+        message: String,
+        sides: Option<SideBySide>,
+        node: String,
+    ) -> Failure {
+        Failure {
+            key: self.key.clone(),
+            slot: self.slot,
+            kind,
+            message,
+            sides,
+            node,
+        }
+    }
+}
+
 /// How two values compare.
 #[derive(Debug)]
 pub(crate) enum Compared {
     Same,
-    Differs(FailureKind, String),
+    Differs(Difference),
     /// There is nothing to compare (any more).
     Gone(Outcome),
 }
@@ -74,7 +94,7 @@ pub(crate) enum Broken {
 }
 
 /// What was compared: the difference, if there is one.
-type Parts = Result<Option<Difference>, Broken>;
+type Parts = Result<Option<Unequal>, Broken>;
 
 impl Engine {
     /// A value is too large to be compared as a whole: its key waits to be compared in parts.
@@ -146,17 +166,12 @@ async fn settle(engine: &Rc<Engine>, sides: &mut Sides, task: &LargeKey) -> bool
                 engine.settle(task.page, outcome, 1, 0);
                 return true;
             }
-            Ok(Compared::Differs(kind, message)) | Err(Broken::Failed(kind, message)) => {
-                engine.fail(
-                    task.page,
-                    Failure {
-                        key: task.key.clone(),
-                        slot: task.slot,
-                        kind,
-                        message,
-                        node,
-                    },
-                );
+            Ok(Compared::Differs(Difference { kind, sides, message })) => {
+                engine.fail(task.page, task.failure(kind, message, Some(sides), node));
+                return true;
+            }
+            Err(Broken::Failed(kind, message)) => {
+                engine.fail(task.page, task.failure(kind, message, None, node));
                 return true;
             }
             Err(Broken::Source(error)) => {
@@ -216,14 +231,9 @@ async fn settle(engine: &Rc<Engine>, sides: &mut Sides, task: &LargeKey) -> bool
 
 /// The source can't send a key: it is given up, so that the others go on.
 fn fail_cut_off(engine: &Engine, task: &LargeKey, reason: &str) {
-    let failure = Failure {
-        key: task.key.clone(),
-        slot: task.slot,
-        kind: FailureKind::Error,
-        message: format!("it can't be read: {reason}, again and again, though the source answers otherwise"),
-        node: engine.spec.source.to_string(),
-    };
-    engine.fail(task.page, failure);
+    let message = format!("it can't be read: {reason}, again and again, though the source answers otherwise");
+    let node = engine.spec.source.to_string();
+    engine.fail(task.page, task.failure(FailureKind::Error, message, None, node));
 }
 
 /// What a call's error says, and the kind of it if it ends the job.

@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use crate::chunked::compare::end::End;
 use crate::chunked::compare::{Broken, Compared, Parts};
-use crate::chunked::parts::{At, Chunk, Difference, Kind, Limits, Place, Unexpected};
+use crate::chunked::parts::{At, Chunk, Kind, Limits, Place, Unequal, Unexpected};
 use crate::compare::verdict::{Absent, judge_absent, same_expiry, show_expiry};
 use crate::job::engine::Engine;
-use crate::ledger::checkpoint::FailureKind;
+use crate::ledger::unsettled::{Difference, FailureKind};
 use crate::net::client::Commands;
 use crate::resp::Tree;
 use crate::resp::encode::ExpiryCommand;
@@ -72,7 +72,7 @@ impl Drop for Held {
 /// What came of looking up all parts of one side at the other.
 enum Found {
     /// What the first has, and the second instead.
-    Other(Difference),
+    Other(Unequal),
     /// All is there; with `expiring`, fields may be counted among it that go by themselves, or have.
     All { expiring: bool },
 }
@@ -81,7 +81,11 @@ impl Pair<'_> {
     pub async fn compare(&mut self) -> Result<Compared, Broken> {
         let looks = self.look().await?;
         let compared = self.compare_once(&looks).await?;
-        let Compared::Differs(FailureKind::Different | FailureKind::Type, _) = compared else {
+        let Compared::Differs(Difference {
+            kind: FailureKind::Different | FailureKind::Type,
+            ..
+        }) = compared
+        else {
             return Ok(compared);
         };
         // What went while its parts were read looks as if it had others.
@@ -122,12 +126,12 @@ impl Pair<'_> {
             Some(_) => String::from_utf8_lossy(&look.kind).into_owned(),
             None => "absent".to_owned(),
         };
-        let message = format!("{} <> {}", name(ours), name(theirs));
+        let differs = |kind| Compared::Differs(Difference::new(kind, name(ours), name(theirs)));
         Some(
             match judge_absent(ours.expires_at, theirs.expires_at, self.expired_by()) {
                 Absent::Gone(outcome) => Compared::Gone(outcome),
-                Absent::Missing => Compared::Differs(FailureKind::Missing, message),
-                Absent::Extra => Compared::Differs(FailureKind::Extra, message),
+                Absent::Missing => differs(FailureKind::Missing),
+                Absent::Extra => differs(FailureKind::Extra),
             },
         )
     }
@@ -139,16 +143,16 @@ impl Pair<'_> {
         let [ours, theirs] = looks;
         let name = |look: &Look| String::from_utf8_lossy(&look.kind).into_owned();
         let differs =
-            |kind, ours: String, theirs: String| Ok(Compared::Differs(kind, format!("{ours} <> {theirs}")));
+            |kind, ours: String, theirs: String| Ok(Compared::Differs(Difference::new(kind, ours, theirs)));
         if ours.kind != theirs.kind {
             return differs(FailureKind::Type, name(ours), name(theirs));
         }
         let Some(kind) = Kind::of(&ours.kind) else {
-            let message = format!(
-                "{0} <> {0}: a module's value too large to be compared",
-                name(ours)
-            );
-            return Ok(Compared::Differs(FailureKind::Payload, message));
+            let why = "a module's value too large to be compared";
+            let (kind, ours, theirs) = (FailureKind::Payload, name(ours), name(theirs));
+            return Ok(Compared::Differs(Difference::incomparable(
+                kind, ours, theirs, why,
+            )));
         };
         if let Some((ours, theirs)) = self.compare_value(kind).await? {
             return differs(FailureKind::Different, ours, theirs);

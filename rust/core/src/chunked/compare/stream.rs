@@ -153,7 +153,7 @@ fn with_pending(group: &Group, entries: Vec<Pending>) -> Group {
     group
 }
 
-fn difference(ours: Stream, theirs: Stream, part: Option<PartOf>) -> Option<parts::Difference> {
+fn difference(ours: Stream, theirs: Stream, part: Option<PartOf>) -> Option<parts::Unequal> {
     let [ours, theirs] = [ours, theirs].map(|stream| Value::Stream(Box::new(stream)));
     (!ours.same(&theirs)).then(|| {
         (

@@ -10,7 +10,7 @@ use crate::compare::verdict::TTL_TOLERANCE;
 use crate::error::{Error, ErrorKind};
 use crate::job::engine::OnConflict;
 use crate::job::progress::Outcome;
-use crate::ledger::checkpoint::FailureKind;
+use crate::ledger::unsettled::FailureKind;
 use crate::net::Address;
 use crate::net::client::CallError;
 use crate::resp::Tree;
@@ -56,13 +56,14 @@ impl Copy<'_> {
                     Outcome::Unchanged
                 }))
             }
-            Compared::Gone(_) | Compared::Differs(FailureKind::Missing | FailureKind::Extra, _) => {
-                Err(Stop::Changed("it went while it was compared"))
-            }
-            Compared::Differs(FailureKind::Ttl, _) => {
-                conflict(FailureKind::TtlConflict, "the same value with another TTL")
-            }
-            Compared::Differs(..) => conflict(FailureKind::Conflict, "another value"),
+            Compared::Gone(_) => Err(Stop::Changed("it went while it was compared")),
+            Compared::Differs(difference) => match difference.kind {
+                FailureKind::Missing | FailureKind::Extra => {
+                    Err(Stop::Changed("it went while it was compared"))
+                }
+                FailureKind::Ttl => conflict(FailureKind::TtlConflict, "the same value with another TTL"),
+                _ => conflict(FailureKind::Conflict, "another value"),
+            },
         }
     }
 

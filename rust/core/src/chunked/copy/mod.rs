@@ -30,7 +30,8 @@ use crate::error::ErrorKind;
 use crate::job::control::Event;
 use crate::job::engine::{Backoff, Engine};
 use crate::job::progress::Outcome;
-use crate::ledger::checkpoint::{Failure, FailureKind, PageId, Pending};
+use crate::ledger::books::PageId;
+use crate::ledger::unsettled::{Failure, FailureKind, Pending};
 use crate::net::client::Client;
 use crate::rdb::kind_name;
 use crate::reply::said;
@@ -454,6 +455,7 @@ impl Engine {
                 slot: big.slot,
                 kind,
                 message,
+                sides: None,
                 node,
             },
         );

@@ -19,7 +19,7 @@ use crate::chunked::parts::{Chunk, Kind, Most, Oversize, Place};
 use crate::error::Error;
 use crate::job::engine::{Engine, OnConflict};
 use crate::job::progress::Outcome;
-use crate::ledger::checkpoint::FailureKind;
+use crate::ledger::unsettled::FailureKind;
 use crate::net::Address;
 use crate::net::client::{Client, Commands};
 use crate::rdb::FieldTtl;

@@ -8,7 +8,7 @@ use crate::chunked::parts::{Chunk, Kind};
 use crate::error::{Error, ErrorKind};
 use crate::job::control::Side;
 use crate::job::progress::Outcome;
-use crate::ledger::checkpoint::FailureKind;
+use crate::ledger::unsettled::FailureKind;
 use crate::net::client::{CallError, Client, Commands};
 use crate::reply::said;
 use crate::resp::Tree;

@@ -11,7 +11,7 @@ use crate::chunked::copy::one_key::{Attempt, Copy, Stop};
 use crate::chunked::copy::second_look::{Seen, Summary};
 use crate::chunked::copy::temporary;
 use crate::chunked::parts::{PendingPage, PendingReads, parse_id};
-use crate::ledger::checkpoint::FailureKind;
+use crate::ledger::unsettled::FailureKind;
 use crate::net::client::Commands;
 use crate::rdb::StreamId;
 use crate::resp::Tree;

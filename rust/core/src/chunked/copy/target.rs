@@ -8,7 +8,7 @@ use crate::chunked::copy::one_key::{Attempt, Copy, Stop};
 use crate::chunked::copy::temporary;
 use crate::error::{Error, ErrorKind};
 use crate::job::control::Side;
-use crate::ledger::checkpoint::FailureKind;
+use crate::ledger::unsettled::FailureKind;
 use crate::net::Address;
 use crate::net::client::{CallError, Client, Commands};
 use crate::reply::{Verdict, judge, said};

@@ -14,7 +14,7 @@ use crate::net::client::Commands;
 use crate::resp::Tree;
 
 pub(crate) use pieces::{Most, Oversize};
-pub(crate) use same::{At, Difference, Unexpected, expiries, is_unknown_command};
+pub(crate) use same::{At, Unequal, Unexpected, expiries, is_unknown_command};
 pub(crate) use stream::{Pending, PendingPage, PendingReads, consumers, facts, groups};
 
 /// What a chunk should weigh: some tenths of a millisecond on either server.

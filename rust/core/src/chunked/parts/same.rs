@@ -12,7 +12,7 @@ use crate::rdb::{Entry, Field, PartOf, Show, Stream, StreamId, Value};
 use crate::resp::Tree;
 
 /// What one side and the other have instead, in short.
-pub(crate) type Difference = (String, String);
+pub(crate) type Unequal = (String, String);
 
 /// Where a chunk was read: as one of `count` elements at `place` of a value of `length`.
 #[derive(Debug, Clone, Copy)]
@@ -144,7 +144,7 @@ impl Chunk {
         theirs: Self,
         expired_by: u64,
         show: Show,
-    ) -> Result<Option<Difference>, Unexpected> {
+    ) -> Result<Option<Unequal>, Unexpected> {
         let mut ours = self.into_value(kind).ok_or(Unexpected)?;
         let mut theirs = theirs.into_value(kind).ok_or(Unexpected)?;
         ours.forget_expired(expired_by);
@@ -270,9 +270,9 @@ mod tests {
         }
     }
 
-    type Told = Result<Option<Difference>, Unexpected>;
+    type Told = Result<Option<Unequal>, Unexpected>;
 
-    fn both(ours: &str, theirs: &str) -> Difference {
+    fn both(ours: &str, theirs: &str) -> Unequal {
         (ours.to_owned(), theirs.to_owned())
     }
 

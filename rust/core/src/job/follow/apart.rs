@@ -8,7 +8,8 @@ use super::Follow;
 use crate::chunked::parts::Kind;
 use crate::job::control::Event;
 use crate::job::engine::Engine;
-use crate::ledger::checkpoint::{FollowMark, PageId};
+use crate::ledger::books::PageId;
+use crate::ledger::checkpoint::FollowMark;
 use crate::text::shown;
 
 /// What stands in the place of a large key's position: it is to be copied whole, whatever the mark says.

@@ -10,7 +10,7 @@ use super::{Follow, LOOK_EVERY, OnFlush, add};
 use crate::error::ErrorKind;
 use crate::job::control::Side;
 use crate::job::engine::{Backoff, Engine};
-use crate::ledger::checkpoint::PageId;
+use crate::ledger::books::PageId;
 use crate::ledger::touched::Touch;
 use crate::net::Access;
 use crate::source::keys::Effect;

@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use crate::chunked::parts::Kind;
 use crate::job::control::{Doubts, Event, FollowStatus};
 use crate::job::engine::Engine;
-use crate::ledger::checkpoint::PageId;
+use crate::ledger::books::PageId;
 use crate::ledger::touched::{Taken, Touch, Touched};
 use crate::source::stream::Position;
 

@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 
-use crate::ledger::checkpoint::PageId;
+use crate::ledger::books::PageId;
 
 /// So many counters: with some ten thousand keys in hand, one key in a hundred is delayed without need.
 const COUNTERS: usize = 1 << 20;
