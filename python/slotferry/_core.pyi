@@ -14,6 +14,7 @@ __all__ = [
     "Checkpoint",
     "Counts",
     "EngineError",
+    "ErrorKind",
     "Event",
     "Failure",
     "FollowProgress",
@@ -47,19 +48,49 @@ def key_slot(key: bytes | str, /) -> int:
 def key_slots(keys: Iterable[bytes | str], /) -> list[int]:
     """Return the hash slot of each key, in order: `key_slot` for many keys in one call."""
 
-class EngineError(Exception):
-    """What the engine raises; `args` is `(kind, message)`.
+@final
+class ErrorKind:
+    """What kind of trouble an `EngineError` is."""
 
-    `kind` is one of: `"source_lost"` (not reachable within `retry_for`), `"source_changed"` (another
-    `run_id` than the cursors come from), `"source_refused"` (credentials, rights or protocol),
-    `"source_flushed"` (its database was emptied or swapped while it was followed),
-    `"target_lost"`, `"target_failed_over"` (see `Job`: acknowledged but not confirmed), `"target_full"` (OOM
-    or MISCONF beyond `retry_for`), `"target_refused"` (credentials, rights or protocol; systematic
-    failures), `"target_is_source"` (an address of the target leads to the source, or to a server that shares
-    its data), `"target_changed"` (another `run_id` than a sweep's cursor comes from), `"interrupted"`
-    (cancelled), `"usage"` (an argument makes no sense), `"forked"` (the job belongs to the parent process),
-    `"internal"` (a bug of ours). `message` is one sentence without secrets.
-    """
+    SOURCE_LOST: ErrorKind
+    """Not reachable within `retry_for`."""
+    SOURCE_CHANGED: ErrorKind
+    """Another `run_id` than the cursors come from."""
+    SOURCE_REFUSED: ErrorKind
+    """Credentials, ACL permissions or protocol."""
+    SOURCE_FLUSHED: ErrorKind
+    """Its database was emptied or swapped while it was followed."""
+    TARGET_LOST: ErrorKind
+    """Not reachable within `retry_for`."""
+    TARGET_FAILED_OVER: ErrorKind
+    """Acknowledged but not confirmed writes may be lost (see `Job`)."""
+    TARGET_IS_SOURCE: ErrorKind
+    """An address of the target leads to the source, or to a server that shares its data."""
+    TARGET_CHANGED: ErrorKind
+    """Another `run_id` than a sweep's cursor comes from."""
+    TARGET_FULL: ErrorKind
+    """OOM or MISCONF beyond `retry_for`."""
+    TARGET_REFUSED: ErrorKind
+    """Credentials, ACL permissions or protocol; systematic failures."""
+    INTERRUPTED: ErrorKind
+    """Cancelled."""
+    USAGE: ErrorKind
+    """An argument makes no sense."""
+    INTERNAL: ErrorKind
+    """A bug of ours."""
+    FORKED: ErrorKind
+    """The job belongs to the parent process."""
+
+    @property
+    def value(self) -> str:
+        """The kind as reports and JSON name it: `source_lost` and so on."""
+
+    def __int__(self) -> int: ...
+
+class EngineError(Exception):
+    """What the engine raises; `message` is one sentence without secrets."""
+
+    args: tuple[ErrorKind, str]
 
 def stream_keys(
     commands: bytes, stream: bytes, database: int = 0, /
@@ -75,7 +106,7 @@ def stream_keys(
     the begin. The result is: keys (offset behind which the command begins, database, key), each as often as
     it is touched; other effects (offset, what, name of an unknown command); the offset behind the last whole
     command; and the database that is selected there. Keys of a command that is not whole yet may be among
-    them. Raises `EngineError("usage", …)` for bytes that are neither.
+    them. Raises `EngineError(USAGE, …)` for bytes that are neither.
     """
 
 @final
@@ -102,7 +133,7 @@ class Access:
         (`access_wanted` events) and goes on trying, where it would end otherwise.
 
         Without `tls_ca` the system's roots are trusted. `tls_insecure` turns off every check of the server's
-        certificate. Raises `EngineError("usage", …)` for a PEM that can't be read.
+        certificate. Raises `EngineError(USAGE, …)` for a PEM that can't be read.
         """
 
     def hang_up(self) -> None:
@@ -191,9 +222,9 @@ class FollowSettings:
         """Follow from `position` on, that of a `Checkpoint.follow`; None: from now on, before any scan.
 
         `in_doubt` is that checkpoint's: a comparison is still to be done. When the source's database is
-        emptied or swapped, the job ends with `source_flushed`, or asks for a comparison. Names of touched
+        emptied or swapped, the job ends with `SOURCE_FLUSHED`, or asks for a comparison. Names of touched
         keys take up to `memory` bytes (at least 1 MiB); of what does not fit only the slots are remembered,
-        for a comparison. Raises `EngineError("usage", …)`.
+        for a comparison. Raises `EngineError(USAGE, …)`.
         """
 
 @final
@@ -438,7 +469,7 @@ class KeyMap:
         name in the end. A key is taken if any of
         `globs` or `patterns` matches (or there are none), none of the excluded ones does, and the target's
         key is in one of the ranges `slots` (both ends included; none: all). Patterns are those of Rust's
-        regex crate, on bytes; globs are SCAN's. Raises `EngineError("usage", …)` that names the wrong rule.
+        regex crate, on bytes; globs are SCAN's. Raises `EngineError(USAGE, …)` that names the wrong rule.
         """
 
     @property
@@ -556,7 +587,7 @@ class Job:
     """One run of the engine: a source's partitions and keys into a cluster. One runtime, dropped with it.
 
     Safe to use from several threads. After `fork` every call in the child raises
-    `EngineError("forked", …)`.
+    `EngineError(FORKED, …)`.
     """
 
     def __new__(
@@ -608,7 +639,7 @@ class Job:
         """Describe a job; nothing is opened before `start`.
 
         `source` is `(host, port)` or the path of a Unix socket. `source_run_id` is what INFO said when the
-        cursors were taken: another one ends the job with `source_changed`. `target_rdb_versions`
+        cursors were taken: another one ends the job with `SOURCE_CHANGED`. `target_rdb_versions`
         are those of the payloads that every node of the target takes: others get another footer or are
         translated, hashes whose fields have TTLs by the policy `field_ttl`; with none, only what the target
         refuses is. `target_limits` are the least `proto-max-bulk-len` and `client-query-buffer-limit`, in
@@ -617,7 +648,7 @@ class Job:
         CLUSTER SLOTS names. A server at an address of the target is written to only when it is a node of a
         cluster and knows one of them (none: of any cluster). One with `source_run_id` or with
         `source_replication_id` (`master_replid` of INFO; empty: not known) ends the job with
-        `target_is_source`.
+        `TARGET_IS_SOURCE`.
         `partitions` are `(index, cursor)` of those of
         the `partition_count` (a power of two) partitions that are to be scanned; a partition that starts
         anew has its index as its cursor. `keys` are copied by name besides (pending or failed keys of
@@ -637,7 +668,7 @@ class Job:
         (`missing`). `sweeps`, `(index, cursor, host, port, run_id)`, go the other way: each scans one primary
         of the target and reports what the source lacks as `extra`, unconfirmed until a job verifies these
         keys by name; their indexes are among the marks, and another `run_id` ends the job with
-        `target_changed`. `sample`, above
+        `TARGET_CHANGED`. `sample`, above
         0 and below 1, looks at that part of the keys, chosen by name. `delete_extra` deletes those of `keys`
         from the target that the source lacks.
 
@@ -651,12 +682,12 @@ class Job:
         limit what is read from the source. With `pause_above_latency`, reading pauses while the source or a
         primary takes longer for a ping or a reply. With `wait_replicas`, a checkpoint holds only what so many
         replicas of its primary have confirmed; a barrier waits `wait_timeout` for them, and the job ends with
-        `target_failed_over` when a node may have lost what it had acknowledged beyond: the next job starts at
-        the last checkpoint. Raises `EngineError("usage", …)`.
+        `TARGET_FAILED_OVER` when a node may have lost what it had acknowledged beyond: the next job starts at
+        the last checkpoint. Raises `EngineError(USAGE, …)`.
         """
 
     def start(self) -> None:
-        """Start the engine's thread. A second call raises `EngineError("usage", …)`."""
+        """Start the engine's thread. A second call raises `EngineError(USAGE, …)`."""
 
     def wait(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds, GIL released; return whether the job has finished.
@@ -709,7 +740,7 @@ class Job:
         """Begin to settle what is in doubt; return (whether it is all keys, else the slots of the target).
 
         What is touched from now on is followed as ever. Compare both sides, both directions, then call
-        `end_comparison`. Raises `EngineError("usage", …)` when no stream is followed.
+        `end_comparison`. Raises `EngineError(USAGE, …)` when no stream is followed.
         """
 
     def end_comparison(self, differing: Sequence[bytes], /) -> None:
@@ -724,7 +755,7 @@ class Job:
     def result(self) -> None:
         """Return once the job is done with everything asked of it; raise `EngineError` if it ended otherwise.
 
-        Raises `EngineError("usage", …)` while the job runs.
+        Raises `EngineError(USAGE, …)` while the job runs.
         """
 
 @final
@@ -734,7 +765,7 @@ class Handover:
     A slot is copied while its owner serves it undisturbed, and is opened there (`MIGRATING`) in one
     transaction with the removal of its keys, which fails if one of them has changed (`WATCH`). Streams and
     values of modules are left at the source, for MIGRATE: WATCH does not see every change of them. One call
-    at a time; after `fork` a call in the child raises `EngineError("forked", …)`.
+    at a time; after `fork` a call in the child raises `EngineError(FORKED, …)`.
     """
 
     def __new__(
@@ -764,7 +795,7 @@ class Handover:
         `chunk_bytes` at once; `together` of them, or `together_keys` keys, are given up at once, as far as
         they come. A slot with more than `max_keys` keys or `max_bytes`, or with a key of more than
         `max_key_bytes` (MEMORY USAGE), is left alone.
-        Raises `EngineError("usage", …)`.
+        Raises `EngineError(USAGE, …)`.
         """
 
     def hand_over(

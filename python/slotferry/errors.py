@@ -187,34 +187,3 @@ def unexpected(error: BaseException) -> InternalError:
 
 
 RESUME_HINT = "run the same command again to go on from the last checkpoint"
-
-_ENGINE_ERRORS: dict[str, tuple[type[SlotferryError], str]] = {
-    "source_lost": (SourceLostError, RESUME_HINT),
-    "source_changed": (SourceLostError, RESUME_HINT),
-    "source_refused": (SourceUnfitError, "put right what the source complains of, then " + RESUME_HINT),
-    "source_flushed": (
-        SourceUnfitError,
-        "find out what emptied it: the target is as it was before; where it was meant, give --on-flush apply",
-    ),
-    "target_lost": (TargetLostError, RESUME_HINT),
-    "target_failed_over": (TargetLostError, RESUME_HINT),
-    "target_changed": (TargetLostError, RESUME_HINT),
-    "target_is_source": (
-        TargetUnfitError,
-        "correct what the target's nodes announce, or give --address-map, then " + RESUME_HINT,
-    ),
-    "target_full": (TargetLostError, "give the target room for more data, then " + RESUME_HINT),
-    "target_refused": (TargetUnfitError, "put right what the target complains of, then " + RESUME_HINT),
-    "usage": (UsageError, ""),
-    "forked": (UsageError, "start the migration in the process that runs it"),
-}
-
-
-def from_engine(kind: str, message: str) -> SlotferryError:
-    """Return the exception for an `EngineError(kind, message)` of the engine; its kind is kept."""
-    if kind == "interrupted":
-        return MigrationInterrupted(message, hint=RESUME_HINT)
-    if kind in _ENGINE_ERRORS:
-        error, hint = _ENGINE_ERRORS[kind]
-        return error(message, hint=hint, kind=kind)
-    return InternalError(message)

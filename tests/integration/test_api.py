@@ -131,7 +131,7 @@ def test_a_job_in_a_forked_child_says_so(source: LocalServer, cluster: LocalClus
         try:
             job.start()
         except EngineError as error:
-            os.write(writing, str(error.args[0]).encode())
+            os.write(writing, error.args[0].value.encode())
         finally:
             os._exit(0)
     os.close(writing)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from slotferry._core import EngineError, FollowSettings, key_slot
+from slotferry._core import EngineError, ErrorKind, FollowSettings, key_slot
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.integration.following import Following, Writer
 from tests.servers.compare import assert_equal
@@ -198,7 +198,7 @@ def test_an_emptied_source_stops_the_job_and_the_next_run_too(
             checkpoint = following.job.checkpoint()
             with pytest.raises(EngineError, match="emptied") as error:
                 following.job.result()
-            assert error.value.args[0] == "source_flushed"
+            assert error.value.args[0] == ErrorKind.SOURCE_FLUSHED
         assert checkpoint.follow is not None
         with Following(source, cluster, position=checkpoint.follow[0], copies=False) as following:
             wait_until(lambda: following.job.wait(0.1), "the job goes on")

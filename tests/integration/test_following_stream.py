@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from slotferry._core import Access, EngineError
+from slotferry._core import Access, EngineError, ErrorKind
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.integration.following import Following, Writer
 from tests.servers.compare import assert_equal
@@ -150,7 +150,7 @@ def test_few_permissions_are_enough_and_a_missing_one_is_named(
                     wait_until(partial(following.job.wait, 0.1), "the job goes on")
                     with pytest.raises(EngineError, match=rf"{right.upper()}: NOPERM.*\+psync") as error:
                         following.job.result()
-                    assert error.value.args[0] == "source_refused"
+                    assert error.value.args[0] == ErrorKind.SOURCE_REFUSED
                 client.execute_command("ACL", "SETUSER", "few", f"+{right}")
         finally:
             client.execute_command("ACL", "DELUSER", "few")
@@ -200,7 +200,7 @@ def test_a_stream_that_breaks_at_the_same_place_each_time_ends_the_job(
             wait_until(partial(following.job.wait, 0.1), "the job goes on")
             with pytest.raises(EngineError, match=r"no RESP command.*nonsense") as error:
                 following.job.result()
-            assert error.value.args[0] == "source_lost"
+            assert error.value.args[0] == ErrorKind.SOURCE_LOST
 
 
 class BrokenSource:

@@ -19,6 +19,7 @@ import pytest
 import slotferry.errors
 from slotferry.cli.common.reference import commands, root
 from slotferry.errors import ExitCode, SlotferryError
+from slotferry.jobs.engine_errors import ENGINE_ERRORS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -114,7 +115,7 @@ def test_every_kind_of_error_is_explained() -> None:
     page = (_DOCS / "output.md").read_text()
     kinds = {
         *(error.kind for error in vars(slotferry.errors).values() if _is_error(error)),
-        *slotferry.errors._ENGINE_ERRORS,
+        *(kind.value for kind in ENGINE_ERRORS),
     }
     assert sorted(kind for kind in kinds if f"| `{kind}` |" not in page) == []
 

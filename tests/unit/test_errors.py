@@ -6,27 +6,28 @@ from signal import SIGTERM
 import pytest
 
 from slotferry import errors
-from slotferry.errors import ExitCode, SlotferryError, from_engine
+from slotferry._core import ErrorKind
+from slotferry.errors import ExitCode, SlotferryError
+from slotferry.jobs.engine_errors import ENGINE_ERRORS, from_engine
 
 
 @pytest.mark.parametrize(
     ("kind", "error", "code"),
     [
-        ("source_lost", errors.SourceLostError, 5),
-        ("source_changed", errors.SourceLostError, 5),
-        ("source_refused", errors.SourceUnfitError, 4),
-        ("target_lost", errors.TargetLostError, 6),
-        ("target_full", errors.TargetLostError, 6),
-        ("target_refused", errors.TargetUnfitError, 4),
-        ("interrupted", errors.MigrationInterrupted, 130),
-        ("usage", errors.UsageError, 2),
-        ("forked", errors.UsageError, 2),
-        ("internal", errors.InternalError, 1),
-        ("a kind that is not known yet", errors.InternalError, 1),
+        (ErrorKind.SOURCE_LOST, errors.SourceLostError, 5),
+        (ErrorKind.SOURCE_CHANGED, errors.SourceLostError, 5),
+        (ErrorKind.SOURCE_REFUSED, errors.SourceUnfitError, 4),
+        (ErrorKind.TARGET_LOST, errors.TargetLostError, 6),
+        (ErrorKind.TARGET_FULL, errors.TargetLostError, 6),
+        (ErrorKind.TARGET_REFUSED, errors.TargetUnfitError, 4),
+        (ErrorKind.INTERRUPTED, errors.MigrationInterrupted, 130),
+        (ErrorKind.USAGE, errors.UsageError, 2),
+        (ErrorKind.FORKED, errors.UsageError, 2),
+        (ErrorKind.INTERNAL, errors.InternalError, 1),
     ],
 )
 def test_each_error_of_the_engine_has_its_exit_code(
-    kind: str, error: type[SlotferryError], code: int
+    kind: ErrorKind, error: type[SlotferryError], code: int
 ) -> None:
     mapped = from_engine(kind, "what happened")
     assert type(mapped) is error
@@ -34,8 +35,15 @@ def test_each_error_of_the_engine_has_its_exit_code(
     assert str(mapped) == mapped.message == "what happened"
 
 
+def test_every_kind_of_the_engine_has_an_error() -> None:
+    kinds = {kind for kind in vars(ErrorKind).values() if isinstance(kind, ErrorKind)}
+    assert len(kinds) == 14
+    assert set(ENGINE_ERRORS) == kinds
+    assert {kind.value.upper() for kind in kinds} == {name for name in vars(ErrorKind) if name.isupper()}
+
+
 def test_the_kind_of_an_error_of_the_engine_is_kept() -> None:
-    assert from_engine("target_full", "OOM").to_dict()["kind"] == "target_full"
+    assert from_engine(ErrorKind.TARGET_FULL, "OOM").to_dict()["kind"] == "target_full"
 
 
 def test_an_interruption_says_by_which_signal() -> None:

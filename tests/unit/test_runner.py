@@ -8,18 +8,18 @@ from typing import Any, cast
 
 import pytest
 
-from slotferry._core import Job
+from slotferry._core import ErrorKind, Job
 from slotferry.errors import (
     InternalError,
     MigrationInterrupted,
     SlotferryError,
     SourceUnfitError,
     TargetLostError,
-    from_engine,
 )
 from slotferry.jobs import driver as runner
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.driver import EngineDriver, Runner, Sides, Work
+from slotferry.jobs.engine_errors import from_engine
 from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey, Setup
 from slotferry.jobs.options import Options
 from slotferry.model.counts import FailedKey, Keys, Totals
@@ -183,7 +183,7 @@ def test_counts_that_do_not_add_up_are_a_bug(journal: Journal) -> None:
 def test_a_changed_source_lets_the_run_start_over(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = SourceFacts(ServerFacts("old:6379", "id-2", (7, 0, 15), "Redis", False), 5, 0.001)
     monkeypatch.setattr(runner, "discover_source", lambda *_: changed)
-    error = from_engine("source_changed", "the source has another run_id")
+    error = from_engine(ErrorKind.SOURCE_CHANGED, "the source has another run_id")
     journal.record("job", Advance(Totals(Keys(scanned=1)), failures=FAILED))
     driver, events = run(journal, scan(FakeCounts(5, 5), error), scan(FakeCounts(5, 5)))
     assert driver.works[1] == Work(partitions=[(0, 0), (1, 1)], keys=[])
@@ -201,6 +201,6 @@ def test_a_source_that_changes_all_the_time_is_refused(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runner, "discover_source", lambda *_: SourceFacts(SERVER, 5, 0.001))
-    error = from_engine("source_changed", "another run_id")
+    error = from_engine(ErrorKind.SOURCE_CHANGED, "another run_id")
     with pytest.raises(SourceUnfitError, match="changed its run_id 6 times"):
         run(journal, *[scan(FakeCounts(1, 1), error)] * 6)

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from slotferry._core import EngineError
+from slotferry._core import EngineError, ErrorKind
 from slotferry.errors import (
     InternalError,
     JournalError,
@@ -22,10 +22,10 @@ from slotferry.errors import (
     SourceLostError,
     SourceUnfitError,
     TargetLostError,
-    from_engine,
 )
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.controls import Controls, Steering
+from slotferry.jobs.engine_errors import from_engine
 from slotferry.jobs.journal.journal import JobRecord, Journal
 from slotferry.jobs.journal.recorder import Recorder
 from slotferry.jobs.options import Options
@@ -257,7 +257,7 @@ class EngineDriver:
         for note in watch.notes():
             self.emit(Notice(note))
         if left := watch.left():
-            raise from_engine("source_changed", left)
+            raise from_engine(ErrorKind.SOURCE_CHANGED, left)
 
     @contextmanager
     def _engine_errors(self) -> Iterator[None]:
@@ -265,7 +265,9 @@ class EngineDriver:
             yield
         except EngineError as error:
             kind, message = error.args
-            raise (self.cancel.error() if kind == "interrupted" else from_engine(kind, message)) from None
+            if kind == ErrorKind.INTERRUPTED:
+                raise self.cancel.error() from None
+            raise from_engine(kind, message) from None
 
     def _serve(self, job: Job) -> None:
         for event in job.drain_events():

@@ -14,7 +14,7 @@ from typing import Any
 
 from slotferry.errors import JobMismatchError
 from slotferry.jobs.driver import is_followed_alone
-from slotferry.jobs.journal.journal import JobRecord, Journal, Setup
+from slotferry.jobs.journal.journal import COMPLETED, JobRecord, Journal, Setup
 from slotferry.jobs.options import Options
 from slotferry.jobs.partitions import plan_partitions, useful_partitions
 from slotferry.migrate.key_list import KeyList
@@ -89,7 +89,7 @@ def starts_over(record: JobRecord, setup: Setup, options: Options) -> bool:
 
 def _has_ended(record: JobRecord) -> bool:
     """Whether the job was scanned to its end."""
-    return record.status in ("completed", "completed_with_failures")
+    return record.status in COMPLETED
 
 
 def _policy(setup: Setup) -> dict[str, Any]:

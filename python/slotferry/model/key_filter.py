@@ -127,7 +127,7 @@ class Selection:
                 slots=self.slots,
             )
         except EngineError as error:
-            raise UsageError(str(error.args[1]), hint=_PATTERN_HINT) from None
+            raise UsageError(error.args[1], hint=_PATTERN_HINT) from None
 
     def value_filter(self) -> ValueFilter | None:
         """Return what the source has to be asked about each key; None where that is nothing."""

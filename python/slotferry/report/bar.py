@@ -69,7 +69,7 @@ class BarDisplay(Display):
 
 def _describe(event: Progress) -> str:
     if event.state == "following" and event.follow is not None:
-        return describe_following(event.follow)
+        return f"following: {describe_following(event.follow)}"
     expected = f"/{event.expected_keys:,}" if event.expected_keys else ""
     parts = [f"{event.done_keys:,}{expected} keys", format_bytes(event.bytes)]
     if event.keys.pending or event.keys.failed:

@@ -24,5 +24,5 @@ def live_rows(live: dict[str, Any]) -> list[tuple[str, str]]:
     if rate is not None:
         rows.append(("rate", f"{rate:,.0f} keys/s, after {format_duration(live['elapsed_seconds'])}"))
     if (follow := live.get("follow")) is not None:
-        rows.append(("follow", describe_following(FollowProgress(**follow)).removeprefix("following: ")))
+        rows.append(("follow", describe_following(FollowProgress(**follow))))
     return rows

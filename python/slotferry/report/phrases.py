@@ -53,13 +53,13 @@ def describe_following(follow: FollowProgress) -> str:
         parts.append("the stream is lost")
     if follow.in_doubt:
         parts.append("both sides have to be compared")
-    return "following: " + ", ".join(parts)
+    return ", ".join(parts)
 
 
 def describe_progress(event: Progress) -> str:
     """Return a line of figures."""
     if event.state == "following" and event.follow is not None:
-        return describe_following(event.follow)
+        return f"following: {describe_following(event.follow)}"
     parts = [f"{event.done_keys:,} keys"]
     if event.expected_keys:
         share = shown_part(event) / event.expected_keys

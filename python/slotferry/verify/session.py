@@ -19,7 +19,7 @@ from slotferry.errors import OutputError, SlotferryError
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.control_socket import ControlSocket
 from slotferry.jobs.driver import Emit, EngineDriver, Sides
-from slotferry.jobs.journal.journal import JobRecord, Journal
+from slotferry.jobs.journal.journal import COMPLETED, JobRecord, Journal
 from slotferry.jobs.lock import JobLock
 from slotferry.migrate.resume import check_setup, default_job_name, partitions_by_database
 from slotferry.migrate.session import Session, as_our_error, status_of
@@ -98,7 +98,7 @@ class VerifySession(Session):
 
     def _resumes(self, record: JobRecord) -> bool:
         """Whether something is left to be resumed; after a complete pass a verification begins anew."""
-        return not self._options.restart and record.status not in ("completed", "completed_with_failures")
+        return not self._options.restart and record.status not in COMPLETED
 
     def _prepare(self, journal: Journal, sides: Sides) -> None:
         """Bring both directions to where this run starts."""

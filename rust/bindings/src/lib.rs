@@ -26,7 +26,7 @@ mod _core {
     #[pymodule_export]
     use super::checkpoint::{Checkpoint, Failure, PartitionMark, Pending};
     #[pymodule_export]
-    use super::error::EngineError;
+    use super::error::{EngineError, ErrorKind};
     #[pymodule_export]
     use super::event::Event;
     #[pymodule_export]

@@ -6,8 +6,7 @@
 use std::fmt;
 
 /// What kind of trouble it is, grouped by what helps against it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
     /// The source could not be reached within the retry limit; a resume can go on.
     SourceLost,
@@ -83,6 +82,11 @@ impl Error {
             message: message.into(),
         }
     }
+}
+
+/// An argument that makes no sense.
+pub(crate) fn usage(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Usage, message)
 }
 
 /// A result with this crate's error.

@@ -23,7 +23,8 @@ pub mod transform;
 
 pub use error::{Error, ErrorKind, Result};
 pub use job::control::{Doubts, Event, FollowStatus, Side, State};
-pub use job::engine::{Depth, Eviction, FollowSpec, JobSpec, OnConflict, OnFlush, Sweep, Verify};
+pub use job::engine::{Depth, FollowSpec, JobSpec, OnConflict, OnFlush, Sweep, Verify};
 pub use job::supervisor::{Job, Snapshot};
+pub use resp::Eviction;
 pub use target::limits::TargetLimits;
 pub use transform::sample::Sample;

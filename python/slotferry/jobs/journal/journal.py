@@ -29,6 +29,9 @@ from slotferry.model.history import Happening
 
 _CHUNK_KEYS = 50_000
 _CHUNK_BYTES = 2 << 20  # of names
+COMPLETED = frozenset({"completed", "completed_with_failures", "completed_with_differences"})
+"""How a run may have ended that came to the end of its work."""
+
 _FAILED_KEY = "key, slot, kind, message, node, db, source, target"
 _OF_A_PASS = (
     *("unsettled", "notes", "big_keys", "partitions"),
@@ -405,7 +408,7 @@ class Journal:
     def story(self, name: str) -> list[Happening]:
         """Return what happened in the job's runs since it was completed last, in order."""
         runs = self.runs(name)
-        ended = [run.number for run in runs[:-1] if run.status.startswith("completed")]
+        ended = [run.number for run in runs[:-1] if run.status in COMPLETED]
         since = max(ended, default=0)
         rows = self.select(
             "SELECT run, at, last, kind, message, count FROM story WHERE job = ? AND run > ? ORDER BY at, id",

@@ -14,11 +14,12 @@ use crate::ledger::books::PageId;
 use crate::ledger::unsettled::{Difference, Failure, FailureKind};
 use crate::net::Address;
 use crate::rdb::{Kind, PayloadError, same_value_within};
+use crate::resp::Restore;
 use crate::resp::encode;
 use crate::resp::encode::ExpiryCommand;
 use crate::resp::{Decoded, ProtocolError, Reply, decode, decode_time};
-use crate::target::batch::{Batch, Entry, Restore};
-use crate::target::connection::ReadProgress;
+use crate::target::batch::{Batch, Entry};
+use crate::target::flight::ReadProgress;
 use crate::text::shown;
 
 /// So often a key may be deleted between a RESTORE that finds it busy and the look at it.

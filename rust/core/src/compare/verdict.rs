@@ -8,7 +8,7 @@ use crate::job::engine::{Depth, Verify};
 use crate::job::progress::Outcome;
 use crate::ledger::unsettled::{Difference, FailureKind};
 use crate::rdb::{Comparison, PayloadError, compare_values, describe, same_bytes};
-use crate::target::batch::Restore;
+use crate::resp::Restore;
 
 /// What a key turned out to be; `Same` is not among it.
 #[derive(Debug, PartialEq, Eq)]

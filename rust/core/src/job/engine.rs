@@ -18,6 +18,7 @@ use crate::ledger::books::PageId;
 use crate::ledger::unsettled::{Failure, Pending};
 use crate::net::{Access, Address, AddressMap};
 use crate::rdb::{FieldTtl, Show, Target};
+use crate::resp::Eviction;
 use crate::resp::encode::ExpiryCommand;
 use crate::throttle::budget::{Budget, Throttle};
 use crate::topology::SlotRange;
@@ -49,15 +50,6 @@ pub enum OnConflict {
     Replace,
     /// It is left as it is.
     Skip,
-}
-
-/// How cold or hot a key is, by the policy of both sides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Eviction {
-    /// Seconds since its last use (OBJECT IDLETIME).
-    IdleTime,
-    /// The logarithmic counter of its uses (OBJECT FREQ).
-    Frequency,
 }
 
 /// Compare the source's keys with the target's instead of copying them: nothing is written.

@@ -2,7 +2,7 @@
 //!
 //! Invariant: any bytes go into keys and payloads; nothing is quoted, everything is length-prefixed.
 
-use crate::job::engine::Eviction;
+use crate::resp::Eviction;
 
 /// Append `$<length>\r\n<bytes>\r\n`.
 #[inline]

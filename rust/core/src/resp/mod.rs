@@ -5,9 +5,12 @@
 
 pub mod decode;
 pub mod encode;
+mod restore;
 mod tree;
 
 pub use decode::{
     Decoded, ProtocolError, Reply, ScanPage, ScanProgress, decode, decode_scan, decode_scan_on, decode_time,
 };
+pub use restore::Eviction;
+pub(crate) use restore::Restore;
 pub use tree::Tree;

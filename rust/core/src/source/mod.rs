@@ -2,12 +2,16 @@
 //!
 //! Invariant: the source is only read, and nothing here knows of a target.
 
+pub(crate) mod ask;
 pub(crate) mod dump;
+pub(crate) mod fetch;
 pub mod keys;
 pub(crate) mod names;
+pub(crate) mod passing_on;
 pub(crate) mod plain_strings;
 pub(crate) mod reader;
 pub(crate) mod scan;
 pub(crate) mod sieve;
+pub(crate) mod sizes;
 pub mod stream;
 pub(crate) mod walk;

@@ -8,8 +8,8 @@ use std::rc::Rc;
 
 use crate::job::engine::Engine;
 use crate::ledger::books::PageId;
+use crate::resp::Restore;
 use crate::source::scan::{Keys, Naming};
-use crate::target::batch::{Batch, Restore};
 use crate::transform::keymap::Scratch;
 
 /// The names of the pages that are open, and room to make the target's names in.
@@ -58,11 +58,6 @@ impl Engine {
         if let Some(keys) = self.names.borrow_mut().pages.remove(&page) {
             self.budget.free_names(keys.weight());
         }
-    }
-
-    /// What the source calls entry `index` of a batch.
-    pub fn source_name(&self, batch: &Batch, index: usize) -> Vec<u8> {
-        self.named(batch.entries()[index].page, &batch.restore(index))
     }
 
     /// What the source calls a key of `page`.

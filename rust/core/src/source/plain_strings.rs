@@ -7,7 +7,8 @@
 use crate::chunked::copy::Big;
 use crate::rdb::append_string;
 use crate::resp::Reply;
-use crate::source::reader::{Fetch, SourceReader};
+use crate::source::fetch::Fetch;
+use crate::source::reader::SourceReader;
 
 /// How the keys of a page are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,8 +5,9 @@
 //! scan.
 
 use crate::resp::{Decoded, ProtocolError, Reply, decode, encode};
-use crate::source::dump::concerns_one_key;
-use crate::source::reader::{Ask, Ended, SourceReader};
+use crate::source::fetch::{Ask, Ended};
+use crate::source::passing_on::concerns_one_key;
+use crate::source::reader::SourceReader;
 use crate::source::scan::Keys;
 use crate::transform::filter::Question;
 

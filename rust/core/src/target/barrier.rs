@@ -19,7 +19,8 @@ use crate::error::ErrorKind;
 use crate::job::engine::Engine;
 use crate::reply::said;
 use crate::resp::{Decoded, Reply, decode, encode};
-use crate::target::connection::{Flight, Link, ReadProgress};
+use crate::target::flight::{Flight, ReadProgress};
+use crate::target::link::Link;
 
 /// While keys flow, a barrier is held this often.
 const EVERY: Duration = Duration::from_millis(200);

@@ -2,11 +2,11 @@
 //!
 //! Invariant: an entry's command can be sent again as it stands, to any node.
 
-use crate::job::engine::Eviction;
+use crate::job::engine::Engine;
 use crate::ledger::books::PageId;
 use crate::rdb::patch_version;
 use crate::resp::encode::ExpiryCommand;
-use crate::resp::{Decoded, Reply, decode, encode};
+use crate::resp::{Decoded, Eviction, Reply, Restore, decode, encode};
 
 /// A batch is sent once it has grown to this many bytes.
 pub(crate) const BATCH_BYTES: usize = 48 * 1024;
@@ -56,20 +56,11 @@ pub(crate) struct Batch {
     asking: bool,
 }
 
-/// The arguments of an encoded RESTORE.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Restore<'a> {
-    /// Its place among the keys of its page.
-    pub number: u32,
-    /// Its name at the target.
-    pub key: &'a [u8],
-    /// Milliseconds since the epoch; 0: does not expire.
-    pub expires_at: u64,
-    pub payload: &'a [u8],
-    /// The RDB version to put into the payload's footer in place of its own.
-    pub rdb_version: Option<u16>,
-    /// How cold or hot it is, where that is carried over.
-    pub eviction: Option<(Eviction, u64)>,
+impl Engine {
+    /// What the source calls entry `index` of a batch.
+    pub fn source_name(&self, batch: &Batch, index: usize) -> Vec<u8> {
+        self.named(batch.entries()[index].page, &batch.restore(index))
+    }
 }
 
 impl Batch {

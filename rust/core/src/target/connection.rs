@@ -1,31 +1,25 @@
-//! The way to one node of the target: batches out, replies in, in order, on one connection after the other.
+//! One connection to a node of the target after the other: batches out, replies in, in order.
 //!
 //! Invariant: replies belong to commands in order. A connection that is lost leaves no entry behind: what had
 //! no reply is sent again, marked as in doubt.
 
-use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-
-use crate::compare::session::Comparison;
 use crate::error::ErrorKind;
 use crate::job::control::{Event, Side};
 use crate::job::engine::{Backoff, Engine};
-use crate::ledger::books::PageId;
 use crate::net;
-use crate::net::{Address, Connection, Deadline, HandshakeError};
-use crate::resp::{Decoded, ProtocolError, Reply, decode};
-use crate::target::barrier::Wait;
-use crate::target::batch::{BATCH_BYTES, Batch, Entry, Restore};
+use crate::net::{Connection, Deadline, HandshakeError};
+use crate::target::batch::{Batch, Entry};
 use crate::target::cut::accused;
+use crate::target::flight::{Flight, read_restores};
 use crate::target::flights::Flights;
 use crate::target::full::Full;
+use crate::target::link::Link;
 use crate::throttle::limiter::Answer;
 use crate::throttle::reply_timer::ReplyTimer;
-use crate::topology::NodeId;
 
 /// A connection whose replies stay away so long, or for as long as passing errors are retried, is given up.
 const REPLY_PATIENCE: Duration = Duration::from_secs(30);
@@ -38,156 +32,6 @@ const NOTICEABLE: Duration = Duration::from_secs(1);
 
 /// How often a session looks at the time.
 const LOOK: Duration = Duration::from_millis(250);
-
-/// One node of the target.
-#[derive(Debug)]
-pub(crate) struct Link {
-    pub node: NodeId,
-    pub address: Address,
-    /// Keys acknowledged by it.
-    pub keys: Cell<u64>,
-    pub owns_slots: Cell<bool>,
-    /// It has acknowledged keys since the last barrier that held.
-    pub unconfirmed: Cell<bool>,
-    /// It takes no keys for want of room.
-    pub full: RefCell<Option<Full>>,
-    open: RefCell<Batch>,
-    queue: RefCell<VecDeque<Flight>>,
-    in_flight: Cell<usize>,
-    wake: Notify,
-}
-
-/// What is on its way to a node, in order.
-#[derive(Debug)]
-pub(crate) enum Flight {
-    Restore {
-        /// Sealed: a reply that RESTORE never gives follows theirs.
-        batch: Batch,
-        /// Replies so far, ASKINGs' and the seal's included.
-        replies: usize,
-        errors: Vec<(usize, Vec<u8>)>,
-        /// Sent to ask whether a full node takes any again.
-        probe: bool,
-    },
-    Compare(Box<Comparison>),
-    Wait(Wait),
-}
-
-impl Flight {
-    /// What a batch becomes: RESTOREs on their way, or in a verification the reads of its keys.
-    pub fn of(batch: Batch, engine: &Engine) -> Self {
-        if let Some(rules) = engine.rules() {
-            return Self::Compare(Box::new(Comparison::of_all(batch, engine, rules)));
-        }
-        Self::restore(batch, engine, false)
-    }
-
-    /// What asks a full node whether it takes keys again.
-    pub fn probe(batch: Batch, engine: &Engine) -> Self {
-        Self::restore(batch, engine, true)
-    }
-
-    fn restore(mut batch: Batch, engine: &Engine, probe: bool) -> Self {
-        batch.seal(engine.spec.target_expiry);
-        Self::Restore {
-            batch,
-            replies: 0,
-            errors: Vec::new(),
-            probe,
-        }
-    }
-
-    /// Whether it waits while the node is full.
-    fn takes_room(&self) -> bool {
-        matches!(self, Self::Restore { probe: false, .. })
-    }
-
-    /// Whether the time until its next reply tells how quick the server is: not where the value is large, and
-    /// never of WAIT.
-    fn tells_latency(&self) -> bool {
-        match self {
-            Self::Restore { batch, replies, .. } => {
-                let entry = if batch.is_asking() { replies / 2 } else { *replies };
-                batch
-                    .entries()
-                    .get(entry)
-                    .is_some_and(|entry| entry.payload <= BATCH_BYTES)
-            }
-            Self::Compare(_) => true,
-            Self::Wait(_) => false,
-        }
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Restore { batch, .. } => batch.bytes(),
-            Self::Compare(comparison) => comparison.bytes(),
-            Self::Wait(wait) => wait.bytes(),
-        }
-    }
-}
-
-impl Link {
-    pub fn new(node: NodeId, address: Address) -> Self {
-        Self {
-            node,
-            address,
-            keys: Cell::new(0),
-            owns_slots: Cell::new(true),
-            unconfirmed: Cell::new(false),
-            full: RefCell::default(),
-            open: RefCell::default(),
-            queue: RefCell::default(),
-            in_flight: Cell::new(0),
-            wake: Notify::new(),
-        }
-    }
-
-    /// Append a fresh key to the open batch; a full batch is queued.
-    #[inline]
-    pub fn push(&self, engine: &Engine, page: PageId, slot: u16, restore: &Restore<'_>, replace: bool) {
-        let mut open = self.open.borrow_mut();
-        engine.budget.hold(open.push(page, slot, restore, replace));
-        if open.is_full() {
-            let full = std::mem::replace(&mut *open, engine.spares.borrow_mut().take());
-            self.enqueue(Flight::of(full, engine));
-        }
-    }
-
-    /// Append an entry that was sent before to the open batch.
-    pub fn push_again(&self, engine: &Engine, entry: Entry, command: &[u8]) {
-        let mut open = self.open.borrow_mut();
-        open.push_again(entry, command);
-        if open.is_full() {
-            let full = std::mem::replace(&mut *open, engine.spares.borrow_mut().take());
-            self.enqueue(Flight::of(full, engine));
-        }
-    }
-
-    pub fn enqueue(&self, flight: Flight) {
-        self.queue.borrow_mut().push_back(flight);
-        self.wake.notify_one();
-    }
-
-    /// Wake the link if it waits for nothing and has an open batch. While replies are on their way, the open
-    /// batch may grow: they will wake the link.
-    pub fn nudge(&self) {
-        if self.in_flight.get() == 0 && !self.open.borrow().is_empty() {
-            self.wake.notify_one();
-        }
-    }
-
-    /// Let the link look at once at what it has.
-    pub fn wake(&self) {
-        self.wake.notify_one();
-    }
-
-    fn has_work(&self) -> bool {
-        !self.open.borrow().is_empty()
-            || !self.queue.borrow().is_empty()
-            || self.full.borrow().as_ref().is_some_and(Full::has_probe)
-    }
-}
 
 /// Serve one node until the job ends.
 pub(crate) async fn run(engine: Rc<Engine>, link: Rc<Link>) {
@@ -514,58 +358,4 @@ impl<'a> Session<'a> {
         engine.delay(open, false, &reason);
         engine.probe_lost(link);
     }
-}
-
-/// Bytes used, whether the flight is done, and how many bytes the next reply needs (0: unknown).
-pub(crate) type ReadProgress = Result<(usize, bool, usize), ProtocolError>;
-
-/// Read replies to a batch: `+OK` counts on, anything else is kept with its entry's index.
-fn read_restores(
-    data: &[u8],
-    batch: &Batch,
-    replies: &mut usize,
-    errors: &mut Vec<(usize, Vec<u8>)>,
-) -> ReadProgress {
-    const OK: &[u8] = b"+OK\r\n";
-    let per_entry = 1 + usize::from(batch.is_asking());
-    let expected = batch.entries().len() * per_entry;
-    let mut at = 0;
-    while *replies < expected {
-        let rest = &data[at..];
-        if rest.starts_with(OK) {
-            at += OK.len();
-            *replies += 1;
-            continue;
-        }
-        match decode(rest)? {
-            Decoded::Partial(_) => return Ok((at, false, 0)),
-            Decoded::Whole(reply, used) => {
-                at += used;
-                let (index, is_restore) = (*replies / per_entry, *replies % per_entry == per_entry - 1);
-                *replies += 1;
-                let text = match reply {
-                    Reply::Error(text) => text.to_vec(),
-                    // A deletion, whether the key was still there or not.
-                    Reply::Integer(_) if is_restore && batch.entries()[index].payload == 0 => continue,
-                    other => format!("{}, which is no reply to RESTORE", other.kind()).into_bytes(),
-                };
-                // A refused ASKING shows in the reply to the RESTORE that follows it: that one is judged.
-                if is_restore {
-                    errors.push((index, text));
-                }
-            }
-        }
-    }
-    if *replies == expected {
-        let rest = &data[at..];
-        match decode(rest)? {
-            Decoded::Partial(_) => return Ok((at, false, 0)),
-            Decoded::Whole(Reply::Integer(_) | Reply::Bulk(_) | Reply::Error(_), used) => {
-                at += used;
-                *replies += 1;
-            }
-            Decoded::Whole(..) => return Err(ProtocolError::at(rest)),
-        }
-    }
-    Ok((at, true, 0))
 }

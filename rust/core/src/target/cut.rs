@@ -8,7 +8,7 @@ use std::rc::Rc;
 use crate::chunked::copy::Big;
 use crate::job::engine::Engine;
 use crate::target::batch::{Batch, Entry};
-use crate::target::connection::Flight;
+use crate::target::flight::Flight;
 
 /// So many connections in a row that end with a key show that it is its fault.
 const MOST_CUTS: u8 = 4;

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use crate::net::Outgoing;
-use crate::target::connection::Flight;
+use crate::target::flight::Flight;
 
 /// Flights in order, and how far they are written.
 #[derive(Debug)]
@@ -77,7 +77,8 @@ impl Outgoing for Flights {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::batch::{Batch, Restore};
+    use crate::resp::Restore;
+    use crate::target::batch::Batch;
 
     fn flight(payload: usize) -> Flight {
         let mut batch = Batch::default();

@@ -10,7 +10,8 @@ use std::time::Instant;
 use crate::error::ErrorKind;
 use crate::job::engine::{Backoff, Engine};
 use crate::target::batch::Batch;
-use crate::target::connection::{Flight, Link};
+use crate::target::flight::Flight;
+use crate::target::link::Link;
 
 /// A probe has so many keys at the most.
 const MOST: usize = 1024;

@@ -10,7 +10,8 @@ use crate::chunked::copy::Big;
 use crate::job::engine::Engine;
 use crate::ledger::books::PageId;
 use crate::ledger::unsettled::{Failure, FailureKind};
-use crate::target::batch::{Batch, Restore};
+use crate::resp::Restore;
+use crate::target::batch::Batch;
 use crate::text::shown;
 
 /// What stands beside a value in its command and transaction, and what waits before it: a batch at the most.

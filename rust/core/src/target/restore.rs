@@ -13,7 +13,8 @@ use crate::ledger::books::PageId;
 use crate::ledger::unsettled::{Failure, FailureKind};
 use crate::reply::{Verdict, judge, said};
 use crate::target::batch::{Batch, Entry};
-use crate::target::connection::{Flight, Session};
+use crate::target::connection::Session;
+use crate::target::flight::Flight;
 use crate::text::shown;
 
 /// After so many redirects in a row an entry waits for a fresh topology: two nodes disagree.

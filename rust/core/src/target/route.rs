@@ -14,9 +14,11 @@ use crate::ledger::books::PageId;
 use crate::ledger::unsettled::Pending;
 use crate::net::Address;
 use crate::rdb::{FieldTtl, Passage};
-use crate::target::batch::{Batch, Entry, Restore};
-use crate::target::connection::{Flight, Link};
+use crate::resp::Restore;
+use crate::target::batch::{Batch, Entry};
+use crate::target::flight::Flight;
 use crate::target::health::Patience;
+use crate::target::link::Link;
 use crate::topology::{NodeId, SlotRange, Topology};
 
 /// The map, and the link to each node that has been needed so far.

@@ -11,8 +11,9 @@ use crate::ledger::books::PageId;
 use crate::ledger::unsettled::{Failure, FailureKind};
 use crate::rdb::{PayloadError, Target, TranslateError, Translated};
 use crate::reply::said;
+use crate::resp::Restore;
 use crate::resp::encode;
-use crate::target::batch::{Batch, Entry, Restore};
+use crate::target::batch::{Batch, Entry};
 use crate::target::connection::Session;
 use crate::text::shown;
 

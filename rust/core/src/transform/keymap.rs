@@ -4,10 +4,12 @@
 //! alike when it is copied, compared and counted. Keys are bytes: in a pattern `.` is any byte, and `\d`, `\w`
 //! and `\b` are ASCII.
 
-use regex::bytes::{CaptureLocations, Regex, RegexBuilder};
+use regex::bytes::{CaptureLocations, Regex};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Result, usage};
 use crate::slot::{SLOTS, key_slot};
+use crate::transform::pattern::{any_of, compile};
+use crate::transform::template::Template;
 
 /// One step of a name's way from source to target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,21 +66,12 @@ pub struct Scratch {
 enum Step {
     Rewrite {
         regex: Regex,
-        template: Vec<Part>,
+        template: Template,
         last: bool,
     },
     AddPrefix(Vec<u8>),
     StripPrefix(Vec<u8>),
 }
-
-#[derive(Debug, PartialEq, Eq)]
-enum Part {
-    Text(Vec<u8>),
-    Group(usize),
-}
-
-/// Memory for one compiled pattern: what is larger is refused when it is compiled.
-const LARGEST_PATTERN: usize = 10 << 20;
 
 impl KeyMap {
     /// Compile rules and filter. `prefix` is put before every name, also of keys that a last rule matched.
@@ -173,17 +166,7 @@ impl KeyMap {
                     };
                     next.clear();
                     next.extend_from_slice(&name[..found.start()]);
-                    for part in template {
-                        match part {
-                            Part::Text(text) => next.extend_from_slice(text),
-                            // A group that takes no part in the match stands for nothing.
-                            Part::Group(group) => {
-                                if let Some((start, end)) = groups.get(*group) {
-                                    next.extend_from_slice(&name[start..end]);
-                                }
-                            }
-                        }
-                    }
+                    template.expand(name, groups, next);
                     next.extend_from_slice(&name[found.end()..]);
                     std::mem::swap(name, next);
                     if *last {
@@ -208,7 +191,7 @@ impl Step {
                 last,
             } => {
                 let regex = compile(pattern)?;
-                let template = parse_template(template, &regex)?;
+                let template = Template::parse(template, &regex)?;
                 Self::Rewrite {
                     regex,
                     template,
@@ -217,176 +200,6 @@ impl Step {
             }
         })
     }
-}
-
-fn usage(message: String) -> Error {
-    Error::new(ErrorKind::Usage, message)
-}
-
-fn compile(pattern: &str) -> Result<Regex> {
-    RegexBuilder::new(pattern)
-        .unicode(false)
-        .dot_matches_new_line(true)
-        .size_limit(LARGEST_PATTERN)
-        .build()
-        .map_err(|error| {
-            usage(format!(
-                "the pattern {pattern:?} does not compile: {}",
-                one_line(&error)
-            ))
-        })
-}
-
-/// The error's last line: the ones before draw the pattern.
-fn one_line(error: &regex::Error) -> String {
-    let text = error.to_string();
-    let line = text.lines().last().unwrap_or_default().trim();
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
-}
-
-/// One expression that matches what any of the globs or patterns does; `None` without any.
-fn any_of(globs: &[Vec<u8>], patterns: &[String]) -> Result<Option<Regex>> {
-    // Each by itself first, so that an error names the one at fault and parentheses can't pair across.
-    for pattern in patterns {
-        compile(pattern)?;
-    }
-    let all: Vec<String> = globs
-        .iter()
-        .map(|glob| glob_pattern(glob))
-        .chain(patterns.iter().map(|pattern| format!("(?:{pattern})")))
-        .collect();
-    if all.is_empty() {
-        return Ok(None);
-    }
-    compile(&all.join("|")).map(Some)
-}
-
-/// A glob as the servers read it (`stringmatchlen` in their `util.c`), as a pattern: `*` any bytes, `?` one,
-/// `[a-z]` and `[^a-z]` sets, `\` takes the next byte as it is.
-fn glob_pattern(glob: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let literal = |out: &mut String, byte: u8| {
-        let _ = write!(out, "\\x{byte:02X}");
-    };
-    let mut out = String::from(r"\A");
-    let mut rest = glob;
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        match byte {
-            b'*' => out.push_str(".*"),
-            b'?' => out.push('.'),
-            b'\\' if !rest.is_empty() => {
-                literal(&mut out, rest[0]);
-                rest = &rest[1..];
-            }
-            b'[' => {
-                let negated = rest.first() == Some(&b'^');
-                if negated {
-                    rest = &rest[1..];
-                }
-                let mut set = String::new();
-                // A set without an end takes all the rest.
-                loop {
-                    match rest {
-                        [] => break,
-                        [b']', after @ ..] => {
-                            rest = after;
-                            break;
-                        }
-                        [b'\\', byte, after @ ..] => {
-                            literal(&mut set, *byte);
-                            rest = after;
-                        }
-                        [first, b'-', last, after @ ..] => {
-                            literal(&mut set, *first.min(last));
-                            set.push('-');
-                            literal(&mut set, *first.max(last));
-                            rest = after;
-                        }
-                        [byte, after @ ..] => {
-                            literal(&mut set, *byte);
-                            rest = after;
-                        }
-                    }
-                }
-                match (negated, set.is_empty()) {
-                    (false, true) => out.push_str(r"[^\x00-\xFF]"),
-                    (true, true) => out.push('.'),
-                    (false, false) => {
-                        let _ = write!(out, "[{set}]");
-                    }
-                    (true, false) => {
-                        let _ = write!(out, "[^{set}]");
-                    }
-                }
-            }
-            other => literal(&mut out, other),
-        }
-    }
-    out.push_str(r"\z");
-    out
-}
-
-/// Take a template apart; every group that it names has to be one of the pattern's.
-fn parse_template(template: &[u8], regex: &Regex) -> Result<Vec<Part>> {
-    let shown = || template.escape_ascii();
-    let mut parts = Vec::new();
-    let mut text = Vec::new();
-    let mut rest = template;
-    while let Some(dollar) = memchr::memchr(b'$', rest) {
-        text.extend_from_slice(&rest[..dollar]);
-        rest = &rest[dollar + 1..];
-        if let Some(after) = rest.strip_prefix(b"$") {
-            text.push(b'$');
-            rest = after;
-            continue;
-        }
-        let name = if let Some(after) = rest.strip_prefix(b"{") {
-            let end = memchr::memchr(b'}', after)
-                .ok_or_else(|| usage(format!("the template {} has a '${{' without its '}}'", shown())))?;
-            rest = &after[end + 1..];
-            &after[..end]
-        } else {
-            let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-            let length = if digits > 0 {
-                digits
-            } else {
-                rest.iter()
-                    .take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'_')
-                    .count()
-            };
-            let (name, after) = rest.split_at(length);
-            rest = after;
-            name
-        };
-        let group = group_number(name, regex).ok_or_else(|| {
-            usage(format!(
-                "the template {} names the group '{}', which the pattern {:?} does not have (write $$ for a dollar)",
-                shown(),
-                name.escape_ascii(),
-                regex.as_str()
-            ))
-        })?;
-        if !text.is_empty() {
-            parts.push(Part::Text(std::mem::take(&mut text)));
-        }
-        parts.push(Part::Group(group));
-    }
-    text.extend_from_slice(rest);
-    if !text.is_empty() {
-        parts.push(Part::Text(text));
-    }
-    Ok(parts)
-}
-
-fn group_number(name: &[u8], regex: &Regex) -> Option<usize> {
-    let name = std::str::from_utf8(name).ok()?;
-    if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) {
-        return name.parse().ok().filter(|&group| group < regex.captures_len());
-    }
-    regex
-        .capture_names()
-        .position(|group| group.is_some_and(|group| group == name))
 }
 
 #[cfg(test)]

@@ -4,4 +4,6 @@
 
 pub mod filter;
 pub mod keymap;
+mod pattern;
 pub(crate) mod sample;
+mod template;

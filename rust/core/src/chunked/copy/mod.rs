@@ -35,7 +35,7 @@ use crate::ledger::unsettled::{Failure, FailureKind, Pending};
 use crate::net::client::Client;
 use crate::rdb::kind_name;
 use crate::reply::said;
-use crate::target::batch::Restore;
+use crate::resp::Restore;
 use crate::target::health::Patience;
 use crate::text::shown;
 use crate::topology::NodeId;

@@ -13,9 +13,9 @@ use crate::job::engine::{Backoff, Engine};
 use crate::ledger::books::PageId;
 use crate::ledger::touched::Touch;
 use crate::net::Access;
+use crate::resp::Restore;
 use crate::source::keys::Effect;
 use crate::source::stream::{Attachment, Begun, Ended, Follower, Position};
-use crate::target::batch::Restore;
 
 /// A connection that lasts so long was a good one, even if nothing came: sources ping every 10 s by default.
 const STEADY: Duration = Duration::from_secs(60);
