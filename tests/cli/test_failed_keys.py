@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from slotferry.jobs.journal.journal import Advance, Journal, PendingKey, Setup
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import Advance, PendingKey, Setup
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.cli.conftest import Invoke

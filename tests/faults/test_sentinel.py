@@ -138,7 +138,7 @@ def test_a_replica_without_its_link_is_left_until_it_has_it_again(
             wait_until(lambda: story.tells("no link to its primary", "waiting"), "the replica to be left")
         _finish(paused, replica, cluster)
 
-    assert story.tells("fit to be read again", paused.proxy.address)
+    assert story.tells("can be read again", paused.proxy.address)
     assert not story.tells("void")
 
 
@@ -160,7 +160,7 @@ def test_a_replica_that_falls_behind_is_left_until_it_has_caught_up(
             wait_until(lambda: story.tells("bytes behind its primary", "waiting"), "the replica to be left")
         _finish(paused, replica, cluster)
 
-    assert story.tells("fit to be read again", paused.proxy.address)
+    assert story.tells("can be read again", paused.proxy.address)
     assert not story.tells("void")
 
 

@@ -19,7 +19,8 @@ from redis.exceptions import RedisError
 
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.journal.cutovers import CutoverRecords
-from slotferry.jobs.journal.journal import Journal, Setup
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import Setup
 from slotferry.migrate.cutover.border import CheckRequest
 from slotferry.migrate.cutover.machine import Cutover
 from slotferry.migrate.following.follower import Lag

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from slotferry._core import Job
-from slotferry.jobs.journal.journal import Mark, PendingKey
+from slotferry.jobs.journal.records import Mark, PendingKey
 from slotferry.model.counts import FailedKey
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from slotferry.errors import JournalError
-from slotferry.jobs.journal.journal import Advance, Journal, PendingKey, Setup
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import Advance, PendingKey, Setup
 from slotferry.migrate.account.book import AccountBook
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.topology.identity import Doubt

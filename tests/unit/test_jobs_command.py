@@ -12,7 +12,8 @@ import pytest
 
 from slotferry.cli import main
 from slotferry.errors import SourceLostError
-from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey, Setup
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import Advance, Mark, PendingKey, Setup
 from slotferry.jobs.lock import JobLock
 from slotferry.model.counts import FailedKey, Keys, Totals
 

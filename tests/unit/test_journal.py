@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from slotferry.errors import JournalError, SourceLostError
 from slotferry.jobs.journal.file import SCHEMA_VERSION
-from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey, Setup
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import Advance, Mark, PendingKey, Setup
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.follow import FollowMark
 
@@ -154,7 +155,7 @@ def test_jobs_do_not_mix(journal: Journal) -> None:
 
 
 def test_unsettled_keys_are_those_of_the_moment(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slotferry.jobs.journal.journal._CHUNK_KEYS", 2)
+    monkeypatch.setattr("slotferry.jobs.journal.reader._CHUNK_KEYS", 2)
     names = [f"p{number}".encode() for number in range(5)]
     journal.record("job", advance(6, 0, pending=list(map(pending, names)), failures=[failed(b"f")]))
     chunks = journal.unsettled_keys("job", with_failed=False)

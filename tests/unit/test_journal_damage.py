@@ -15,7 +15,8 @@ import pytest
 from slotferry.cli import main
 from slotferry.errors import JournalError
 from slotferry.jobs.journal.file import SCHEMA_VERSION
-from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey, Setup
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import Advance, Mark, PendingKey, Setup
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.history import Happening
 from slotferry.reshard.journal import ReshardJournal

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from slotferry.errors import JournalError
-from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey, Setup
+from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.recorder import Recorder
+from slotferry.jobs.journal.records import Advance, Mark, PendingKey, Setup
 from slotferry.model.counts import FailedKey, Keys, Totals
 from tests.unit.fakes import FakeCheckpoint, FakeCounts, FakeJob, FakeSnapshot
 

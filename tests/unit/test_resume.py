@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from slotferry.errors import JobMismatchError
-from slotferry.jobs.journal.journal import Advance, Journal, Mark
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import Advance, Mark
 from slotferry.jobs.options import Options
 from slotferry.migrate.resume import check_setup, default_job_name, make_setup, prepare_job
 from slotferry.model.counts import FailedKey, Keys, Totals

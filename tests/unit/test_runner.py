@@ -16,12 +16,14 @@ from slotferry.errors import (
     SourceUnfitError,
     TargetLostError,
 )
-from slotferry.jobs import driver as runner
+from slotferry.jobs import runner
 from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.driver import EngineDriver, Runner, Sides, Work
+from slotferry.jobs.driver import EngineDriver, Sides, Work
 from slotferry.jobs.engine_errors import from_engine
-from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey, Setup
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import Advance, Mark, PendingKey, Setup
 from slotferry.jobs.options import Options
+from slotferry.jobs.runner import Runner
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.events import CheckpointSaved, Event, Notice, Progress
 from slotferry.net.connector import Connector
@@ -137,7 +139,7 @@ def test_a_pass_that_makes_progress_is_followed_by_another(journal: Journal) -> 
 def test_resuming_takes_pending_keys_first_and_leaves_failed_ones(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("slotferry.jobs.journal.journal._CHUNK_KEYS", 1)
+    monkeypatch.setattr("slotferry.jobs.journal.reader._CHUNK_KEYS", 1)
     marks = [Mark(0, 0, True), Mark(1, 9, False)]
     counts = Totals(Keys(scanned=4, migrated=1))
     journal.record("job", Advance(counts, marks, pending=PENDING, failures=FAILED))

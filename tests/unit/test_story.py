@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from slotferry.errors import JournalError
-from slotferry.jobs.journal.journal import Journal, Setup
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import Setup
 from slotferry.jobs.journal.storyteller import Storyteller
 from slotferry.model.events import EngineNews, Notice, TopologyChanged
 from slotferry.model.history import Happening

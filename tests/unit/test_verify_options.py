@@ -8,7 +8,8 @@ import pytest
 
 from slotferry import Options, VerifyOptions, VerifyReport
 from slotferry.errors import ExitCode, TargetLostError, UsageError
-from slotferry.jobs.journal.journal import Advance, Journal, Setup
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import Advance, Setup
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.differences import Difference
 from slotferry.report.verify_tables import verification_table

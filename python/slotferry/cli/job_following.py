@@ -12,7 +12,7 @@ from slotferry.report.columns import cut
 from slotferry.text import iso_time
 
 if TYPE_CHECKING:
-    from slotferry.jobs.journal.journal import JobRecord
+    from slotferry.jobs.journal.records import JobRecord
 
 _REASON_WIDTH = 60
 

@@ -21,7 +21,8 @@ from slotferry.text import iso_time, local_time, show_key
 from slotferry.verify.jobs import extra_job, shown_jobs
 
 if TYPE_CHECKING:
-    from slotferry.jobs.journal.journal import JobRecord, Journal, RunRecord
+    from slotferry.jobs.journal.journal import Journal
+    from slotferry.jobs.journal.records import JobRecord, RunRecord
 
 settings = {"auto_envvar_prefix": "SLOTFERRY"}
 
@@ -339,11 +340,26 @@ def _failure_dicts(journal: Journal, record: JobRecord, limit: int) -> Iterator[
 
 
 def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
+    from slotferry.report.columns import align
+    from slotferry.report.tables import story_lines
+
+    click.echo("\n".join(align(_head_rows(journal, path, record))))
+    click.echo("\nruns:")
+    heads = ("NUMBER", "STARTED", "ENDED", "STATUS", "HOST", "PID", "WHY")
+    rows = [_run_row(run, _status(path, record.name, run.status)) for run in journal.runs(record.name)]
+    click.echo("\n".join(align([heads, *rows], numbers=(0, 5), indent="  ")))
+    story = journal.story(record.name)
+    if any(happening.kind != "run" for happening in story):
+        click.echo("\nwhat happened:")
+        click.echo("\n".join(story_lines(story, len(story))))
+    _show_keys(journal, record, limit)
+
+
+def _head_rows(journal: Journal, path: Path, record: JobRecord) -> list[tuple[str, str]]:
+    """Return what a job is and how it stands, for a table of two columns."""
     from slotferry.cli.job_following import cutover_rows
     from slotferry.jobs.control_socket import live_status
-    from slotferry.report.columns import align
     from slotferry.report.live import live_rows
-    from slotferry.report.tables import failure_lines, key_place, story_lines
 
     verifies = record.setup.purpose == "verify"
     setup, keys = record.setup, record.totals.keys
@@ -352,7 +368,7 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
     live = live_status(path, record.name)
     marks = journal.marks(record.name)
     done = sum(mark.done for mark in marks)
-    head = [
+    return [
         ("job", record.name),
         ("kind", setup.purpose),
         *([] if setup.follow is None else [("follows", "the source, after the copy")]),
@@ -379,17 +395,16 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
         ("partitions", f"{done} of {len(marks)} scanned"),
         ("keys", ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "none"),
     ]
-    click.echo("\n".join(align(head)))
-    click.echo("\nruns:")
-    heads = ("NUMBER", "STARTED", "ENDED", "STATUS", "HOST", "PID", "WHY")
-    rows = [_run_row(run, _status(path, record.name, run.status)) for run in journal.runs(record.name)]
-    click.echo("\n".join(align([heads, *rows], numbers=(0, 5), indent="  ")))
-    story = journal.story(record.name)
-    if any(happening.kind != "run" for happening in story):
-        click.echo("\nwhat happened:")
-        click.echo("\n".join(story_lines(story, len(story))))
+
+
+def _show_keys(journal: Journal, record: JobRecord, limit: int) -> None:
+    """Show the keys that did not end well: failed or different, pending, copied in part."""
+    from slotferry.report.columns import align
+    from slotferry.report.tables import failure_lines, key_place
+
+    keys = record.totals.keys
     failures, pending = journal.failures(record.name, limit), journal.pending(record.name, limit)
-    if verifies:
+    if record.setup.purpose == "verify":
         _show_differences(journal, record.name, limit)
     elif failures:
         click.echo(f"\nfailed keys ({len(failures):,} of {keys.failed:,}):")

@@ -1,55 +1,40 @@
-"""Drives the engine: one core job after the other, until everything of a run is done.
+"""Drives the engine: starts core jobs for one pair of sides and takes each to its end.
 
-Invariant: pull-only. The loop waits, drains events, pushes what the engine asked for, records checkpoints
-and tells what it sees; it never blocks on a server (topology is refreshed in a thread of its own).
+Invariant: pull-only. The loop waits, drains events, pushes what the engine asked for and reports what it
+sees; it never blocks on a server (topology is refreshed in a thread of its own).
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from slotferry._core import EngineError, ErrorKind
-from slotferry.errors import (
-    InternalError,
-    JournalError,
-    SlotferryError,
-    SourceLostError,
-    SourceUnfitError,
-    TargetLostError,
-)
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.controls import Controls, Steering
 from slotferry.jobs.engine_errors import from_engine
-from slotferry.jobs.journal.journal import JobRecord, Journal
-from slotferry.jobs.journal.recorder import Recorder
+from slotferry.jobs.journal.records import JobRecord
 from slotferry.jobs.options import Options
 from slotferry.jobs.partitions import PAGE_KEYS
-from slotferry.model.counts import Totals
 from slotferry.model.events import (
-    CheckpointSaved,
     EngineNews,
     Event,
     Notice,
-    Progress,
     Resynced,
     TopologyChanged,
 )
-from slotferry.model.follow import FollowProgress
 from slotferry.net.access_keeper import AccessKeeper
 from slotferry.net.connector import Connector
-from slotferry.topology.databases import Route, total_keys
+from slotferry.topology.databases import Route
 from slotferry.topology.discovery import (
     SourceFacts,
     TargetFacts,
     Topology,
     TopologyRefresher,
-    discover_source,
 )
 from slotferry.topology.eviction import Eviction
 from slotferry.topology.sentinel import ServiceFinder, SourceWatch
@@ -58,13 +43,8 @@ from slotferry.topology.views import TopologyViews
 if TYPE_CHECKING:
     from slotferry._core import Job, Snapshot
 
-CHECKPOINT_SECONDS = 0.25  # what was done since the last one is looked at again after a kill
-PROGRESS_SECONDS = 0.1
 _WAIT_SECONDS = 0.1
 _PARK_SECONDS = 20.0  # outlasts the failover of a primary
-_LAST_PARK_SECONDS = 1.0
-_RATE_WINDOW = 5.0
-_MAX_SOURCE_CHANGES = 5
 
 Emit = Callable[[Event], None]
 
@@ -101,12 +81,6 @@ class Work:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """More of the engine's settings, which go before the options'."""
     route: Route | None = None
-
-
-def is_followed_alone(journal: Journal, name: str) -> bool:
-    """Whether the job's source is copied to its end and followed: no cursor is used any more."""
-    mark = journal.follow_mark(name)
-    return mark is not None and mark.phase == "following"
 
 
 def copy_id(record: JobRecord, database: int) -> str:
@@ -310,258 +284,3 @@ class EngineDriver:
 
 def _seconds(milliseconds: float | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1000
-
-
-class ProgressTeller:
-    """Emits `Progress` events, not more often than every `PROGRESS_SECONDS`."""
-
-    def __init__(self, emit: Emit, *, counts_only: bool = False) -> None:
-        """Take what is told; `counts_only`: a scanned key is done."""
-        self._emit = emit
-        self._counts_only = counts_only
-        self._begun = time.monotonic()
-        self._next = 0.0
-        self._seen: deque[tuple[float, int]] = deque()
-        self._writes: deque[tuple[float, int]] = deque()
-        self.follow: FollowProgress | None = None
-        """How the source was followed when it was told last."""
-        self.copied = False
-        """Whether a source that is followed is copied to its end."""
-
-    def tell(
-        self, snapshot: Snapshot, totals: Totals, expected_keys: int | None, *, at_once: bool = False
-    ) -> None:
-        """Emit the run as it is now, if it is time, or `at_once`."""
-        now = time.monotonic()
-        if now < self._next and not at_once:
-            return
-        done = totals.keys.scanned if self._counts_only else totals.keys.done
-        self._next = now + PROGRESS_SECONDS
-        if snapshot.follow is not None:
-            rate = _rate(self._writes, now, snapshot.follow.writes)
-            self.follow = FollowProgress.of(snapshot.follow).at_rate(rate)
-        follows = self.follow is not None and self.copied and snapshot.state == "running"
-        self._emit(
-            Progress(
-                state="following" if follows else snapshot.state,
-                reason=snapshot.reason,
-                keys=totals.keys,
-                expected_keys=expected_keys,
-                bytes=totals.bytes,
-                keys_per_second=_rate(self._seen, now, done if self._counts_only else totals.keys.settled),
-                elapsed_seconds=now - self._begun,
-                buffered_bytes=snapshot.buffered_bytes,
-                moved=totals.moved,
-                ask=totals.ask,
-                retries=totals.retries,
-                done_keys=done,
-                follow=self.follow,
-            )
-        )
-
-
-def _rate(seen: deque[tuple[float, int]], now: float, count: int) -> float | None:
-    """Return how much `count` grew in a second over the last seconds; None until a second was seen."""
-    if seen and count < seen[-1][1]:
-        seen.clear()  # the job started over
-    seen.append((now, count))
-    while now - seen[0][0] > _RATE_WINDOW:
-        seen.popleft()
-    since, before = seen[0]
-    return (count - before) / (now - since) if now - since >= 1.0 else None
-
-
-class Runner:
-    """Does everything that is left of the job `name`: partitions, then keys by name."""
-
-    def __init__(self, journal: Journal, name: str, driver: EngineDriver) -> None:
-        self._journal = journal
-        self._name = name
-        self._driver = driver
-        self._teller = ProgressTeller(driver.emit)
-        self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
-        self._journal_fails = False
-        self.started_over = False
-        """Whether the source changed during the run, so that its counts began anew."""
-
-    def run(self) -> None:
-        """Work until nothing is left that can be done. Raises `SlotferryError` where the run ends early."""
-        for _ in range(_MAX_SOURCE_CHANGES + 1):
-            try:
-                self._do_all(self._works)
-                self._account()
-            except SourceLostError as error:  # noqa: PERF203 - a handful of turns
-                if error.kind != "source_changed":
-                    raise
-                self._start_over(error)
-            else:
-                return self._check_counts()
-        raise SourceUnfitError(
-            f"the source changed its run_id {_MAX_SOURCE_CHANGES + 1} times during this run",
-            hint="name one server as the source, not a load balancer in front of several",
-        )
-
-    def _do_all(self, works: Callable[[], Iterator[Work]]) -> None:
-        """Do all work there is; where the target took acknowledged keys back, from the last checkpoint on."""
-        reached, since = -1, time.monotonic()
-        while True:
-            try:
-                for work in works():
-                    self._driver.cancel.check()
-                    self._do(work)
-            except TargetLostError as error:  # noqa: PERF203 - once a failover
-                if error.kind != "target_failed_over":
-                    raise
-                self._driver.cancel.check()
-                settled = self._journal.totals(self._name).keys.settled
-                if settled > reached:
-                    reached, since = settled, time.monotonic()
-                elif time.monotonic() - since >= self._driver.options.retry_for:
-                    raise
-                self._driver.emit(
-                    Notice(f"{error}; all that was written since the last checkpoint is sent again")
-                )
-            else:
-                return
-
-    def _account(self) -> None:
-        """Account for what was written, where anything was."""
-
-    def _works(self) -> Iterator[Work]:
-        """Yield the core jobs of this run: scan and left-over keys, then pending keys until they stay so.
-
-        One database after the other: a connection is in one at a time.
-        """
-        todo = [mark for mark in self._journal.marks(self._name) if not mark.done]
-        # Failed keys are tried again once the scan is complete: until then, resuming means going on.
-        with_failed = not todo
-        for database, route in self._routes():
-            cursors = [(mark.index, mark.cursor) for mark in todo if mark.database == database]
-            left = self._journal.unsettled_keys(self._name, with_failed=with_failed, database=database)
-            first = next(left, [])
-            if cursors or first:
-                yield Work(partitions=cursors, keys=first, route=route)
-            for keys in left:
-                yield Work(keys=keys, route=route)
-        yield from self._pending_works()
-
-    def _pending_works(self) -> Iterator[Work]:
-        """Yield core jobs for pending keys until they stay so."""
-        while pending := self._journal.totals(self._name).keys.pending:
-            deadline = time.monotonic() + self._driver.options.retry_for
-            for database, route in self._routes():
-                for keys in self._journal.unsettled_keys(self._name, with_failed=False, database=database):
-                    # The patience is for the pass: its later jobs need not wait for the same slots once more.
-                    patience = max(_LAST_PARK_SECONDS, deadline - time.monotonic())
-                    yield Work(keys=keys, park_after=patience, route=route)
-            if self._journal.totals(self._name).keys.pending >= pending:
-                return
-
-    def _routes(self) -> list[tuple[int, Route | None]]:
-        """Return the job's databases with their routes."""
-        ways = self._driver.sides.ways
-        if len(ways) == 1:
-            return [(ways[0].source, None)]
-        return [(route.source, route) for route in ways]
-
-    def _do(self, work: Work) -> None:
-        database = (work.route or self._driver.sides.ways[0]).source
-        count = sum(mark.database == database for mark in self._journal.marks(self._name))
-        work = replace(work, big_positions=tuple(self._journal.big_positions(self._name, database)))
-        job = self._driver.new_job(work, max(count, 1))
-        recorder = Recorder(self._journal, self._name, job, database)
-        try:
-            self._driver.drive(job, lambda: self._tick(job, recorder))
-        finally:
-            recorder.finish()
-            self._tell_checkpoint(recorder)
-            # So that what is shown last is what is recorded.
-            expected = self._expected_keys(recorder.keys.scanned, recorder)
-            self._teller.tell(job.snapshot(), recorder.totals, expected, at_once=True)
-
-    def _tick(self, job: Job, recorder: Recorder) -> None:
-        now = time.monotonic()
-        if self._driver.take_checkpoint_wanted() or now >= self._next_checkpoint:
-            self._next_checkpoint = now + CHECKPOINT_SECONDS
-            self._save(recorder)
-        snapshot = job.snapshot()
-        totals = recorder.live(snapshot)
-        self._teller.tell(snapshot, totals, self._expected_keys(totals.keys.scanned, recorder))
-
-    def _save(self, recorder: Recorder) -> None:
-        try:
-            recorder.save()
-        except JournalError as error:
-            if not self._journal_fails:
-                self._driver.emit(Notice(f"{error}; trying again, the work goes on"))
-            self._journal_fails = True
-            return
-        self._journal_fails = False
-        self._tell_checkpoint(recorder)
-
-    def _tell_checkpoint(self, recorder: Recorder) -> None:
-        self._driver.emit(CheckpointSaved(recorder.keys, recorder.partitions_done, recorder.partitions))
-
-    def _expected_keys(self, scanned: int, recorder: Recorder) -> int | None:
-        """Return how many keys there will have been; with a filter, judged by how far the cursors are."""
-        if self._driver.options.keys_from is not None:
-            return scanned
-        if not self._driver.options.filtered:
-            sides = self._driver.sides
-            return max(scanned, total_keys(sides.ways, sides.source_facts))
-        fraction = recorder.scanned_fraction
-        return round(recorder.keys.scanned / fraction) if fraction > 0.01 else None
-
-    def _start_over(self, error: SlotferryError) -> None:
-        record = self._journal.job(self._name)
-        if record is None:
-            raise InternalError(f"the job {self._name} is gone from the journal")
-        facts = self._look_again(error, record.run_id)
-        self._driver.sides = replace(self._driver.sides, source_facts=facts)
-        for note in facts.notes:
-            self._driver.emit(Notice(note))
-        if facts.server.run_id == record.run_id:
-            self._driver.emit(
-                Notice(f"the source {facts.server.node} is fit to be read again: going on there")
-            )
-            return
-        if self._driver.options.keys_from is not None or is_followed_alone(self._journal, self._name):
-            self._journal.adopt(self._name, facts.server.run_id)
-            return
-        databases = {mark.database: 0 for mark in self._journal.marks(self._name)}
-        for mark in self._journal.marks(self._name):
-            databases[mark.database] += 1
-        self._journal.reset(
-            self._name,
-            record.setup,
-            record.partition_count,
-            facts.server.run_id,
-            databases,
-            follows_on=self._driver.options.follow,
-        )
-        self.started_over = True
-        at = f" of {facts.server.node}" if facts.found else ""
-        self._driver.emit(
-            Notice(f"{error}; the cursors are void: every partition{at} is scanned again from the start")
-        )
-
-    def _look_again(self, reason: SlotferryError, run_id: str) -> SourceFacts:
-        """Look at the source anew, for as long as it may take to come back."""
-        deadline = time.monotonic() + self._driver.options.retry_for
-        told = False
-        while True:
-            self._driver.cancel.check()
-            try:
-                return discover_source(self._driver.sides.source, run_id)
-            except SourceLostError as error:
-                if time.monotonic() >= deadline:
-                    raise
-                if not told:
-                    self._driver.emit(Notice(f"{reason}; waiting: {error}"))
-                    told = True
-                time.sleep(0.5)
-
-    def _check_counts(self) -> None:
-        keys = self._journal.totals(self._name).keys
-        if not keys.add_up:
-            raise InternalError(f"the counts of job {self._name} do not add up: {keys}")

@@ -121,12 +121,35 @@ class Options(KeyChoice):
     address_map: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        self._check_policies()
+        self._check_numbers()
+        check_job_name(self.job)
+        self._check_keys_from()
+        self.check_choice()
+        _check_follow(self)
+        if self.follow:
+            object.__setattr__(self, "on_conflict", "replace")
+        AddressMap.parse(self.address_map)
+        if self.skip_check:
+            from slotferry.model.checks import check_skips
+
+            check_skips(self.skip_check)
+
+    def _check_policies(self) -> None:
         if self.on_conflict not in get_args(OnConflict):
             raise OptionError(
                 "{on_conflict} is {value!r}", hint="use error, replace or skip", value=self.on_conflict
             )
         if self.field_ttl not in get_args(FieldTtl):
             raise OptionError("{field_ttl} is {value!r}", hint="use error or drop", value=self.field_ttl)
+        if self.on_collision not in get_args(OnCollision):
+            raise OptionError(
+                "{on_collision} is {value!r}",
+                hint="use refuse, record or unchecked",
+                value=self.on_collision,
+            )
+
+    def _check_numbers(self) -> None:
         if self.big_key_bytes != 0 and self.big_key_bytes < MIN_BIG_KEY:
             raise OptionError(
                 "{big_key_bytes} is {value}",
@@ -166,13 +189,8 @@ class Options(KeyChoice):
                 hint=f"use a power of two from 1 to {MAX_PARTITIONS}",
                 value=self.parallel_scans,
             )
-        check_job_name(self.job)
-        if self.on_collision not in get_args(OnCollision):
-            raise OptionError(
-                "{on_collision} is {value!r}",
-                hint="use refuse, record or unchecked",
-                value=self.on_collision,
-            )
+
+    def _check_keys_from(self) -> None:
         selection = self.selection  # which refuses what makes no sense
         if self.keys_from is not None and (selection.probes or selection.types):
             raise OptionError(
@@ -182,15 +200,6 @@ class Options(KeyChoice):
         if self.keys_from is not None and (self.verify or self.db == "all" or len(self.db or ()) > 1):
             other = "{verify}" if self.verify else "several databases"
             raise OptionError("{keys_from} is given together with " + other, hint="leave one of them out")
-        self.check_choice()
-        _check_follow(self)
-        if self.follow:
-            object.__setattr__(self, "on_conflict", "replace")
-        AddressMap.parse(self.address_map)
-        if self.skip_check:
-            from slotferry.model.checks import check_skips
-
-            check_skips(self.skip_check)
 
     @property
     def address_map_rules(self) -> AddressMap:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from slotferry._core import Survey, key_slot
 from slotferry.errors import RefusedError
 from slotferry.jobs.driver import EngineDriver, Work
-from slotferry.jobs.journal.journal import Advance, Journal
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import Advance
 from slotferry.migrate.key_list import KeyList
 from slotferry.migrate.resume import partitions_by_database
 from slotferry.model.counts import FailedKey

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from slotferry.jobs.driver import EngineDriver, Runner
+from slotferry.jobs.driver import EngineDriver
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.recorder import Recorder
+from slotferry.jobs.runner import Runner
 from slotferry.migrate.account.accounting import Accounting
 from slotferry.migrate.account.book import OpenDoubts
 
@@ -76,7 +77,7 @@ class CopyRunner(Runner):
                     accounting.tick()
                     missing += accounting.take(job, database)
                     totals = self._journal.totals(self._name)
-                    self._teller.tell(job.snapshot(), totals, totals.keys.scanned)
+                    self._progress.report(job.snapshot(), totals, totals.keys.scanned)
 
                 self._driver.drive(job, tick)
                 missing += accounting.take(job, database)

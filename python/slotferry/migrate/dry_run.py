@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from slotferry.jobs.driver import EngineDriver, ProgressTeller, Sides, Work
+from slotferry.jobs.driver import EngineDriver, Sides, Work
+from slotferry.jobs.progress import ProgressReporter
 from slotferry.migrate.key_list import KeyList, in_chunks
 from slotferry.model.counts import Keys, Totals
 from slotferry.model.events import DryRunResult
@@ -28,7 +29,7 @@ class DryRun:
     def __init__(self, driver: EngineDriver, names: KeyList | None) -> None:
         self._driver = driver
         self._names = names
-        self._teller = ProgressTeller(driver.emit, counts_only=True)
+        self._progress = ProgressReporter(driver.emit, counts_only=True)
         self._looks = names is not None or _holds_keys(driver.sides)
         self._existing = 0
         self.totals = Totals()
@@ -74,7 +75,7 @@ class DryRun:
             found = Keys(counts.scanned) if named is None else Keys(named, vanished=counts.vanished)
             self.totals = before + Totals(found)
             scanned = self.totals.keys.scanned
-            self._teller.tell(
+            self._progress.report(
                 snapshot, self.totals, None if driver.options.filtered else max(expected, scanned)
             )
 

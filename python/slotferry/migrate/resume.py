@@ -13,10 +13,11 @@ from dataclasses import replace
 from typing import Any
 
 from slotferry.errors import JobMismatchError
-from slotferry.jobs.driver import is_followed_alone
-from slotferry.jobs.journal.journal import COMPLETED, JobRecord, Journal, Setup
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import COMPLETED, JobRecord, Setup
 from slotferry.jobs.options import Options
 from slotferry.jobs.partitions import plan_partitions, useful_partitions
+from slotferry.jobs.runner import is_followed_alone
 from slotferry.migrate.key_list import KeyList
 from slotferry.net.endpoints import Endpoint
 from slotferry.text import count_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TextIO
 
-from slotferry.jobs.journal.journal import PendingKey
+from slotferry.jobs.journal.records import PendingKey
 from slotferry.model.counts import FailedKey
 from slotferry.model.events import DryRunResult, Event, RunEnded, RunStarted
 from slotferry.model.history import Happening

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from slotferry.jobs.journal.journal import JobRecord
+    from slotferry.jobs.journal.records import JobRecord
 
 _EXTRA = ".extra"
 

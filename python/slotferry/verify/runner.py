@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from slotferry.errors import InternalError, RefusedError, SlotferryError, TargetLostError
-from slotferry.jobs.driver import EngineDriver, Runner, Work
+from slotferry.jobs.driver import EngineDriver, Work
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.recorder import Recorder
+from slotferry.jobs.runner import Runner
 from slotferry.model.events import Notice, PhaseStarted
 from slotferry.text import shorten_key
 from slotferry.topology.databases import Route
@@ -171,7 +172,7 @@ class TargetRunner(_Comparing):
             self._driver.drive(job, lambda: self._tick(job, recorder))
         finally:
             recorder.finish()
-            self._tell_checkpoint(recorder)
+            self._report_checkpoint(recorder)
 
     def _expected_keys(self, scanned: int, recorder: Recorder) -> int | None:  # noqa: ARG002
         return max(scanned, self.expected_keys)

@@ -19,7 +19,8 @@ from slotferry.errors import OutputError, SlotferryError
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.control_socket import ControlSocket
 from slotferry.jobs.driver import Emit, EngineDriver, Sides
-from slotferry.jobs.journal.journal import COMPLETED, JobRecord, Journal
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import COMPLETED, JobRecord
 from slotferry.jobs.lock import JobLock
 from slotferry.migrate.resume import check_setup, default_job_name, partitions_by_database
 from slotferry.migrate.session import Session, as_our_error, status_of

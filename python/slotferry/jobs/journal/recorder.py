@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slotferry.jobs.journal.journal import Advance, Journal, Mark, PendingKey
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import Advance, Mark, PendingKey
 from slotferry.jobs.partitions import scanned_fraction
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.follow import FollowMark

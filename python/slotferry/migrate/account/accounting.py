@@ -21,7 +21,8 @@ from slotferry.errors import (
     TargetLostError,
 )
 from slotferry.jobs.driver import EngineDriver, Work
-from slotferry.jobs.journal.journal import Journal, PendingKey
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import PendingKey
 from slotferry.migrate.account.book import AccountBook, OpenDoubts
 from slotferry.migrate.account.target_watch import TargetWatch, look_at_all
 from slotferry.migrate.key_list import in_chunks

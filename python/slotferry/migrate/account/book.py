@@ -11,7 +11,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from slotferry.jobs.journal.journal import Journal, PendingKey
+from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.records import PendingKey
 from slotferry.jobs.journal.row_checks import parsing
 from slotferry.topology.identity import Doubt, NodeState
 

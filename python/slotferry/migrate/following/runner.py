@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from slotferry._core import FollowSettings
 from slotferry.errors import JournalError, MigrationInterrupted, SlotferryError, SourceUnfitError, unexpected
 from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.driver import EngineDriver, Runner, Work
+from slotferry.jobs.driver import EngineDriver, Work
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.recorder import Recorder
+from slotferry.jobs.runner import Runner
 from slotferry.migrate.account.accounting import Accounting
 from slotferry.migrate.account.book import OpenDoubts
 from slotferry.migrate.following.beside import driver_beside
@@ -59,7 +60,7 @@ class FollowRunner(Runner):
     @property
     def progress(self) -> FollowProgress | None:
         """How the source was followed at last."""
-        return self._teller.follow
+        return self._progress.follow
 
     def _works(self) -> Iterator[Work]:
         """Yield the one core job: what is left of the scan, the keys that are left, and the stream."""
@@ -108,9 +109,9 @@ class FollowRunner(Runner):
             return
         self._accounting.tick()
         copied = recorder.partitions_done == recorder.partitions
-        if copied and not self._teller.copied:
+        if copied and not self._progress.copied:
             self._driver.emit(Notice("all is copied; the source is followed until the run is asked to end"))
-        self._follower.copied = self._teller.copied = copied
+        self._follower.copied = self._progress.copied = copied
         self._attend(job, recorder.partitions)
         self._follower.see(job)
         super()._tick(job, recorder)
@@ -140,7 +141,7 @@ class FollowRunner(Runner):
         elif self._functions_wanted:
             self._functions_wanted = False
             self._aside = _Aside(self._driver, _load_functions)
-        elif self._teller.copied and (follow.in_doubt or open_doubts.doubts):
+        elif self._progress.copied and (follow.in_doubt or open_doubts.doubts):
             self._compare(job, partitions, open_doubts, settles=follow.in_doubt)
 
     def _close_doubts(self, job: Job, received: int) -> None:
