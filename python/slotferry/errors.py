@@ -99,7 +99,7 @@ class RefusedError(SlotferryError):
 
 
 class JournalError(RefusedError):
-    """The journal can't be read or written, or is none."""
+    """The journal can't be read or written, or is not one."""
 
     kind = "journal"
 

@@ -79,7 +79,7 @@ def test_a_target_that_is_no_cluster(kind: ServerKind, filled: LocalServer, stac
     done = run("check", filled.url, target.url, "--json")
 
     assert done.code == 4
-    assert "is no cluster" in _rows(done)["servers"]["message"]
+    assert "is not a cluster" in _rows(done)["servers"]["message"]
 
 
 def test_a_primary_without_room_refuses_a_migration_unless_skipped(

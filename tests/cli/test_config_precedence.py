@@ -102,7 +102,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(tmp_path: Path) -> None
 def test_a_value_of_the_config_file_is_checked_like_any_other(tmp_path: Path) -> None:
     file = tmp_path / "slotferry.toml"
     file.write_text("[migrate]\nparallel-scans = 3\n")
-    with pytest.raises(click.BadParameter, match="no power of two"):
+    with pytest.raises(click.BadParameter, match="not a power of two"):
         parse("--config", str(file), "redis://a", "redis://b")
 
 
@@ -125,7 +125,7 @@ def test_sizes(text: str | int, number: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "MB", "-1MB", "1TB", "1 M B", "1e9", "64MBs"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no size"):
+    with pytest.raises(click.BadParameter, match="is not a size"):
         size(text)
 
 
@@ -144,7 +144,7 @@ def test_what_is_no_size(text: str) -> None:
 )
 def test_durations(text: str | int, seconds: float | None) -> None:
     if seconds is None:
-        with pytest.raises(click.BadParameter, match="is no duration"):
+        with pytest.raises(click.BadParameter, match="is not a duration"):
             duration(text)
     else:
         assert duration(text) == pytest.approx(seconds)
@@ -157,5 +157,5 @@ def test_partition_counts(text: str | int, number: int) -> None:
 
 @pytest.mark.parametrize("text", ["0", "3", "-4", "2048", "4.0", "four"])
 def test_what_is_no_partition_count(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="no power of two"):
+    with pytest.raises(click.BadParameter, match="not a power of two"):
         partition_count(text)

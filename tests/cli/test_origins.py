@@ -16,7 +16,7 @@ URLS = ("redis://127.0.0.1:1", "redis+cluster://127.0.0.1:1")
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("SLOTFERRY_PARALLEL_SCANS", "3", "SLOTFERRY_PARALLEL_SCANS: '3' is no power of two"),
+        ("SLOTFERRY_PARALLEL_SCANS", "3", "SLOTFERRY_PARALLEL_SCANS: '3' is not a power of two"),
         ("SLOTFERRY_ON_CONFLICT", "overwrite", "SLOTFERRY_ON_CONFLICT: 'overwrite' is not one of"),
         ("SLOTFERRY_TYPE", "a b", "SLOTFERRY_TYPE: no server has a type 'a b'"),
         ("SLOTFERRY_WAIT_TIMEOUT", "1d", "SLOTFERRY_WAIT_TIMEOUT is 86400000"),
@@ -36,7 +36,10 @@ def test_a_wrong_value_of_the_environment(
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("parallel-scans = 3", "'parallel-scans' in [migrate] of the config file {}: 3 is no power of two"),
+        (
+            "parallel-scans = 3",
+            "'parallel-scans' in [migrate] of the config file {}: 3 is not a power of two",
+        ),
         ("memory_limit = '1kB'", "'memory-limit' in [migrate] of the config file {}: '1kB' is too small"),
         ("type = 'a b'", "'type' in [migrate] of the config file {}: no server has a type 'a b'"),
         ("slots = '9-3'", "'slots' in [migrate] of the config file {}: 9-3 is no range of slots"),

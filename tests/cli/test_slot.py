@@ -45,7 +45,7 @@ def test_a_stray_backslash_on_stdin(invoke: Invoke, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"foo\n\\Users\n")))
     result = invoke("slot", "-")
     assert result.code == 2
-    assert "line 2 of stdin is no key: the backslash at byte 1 begins no escape" in result.err
+    assert "line 2 of stdin is not a key: the backslash at byte 1 begins no escape" in result.err
 
 
 def test_an_argument_that_is_no_utf8_is_hashed_as_its_bytes(invoke: Invoke) -> None:

@@ -285,7 +285,7 @@ def test_without_the_right_to_setslot_nothing_moves(own: LocalCluster) -> None:
             connection.execute("ACL", "SETUSER", "mover", "on", ">secret", "~*", "+@all", "-cluster|setslot")
     plan = plan_away(own)
     url = own.url.replace("://", "://mover:secret@")
-    with pytest.raises(TargetUnfitError, match="lacks a right"):
+    with pytest.raises(TargetUnfitError, match="lacks an ACL permission"):
         plan.apply(url)
     assert_clean(own)
 

@@ -74,7 +74,7 @@ def test_an_unfinished_plan_is_finished_first(own: LocalCluster, tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("x", "is no TOML"),
+        ("x", "is not TOML"),
         ("", "has no jobs"),
         ("[other]\n", "'other' outside of"),
         ("[jobs.a]\nbe = 1", "unknown setting 'be'"),

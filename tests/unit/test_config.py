@@ -44,11 +44,11 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
         ("[migrate]\nxyz = 1", "unknown option 'xyz'", "known are dry-run, memory-limit"),
         ('on-conflict = "skip"', r"'on-conflict' outside of \[migrate\]", "table"),
         ("[jobs]\nx = 1", r"'jobs' outside of \[migrate\]", "table"),
-        ("migrate = 3", "is no table", "migrate"),
-        ("[migrate]\nsource = [1]", "'source' .* no text, number or truth value", "one value"),
+        ("migrate = 3", "is not a table", "migrate"),
+        ("[migrate]\nsource = [1]", "'source' .* not a text, number or truth value", "one value"),
         ('[migrate]\non-conflict = "a"\non_conflict = "b"', "'on_conflict' twice", "leave one"),
-        ("[migrate", "is no TOML", "place"),
-        (b"\xff\xfe", "is no TOML", "place"),
+        ("[migrate", "is not TOML", "place"),
+        (b"\xff\xfe", "is not TOML", "place"),
     ],
 )
 def test_anything_else_is_refused(tmp_path: Path, content: str | bytes, says: str, hint: str) -> None:

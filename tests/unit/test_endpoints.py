@@ -95,8 +95,8 @@ def test_a_url_that_is_built_is_parsed_back(
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("", "is no URL"),
-        ("localhost:6379", "is no URL"),
+        ("", "is not a URL"),
+        ("localhost:6379", "is not a URL"),
         ("http://h", "unknown scheme http://"),
         ("redis+sentinel://h", "names no service"),
         ("redis+sentinel://h/?role=primary", "names no service"),
@@ -116,8 +116,8 @@ def test_a_url_that_is_built_is_parsed_back(
         ("redis://a,b", "several hosts"),
         ("redis+cluster://a,,b", "no host"),
         ("redis+cluster://u:p@a,u:p@b", "more than one '@'"),
-        ("redis://h/zero", "database that is no number"),
-        ("redis://h/-1", "database that is no number"),
+        ("redis://h/zero", "database that is not a number"),
+        ("redis://h/-1", "database that is not a number"),
         ("redis://h/1?db=1", "database twice"),
         ("redis://h?db=1&db=2", "'db' twice"),
         ("redis://h?socket_timeout=3", "unknown parameter 'socket_timeout'"),

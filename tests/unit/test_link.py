@@ -78,7 +78,7 @@ def _wire(opener: Connector) -> Wire:
 
 WAYS: list[Callable[[Connector], object]] = [Connector.open, _wire]
 BAD_LOGIN = "check the user and password of the cluster URL or SLOTFERRY_CLUSTER_PASSWORD"
-PUT_RIGHT = "put right what it complains of, then try again"
+FIX_IT = "fix the reported error, then try again"
 NO_PASSWORD = (
     "AUTH <password> called without any password configured for the default user. "
     "Are you sure your configuration is correct?"
@@ -108,7 +108,7 @@ NO_PASSWORD = (
             "-DENIED Redis is running in protected mode.",
             TargetUnfitError,
             "refuses the connection at {}: DENIED, it is in protected mode",
-            PUT_RIGHT,
+            FIX_IT,
         ),
         (
             "-ERR dance, secret",
@@ -125,7 +125,7 @@ NO_PASSWORD = (
         (
             "-NOPERM this user has no permissions",
             TargetUnfitError,
-            "user lacks a right at {}: it may not run AUTH",
+            "user lacks an ACL permission at {}: it may not run AUTH",
             "grant it with ACL SETUSER, or log in as another user",
         ),
         (

@@ -35,7 +35,7 @@ TARGET = TargetFacts(SEED, Topology(((0, 16383, "new", 7000),)), (PrimaryFacts(S
             SOURCE,
             TargetFacts(replace(SEED, cluster=False)),
             TargetUnfitError,
-            "the target new:7000 is no cluster",
+            "the target new:7000 is not a cluster",
         ),
         (
             SOURCE,

@@ -60,10 +60,10 @@ def test_a_rule_file(tmp_path: Path) -> None:
         ("[[rule]]\nadd-prefix='a'\n[[rule]]\nmatch = 'a'", "rule 2 .* says nothing to do"),
         ("[[rule]]\nmatch = 'a'\nto = 'b'\nlst = true", "rule 1 .* 'lst'"),
         ("[[rule]]\nmatch = 'a'\nto = 'b'\nadd-prefix = 'x'", "'add-prefix' beside 'match' and 'to'"),
-        ("[[rule]]\nmatch = 'a'\nto = 3", "'to' that is no text"),
-        ("[[rule]]\nmatch = 'a'\nto = 'b'\nlast = 1", "'last' that is no truth value"),
+        ("[[rule]]\nmatch = 'a'\nto = 3", "'to' that is not a text"),
+        ("[[rule]]\nmatch = 'a'\nto = 'b'\nlast = 1", "'last' that is not a truth value"),
         ("rule = [3]", "rule 1 .* says nothing to do"),
-        ('[[rule]]\nmatch = "\\d"\nto = "b"', "is no TOML"),
+        ('[[rule]]\nmatch = "\\d"\nto = "b"', "is not TOML"),
     ],
 )
 def test_a_file_that_is_not_understood_is_refused_whole(tmp_path: Path, text: str, says: str) -> None:

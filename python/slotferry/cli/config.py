@@ -29,7 +29,7 @@ def load_config(
 
     Of a file without a table `[check]`, a check takes from `[migrate]` what it knows, and passes over the
     rest. `known` are the names that may occur, written with `-` or `_`; `lists` are those that may hold
-    several values, and come out as lists. Raises `UsageError` for a file that can't be read, is no TOML or
+    several values, and come out as lists. Raises `UsageError` for a file that can't be read, is not TOML or
     holds anything else.
     """
     try:
@@ -39,7 +39,7 @@ def load_config(
             f"the config file {path} can't be read: {error.strerror}", hint="check the path"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the config file {path} is no TOML: {error}", hint="put right that place") from None
+        raise UsageError(f"the config file {path} is not TOML: {error}", hint="correct that place") from None
     for name in content:
         if name not in TABLES:
             raise UsageError(
@@ -51,7 +51,7 @@ def load_config(
         table = "migrate"
     content = content.get(table, {})
     if not isinstance(content, dict):
-        raise UsageError(f"{table!r} in the config file {path} is no table", hint=f"write [{table}]")
+        raise UsageError(f"{table!r} in the config file {path} is not a table", hint=f"write [{table}]")
     options: dict[str, Any] = {}
     for key, value in content.items():
         name = key.replace("-", "_")
@@ -74,5 +74,5 @@ def _check_entry(path: Path, key: str, name: str, value: object, known: Collecti
         raise UsageError(f"the config file {path} has the unknown option {key!r}", hint=hint)
     if not isinstance(value, (str, int, float, bool)):
         raise UsageError(
-            f"{key!r} in the config file {path} is no text, number or truth value", hint="write one value"
+            f"{key!r} in the config file {path} is not a text, number or truth value", hint="write one value"
         )

@@ -84,7 +84,7 @@ class ControlSocket:
             refused = not isinstance(error, UsageError)
             return {"ok": False, "refused": refused, "message": error.message, "hint": error.hint}
         except (ValueError, KeyError, TypeError):
-            return {"ok": False, "message": "the request is none that this run knows", "hint": ""}
+            return {"ok": False, "message": "this run does not know the request", "hint": ""}
         rates = self._controls.rates
         return {"ok": True, **self._status(), "paused": self._controls.paused, **asdict(rates), **added}
 

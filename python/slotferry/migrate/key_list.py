@@ -52,7 +52,7 @@ def read_names(lines: Iterable[bytes], where: str) -> Iterator[bytes]:
                 yield read_key(text)
             except ValueError as error:
                 raise UsageError(
-                    f"line {number} of {where} is no key: {error}",
+                    f"line {number} of {where} is not a key: {error}",
                     hint=r"write a backslash as \\; others are \t, \n, \r and \x with two digits: \xff",
                 ) from None
 

@@ -114,7 +114,7 @@ def as_bytes(text: bytes | str) -> bytes:
 def load_rules(path: Path) -> tuple[Rule, ...]:
     """Return the rules of the TOML file at `path`, in order.
 
-    Raises `UsageError`, which names the rule, for a file that can't be read, is no TOML or holds anything
+    Raises `UsageError`, which names the rule, for a file that can't be read, is not TOML or holds anything
     but rules.
     """
     try:
@@ -125,8 +125,8 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"the rule file {path} is no TOML: {error}",
-            hint="put right that place; patterns are best written in single quotes",
+            f"the rule file {path} is not TOML: {error}",
+            hint="correct that place; patterns are best written in single quotes",
         ) from None
     tables = content.get("rule")
     if not isinstance(tables, list) or content.keys() != {"rule"}:
@@ -171,7 +171,9 @@ def _rule(path: Path, number: int, table: Any) -> Rule:
     for name, value in table.items():
         expected = bool if name == "last" else str
         if not isinstance(value, expected):
-            raise wrong(f"has a {name!r} that is no {'truth value' if expected is bool else 'text'}", _HINT)
+            raise wrong(
+                f"has a {name!r} that is not a {'truth value' if expected is bool else 'text'}", _HINT
+            )
     note = table.get("note", "")
     if "match" in table:
         return Rewrite(table["match"], table["to"], table.get("last", False), note)

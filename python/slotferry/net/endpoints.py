@@ -252,7 +252,7 @@ class _UrlParser:
     def parse(self) -> Endpoint:
         scheme, found, rest = self.url.partition("://")
         if not found:
-            raise self.error("is no URL", "write it like redis://host:6379/0")
+            raise self.error("is not a URL", "write it like redis://host:6379/0")
         scheme = scheme.lower()
         if scheme not in _SCHEMES:
             raise self.error(self.unknown_scheme(scheme), f"use one of {', '.join(_SCHEMES)}")
@@ -363,7 +363,7 @@ class _UrlParser:
         if not text:
             return 0
         if not re.fullmatch(r"[0-9]{1,9}", text):
-            raise self.error("has a database that is no number", f"write it like /0; {_ENCODE_HINT}")
+            raise self.error("has a database that is not a number", f"write it like /0; {_ENCODE_HINT}")
         return int(text)
 
     def parse_query(self, query: str, known: tuple[str, ...]) -> dict[str, str]:

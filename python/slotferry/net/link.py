@@ -246,17 +246,17 @@ def lost(side: Side, what: str, hint: str) -> SlotferryError:
 def lacks_right(link: Link, text: str) -> SlotferryError:
     """Return the error for a NOPERM."""
     hint = "grant it with ACL SETUSER, or log in as another user"
-    return unfit(link.side, f"user lacks a right at {link.name}: {_bare(text)}", hint)
+    return unfit(link.side, f"user lacks an ACL permission at {link.name}: {_bare(text)}", hint)
 
 
 def refuses_login(link: Link, text: str) -> SlotferryError:
-    """Return the error for a login that is none there."""
+    """Return the error for a login that the server does not know."""
     hint = f"check the user and password of the {link.side} URL or SLOTFERRY_{link.side.upper()}_PASSWORD"
     return unfit(link.side, f"refuses the login at {link.name}: {_bare(text)}", hint)
 
 
 def speaks_no_resp(link: Link) -> SlotferryError:
-    """Return the error for a reply that is none."""
+    """Return the error for a reply that is not RESP."""
     hint = "check the port; for one that speaks TLS use rediss:// or rediss+cluster://"
     return unfit(link.side, f"does not speak RESP at {link.name}", hint)
 
@@ -272,7 +272,7 @@ def malformed(link: Link, command: str, error: MalformedReplyError) -> Slotferry
 def refuses(link: Link, text: str, command: str = "") -> SlotferryError:
     """Return the error for an error reply to `command`, or to whoever connects."""
     what = f"answers {command} with an error" if command else "refuses the connection"
-    hint = "put right what it complains of, then try again"
+    hint = "fix the reported error, then try again"
     return unfit(link.side, f"{what} at {link.name}: {_bare(text)}", hint)
 
 

@@ -129,9 +129,9 @@ def check(
 
     URLs as for `Migration`. `notify` is told, a sentence at a time, what takes long or costs the servers
     something, before it begins; `progress`, how many keys were looked at, and of how many. A side that can't
-    be reached or lacks a right is a row of the report; raises `UsageError` for a URL, a file or an option
-    that makes no sense, and `MigrationInterrupted` where `cancel` is asked for; while MONITOR is followed,
-    the first time ends that alone, and what was seen counts.
+    be reached or lacks an ACL permission is a row of the report; raises `UsageError` for a URL, a file or an
+    option that makes no sense, and `MigrationInterrupted` where `cancel` is asked for; while MONITOR is
+    followed, the first time ends that alone, and what was seen counts.
     """
     options = options or CheckOptions()
     ends = (

@@ -109,7 +109,7 @@ def _open_slots(survey: Survey) -> Row:
         return warning(
             "open-slots",
             f"slots are on the move: {', '.join(found[:5])}{more}",
-            "let the reshard end first, or mend it with 'slotferry reshard fix'; redirects are followed",
+            "let the reshard end first, or repair it with 'slotferry reshard fix'; redirects are followed",
         )
     return ok("open-slots", "no slot is on the move")
 
@@ -288,7 +288,7 @@ def _persistence(survey: Survey) -> Row:
         return warning(
             "persistence",
             f"the last save failed at {', '.join(broken)}: writes may be refused there (MISCONF)",
-            "look into the server's log, mend it, and let it save (BGSAVE)",
+            "look into the server's log, fix the cause, and let it save (BGSAVE)",
         )
     if busy:
         return warning(

@@ -97,7 +97,7 @@ def _psync(stream: Stream) -> Row:
             "psync",
             "source",
             f"the source {stream.node} has lost its primary: it has no stream to go on with",
-            "mend its replication, or follow the primary",
+            "restore its replication, or follow the primary",
         )
     return ok("psync", f"{stream.node} may be followed (PSYNC, REPLCONF)")
 

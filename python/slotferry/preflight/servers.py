@@ -52,7 +52,7 @@ def _identities(source: SourceFacts, target: TargetFacts) -> Iterator[Row]:
         yield error(
             "servers",
             "target",
-            f"the target {target.seed.node} is no cluster (cluster-enabled is off there)",
+            f"the target {target.seed.node} is not a cluster (cluster-enabled is off there)",
             "name a node of the cluster to migrate into",
         )
         return

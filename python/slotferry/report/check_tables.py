@@ -37,7 +37,7 @@ def check_table(report: CheckReport, width: int | None = None) -> str:
 
 
 def _command_tables(application: Application, width: int | None) -> list[str]:
-    """Return the commands with several keys, and below each that breaks what mends it."""
+    """Return the commands with several keys, and below each that breaks what makes it work."""
     heads = ("COMMAND", "CALLS", "CROSSING", "KEYS")
     shown = application.uses[:_USES_SHOWN]
     rows = [(shorten(u.command, 40), f"{u.calls:,}", f"{u.crossing:,}", _keys(u)) for u in shown]

@@ -128,7 +128,7 @@ def next_steps(report: Report) -> list[str]:
             "then the same command tries them again"
         )
     if kinds.get("error"):
-        steps.append("error: put right what the messages say; then the same command tries them again")
+        steps.append("error: fix what the messages say; then the same command tries them again")
     return steps
 
 

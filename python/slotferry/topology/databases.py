@@ -67,7 +67,7 @@ def check_databases(databases: Databases, mapped: Sequence[str]) -> None:
         raise UsageError("no database is named", hint="write --db 0,2,5 or --all-dbs")
     for number in databases:
         if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-            raise UsageError(f"{number!r} is no database", hint="databases are numbers from 0 on")
+            raise UsageError(f"{number!r} is not a database", hint="databases are numbers from 0 on")
         if list(databases).count(number) > 1:
             raise UsageError(f"database {number} is named twice", hint="leave one of them out")
     for route in routes:

@@ -142,7 +142,7 @@ class PrimaryFacts:
 
 @dataclass(frozen=True)
 class TargetFacts:
-    """The target. `primaries` is empty, and `seed` all that is known, where it is no cluster."""
+    """The target. `primaries` is empty, and `seed` all that is known, where it is not a cluster."""
 
     seed: ServerFacts
     topology: Topology = Topology(())
@@ -271,7 +271,8 @@ def _check_seeds(views: Sequence[_SeedView]) -> None:
             bare = first if view.server.cluster else view
             raise unfit(
                 "target",
-                f"is no cluster at {bare.address} (cluster-enabled is off there), but one at other addresses",
+                f"is not a cluster at {bare.address} (cluster-enabled is off there), "
+                "but is one at other addresses",
                 "name nodes of one cluster",
             )
     # Two that know no node in common may still know one in common with a third.

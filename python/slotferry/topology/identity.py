@@ -189,7 +189,7 @@ def _compare(old: NodeState, new: NodeState, databases: Collection[int]) -> list
     if new.run_id != old.run_id:
         return doubt("restarted", "was restarted, or is another server")
     if not new.primary:
-        return doubt("failed_over", "is no primary any more")
+        return doubt("failed_over", "is not a primary any more")
     found: list[Doubt] = []
     if new.replication_id != old.replication_id:
         found += doubt("resynchronised", "has another replication history: it may have been a replica")

@@ -129,7 +129,7 @@ class ServiceFinder:
         if views:
             return views
         errors = [answer for answer in answers if isinstance(answer, SlotferryError)]
-        # One that a person must put right tells more than one that is only not there.
+        # One that a person must fix says more than one that is only not there.
         errors.sort(key=lambda error: isinstance(error, SourceLostError))
         if len(errors) > 1 and isinstance(errors[0], SourceLostError):
             listed = "; ".join(error.message.removeprefix("the Sentinel ") for error in errors)
@@ -180,7 +180,7 @@ class ServiceFinder:
             if "unknown command" in str(error).lower():
                 raise unfit(
                     "Sentinel",
-                    f"{node.name} is none: it is a server that holds keys",
+                    f"{node.name} is not a Sentinel: it is a server that holds keys",
                     "name a Sentinel, or the server itself with redis://",
                 ) from None
             raise_for(error, node, "SENTINEL MASTER")
@@ -416,7 +416,7 @@ class SourceWatch:
         address = self._found.address
         if not trouble:
             if self._unfit_since is not None:
-                self._notes.append(f"the replica {address} is fit again")
+                self._notes.append(f"the replica {address} is ready again")
             self._unfit_since = None
             return False
         if self._unfit_since is None:

@@ -118,7 +118,7 @@ def look_again(
                 ranges = show(unite(((slot, slot),) for slot in opened))
                 tell(
                     f"slots {ranges} are open (a move is under way, or was broken off): their keys on {name} "
-                    "are not judged; where nothing moves them any more, mend it with 'slotferry reshard fix'"
+                    "are not judged; where nothing moves them any more, use 'slotferry reshard fix'"
                 )
         _forget_slots(journal, job, database, name, set(slots) - set(closed))
         if address is not None and closed:

@@ -241,7 +241,7 @@ def comparison_settings(options: VerifyOptions) -> dict[str, Any]:
 
 @dataclass
 class Repair:
-    """Sends again what differs and compares it once more; counts what it has put right."""
+    """Sends again what differs and compares it once more; counts what it has repaired."""
 
     journal: Journal
     driver: EngineDriver

@@ -46,7 +46,7 @@ def byte_rate(value: str | int) -> int:
 def key_rate(value: str | int) -> int:
     """Return the number of keys, 1 or more, that `value` is."""
     if not re.fullmatch(r"[0-9]{1,15}", str(value)) or int(value) < 1:
-        raise click.BadParameter(f"{value!r} is no number of keys from 1 on")
+        raise click.BadParameter(f"{value!r} is not a number of keys from 1 on")
     return int(value)
 
 
@@ -63,7 +63,9 @@ def milliseconds(value: str | float) -> float:
     """Return the milliseconds, more than 0, that `20`, `0.5`, `20ms` or `1s` means."""
     text = str(value).strip().lower()
     if not re.fullmatch(_DURATION, text):
-        raise click.BadParameter(f"{value!r} is no duration; write it like 20ms, 1s, or 20 for milliseconds")
+        raise click.BadParameter(
+            f"{value!r} is not a duration; write it like 20ms, 1s, or 20 for milliseconds"
+        )
     number = float(text) if re.fullmatch(_NUMBER, text) else duration(text) * 1000
     if number <= 0:
         raise click.BadParameter(f"{value!r} is too short; give it more than 0 milliseconds")
@@ -73,7 +75,7 @@ def milliseconds(value: str | float) -> float:
 def _bytes(value: str | int) -> int:
     match = re.fullmatch(rf"({_NUMBER}) ?([KMG]I?|)B?", str(value).strip().upper())
     if match is None:
-        raise click.BadParameter(f"{value!r} is no size; write it like 64MB or 64MiB")
+        raise click.BadParameter(f"{value!r} is not a size; write it like 64MB or 64MiB")
     return int(float(match[1]) * _SIZE_UNITS[match[2]])
 
 
@@ -81,7 +83,7 @@ def duration(value: str | float) -> float:
     """Return the seconds that `90s`, `5m`, `1h30m` or `2.5` means."""
     text = str(value).strip().lower()
     if not re.fullmatch(_DURATION, text):
-        raise click.BadParameter(f"{value!r} is no duration; write it like 90s, 5m or 1h30m")
+        raise click.BadParameter(f"{value!r} is not a duration; write it like 90s, 5m or 1h30m")
     parts = re.findall(rf"({_NUMBER})(ms|s|m|h|d|)", text)
     return sum(float(number) * _TIME_UNITS[unit] for number, unit in parts)
 
@@ -120,7 +122,7 @@ class Lines(click.types.StringParamType):
 def partition_count(value: str | int) -> int:
     """Return the power of two from 1 to 1024 that `value` is."""
     if not re.fullmatch(r"[0-9]{1,4}", str(value)) or not is_partition_count(int(value)):
-        raise click.BadParameter(f"{value!r} is no power of two from 1 to {MAX_PARTITIONS}")
+        raise click.BadParameter(f"{value!r} is not a power of two from 1 to {MAX_PARTITIONS}")
     return int(value)
 
 
@@ -130,5 +132,5 @@ def share(value: str | float) -> float:
     match = re.fullmatch(rf"({_NUMBER}) ?(%?)", text)
     part = float(match[1]) / (100 if match[2] else 1) if match else 0.0
     if not 0 < part <= 1:
-        raise click.BadParameter(f"{value!r} is no part of the keys; write it like 5% or 0.05, up to 100%")
+        raise click.BadParameter(f"{value!r} is not a part of the keys; write it like 5% or 0.05, up to 100%")
     return part

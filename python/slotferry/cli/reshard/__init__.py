@@ -27,4 +27,4 @@ Examples:
     epilog=_EXAMPLES,
 )
 def reshard() -> None:
-    """Balance a cluster: plan slot moves, apply them in a window, mend what others left open."""
+    """Balance a cluster: plan slot moves, apply them in a window, repair what others left open."""

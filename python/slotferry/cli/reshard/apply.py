@@ -165,7 +165,7 @@ def read_plan(path: Path) -> Any:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not a text"
         raise UsageError(
             f"the plan {path} can't be read: {reason}", hint="make it with 'slotferry reshard plan -o'"
         ) from None

@@ -1,7 +1,7 @@
 """`slotferry reshard fix`: says what it would do, and does it with `--apply`.
 
 Invariant: without `--apply` nothing is changed. A key that differs between two nodes is decided by a person.
-The first Ctrl-C or SIGTERM finishes the slots in hand, the second stops at once; the next fix mends the rest.
+The first Ctrl-C or SIGTERM finishes the slots in hand, the second stops at once; the next fix does the rest.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Examples:
     cls=Command,
     context_settings=SETTINGS,
     epilog=_EXAMPLES,
-    short_help="Mend open slots, strayed keys, ownerless slots.",
+    short_help="Repair open slots, misplaced keys, slots without owner.",
 )
 @cluster_argument
 @click.option("--apply", "really", is_flag=True, help="Do it; without it, only say what would be done.")
@@ -71,7 +71,7 @@ def fix(
     as_json: bool,
     **parameters: Any,
 ) -> int:
-    """Mend the slots of CLUSTER: close open ones, bring strayed keys home, give ownerless slots an owner.
+    """Repair the slots of CLUSTER: close open ones, move misplaced keys back, give slots without owner one.
 
     Whoever left them so: our jobs or others', interrupted or failed over. Nothing else may be moving slots
     meanwhile. No key is lost: where two nodes hold one with different values, both are kept and written down.
@@ -114,7 +114,7 @@ def fix(
     if as_json:
         click.echo(json_text(report.to_dict()))
         return report.exit_code
-    click.echo(f"{report.mended:,} slots mended")
+    click.echo(f"{report.mended:,} slots repaired")
     for slot, reason in sorted(report.left.items()):
         click.echo(f"  slot {slot}: {reason}")
     if report.conflicts:

@@ -34,20 +34,20 @@ if TYPE_CHECKING:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise click.BadParameter(f"{value!r} is no text")
+        raise click.BadParameter(f"{value!r} is not a text")
     return value
 
 
 def _texts(value: object) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
-        raise click.BadParameter(f"{value!r} is no list of texts")
+        raise click.BadParameter(f"{value!r} is not a list of texts")
     return tuple(values)
 
 
 def _count(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise click.BadParameter(f"{value!r} is no whole number")
+        raise click.BadParameter(f"{value!r} is not a whole number")
     return value
 
 
@@ -61,7 +61,7 @@ def _weights(value: object) -> dict[str, float]:
     if not isinstance(value, dict) or not all(
         isinstance(weight, (int, float)) and not isinstance(weight, bool) for weight in value.values()
     ):
-        raise click.BadParameter(f"{value!r} is no table of numbers by node")
+        raise click.BadParameter(f"{value!r} is not a table of numbers by node")
     return {str(node): float(weight) for node, weight in value.items()}
 
 
@@ -138,7 +138,7 @@ def load_jobs(path: Path) -> dict[str, JobSettings]:
             f"the config file {path} can't be read: {error.strerror}", hint="check the path"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the config file {path} is no TOML: {error}", hint="put right that place") from None
+        raise UsageError(f"the config file {path} is not TOML: {error}", hint="correct that place") from None
     if strange := content.keys() - {"defaults", "jobs"}:
         raise UsageError(
             f"the config file {path} has {sorted(strange)[0]!r} outside of [defaults] and [jobs.NAME]",
@@ -148,7 +148,7 @@ def load_jobs(path: Path) -> dict[str, JobSettings]:
     if not isinstance(jobs, dict) or not jobs or not all(isinstance(job, dict) for job in jobs.values()):
         raise UsageError(f"the config file {path} has no jobs", hint="give each a table [jobs.NAME]")
     if not isinstance(defaults, dict):
-        raise UsageError(f"'defaults' in the config file {path} is no table", hint="write [defaults]")
+        raise UsageError(f"'defaults' in the config file {path} is not a table", hint="write [defaults]")
     shared = _read(path, "[defaults]", defaults)
     return {
         name: _job(path, name, {**shared, **_read(path, f"[jobs.{name}]", job)}) for name, job in jobs.items()

@@ -49,7 +49,7 @@ def percent(value: str | float) -> float:
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(%?)", text)
     part = float(match[1]) / (100 if match[2] else 1) if match else 0.0
     if not 0 < part < 1:
-        raise click.BadParameter(f"{value!r} is no part between 0% and 100%; write it like 2%")
+        raise click.BadParameter(f"{value!r} is not a part between 0% and 100%; write it like 2%")
     return part
 
 

@@ -1,7 +1,7 @@
 """What `slotferry jobs` tells of reshards: the journal's rows as lines, objects and tables.
 
 Invariant: looking changes no row. A job is forgotten only while nobody runs it and nothing of it may be open:
-what the journal knows of an open slot is needed to mend it.
+what the journal knows of an open slot is needed to repair it.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def discard(path: Path, job: str) -> None:
         if opened := journal.slots(job, "open"):
             raise RefusedError(
                 f"the job {job} may have left slots open: {format_ranges(opened)}",
-                hint="run it again, or mend them with 'slotferry reshard fix --apply', then discard it",
+                hint="run it again, or repair them with 'slotferry reshard fix --apply', then discard it",
             )
         journal.discard(job)
 

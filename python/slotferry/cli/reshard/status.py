@@ -74,7 +74,7 @@ def status(cluster: str, journal: Path | None, as_json: bool, **parameters: Any)
         click.echo(f"job {job['job']}: {job['status']}, {job['moved']:,} of {job['slots']:,} slots moved")
     click.echo("\n".join(finding_lines(health.findings)))
     if health.steps:
-        click.echo("mend it with 'slotferry reshard fix --apply', or go on with the job that left it so")
+        click.echo("repair it with 'slotferry reshard fix --apply', or go on with the job that left it so")
     return code
 
 

@@ -72,7 +72,7 @@ class Application:
 
     uses: its multi-key commands, blocking pops, transactions and scripts, those that break first.
     sources: where from, in words. commands: how many were seen. otherwise: how often commands were called
-    that a cluster treats otherwise, by name. advice: for each use that breaks, what mends it, in its order.
+    that a cluster treats otherwise, by name. advice: what makes each use work that breaks, in order.
     """
 
     sources: tuple[str, ...]
@@ -359,7 +359,7 @@ def _count_list(calls: Mapping[str, int], limit: int = 6) -> str:
 
 
 def _advise(use: CommandUse, keyspace: Keyspace | None, place: Place) -> str:
-    """Return what mends a use that breaks."""
+    """Return what makes a use work that breaks."""
     parts = []
     if use.undeclared:
         parts.append(

@@ -1,4 +1,4 @@
-"""Which of an application's commands a cluster would refuse with CROSSSLOT, and the hash tags that mend it.
+"""Which commands of an application a cluster would refuse with CROSSSLOT, and the hash tags against that.
 
 Invariant: memory is bounded by the number of command shapes, not of commands; values are never kept, and of
 keys only an example for each shape. A shape is a command with the patterns of its keys.
@@ -288,7 +288,7 @@ def _renamed(placement: Placement, final: Mapping[Pattern, Pattern]) -> dict[Pat
 
 
 def _choose_tags(shapes: Mapping[_ShapeName, _Shape]) -> tuple[CommandUse, ...]:
-    """Choose one tag a pattern such that as many calls as possible are mended, the most frequent first."""
+    """Choose one tag a pattern such that as many calls as possible work, the most frequent first."""
     ordered = sorted(shapes.items(), key=lambda item: (-item[1].crossing, -item[1].calls, item[0]))
     chosen: dict[Pattern, Span] = {}
     picked: dict[_ShapeName, Placement] = {}
