@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 
 _NAMED = {0x5C: "\\\\", 0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
 _ESCAPES = [_NAMED.get(b, chr(b) if 0x20 <= b < 0x7F else f"\\x{b:02x}") for b in range(256)]
@@ -91,6 +92,13 @@ def shorten_key(key: bytes, limit: int = 80) -> str:
 def count_of(number: int, noun: str) -> str:
     """Return a number with its noun: `1 key`, `2,000 keys`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def format_slots(ranges: Sequence[tuple[int, int]], limit: int | None = None) -> str:
+    """Return ranges of slots (both ends included) as `0-99,200`; beyond `limit` of them, how many more."""
+    shown = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:limit]]
+    more = len(ranges) - len(shown)
+    return ",".join(shown) + (f" and {more} more ranges" if more else "")
 
 
 def format_bytes(number: float) -> str:

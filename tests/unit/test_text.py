@@ -10,6 +10,7 @@ from slotferry.text import (
     escape_key,
     format_bytes,
     format_duration,
+    format_slots,
     iso_time,
     local_time,
     read_key,
@@ -109,3 +110,11 @@ def test_times_are_iso_8601_with_a_zone(monkeypatch: pytest.MonkeyPatch) -> None
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_ranges_of_slots_are_written_as_the_command_line_takes_them() -> None:
+    ranges = [(0, 99), (200, 200), (300, 301)]
+    assert format_slots(ranges) == "0-99,200,300-301"
+    assert format_slots(ranges, 3) == "0-99,200,300-301"
+    assert format_slots(ranges, 2) == "0-99,200 and 1 more ranges"
+    assert format_slots([]) == ""

@@ -22,6 +22,18 @@ else:
 TABLES = ("migrate", "verify", "check")
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what a config file holds. Raises `UsageError`."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            f"the config file {path} can't be read: {error.strerror}", hint="check the path"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the config file {path} is not TOML: {error}", hint="correct that place") from None
+
+
 def load_config(
     path: Path, known: Collection[str], lists: Collection[str] = (), table: str = "migrate"
 ) -> dict[str, Any]:
@@ -32,14 +44,7 @@ def load_config(
     several values, and come out as lists. Raises `UsageError` for a file that can't be read, is not TOML or
     holds anything else.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"the config file {path} can't be read: {error.strerror}", hint="check the path"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the config file {path} is not TOML: {error}", hint="correct that place") from None
+    content = read_toml(path)
     for name in content:
         if name not in TABLES:
             raise UsageError(

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from slotferry._core import SLOTS, EngineError, KeyMap, ValueFilter
 from slotferry.errors import OptionError, UsageError
 from slotferry.model.rules import AddPrefix, Rewrite, Rule, as_bytes, describe_rules
-from slotferry.text import escape_key
+from slotferry.text import escape_key, format_slots
 
 _TYPE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _TYPES = ("string", "list", "set", "zset", "hash", "stream", "vectorset", "array")
@@ -156,7 +155,7 @@ class Selection:
             *(f"exclude {escape_key(glob)}" for glob in self.excluded_globs),
             *(f"exclude /{pattern}/" for pattern in self.excluded_patterns),
             *([f"exclude type {','.join(self.excluded_types)}"] if self.excluded_types else []),
-            *([f"slots {describe_slots(self.slots)}"] if self.slots else []),
+            *([f"slots {format_slots(self.slots)}"] if self.slots else []),
             *([f"min-size {self.min_size}"] if self.min_size is not None else []),
             *([f"max-size {self.max_size}"] if self.max_size is not None else []),
             *(["without-ttl"] if self.without_ttl else []),
@@ -191,11 +190,6 @@ def _known_type(name: str, option: str) -> str:
         "modules as TYPE names them, such as ReJSON-RL",
         value=name,
     )
-
-
-def describe_slots(slots: Sequence[tuple[int, int]]) -> str:
-    """Return ranges of slots as they are written on the command line."""
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in slots)
 
 
 def _engine_rule(rule: Rule) -> Any:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from slotferry.errors import SourceUnfitError
 from slotferry.preflight.rows import Row, error, ok
-from slotferry.topology.discovery import SourceFacts, TargetFacts, Topology
+from slotferry.text import format_slots
+from slotferry.topology.discovery import SourceFacts, TargetFacts
 
 
 def judge_servers(source: SourceFacts, target: TargetFacts, database: int) -> list[Row]:
@@ -86,7 +87,7 @@ def _slots(target: TargetFacts) -> Row:
         "slots",
         "target",
         f"the target cluster of {target.seed.node} has slots that no primary serves: "
-        f"{_describe_ranges(target.topology)}",
+        f"{format_slots(target.topology.missing, 10)}",
         "assign them, for example with 'redis-cli --cluster fix', and check 'CLUSTER SLOTS'",
     )
 
@@ -116,8 +117,3 @@ def _database(target: TargetFacts, database: int) -> Row:
 
 def _count(target: TargetFacts) -> int:
     return len(target.primaries)
-
-
-def _describe_ranges(topology: Topology, limit: int = 10) -> str:
-    gaps = [str(first) if first == last else f"{first}-{last}" for first, last in topology.missing]
-    return ", ".join(gaps[:limit]) + (f" and {len(gaps) - limit} more ranges" if len(gaps) > limit else "")

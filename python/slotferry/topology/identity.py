@@ -23,6 +23,7 @@ from slotferry.net import replies
 from slotferry.net.link import unfit
 from slotferry.net.node import Node, raise_for
 from slotferry.net.replies import number_of
+from slotferry.text import format_slots
 from slotferry.topology.discovery import Topology
 
 Slots = tuple[tuple[int, int], ...]
@@ -166,10 +167,10 @@ def compare_looks(
             if gone:
                 left = subtract(left, gone)
                 if same and owner.previous_replication_id != old.replication_id:
-                    text = f"slots {show(gone)} have moved from {old.address} to {owner.address}"
+                    text = f"slots {format_slots(gone, 4)} have moved from {old.address} to {owner.address}"
                     doubts.append(Doubt("moved", old.address, gone, text))
                 else:
-                    text = f"{owner.address} has taken over slots {show(gone)} of {old.address}"
+                    text = f"{owner.address} has taken over slots {format_slots(gone, 4)} of {old.address}"
                     doubts.append(Doubt("failed_over", old.address, gone, text))
         if new is None and left:
             known[old.node_id] = replace(old, slots=left)
@@ -254,9 +255,3 @@ def unite(several: Iterable[Slots]) -> Slots:
         else:
             united.append((first, last))
     return tuple(united)
-
-
-def show(slots: Slots) -> str:
-    """Return ranges as text, a few of them."""
-    shown = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in slots[:4])
-    return shown if len(slots) <= 4 else f"{shown} and others"

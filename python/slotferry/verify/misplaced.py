@@ -27,9 +27,10 @@ from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
 from slotferry.net.node import Node, raise_for
 from slotferry.preflight.survey import parse_cluster_nodes
+from slotferry.text import format_slots
 from slotferry.topology.databases import Route
 from slotferry.topology.discovery import Topology
-from slotferry.topology.identity import show, unite
+from slotferry.topology.identity import unite
 from slotferry.verify.jobs import extra_job
 
 KIND = "misplaced"
@@ -115,7 +116,7 @@ def look_again(
             closed = [slot for slot in slots if _is_astray(slot, address, owners, known)]
             opened = [slot for slot in slots if _is_open(slot, address, owners, known)]
             if opened:
-                ranges = show(unite(((slot, slot),) for slot in opened))
+                ranges = format_slots(unite(((slot, slot),) for slot in opened), 4)
                 tell(
                     f"slots {ranges} are open (a move is under way, or was broken off): their keys on {name} "
                     "are not judged; where nothing moves them any more, use 'slotferry reshard fix'"

@@ -7,7 +7,6 @@ sense, of every job.
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,9 @@ import click
 
 from slotferry.cli.common.passwords import find_password
 from slotferry.cli.common.types import byte_rate, duration, milliseconds
+from slotferry.cli.config import read_toml
 from slotferry.cli.reshard.options import percent
 from slotferry.errors import OptionError, UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 if TYPE_CHECKING:
     from slotferry.net.connector import Connector
@@ -131,14 +126,7 @@ class JobSettings:
 
 def load_jobs(path: Path) -> dict[str, JobSettings]:
     """Return the jobs of the file at `path` by name. Raises `UsageError`."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"the config file {path} can't be read: {error.strerror}", hint="check the path"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the config file {path} is not TOML: {error}", hint="correct that place") from None
+    content = read_toml(path)
     if strange := content.keys() - {"defaults", "jobs"}:
         raise UsageError(
             f"the config file {path} has {sorted(strange)[0]!r} outside of [defaults] and [jobs.NAME]",

@@ -28,6 +28,7 @@ from slotferry.migrate.account.target_watch import TargetWatch, look_at_all
 from slotferry.migrate.key_list import in_chunks
 from slotferry.model.events import Notice
 from slotferry.net.link import lost
+from slotferry.text import format_slots
 from slotferry.topology.databases import Route, may_collide, total_keys
 from slotferry.topology.identity import (
     Doubt,
@@ -36,7 +37,6 @@ from slotferry.topology.identity import (
     compare_looks,
     intersect,
     is_replaced,
-    show,
     unite,
 )
 from slotferry.topology.views import TopologyViews
@@ -193,7 +193,7 @@ class Accounting:
         """Note that the slots of these doubts were looked at."""
         self._book.close(looked_at)
         self._told.clear()
-        slots = show(unite(doubt.slots for doubt in looked_at.doubts))
+        slots = format_slots(unite(doubt.slots for doubt in looked_at.doubts), 4)
         found = f"{missing:,} keys are missing or older" if missing else "nothing is missing"
         self._tell(f"looked at slots {slots} again: {found}")
 
@@ -247,7 +247,9 @@ class Accounting:
         topology = TopologyViews.of(target, known.node_ids).refresh(known.primaries)
         missing = intersect(self._served, tuple(topology.missing))
         if missing:
-            raise lost("target", f"has no primary for slots {show(missing)}", "see whether its nodes run")
+            raise lost(
+                "target", f"has no primary for slots {format_slots(missing, 4)}", "see whether its nodes run"
+            )
         self._driver.topology = topology
         return topology
 
