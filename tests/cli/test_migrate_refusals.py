@@ -183,7 +183,7 @@ def test_a_standalone_target(kind: ServerKind, filled: LocalServer, stack: ExitS
 
     done = run("migrate", filled.url, target.url)
 
-    _assert_one_sentence(done, REFUSED, "target", target.address, "no cluster")
+    _assert_one_sentence(done, REFUSED, "target", target.address, "not a cluster")
     with target.client() as client:
         assert client.dbsize() == 0
 

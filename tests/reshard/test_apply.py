@@ -376,7 +376,7 @@ def test_a_slow_node_pauses_the_moves(own: LocalCluster) -> None:
     [
         (("--window", "1-2"), "the window '1-2' makes no sense"),
         (("--window", "01:00-02:00", "--tz", "Europe/Atlantis"), "no time zone 'Europe/Atlantis'"),
-        (("--max-duration", "soon"), "no duration"),
+        (("--max-duration", "soon"), "not a duration"),
         (("--pause-above-latency", "0"), "too short"),
         (("--method", "magic"), "'magic' is not one of"),
     ],

@@ -131,7 +131,7 @@ def test_shares_that_add_up_to_nothing(cluster: LocalCluster) -> None:
         (("--weight", "x"), "the weight 'x' makes no sense"),
         (("--weight", "a:1=x"), "the weight 'a:1=x' makes no sense"),
         (("--weight", "a:1=1", "--weight", "a:1=2"), "two weights"),
-        (("--threshold", "0"), "no part between 0% and 100%"),
+        (("--threshold", "0"), "not a part between 0% and 100%"),
         (("--by", "colour"), "'colour' is not one of"),
     ],
 )

@@ -41,7 +41,7 @@ TARGET = TargetFacts(SEED, Topology(((0, 16383, "new", 7000),)), (PrimaryFacts(S
             SOURCE,
             replace(TARGET, topology=Topology(((5, 10, "new", 7000), (12, 16383, "new", 7000)))),
             TargetUnfitError,
-            "slots that no primary serves: 0-4, 11$",
+            "slots that no primary serves: 0-4,11$",
         ),
         (
             SOURCE,
