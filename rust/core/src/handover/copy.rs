@@ -5,6 +5,8 @@
 //! watched already, so its own time grows with their square. Only what WATCH sees every change of is passed on
 //! (`watch_sees_all`); other keys stay at the source, for MIGRATE, as those that come late.
 
+use std::time::SystemTime;
+
 use crate::handover::Fate;
 use crate::handover::coordinator::{Coordinator, Expiries};
 use crate::handover::slot::{Broken, SourceReader, at_source, at_target, note, opened};
@@ -292,6 +294,9 @@ impl SourceReader {
         let target = opened(target, at_target)?;
         let source = opened(source, at_source)?;
         let none = (!with_expiry).then_some(-1);
+        let now = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_millis() as i64);
         let (mut at, mut expiry) = (0, none);
         let mut payload = Vec::new();
         source
@@ -308,8 +313,10 @@ impl SourceReader {
                 };
                 let place = places[at];
                 at += 1;
-                let ttl = u64::try_from(expires).map_or(0, |millis| millis.max(1));
+                let ttl = ttl_to_set(expires, now);
                 let mut pass_on = |payload: &[u8]| {
+                    // It is gone, or its expiry was not told: a copy without one would live for ever.
+                    let Some(ttl) = ttl else { return };
                     *bytes += payload.len() as u64;
                     sent.push_back(place);
                     target.add(1, |out| {
@@ -381,6 +388,17 @@ fn watch_sees_all(kind: Option<Kind>) -> bool {
     }
 }
 
+/// The TTL, in ms, to restore a key with whose PTTL is `expires`: 0 for one that does not expire, none for one that is
+/// gone. The server adds the time to it without a look at the sum, and takes one that overflows for a time long past.
+fn ttl_to_set(expires: i64, now: i64) -> Option<u64> {
+    const LEEWAY: i64 = 24 * 60 * 60 * 1000; // between our clock and the target's
+    match expires {
+        -1 => Some(0),
+        0.. => Some(expires.clamp(1, i64::MAX - now - LEEWAY).cast_unsigned()),
+        _ => None,
+    }
+}
+
 /// Whether any key of any database has an expiry, by the keyspace section of INFO.
 fn any_expires(text: &[u8]) -> bool {
     let counts = text
@@ -400,8 +418,24 @@ fn any_expires(text: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{any_expires, watch_sees_all};
+    use super::{any_expires, ttl_to_set, watch_sees_all};
     use crate::rdb::Kind;
+
+    #[test]
+    fn no_ttl_overflows_at_the_target() {
+        let now = 1_796_000_000_000;
+        for (expires, ttl) in [
+            (-1, Some(0)),
+            (-2, None),
+            (i64::MIN, None),
+            (0, Some(1)),
+            (5, Some(5)),
+        ] {
+            assert_eq!(ttl_to_set(expires, now), ttl, "{expires}");
+        }
+        let longest = ttl_to_set(i64::MAX, now).unwrap_or(0).cast_signed();
+        assert!(longest.checked_add(now).is_some());
+    }
 
     #[test]
     fn what_is_not_known_is_not_copied() {

@@ -13,7 +13,7 @@ use crate::chunked::copy::{LIMITS, temporary};
 use crate::chunked::parts;
 use crate::chunked::parts::Kind;
 use crate::job::progress::Outcome;
-use crate::ledger::checkpoint::FailureKind;
+use crate::ledger::unsettled::FailureKind;
 use crate::net::client::Commands;
 use crate::rdb::FieldTtl;
 use crate::resp::Tree;
