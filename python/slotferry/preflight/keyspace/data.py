@@ -89,7 +89,9 @@ def _biggest(keyspace: Keyspace) -> Row:
     unseen = "" if keyspace.full else "; a sample may miss bigger ones (--full sees all)"
     if keyspace.explained is not None and not keyspace.full:
         looked = f" and {keyspace.sought:,} more" if keyspace.sought else ""
-        unseen = f"; the sample{looked} explain {keyspace.explained:.0%} of the memory that the data takes"
+        explain = "explain" if looked else "explains"
+        share = f"{keyspace.explained:.0%} of the memory that the data takes"
+        unseen = f"; the sample{looked} {explain} {share}"
     if size >= _BIG_KEY:
         many = sum((facts.bytes or 0) >= _BIG_KEY for facts in keyspace.biggest)
         return warning(
