@@ -32,6 +32,7 @@ from slotferry.preflight.following import WITHOUT_PSYNC
 from slotferry.topology.identity import Slots, unite
 
 if TYPE_CHECKING:
+    from slotferry import _core
     from slotferry._core import Job
 
 
@@ -137,20 +138,20 @@ class FollowRunner(Runner):
         if follow is None or not follow.connected:
             return
         if self._compared is not None:
-            self._close_doubts(job, follow.received)
+            self._close_doubts(follow)
         elif self._functions_wanted:
             self._functions_wanted = False
             self._aside = _Aside(self._driver, _load_functions)
         elif self._progress.copied and (follow.in_doubt or open_doubts.doubts):
             self._compare(job, partitions, open_doubts, settles=follow.in_doubt)
 
-    def _close_doubts(self, job: Job, received: int) -> None:
-        """Close the doubts about the target that were compared, once what was found is copied."""
+    def _close_doubts(self, follow: _core.FollowProgress) -> None:
+        """Close the doubts about the target that were compared, once what was found is copied, or owed."""
         assert self._compared is not None  # noqa: S101 - the caller has looked
         doubts, comparison, fence = self._compared
         if fence is None:
-            self._compared = doubts, comparison, received
-        elif job.wait_clean(fence, 0.0):
+            self._compared = doubts, comparison, follow.received
+        elif not follow.in_doubt and follow.mark[1] >= fence:
             self._accounting.close(doubts, comparison.found)
             self._compared = None
 

@@ -185,6 +185,7 @@ pub(crate) enum Command {
     Pause(bool),
     SetRate { keys: Option<u64>, bytes: Option<u64> },
     Fence(u64),
+    EndFence(u64),
     FinishFollowing(u64),
     Touch(Vec<Vec<u8>>),
     BeginComparison(mpsc::SyncSender<Doubts>),

@@ -180,7 +180,12 @@ impl Job {
     /// it is.
     pub fn wait_clean(&self, offset: u64, timeout: Duration) -> bool {
         self.shared.command(Command::Fence(offset));
-        self.shared.wait_clean(offset, timeout)
+        let is_clean = self.shared.wait_clean(offset, timeout);
+        if !is_clean {
+            // Nobody waits: large keys are let rest again.
+            self.shared.command(Command::EndFence(offset));
+        }
+        is_clean
     }
 
     /// End the job, well, once everything that the source's stream had up to `offset` is at the target.
@@ -350,6 +355,7 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
                 Command::Stop => return Err(interrupted()),
                 Command::Drain if lanes_to_start.is_some() => return Err(interrupted()),
                 Command::Fence(_)
+                | Command::EndFence(_)
                 | Command::FinishFollowing(_)
                 | Command::Touch(_)
                 | Command::BeginComparison(_)
@@ -386,6 +392,7 @@ fn follow_command(engine: &Rc<Engine>, command: Command) {
     };
     match command {
         Command::Fence(offset) => follow.set_fence(offset),
+        Command::EndFence(offset) => follow.end_fence(offset),
         Command::FinishFollowing(offset) => follow.finish_at(offset),
         Command::Touch(keys) => follow.touch_now(engine, &keys),
         Command::EndComparison(differing) => follow.end_comparison(engine, &differing),

@@ -193,6 +193,13 @@ impl Follow {
         self.progressed.notify_one();
     }
 
+    /// Nobody waits for that fence any more.
+    pub fn end_fence(&self, offset: u64) {
+        if self.fence.get() == Some(offset) && self.finish.get().is_none() {
+            self.fence.set(None);
+        }
+    }
+
     /// Following ends when everything up to `offset` is clean.
     pub fn finish_at(&self, offset: u64) {
         self.finish.set(Some(offset));
