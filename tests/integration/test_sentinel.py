@@ -136,7 +136,7 @@ def test_a_service_that_its_sentinels_do_not_know(
 def test_a_sentinel_that_is_none(service: LocalSentinelService, cluster: LocalCluster) -> None:
     url = f"redis+sentinel://{service.primary.address}/mymaster"
 
-    _refused(url, cluster, SourceUnfitError, f"{service.primary.address} is none")
+    _refused(url, cluster, SourceUnfitError, f"{service.primary.address} is not a Sentinel")
 
 
 def test_a_server_that_is_a_sentinel(service: LocalSentinelService, cluster: LocalCluster) -> None:

@@ -363,7 +363,7 @@ def test_a_slow_node_pauses_the_moves(own: LocalCluster) -> None:
             reasons.append(event_reason)
         if getattr(event, "slots_done", 0) and not any("answers in" in reason for reason in reasons):
             with raw(own.primaries[2]) as connection:
-                connection.execute("CLIENT", "PAUSE", 200, "ALL")
+                connection.execute("CLIENT", "PAUSE", 500, "ALL")
 
     care = Care(pause_above_latency=0.05, max_bytes_per_second=300_000)
     assert plan.apply(method="setslot", care=care, on_event=watch).ok

@@ -163,7 +163,7 @@ def refused(node: str, command: str, reply: bytes) -> Exception:
     if text.startswith("NOPERM"):
         return unfit(
             "cluster",
-            f"user lacks a right at {node}: {text}",
+            f"user lacks an ACL permission at {node}: {text}",
             "grant it with ACL SETUSER (docs/permissions.md), or log in as another user",
         )
     if text.startswith("NOAUTH"):
