@@ -94,6 +94,11 @@ def count_of(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def differing_keys(number: int) -> str:
+    """Return how many keys differ: `1 key differs`, `2,000 keys differ`."""
+    return f"{count_of(number, 'key')} {'differs' if number == 1 else 'differ'}"
+
+
 def format_slots(ranges: Sequence[tuple[int, int]], limit: int | None = None) -> str:
     """Return ranges of slots (both ends included) as `0-99,200`; beyond `limit` of them, how many more."""
     shown = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:limit]]

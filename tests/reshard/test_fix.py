@@ -100,7 +100,7 @@ def test_a_key_that_differs_is_kept_twice_until_a_person_decides(
     asked = run(*command)
 
     assert asked.code == 3
-    assert "1 keys differ" in asked.stdout
+    assert "1 key differs" in asked.stdout
     (line,) = map(json.loads, file.read_text().splitlines())
     assert base64.b64decode(line["key_base64"]) == differs.encode()
     dumps = [base64.b64decode(version["dump_base64"]) for version in line["versions"]]

@@ -96,7 +96,7 @@ def test_mending_finishes_the_slots_in_hand(own: LocalCluster) -> None:
             proxy.resume()
             outcome = running.finish(timeout=_TIMEOUT)
     assert outcome.code == 143, outcome.stderr
-    assert "slotferry: interrupted; 1 slots were mended\n" in outcome.stderr
+    assert "slotferry: interrupted; 1 slot repaired\n" in outcome.stderr
     assert slots_owned(own)[half] is second
     assert open_slots(own) == [f"[{late}-<-{node_id(first)}]"]
     assert run("reshard", "fix", own.url, "--apply").code == 0
@@ -124,7 +124,7 @@ def test_mending_ends_at_once_where_that_is_asked_for(own: LocalCluster, hung: i
                 outcome = running.finish(timeout=_TIMEOUT)
             finally:
                 os.kill(stopped, signal.SIGCONT)
-    assert_not_waited_for(outcome, "interrupted; 0 slots were mended", signal.SIGINT, signal.SIGTERM)
+    assert_not_waited_for(outcome, "interrupted; 0 slots repaired", signal.SIGINT, signal.SIGTERM)
     assert "hint: run the same command again: it finds what is left" in outcome.stderr
     own.wait_until_healthy()
     assert f"[{late}-<-{node_id(first)}]" in open_slots(own)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from slotferry.model.differences import DIFFERENCES, Difference
 from slotferry.model.report import VerifyReport
 from slotferry.report.columns import align, cut
-from slotferry.text import format_bytes, format_duration, shorten_key
+from slotferry.text import differing_keys, format_bytes, format_duration, shorten_key
 
 # --differences and --json have all of it.
 _KEY_WIDTH, _WIDTH = 40, 60
@@ -69,7 +69,7 @@ def _verdict(report: VerifyReport) -> str:
     if report.differing and report.differing == report.differences.get("misplaced"):
         return "1 key is misplaced" if report.differing == 1 else f"{report.differing:,} keys are misplaced"
     if report.differing:
-        return "1 key differs" if report.differing == 1 else f"{report.differing:,} keys differ"
+        return differing_keys(report.differing)
     if report.empty:
         return "no key was compared"
     return "not all keys could be compared" if report.pending else "no differences"

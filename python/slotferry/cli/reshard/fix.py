@@ -23,6 +23,7 @@ from slotferry.cli.reshard.options import (
 )
 from slotferry.errors import ExitCode
 from slotferry.redaction import json_text
+from slotferry.text import count_of, differing_keys
 
 _EXAMPLES = """\
 \b
@@ -114,12 +115,12 @@ def fix(
     if as_json:
         click.echo(json_text(report.to_dict()))
         return report.exit_code
-    click.echo(f"{report.mended:,} slots repaired")
+    click.echo(f"{count_of(report.mended, 'slot')} repaired")
     for slot, reason in sorted(report.left.items()):
         click.echo(f"  slot {slot}: {reason}")
     if report.conflicts:
         click.echo(
-            f"{report.conflicts:,} keys differ between two nodes; both versions are in {report.file}; "
+            f"{differing_keys(report.conflicts)} between two nodes; both versions are in {report.file}; "
             "decide with --keep owner or --keep other"
         )
     click.echo("\n".join(finding_lines(report.remaining)))

@@ -357,7 +357,7 @@ class Cutover:
         found.warning = stop.keep()
         if found.stopped_at is not None:
             found.write_stop = time.monotonic() - found.stopped_at
-            self._tell("go", "done", f"go: writes were stopped for {found.write_stop * 1000:,.0f} ms")
+            self._tell("go", "done", f"writes were stopped for {found.write_stop * 1000:,.0f} ms")
 
     def _hold(self, watch: StreamWatch) -> None:
         """Count what is written at the source until the hold is over. Ends early where that is asked for."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from slotferry.report.columns import align
 from slotferry.reshard.cluster.wire import format_ranges
 from slotferry.reshard.plan.model import Holding, Plan, PlannedNode, count_ranges
-from slotferry.text import format_bytes, format_duration
+from slotferry.text import differing_keys, format_bytes, format_duration
 
 if TYPE_CHECKING:
     from slotferry.reshard.cluster.members import Cluster
@@ -98,7 +98,7 @@ def report_table(report: Report) -> str:
         )
     lines += [f"  slots {_cut(slots)}: {why}" for why, slots in report.left_by_reason().items()]
     if report.conflicts:
-        lines.append(f"  {report.conflicts:,} keys differ between two nodes: see 'slotferry reshard fix'")
+        lines.append(f"  {differing_keys(report.conflicts)} between two nodes: see 'slotferry reshard fix'")
     if report.status == "work_left":
         lines.append("work is left: the same command again goes on")
     return "\n".join(lines)

@@ -31,6 +31,7 @@ from slotferry.reshard.move.conflicts import ConflictFile, Keep
 from slotferry.reshard.move.copying import discard_recorded
 from slotferry.reshard.move.setslot import SetslotMigrate
 from slotferry.reshard.repair.health import Finding, Health, group, look
+from slotferry.text import count_of
 
 Choice = Literal["ask", "owner", "other"]
 _SETTLE_SECONDS = 1.0  # between two looks that tell a mover from what it left behind
@@ -99,7 +100,7 @@ def fix(
                 return fixer.run(cancel_moves)
         except MigrationInterrupted as ending:
             raise MigrationInterrupted(
-                f"interrupted; {len(fixer.mended):,} slots were mended",
+                f"interrupted; {count_of(len(fixer.mended), 'slot')} repaired",
                 hint="run the same command again: it finds what is left",
                 signal=asked.signal,
             ) from ending
