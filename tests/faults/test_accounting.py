@@ -180,8 +180,8 @@ def test_a_stale_replica_that_takes_over_by_force(
     ) as paused:
         with primary.client() as client:
             wait_until(lambda: client.wait(1, 100) == 1, "the replica to have what came before")
-            # From here on the replica gets nothing more: it can't log in again. Who is logged in stays so.
-            client.config_set("requirepass", "only now")
+            # From here on the replica gets nothing more: it may not ask for the stream again.
+            client.execute_command("ACL", "SETUSER", "default", "-psync", "-sync", "-replconf")
             client.client_kill_filter(_type="replica")
             had = client.info("stats")["total_commands_processed"]
             paused.proxy.resume()
@@ -189,7 +189,7 @@ def test_a_stale_replica_that_takes_over_by_force(
                 lambda: client.info("stats")["total_commands_processed"] > had + 2000, "more to be written"
             )
             paused.proxy.stall()
-            client.config_set("requirepass", "")
+            client.execute_command("ACL", "SETUSER", "default", "+psync", "+sync", "+replconf")
         with replica.client() as client:
             client.execute_command("CLUSTER", "FAILOVER", way)
             wait_until(lambda: client.info("replication")["role"] == "master", "the replica to take over")
