@@ -45,11 +45,13 @@ class CutoverClient:
         self._as_json = as_json
         self._records = CutoverRecords(journal, job)
         self._number = 0
+        self._earlier = 0
 
     def cut_over(self, options: CutoverOptions) -> int:
         """Ask for it and follow it to its end; return the exit code. Raises `SlotferryError`."""
         cancel = CancelRequest(saves=False)
         with signals(cancel):
+            self._earlier = self._latest()
             ticket = self._begin(options)
             report = self._follow(ticket, cancel)
         if self._as_json:
@@ -57,6 +59,13 @@ class CutoverClient:
         else:
             click.echo(describe_report(self._job, report))
         return ExitCode.OK if report["outcome"] == "cut_over" else ExitCode.INCOMPLETE
+
+    def _latest(self) -> int:
+        """Return the number of the last attempt before this one; 0 where there is none."""
+        try:
+            return max((attempt.number for attempt in self._records.attempts()), default=0)
+        except JournalError:
+            return 0  # what is the matter with the journal says the request
 
     def _begin(self, options: CutoverOptions) -> int:
         try:
@@ -116,7 +125,9 @@ class CutoverClient:
 
     def _recorded(self) -> dict[str, Any]:
         """Return what the journal has of it, now that the run is gone."""
-        attempt = next((each for each in self._records.attempts() if each.number == self._number), None)
+        # A quick cut-over may be over, and its run gone, before this command has heard its number.
+        ours = self._number or self._earlier + 1
+        attempt = next((each for each in self._records.attempts() if each.number == ours), None)
         if attempt is None:
             known = {"outcome": "not_ready", "reason": "the run ended before the cut-over began"}
             return {**known, "step": "lag", "fence": None, "attempts": 0, **_NOT_DONE}
