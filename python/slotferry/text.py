@@ -103,7 +103,7 @@ def format_slots(ranges: Sequence[tuple[int, int]], limit: int | None = None) ->
     """Return ranges of slots (both ends included) as `0-99,200`; beyond `limit` of them, how many more."""
     shown = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:limit]]
     more = len(ranges) - len(shown)
-    return ",".join(shown) + (f" and {more} more ranges" if more else "")
+    return ",".join(shown) + (f" and {count_of(more, 'more range')}" if more else "")
 
 
 def format_bytes(number: float) -> str:

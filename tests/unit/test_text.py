@@ -116,5 +116,6 @@ def test_ranges_of_slots_are_written_as_the_command_line_takes_them() -> None:
     ranges = [(0, 99), (200, 200), (300, 301)]
     assert format_slots(ranges) == "0-99,200,300-301"
     assert format_slots(ranges, 3) == "0-99,200,300-301"
-    assert format_slots(ranges, 2) == "0-99,200 and 1 more ranges"
+    assert format_slots(ranges, 2) == "0-99,200 and 1 more range"
+    assert format_slots(ranges, 1) == "0-99 and 2 more ranges"
     assert format_slots([]) == ""
