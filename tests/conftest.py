@@ -1,7 +1,7 @@
 """Fixtures: real servers, shared by a session and emptied between tests.
 
-Invariant: a test gets servers that are empty and healthy, and no test reaches the state folder, the
-configuration or the environment of whoever runs it.
+Invariant: a test gets servers that are empty, healthy and configured as at first, whatever another one has
+left, and no test reaches the state folder, the configuration or the environment of whoever runs it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from redis.exceptions import ResponseError
 from slotferry import redaction
 from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.servers.kinds import ServerKind, available, on_path_or_embedded
+from tests.servers.settings import Settings
 
 _BACKLOG_BYTES = 64 << 20
 
@@ -45,18 +46,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 class ServerPool:
-    """Starts a server or cluster of a kind once and hands it out empty."""
+    """Starts a server or cluster of a kind once and hands it out empty, configured as at first."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
         self._servers: dict[str, LocalServer] = {}
         self._clusters: dict[str, LocalCluster] = {}
+        self._settings: dict[LocalServer, Settings] = {}
 
     def server(self, kind: ServerKind) -> LocalServer:
         if kind.name not in self._servers:
             self._servers[kind.name] = self._stack.enter_context(LocalServer(kind.binary, unix_socket=True))
         server = self._servers[kind.name]
-        _empty(server)
+        self._make_ready(server)
         return server
 
     def cluster(self, kind: ServerKind) -> LocalCluster:
@@ -64,9 +66,19 @@ class ServerPool:
             self._clusters[kind.name] = self._stack.enter_context(LocalCluster(kind.binary))
         cluster = self._clusters[kind.name]
         for node in cluster.primaries:
-            _empty(node)
+            self._make_ready(node)
         cluster.wait_until_healthy()
         return cluster
+
+    def _make_ready(self, server: LocalServer) -> None:
+        if server in self._settings:
+            self._settings[server].restore()
+        else:
+            with server.client() as client:
+                # A small one that is written over cuts off a replica; 1 MB is a second's writes here.
+                client.config_set("repl-backlog-size", _BACKLOG_BYTES)
+            self._settings[server] = Settings(server)
+        _empty(server)
 
 
 @pytest.fixture(scope="session")
@@ -129,8 +141,6 @@ def _asked_for(request: pytest.FixtureRequest, default: ServerKind) -> ServerKin
 def _empty(server: LocalServer) -> None:
     with server.client() as client:
         client.flushall()
-        # A test that shrinks it must not cut off the next one's replica; 1 MB is a second's writes here.
-        client.config_set("repl-backlog-size", _BACKLOG_BYTES)
         with contextlib.suppress(ResponseError):  # Redis 6.2 has no functions
             client.execute_command("FUNCTION", "FLUSH")
         client.config_resetstat()

@@ -206,10 +206,16 @@ def test_a_key_that_somebody_else_has_changed_at_the_target_is_named(shop: Shop)
         assert "stock:7" in told.lines[-1]["reason"]
         assert "theirs" in told.lines[-1]["reason"]
         assert takes_writes(shop.source)
-        sampled = shop.cut_over("--check", "sample")
-        assert "stock:7" in sampled.lines[-1]["reason"], sampled  # 2,000 looks at 500 keys
+        changed = [f"stock:{number}" for number in range(100)]
+        for name in changed:
+            target.set(name, "theirs")
+        sampled = shop.cut_over("--check", "sample")  # 2,000 looks at 500 keys don't miss all of these
+        assert sampled.code == 3, sampled
+        assert sampled.lines[-1]["differences"] > 0
+        assert "stock:" in sampled.lines[-1]["reason"]
         with shop.source.client() as client:
-            client.set("stock:7", "ours")  # touched, so it is copied again
+            for name in changed:
+                client.set(name, "ours")  # touched, so it is copied again
             target.delete("theirs")
         done = shop.cut_over("--check", "full", "--hold", "0s")
         assert done.code == 0, done

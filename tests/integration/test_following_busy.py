@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from slotferry._core import Checkpoint
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.integration.following import Following, Writer
 from tests.servers.compare import assert_equal
@@ -28,6 +29,24 @@ def fill_list(client: Any, name: str, count: int) -> None:
 def wait_mark(following: Following, offset: int) -> None:
     """Wait until the mark has come to an offset."""
     wait_until(lambda: following.progress.mark[1] >= offset, "the mark is held", timeout=60)
+
+
+def is_held_apart(following: Following) -> bool:
+    """Whether the key is owed: the mark goes on, and nothing behind it is clean."""
+    progress = following.progress
+    return progress.busy_keys == [b"busy"] and progress.clean < progress.mark[1]
+
+
+def wait_owed(following: Following) -> Checkpoint:
+    """Return the first checkpoint by which the next run owes the key."""
+    found: list[Checkpoint] = []
+
+    def is_owed() -> bool:
+        found.append(following.job.checkpoint())
+        return found[-1].big_positions == [(b"busy", "owed")]
+
+    wait_until(is_owed, "it is not recorded as owed")
+    return found[-1]
 
 
 def in_the_middle(client: Any) -> Callable[[int], None]:
@@ -56,10 +75,8 @@ def test_a_large_key_that_never_rests_does_not_hold_the_mark(
                     offset = other.info("replication")["master_repl_offset"]
                     wait_mark(following, offset)
                     writer.wait_more(100)
-                assert following.progress.clean < offset
-                checkpoint = following.job.checkpoint()
-            assert checkpoint.follow is not None
-            assert (b"busy", "owed") in checkpoint.big_positions
+                wait_until(lambda: is_held_apart(following), "the mark waits for it")
+                assert wait_owed(following).follow is not None
             # It rests now.
             wait_until(lambda: not following.progress.busy_keys, "it is not copied when it rests", timeout=60)
             following.wait_clean()
@@ -77,21 +94,23 @@ def test_what_is_owed_is_copied_at_the_fence_and_by_the_next_run(
         ):
             following.wait_event("busy_key")
             wait_mark(following, following.progress.received + 1)
-            checkpoint = following.job.checkpoint()
+            checkpoint = wait_owed(following)
         assert checkpoint.follow is not None
-        assert checkpoint.big_positions == [(b"busy", "owed")]
+        # From where the writer has stopped on, nothing of the stream names the key.
+        (replication_id, _, database), _ = checkpoint.follow
         again = Following(
             source,
             cluster,
             big_key_bytes=LARGE,
-            position=checkpoint.follow[0],
+            position=(replication_id, client.info("replication")["master_repl_offset"], database),
             partitions=[(mark.index, mark.cursor) for mark in checkpoint.partitions if not mark.done],
             big_positions=checkpoint.big_positions,
         )
+        again.job.pause()
         with again as following:
-            # Nothing that the next run reads of the stream names it any more.
-            assert following.job.checkpoint().big_positions == checkpoint.big_positions
             following.wait_event("follow_attached")
+            assert following.job.checkpoint().big_positions == checkpoint.big_positions
+            following.job.resume()
             following.wait_clean()
             assert_equal(source, cluster)
             assert following.job.checkpoint().big_positions == []
@@ -106,6 +125,12 @@ def test_who_gives_up_waiting_lets_a_busy_key_rest_again(source: LocalServer, cl
             statistics: dict[str, dict[str, int]] = other.info("commandstats")
             return statistics["cmdstat_watch"]["calls"]
 
+        def is_read_at_a_fence() -> bool:
+            before = tries()
+            offset = other.info("replication")["master_repl_offset"]
+            following.job.wait_clean(offset, 0.2)  # it may be copied between two writes
+            return tries() > before
+
         def is_left_alone() -> bool:
             before = tries()
             writer.wait_more(5000)
@@ -116,10 +141,7 @@ def test_who_gives_up_waiting_lets_a_busy_key_rest_again(source: LocalServer, cl
             Following(source, cluster, big_key_bytes=LARGE) as following,
         ):
             following.wait_event("busy_key")
-            offset = other.info("replication")["master_repl_offset"]
-            before = tries()
-            following.job.wait_clean(offset, 1.0)  # it may be copied between two writes
-            assert tries() > before
+            wait_until(is_read_at_a_fence, "it is not read without a pause", timeout=60)
             wait_until(is_left_alone, "it is read again and again", timeout=60)
 
 

@@ -96,8 +96,6 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsPair]:
                     lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"),
                     "the cluster of one to be ok",
                 )
-            with server.client() as client:
-                client.mset({f"key:{i}": i for i in range(KEYS)})
             yield TlsPair(
                 f"rediss://localhost:{source_port}",
                 f"rediss+cluster://127.0.0.1:{target_port}",
@@ -110,9 +108,11 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsPair]:
 
 
 @pytest.fixture(autouse=True)
-def _empty_target(pair: TlsPair) -> None:
+def _as_at_first(pair: TlsPair) -> None:
     with pair.node.client() as client:
         client.flushall()
+    with pair.server.client() as client:
+        client.mset({f"key:{i}": i for i in range(KEYS)})
 
 
 def _count(pair: TlsPair) -> int:
@@ -129,14 +129,16 @@ def test_both_sides_with_client_certificates(pair: TlsPair) -> None:
 
 def test_a_source_is_followed_over_tls(pair: TlsPair, tmp_path: Path) -> None:
     journal = ("--journal", str(tmp_path / "journal.db"), "--job", "moving")
-    with pair.server.client() as client, pair.node.client() as target:
-        with Running(*pair.arguments(), "--follow", *journal) as running:
-            wait_until(lambda: _count(pair) == KEYS, "it is not copied")
-            client.set("key:0", "later")
-            wait_until(lambda: target.get("key:0") == b"later", "it is not followed")
-            running.send(signal.SIGINT)
-            done = running.finish()
-        client.set("key:0", 0)
+    with (
+        pair.server.client() as client,
+        pair.node.client() as target,
+        Running(*pair.arguments(), "--follow", *journal) as running,
+    ):
+        wait_until(lambda: _count(pair) == KEYS, "it is not copied")
+        client.set("key:0", "later")
+        wait_until(lambda: target.get("key:0") == b"later", "it is not followed")
+        running.send(signal.SIGINT)
+        done = running.finish()
     assert done.code == 130, done.stderr
     assert done.summary["follow"]["connected"]
 
