@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from redis import Redis
@@ -19,44 +17,27 @@ from slotferry.errors import RefusedError
 from slotferry.model.events import CutoverStep
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import Outcome, Running, run
+from tests.faults.followed import JOB, SOURCES, FollowedJob
 from tests.integration.cutting_over import Load, takes_writes
 from tests.servers.compare import assert_equal
 
-SOURCES = ("redis-6.2", "redis-7.0", "redis-8.0", "valkey-9.1")
 COUNT, AGE = "min-replicas-to-write", "min-replicas-max-lag"
-JOB = "moving"
 
 
 @dataclass
-class Shop:
-    """A source and a cluster, and the journal of the job between them."""
+class Shop(FollowedJob):
+    """The job from a source into a cluster, and what is asked of it."""
 
     source: LocalServer
-    cluster: LocalCluster
-    journal: Path
 
-    def migrate(self, *more: str) -> Running:
-        return Running(
-            *("migrate", self.source.url, self.cluster.url, "--follow", "--json", "--progress", "none"),
-            *("--journal", str(self.journal), "--job", JOB, *more),
-        )
-
-    def words(self, *more: str) -> tuple[str, ...]:
+    def cutover_words(self, *more: str) -> tuple[str, ...]:
         return ("cutover", JOB, "--journal", str(self.journal), "--json", "--within", "60s", *more)
 
     def cut_over(self, *more: str) -> Outcome:
-        return run(*self.words(*more))
+        return run(*self.cutover_words(*more))
 
-    def live(self) -> dict[str, Any]:
-        lines = run("jobs", "show", JOB, "--journal", str(self.journal), "--json").lines
-        return next((line for line in lines if line["type"] == "live"), {})
-
-    def wait_following(self, running: Running) -> None:
-        def follows() -> bool:
-            assert not running.ended, running.finish()
-            return self.live().get("state") == "following"
-
-        wait_until(follows, "it does not come to follow", timeout=60)
+    def undo(self, *more: str) -> Outcome:
+        return run("cutover", JOB, "--journal", str(self.journal), "--undo", *more)
 
     def wait_for(self, step: str) -> None:
         """Wait until the cut-over says that it does this."""
@@ -75,7 +56,7 @@ def shop(source: LocalServer, cluster: LocalCluster, tmp_path: Path) -> Iterator
         for number in range(500):
             client.set(f"stock:{number}", number)
         try:
-            yield Shop(source, cluster, tmp_path / "journal.db")
+            yield Shop(source.url, cluster, tmp_path / "journal.db", source)
         finally:
             client.client_unpause()
             for name, value in before.items():
@@ -84,7 +65,7 @@ def shop(source: LocalServer, cluster: LocalCluster, tmp_path: Path) -> Iterator
 
 @contextlib.contextmanager
 def following(shop: Shop, *more: str) -> Iterator[Running]:
-    with shop.migrate(*more) as running:
+    with shop.start(*more) as running:
         shop.wait_following(running)
         yield running
 
@@ -104,7 +85,7 @@ def test_a_paused_source_under_load_is_cut_over(shop: Shop) -> None:
         running = stack.enter_context(following(shop))
         load = stack.enter_context(Load(shop.source))
         load.wait_more(5000)
-        with Running(*shop.words("--hold", "600s")) as asked:
+        with Running(*shop.cutover_words("--hold", "600s")) as asked:
             shop.wait_for("writes at the source are")
             acknowledged = dict(load.counts)
             shop.assert_counters(acknowledged)
@@ -143,17 +124,17 @@ def test_a_source_that_refuses_writes_is_cut_over_and_undone(shop: Shop) -> None
         shop.assert_counters(load.counts)
         assert told.lines[-1]["written_afterwards"] == 0
         assert "--undo" in told.lines[-1]["warning"]
-        refused = run("jobs", "discard", JOB, "--journal", str(shop.journal))
+        refused = shop.jobs("discard")
         assert refused.code == 4
         assert "--undo" in refused.stderr
-        undone = run("cutover", JOB, "--journal", str(shop.journal), "--undo")
+        undone = shop.undo()
         assert undone.code == 0, undone
         assert f"{COUNT} of" in undone.stdout
         assert settings(client) == before
         assert takes_writes(shop.source)
-        other = run("cutover", JOB, "--journal", str(shop.journal), "--undo", "--source", "redis://other:1")
+        other = shop.undo("--source", "redis://other:1")
         assert (other.code, "the source of the job" in other.stderr) == (2, True), other
-        again = run("cutover", JOB, "--journal", str(shop.journal), "--undo")
+        again = shop.undo()
         assert (again.code, again.stdout.strip()) == (0, f"nothing is to be undone for {JOB}")
 
 
@@ -192,7 +173,7 @@ def test_the_command_decides(shop: Shop, tmp_path: Path) -> None:
     assert ended.code == 0, ended
     reasons = [each["message"] for each in ended.summary["story"] if each["kind"] == "cutover"]
     assert any("no such service" in reason for reason in reasons)
-    shown = run("jobs", "show", JOB, "--journal", str(shop.journal))
+    shown = shop.jobs("show")
     assert "cut_over" in shown.stdout
 
 
@@ -227,7 +208,7 @@ def test_ctrl_c_abandons_it(shop: Shop, tmp_path: Path) -> None:
     waits = python(f"import threading; open('{here}', 'w'); threading.Event().wait()")
     with following(shop) as running, Load(shop.source) as load:
         load.wait_more(500)
-        with Running(*shop.words("--run", waits)) as asked:
+        with Running(*shop.cutover_words("--run", waits)) as asked:
             wait_until(here.exists, "the command does not begin")
             second = shop.cut_over()
             assert second.code == 4, second
@@ -250,7 +231,7 @@ def test_the_end_of_the_run_abandons_it(shop: Shop, tmp_path: Path, number: sign
     waits = python(f"import threading; open('{here}', 'w'); threading.Event().wait()")
     with following(shop) as running, Load(shop.source) as load:
         load.wait_more(500)
-        with Running(*shop.words("--run", waits, "--stop-writes", "refuse")) as asked:
+        with Running(*shop.cutover_words("--run", waits, "--stop-writes", "refuse")) as asked:
             wait_until(here.exists, "the command does not begin")
             running.send(number)
             ended, told = running.finish(), asked.finish()
@@ -267,7 +248,7 @@ def test_a_run_that_is_killed_leaves_no_source_stopped(shop: Shop, tmp_path: Pat
     waits = python(f"import threading; open('{here}', 'w'); threading.Event().wait(20)")
     with shop.source.client() as client:
         before = settings(client)
-        words = shop.words("--run", waits, "--stop-writes", stop_writes)
+        words = shop.cutover_words("--run", waits, "--stop-writes", stop_writes)
         with following(shop) as running, Running(*words) as asked:
             wait_until(here.exists, "the command does not begin")
             running.kill()
@@ -277,12 +258,12 @@ def test_a_run_that_is_killed_leaves_no_source_stopped(shop: Shop, tmp_path: Pat
         if stop_writes == "pause":
             wait_until(lambda: takes_writes(shop.source), "the source stays paused")
         # Whether the command has switched the application, nobody knows: the next run asks.
-        refused = shop.migrate().finish()
+        refused = shop.start().finish()
         assert refused.code == 4, refused
         assert "--undo" in refused.summary["error"]["hint"]
         assert takes_writes(shop.source)
         assert settings(client) == before
-        assert run("cutover", JOB, "--journal", str(shop.journal), "--undo").code == 0
+        assert shop.undo().code == 0
         with following(shop) as running:
             assert shop.cut_over("--hold", "0s").code == 0
             assert running.finish().code == 0
@@ -294,7 +275,7 @@ def test_a_run_that_is_killed_while_it_compares_is_gone_on_with(shop: Shop) -> N
         before = settings(client)
         with following(shop, "--max-keys-per-second", "50") as running:
             client.set("late", 1)
-            with Running(*shop.words("--stop-writes", "refuse", "--check", "full")) as asked:
+            with Running(*shop.cutover_words("--stop-writes", "refuse", "--check", "full")) as asked:
                 shop.wait_for("comparing")
                 assert not takes_writes(shop.source)
                 running.kill()
@@ -303,7 +284,7 @@ def test_a_run_that_is_killed_while_it_compares_is_gone_on_with(shop: Shop) -> N
         with following(shop) as running:
             assert settings(client) == before
             assert takes_writes(shop.source)
-            lines = run("jobs", "show", JOB, "--journal", str(shop.journal), "--json").lines
+            lines = shop.show()
             notices = [line["message"] for line in lines if line["type"] == "happening"]
             assert any("killed in the step check" in notice for notice in notices)
             assert shop.cut_over("--hold", "0s").code == 0
@@ -314,20 +295,17 @@ def test_what_can_not_be_cut_over_is_told_in_a_sentence(shop: Shop) -> None:
     unknown = shop.cut_over()
     assert unknown.code == 2
     assert "there is no job" in unknown.stderr
-    with shop.migrate("--max-keys-per-second", "10") as running:
+    with shop.start("--max-keys-per-second", "10") as running:
         wait_until(lambda: shop.live().get("keys", {}).get("scanned", 0) > 0, "it does not begin")
         copies = shop.cut_over()
         assert (copies.code, "copies still" in copies.stderr) == (4, True), copies
-        assert (
-            run("jobs", "rate", JOB, "--journal", str(shop.journal), "--max-keys-per-second", "none").code
-            == 0
-        )
+        assert shop.jobs("rate", "--max-keys-per-second", "none").code == 0
         shop.wait_following(running)
         assert shop.cut_over("--check", "half").code == 2
-        assert run("jobs", "pause", JOB, "--journal", str(shop.journal)).code == 0
+        assert shop.jobs("pause").code == 0
         paused = shop.cut_over()
         assert (paused.code, "is paused" in paused.stderr) == (4, True), paused
-        assert run("jobs", "resume", JOB, "--journal", str(shop.journal)).code == 0
+        assert shop.jobs("resume").code == 0
         running.send(signal.SIGINT)
         assert running.finish().code == 130
     stopped = shop.cut_over()
@@ -337,7 +315,7 @@ def test_what_can_not_be_cut_over_is_told_in_a_sentence(shop: Shop) -> None:
         assert running.finish().code == 0
     done = shop.cut_over()
     assert (done.code, "is cut over already" in done.stderr) == (4, True), done
-    again = shop.migrate().finish()
+    again = shop.start().finish()
     assert (again.code, again.summary["error"]["kind"]) == (4, "refused")
     assert "cut over already" in again.summary["error"]["message"]
 
@@ -353,8 +331,7 @@ def test_a_job_that_only_copies_is_not_cut_over(shop: Shop) -> None:
 
 def test_a_lag_that_stays_is_told_from_a_failure(shop: Shop) -> None:
     with following(shop) as running, shop.source.client() as client:
-        slow = ("--journal", str(shop.journal), "--max-keys-per-second", "1")
-        assert run("jobs", "rate", JOB, *slow).code == 0
+        assert shop.jobs("rate", "--max-keys-per-second", "1").code == 0
         for number in range(100):
             client.set(f"slow:{number}", 1)
         wait_until(lambda: shop.live()["follow"]["lag_seconds"] > 1, "there is no lag")
@@ -374,7 +351,7 @@ def test_a_command_that_switches_slots_nothing_after_go(shop: Shop) -> None:
         target = stack.enter_context(shop.cluster.client())
         client = stack.enter_context(shop.source.client())
         client.set("basket", "old")
-        with Running(*shop.words("--stop-writes", "none", "--hold", "600s")) as asked:
+        with Running(*shop.cutover_words("--stop-writes", "none", "--hold", "600s")) as asked:
             shop.wait_for("writes at the source are")
             target.set("basket", "new")
             client.set("basket", "late")
@@ -388,29 +365,26 @@ def test_a_command_that_switches_slots_nothing_after_go(shop: Shop) -> None:
 
 def test_lines_for_people(shop: Shop) -> None:
     with following(shop) as running:
-        words = [word for word in shop.words("--hold", "0s") if word != "--json"]
-        told = subprocess.run([*_command(), *words], capture_output=True, text=True, check=True)
+        words = [word for word in shop.cutover_words("--hold", "0s") if word != "--json"]
+        told = run(*words)
+        assert told.code == 0, told
         assert "job moving: cut over: writes were stopped for" in told.stdout
         assert " s  fence  ok  the fence is " in told.stderr
         assert running.finish().code == 0
-
-
-def _command() -> list[str]:
-    return [str(Path(sys.executable).with_name("slotferry"))]
 
 
 def test_it_cuts_over_by_itself_when_it_is_ready(shop: Shop, tmp_path: Path) -> None:
     switched = tmp_path / "switched"
     switches = python(f"open('{switched}', 'x')")
     words = ("--cutover-when-ready", "--window", "00:00-24:00", "--stop-writes", "refuse", "--hold", "0s")
-    with shop.migrate(*words, "--within", "60s", "--run", switches) as running, Load(shop.source) as load:
+    with shop.start(*words, "--within", "60s", "--run", switches) as running, Load(shop.source) as load:
         done = running.finish()
         assert (done.code, done.summary["status"]) == (0, "cut_over"), done
         assert switched.exists()
         wait_until(lambda: load.refused > 0, "no write is refused")
         load.stop()
         shop.assert_counters(load.counts)
-    (listed,) = run("jobs", "list", "--journal", str(shop.journal), "--json").lines
+    (listed,) = shop.jobs("list", "--json").lines
     assert listed["status"] == "cut_over"
     assert listed["cutover"]["fence"] == done.summary["cutover"]["fence"]
 
@@ -421,16 +395,12 @@ def test_what_fails_by_itself_is_tried_again(shop: Shop, tmp_path: Path) -> None
         f"import os, sys; there = os.path.exists('{tried}'); open('{tried}', 'w'); sys.exit(not there)"
     )
     words = ("--cutover-when-ready", "--hold", "0s", "--within", "60s", "--run", fails_once)
-    with shop.migrate(*words) as running:
+    with shop.start(*words) as running:
         done = running.finish()
     assert done.code == 0, done
     assert done.summary["cutover"]["attempts"] == 2
     assert any("trying again" in line["message"] for line in done.lines if line["type"] == "notice")
-    cutovers = [
-        line
-        for line in run("jobs", "show", JOB, "--journal", str(shop.journal), "--json").lines
-        if line["type"] == "cutover"
-    ]
+    cutovers = [line for line in shop.show() if line["type"] == "cutover"]
     assert [cutover["outcome"] for cutover in cutovers] == ["abandoned", "cut_over"]
     assert "exited with 1" in cutovers[0]["reason"]
 
@@ -438,9 +408,9 @@ def test_what_fails_by_itself_is_tried_again(shop: Shop, tmp_path: Path) -> None
 def test_jobs_list_and_show_tell_why_it_was_not_done(shop: Shop) -> None:
     with following(shop) as running:
         assert shop.cut_over("--run", "/no/such/command").code == 3
-        listed = run("jobs", "list", "--journal", str(shop.journal)).stdout
+        listed = shop.jobs("list").stdout
         assert "not cut over: the command /no/such/command can't be started" in listed
-        shown = run("jobs", "show", JOB, "--journal", str(shop.journal)).stdout
+        shown = shop.jobs("show").stdout
         assert "abandoned in the step run, attempt 1, writes were stopped for" in shown
         running.send(signal.SIGINT)
         running.finish()

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import signal
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
-from tests.command import Running, run
+from tests.command import run
+from tests.faults.followed import SOURCES, FollowedJob
 from tests.integration.following import Writer
 from tests.servers.compare import assert_equal
 
-SOURCES = ("redis-6.2", "redis-7.0", "redis-8.0", "valkey-9.1")
 _KEYS = 20_000
 
 
@@ -25,35 +25,9 @@ def fill(source: LocalServer) -> None:
         pipe.execute()
 
 
-def command(source: LocalServer, cluster: LocalCluster, journal: Path, *more: str) -> tuple[str, ...]:
-    return (
-        *("migrate", source.url, cluster.url, "--follow", "--json", "--progress", "none"),
-        *("--journal", str(journal), "--job", "moving", *more),
-    )
-
-
-def live(journal: Path) -> dict[str, Any]:
-    """Return the `live` line of `jobs show --json`; empty where the job does not run."""
-    lines = run("jobs", "show", "moving", "--journal", str(journal), "--json").lines
-    return next((line for line in lines if line["type"] == "live"), {})
-
-
-def wait_following(running: Running, journal: Path) -> None:
-    def follows() -> bool:
-        assert not running.ended, running.finish()
-        return bool(live(journal).get("state") == "following")
-
-    wait_until(follows, "it does not come to follow", timeout=60)
-
-
-def wait_settled(journal: Path) -> None:
-    """Wait until a comparison has ended, and what it found is copied."""
-
-    def settled() -> bool:
-        follow = live(journal)["follow"]
-        return follow["comparisons"] > 0 and not follow["in_doubt"] and follow["touched"] == 0
-
-    wait_until(settled, "both sides are not compared", timeout=60)
+@pytest.fixture
+def job(source: LocalServer, cluster: LocalCluster, tmp_path: Path) -> FollowedJob:
+    return FollowedJob(source.url, cluster, tmp_path / "journal.db")
 
 
 def wait_equal_counter(source: LocalServer, cluster: LocalCluster, count: int) -> None:
@@ -64,10 +38,9 @@ def wait_equal_counter(source: LocalServer, cluster: LocalCluster, count: int) -
 
 @pytest.mark.parametrize("source", SOURCES, indirect=True)
 def test_what_is_written_meanwhile_arrives_and_a_signal_ends_it_resumably(
-    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+    source: LocalServer, cluster: LocalCluster, job: FollowedJob
 ) -> None:
     fill(source)
-    journal = tmp_path / "journal.db"
     with source.client() as client:
 
         def write(number: int) -> None:
@@ -75,16 +48,16 @@ def test_what_is_written_meanwhile_arrives_and_a_signal_ends_it_resumably(
             client.hset(f"hash:{number % 50}", mapping={str(number % 9): number})
             client.delete(f"key:{number}")
 
-        with Running(*command(source, cluster, journal)) as running, Writer(write) as writer:
-            wait_following(running, journal)
+        with job.start() as running, Writer(write) as writer:
+            job.wait_following(running)
             writer.wait_more(300)
-            wait_until(lambda: live(journal)["follow"]["writes"] > 0, "no write comes by the stream")
-            follow = live(journal)["follow"]
-            (listed,) = run("jobs", "list", "--journal", str(journal), "--json").lines
+            wait_until(lambda: job.live()["follow"]["writes"] > 0, "no write comes by the stream")
+            follow = job.live()["follow"]
+            (listed,) = job.jobs("list", "--json").lines
             assert (listed["status"], listed["state"]) == ("running", "following")
             assert listed["follow"]["connected"]
-            assert " s behind" in run("jobs", "list", "--journal", str(journal)).stdout
-            assert "touched keys" in run("jobs", "show", "moving", "--journal", str(journal)).stdout
+            assert " s behind" in job.jobs("list").stdout
+            assert "touched keys" in job.jobs("show").stdout
             assert {"lag_bytes", "lag_seconds", "touched", "resyncs", "comparisons"} <= follow.keys()
             running.send(signal.SIGTERM)
             first = running.finish()
@@ -92,10 +65,10 @@ def test_what_is_written_meanwhile_arrives_and_a_signal_ends_it_resumably(
             writer.wait_more(100)
         assert first.summary["status"] == "interrupted"
         assert first.summary["follow"]["resyncs"] == 0
-        with Running(*command(source, cluster, journal)) as running:
-            wait_following(running, journal)
+        with job.start() as running:
+            job.wait_following(running)
             wait_equal_counter(source, cluster, writer.count)
-            assert_soon_equal(source, cluster)
+            job.assert_soon_equal(source)
             running.send(signal.SIGINT)
             second = running.finish()
     assert second.code == 130, second.stderr
@@ -106,69 +79,52 @@ def test_what_is_written_meanwhile_arrives_and_a_signal_ends_it_resumably(
 
 
 def test_cancelled_from_another_terminal_it_goes_on_where_it_was(
-    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+    source: LocalServer, cluster: LocalCluster, job: FollowedJob
 ) -> None:
     fill(source)
-    journal = tmp_path / "journal.db"
     with source.client() as client:
-        with Running(*command(source, cluster, journal)) as running:
-            wait_following(running, journal)
-            assert run("jobs", "cancel", "moving", "--journal", str(journal)).code == 0
+        with job.start() as running:
+            job.wait_following(running)
+            assert job.jobs("cancel").code == 0
             first = running.finish()
         assert (first.code, first.summary["status"]) == (130, "interrupted"), first.stderr
         client.incrby("counter", 7)
-        with Running(*command(source, cluster, journal)) as running:
+        with job.start() as running:
             wait_equal_counter(source, cluster, 7)
             running.send(signal.SIGTERM)
             second = running.finish()
     assert second.summary["follow"]["resyncs"] == 0
 
 
-def assert_soon_equal(source: LocalServer, cluster: LocalCluster) -> None:
-    """Wait until both sides hold as many keys, then compare them."""
-    with source.client() as client:
-        wait_until(
-            lambda: sum(dbsize(node) for node in cluster.primaries) == client.dbsize(), "the counts differ"
-        )
-    assert_equal(source, cluster)
-
-
-def wait_held(cluster: LocalCluster, keys: int) -> None:
+def wait_held(job: FollowedJob, keys: int) -> None:
     """Wait until the cluster holds so many keys."""
-    wait_until(lambda: sum(map(dbsize, cluster.primaries)) >= keys, "nothing is copied", timeout=60)
-
-
-def dbsize(node: LocalServer) -> int:
-    with node.client() as client:
-        return int(client.dbsize())
+    wait_until(lambda: job.keys_held() >= keys, "nothing is copied", timeout=60)
 
 
 def test_killed_again_and_again_it_doubles_and_loses_nothing(
-    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+    source: LocalServer, cluster: LocalCluster, job: FollowedJob
 ) -> None:
     fill(source)
-    journal = tmp_path / "journal.db"
     with source.client() as client:
         with Writer(lambda _: client.incr("counter")) as writer:
             for _ in range(4):
-                with Running(*command(source, cluster, journal)) as running:
-                    wait_following(running, journal)
+                with job.start() as running:
+                    job.wait_following(running)
                     writer.wait_more(100)
                     running.kill()
-        with Running(*command(source, cluster, journal)) as running:
-            wait_following(running, journal)
+        with job.start() as running:
+            job.wait_following(running)
             wait_equal_counter(source, cluster, writer.count)
-            assert_soon_equal(source, cluster)
+            job.assert_soon_equal(source)
             running.send(signal.SIGINT)
             assert running.finish().summary["follow"]["resyncs"] == 0
 
 
 @pytest.mark.parametrize("source", ["redis-6.2", "redis-7.0", "valkey-9.1"], indirect=True)
 def test_killed_while_it_copies_it_goes_on_with_both(
-    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+    source: LocalServer, cluster: LocalCluster, job: FollowedJob
 ) -> None:
     fill(source)
-    journal = tmp_path / "journal.db"
     slowly = ("--max-keys-per-second", "4000")
 
     def write(number: int) -> None:
@@ -179,15 +135,15 @@ def test_killed_while_it_copies_it_goes_on_with_both(
     with source.client() as client:
         with Writer(write) as writer:
             for number in range(1, 4):
-                with Running(*command(source, cluster, journal, *slowly)) as running:
-                    wait_held(cluster, number * 1500)
-                    assert live(journal).get("state") != "following"
+                with job.start(*slowly) as running:
+                    wait_held(job, number * 1500)
+                    assert job.live().get("state") != "following"
                     writer.wait_more(50)
                     running.kill()
-        with Running(*command(source, cluster, journal)) as running:
-            wait_following(running, journal)
+        with job.start() as running:
+            job.wait_following(running)
             wait_equal_counter(source, cluster, writer.count)
-            assert_soon_equal(source, cluster)
+            job.assert_soon_equal(source)
             running.send(signal.SIGINT)
             done = running.finish()
     assert done.summary["resumed"]
@@ -196,21 +152,20 @@ def test_killed_while_it_copies_it_goes_on_with_both(
 
 @pytest.mark.parametrize("source", ["redis-6.2", "redis-8.0", "valkey-9.1"], indirect=True)
 def test_where_the_backlog_is_gone_both_sides_are_compared(
-    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+    source: LocalServer, cluster: LocalCluster, job: FollowedJob
 ) -> None:
     fill(source)
-    journal = tmp_path / "journal.db"
-    with Running(*command(source, cluster, journal)) as running:
-        wait_following(running, journal)
+    with job.start() as running:
+        job.wait_following(running)
         running.kill()
     with source.client() as client:
         client.config_set("repl-backlog-size", 16_384)
         for number in range(2000):
             client.set(f"new:{number}", "x" * 100)
             client.delete(f"key:{number}")
-    with Running(*command(source, cluster, journal)) as running:
-        wait_following(running, journal)
-        wait_settled(journal)
+    with job.start() as running:
+        job.wait_following(running)
+        job.wait_settled()
         assert_equal(source, cluster)
         running.send(signal.SIGINT)
         done = running.finish()
@@ -220,34 +175,32 @@ def test_where_the_backlog_is_gone_both_sides_are_compared(
 
 
 def test_an_emptied_source_ends_it_and_is_applied_when_that_is_asked_for(
-    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+    source: LocalServer, cluster: LocalCluster, job: FollowedJob
 ) -> None:
     fill(source)
-    journal = tmp_path / "journal.db"
     with source.client() as client:
-        with Running(*command(source, cluster, journal)) as running:
-            wait_following(running, journal)
+        with job.start() as running:
+            job.wait_following(running)
             client.flushdb()
             ended = running.finish()
         assert ended.code == 4, ended.stderr
         assert ended.summary["error"]["kind"] == "source_flushed"
-        assert sum(map(dbsize, cluster.primaries)) == _KEYS
+        assert job.keys_held() == _KEYS
         client.set("after", 1)
-        with Running(*command(source, cluster, journal, "--on-flush", "apply")) as running:
-            wait_following(running, journal)
-            wait_settled(journal)
-            assert_soon_equal(source, cluster)
-            assert sum(map(dbsize, cluster.primaries)) == 1
+        with job.start("--on-flush", "apply") as running:
+            job.wait_following(running)
+            job.wait_settled()
+            job.assert_soon_equal(source)
+            assert job.keys_held() == 1
 
 
 @pytest.mark.parametrize("source", ["redis-7.0", "valkey-9.1"], indirect=True)
 def test_functions_that_change_are_loaded_again(
-    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+    source: LocalServer, cluster: LocalCluster, job: FollowedJob
 ) -> None:
-    journal = tmp_path / "journal.db"
-    with source.client() as client, Running(*command(source, cluster, journal)) as running:
+    with source.client() as client, job.start() as running:
         client.set("key", 1)
-        wait_following(running, journal)
+        job.wait_following(running)
         client.function_load("#!lua name=later\nredis.register_function('later', function() return 1 end)")
 
         def has_library(node: LocalServer) -> bool:
@@ -260,31 +213,29 @@ def test_functions_that_change_are_loaded_again(
 
 @pytest.mark.parametrize("source", SOURCES, indirect=True)
 def test_without_psync_it_is_refused_with_what_is_possible(
-    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+    source: LocalServer, cluster: LocalCluster, job: FollowedJob
 ) -> None:
     fill(source)
     with source.client() as client:
         client.execute_command("ACL", "SETUSER", "reader", "on", ">pw", "~*", "+@all", "-psync")
         try:
             url = f"redis://reader:pw@{source.host}:{source.port}"
-            journal = str(tmp_path / "j.db")
-            refused = run("migrate", url, cluster.url, "--follow", "--json", "--journal", journal)
+            refused = run(*replace(job, url=url).words())
         finally:
             client.execute_command("ACL", "DELUSER", "reader")
     assert refused.code == 4, refused.stderr
     assert "+psync" in refused.summary["error"]["message"]
     assert "verify --repair" in refused.summary["error"]["hint"]
-    assert sum(map(dbsize, cluster.primaries)) == 0
+    assert job.keys_held() == 0
 
 
 def test_a_target_that_holds_keys_is_refused(
-    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+    source: LocalServer, cluster: LocalCluster, job: FollowedJob
 ) -> None:
     fill(source)
     with cluster.client() as target:
         target.set("theirs", 1)
-    journal = tmp_path / "journal.db"
-    refused = run(*command(source, cluster, journal))
+    refused = run(*job.words())
     assert refused.code == 4
     assert "--skip-check existing-keys" in refused.summary["error"]["hint"]
     with cluster.client() as target:
@@ -292,16 +243,15 @@ def test_a_target_that_holds_keys_is_refused(
 
 
 def test_a_job_that_copies_alone_is_not_gone_on_with(
-    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+    source: LocalServer, cluster: LocalCluster, job: FollowedJob
 ) -> None:
-    journal = tmp_path / "journal.db"
     with source.client() as client:
         client.set("key", 1)
-    copied = [word for word in command(source, cluster, journal) if word != "--follow"]
+    copied = [word for word in job.words() if word != "--follow"]
     assert run(*copied).code == 0
-    refused = run(*command(source, cluster, journal))
+    refused = run(*job.words())
     assert refused.summary["error"]["kind"] == "job_mismatch"
-    with sqlite3.connect(journal) as opened:
+    with sqlite3.connect(job.journal) as opened:
         assert opened.execute("SELECT count(*) FROM follow").fetchone() == (0,)
 
 

@@ -6,14 +6,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from slotferry.testing.servers import LocalCluster, LocalSentinelService, LocalServer, wait_until
-from tests.command import Running
-from tests.faults.test_follow import (
-    assert_soon_equal,
-    command,
-    fill,
-    live,
-    wait_following,
-)
+from tests.faults.followed import FollowedJob
+from tests.faults.test_follow import fill
 from tests.servers.kinds import ServerKind
 
 
@@ -21,15 +15,15 @@ def test_what_the_target_loses_is_copied_again(
     source: LocalServer, cluster: LocalCluster, tmp_path: Path
 ) -> None:
     fill(source)
-    journal = tmp_path / "journal.db"
-    with source.client() as client, Running(*command(source, cluster, journal)) as running:
-        wait_following(running, journal)
+    job = FollowedJob(source.url, cluster, tmp_path / "journal.db")
+    with source.client() as client, job.start() as running:
+        job.wait_following(running)
         with cluster.primaries[0].client() as node:
             node.flushall()
-        wait_until(lambda: live(journal)["follow"]["touched"] == 0, "keys stay touched")
-        assert_soon_equal(source, cluster)
+        wait_until(lambda: job.live()["follow"]["touched"] == 0, "keys stay touched")
+        job.assert_soon_equal(source)
         client.set("more", 1)
-        assert_soon_equal(source, cluster)
+        job.assert_soon_equal(source)
 
 
 def test_a_source_that_fails_over_is_followed_on(
@@ -37,10 +31,9 @@ def test_a_source_that_fails_over_is_followed_on(
 ) -> None:
     service = stack.enter_context(LocalSentinelService(kind.binary))
     fill(service.primary)
-    journal = str(tmp_path / "journal.db")
-    arguments = ("migrate", service.url, cluster.url, "--follow", "--json", "--progress", "none")
-    with Running(*arguments, "--journal", journal, "--job", "moving") as running:
-        wait_following(running, Path(journal))
+    job = FollowedJob(service.url, cluster, tmp_path / "journal.db")
+    with job.start() as running:
+        job.wait_following(running)
         with service.primary.client() as client:
             client.set("before", 1)
         with cluster.client() as target:
