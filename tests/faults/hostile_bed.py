@@ -6,19 +6,18 @@ counters at zero; what servers hold is asked of the real ones, past the forgers.
 
 from __future__ import annotations
 
-import contextlib
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from slotferry import plan_reshard
 from slotferry.reshard.plan.model import Plan
-from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
+from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.faults.forked import ForkingCommand
 from tests.reshard.client import tags
 from tests.servers.forger import Forger
 from tests.servers.kinds import ServerKind
-from tests.servers.raw import RawConnection, ServerError, connect, encode
+from tests.servers.raw import RawConnection, connect, encode
+from tests.servers.slot_homes import SlotHomes
 
 MOVED_SLOTS = range(5_458, 5_461)
 """What the plan moves from the first primary to the second."""
@@ -92,7 +91,8 @@ class Bed:
         self.source = stack.enter_context(Forger(self.real_source.host, self.real_source.port))
         self.nodes = [stack.enter_context(Forger(n.host, n.port)) for n in self.cluster.primaries]
         self._raw = [stack.enter_context(connect(server)) for server in self._servers]
-        self._ids = [self._raw_of(n).execute("CLUSTER", "MYID") for n in self.cluster.primaries]
+        nodes = self.cluster.primaries
+        self._slot_homes = SlotHomes(nodes, [self._raw_of(node) for node in nodes])
         self._fill()
         self.held = self.holds(self.real_source)
         self.plan = folder / "plan.json"
@@ -206,57 +206,10 @@ class Bed:
 
     def _heal_slots(self) -> None:
         """Give every slot back to its owner, as all nodes see it."""
-        homes = [16_384 * i // 3 for i in range(3)]
-        given: set[tuple[int, int]] = set()
         for node in self.cluster.primaries:
             # What the last run sent and a proxy still holds must not move a slot after it was given back.
             self.execute(node, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-        for node in self.cluster.primaries:
-            text = self.execute(node, "CLUSTER", "NODES")
-            assert isinstance(text, bytes)
-            for line in text.decode().splitlines():
-                fields = line.split()
-                owner = self._ids.index(fields[0].encode())
-                for part in fields[8:]:
-                    if part.startswith("["):
-                        self.execute(node, "CLUSTER", "SETSLOT", part[1:].split("-")[0], "STABLE")
-                        continue
-                    first, _, last = part.partition("-")
-                    for slot in range(int(first), int(last or first) + 1):
-                        home = max(i for i in range(3) if homes[i] <= slot)
-                        if home != owner:
-                            self._give_back(slot, home, owner)
-                            given.add((home, owner))
-        if given:
-            self.cluster.wait_until_healthy()
-        floors = {(home, self._epoch_of(other)) for home, other in given}
-        for home, floor in floors:
-            wait_until(partial(self._outranks, home, floor), "a slot's owner to outrank the one before")
-
-    def _outranks(self, home: int, floor: int) -> bool:
-        """Whether a node's epoch is above the one that another had when it gave slots back.
-
-        Else what that one has sent before, and is still on its way, may give it the slots again, and their
-        owner drops the keys that were loaded meanwhile.
-        """
-        if self._epoch_of(home) > floor:
-            return True
-        self.execute(self.cluster.primaries[home], "CLUSTER", "BUMPEPOCH")
-        return False
-
-    def _epoch_of(self, node: int) -> int:
-        text = self._raw_of(self.cluster.primaries[node]).execute("CLUSTER", "INFO").decode()
-        return int(dict(line.split(":") for line in text.split())["cluster_my_epoch"])
-
-    def _give_back(self, slot: int, home: int, owner: int) -> None:
-        owned, held = self.cluster.primaries[home], self.cluster.primaries[owner]
-        with contextlib.suppress(ServerError):  # it owns it already, by its own words
-            self.execute(owned, "CLUSTER", "SETSLOT", slot, "IMPORTING", self._ids[owner])
-        self.execute(held, "CLUSTER", "SETSLOT", slot, "NODE", self._ids[home])
-        for node in self.cluster.primaries:
-            self.execute(node, "CLUSTER", "SETSLOT", slot, "NODE", self._ids[home])
-        # Else the gossip may give it to the other one again, by its higher epoch.
-        self.execute(owned, "CLUSTER", "BUMPEPOCH")
+        self._slot_homes.give_back()
 
 
 def unlike(one: Holding, other: Holding) -> list[bytes]:
