@@ -28,11 +28,11 @@ from slotferry.reshard.cluster.members import Cluster, Member, read_cluster
 from slotferry.reshard.cluster.methods import choose_method
 from slotferry.reshard.cluster.presence import Presence
 from slotferry.reshard.cluster.wire import format_ranges
+from slotferry.reshard.contested import Contest
 from slotferry.reshard.control import Control
 from slotferry.reshard.events import ReshardEnded, ReshardProgress, ReshardStarted
 from slotferry.reshard.hangup import Hangup
 from slotferry.reshard.journal import ReshardJournal
-from slotferry.reshard.move.claim import CONTESTED, TAKEN
 from slotferry.reshard.move.conflicts import ConflictFile
 from slotferry.reshard.move.copying import discard_recorded
 from slotferry.reshard.move.ends import Ends, both_answer, count_keys
@@ -232,7 +232,11 @@ class _Applier:
                 self._work(mover, cluster, shards, todo, others)
             finally:
                 mover.close()
-            self._settle_contested(journal)
+            contest = Contest(
+                *(self._connector, self._plan, journal, self._job, self._conflicts, self._cancel),
+                *(self._notice, self._wait_for_others),
+            )
+            contest.settle(self._tally)
 
     def _work(
         self,
@@ -325,33 +329,10 @@ class _Applier:
         )
         return opened
 
-    def _settle_contested(self, journal: ReshardJournal) -> None:
-        """Look at the end where the slots are that were moved, and mend what a fight with another tool left.
-
-        What another tool has given to another node since is not where the plan wants it.
-        """
-        tally = self._tally
-        cluster = read_cluster(self._connector)
-        shards = plan_shards(self._plan, cluster, strict=False)
-        goes = {move.slot: shards[move.target].id for move in self._plan.moves() if move.target in shards}
-        contested = {slot for slot, why in tally.left.items() if why == CONTESTED}
-        contested |= {s for s in tally.moved if s in goes and cluster.owners[s] != goes[s]}
-        if not contested:
-            return
-        self._notice(f"another tool has moved slots {format_ranges(contested)} too; looking after their keys")
+    def _wait_for_others(self) -> None:
         while self._gate.others and not self._gate.abandoned:
             self._tick(Condition("waiting", self._gate.others))
             time.sleep(TICK_SECONDS)
-        wrong = mend_slots(self._connector, journal, contested, self._conflicts, self._notice, self._cancel)
-        owners = read_cluster(self._connector).owners
-        done = [slot for slot in contested if slot not in wrong and owners[slot] == goes.get(slot)]
-        left = {slot: wrong.get(slot, TAKEN) for slot in contested.difference(done)}
-        tally.moved.difference_update(left)
-        tally.moved.update(done)
-        for slot in done:
-            tally.left.pop(slot, None)
-        tally.left.update(left)
-        journal.settle(self._job, done, left, 0, 0)
 
     def _look_again(self, before: Cluster) -> Cluster:
         try:
