@@ -18,7 +18,7 @@ from slotferry.jobs.names import check_job_name, default_journal_path
 from slotferry.jobs.partitions import MAX_PARTITIONS, is_partition_count
 from slotferry.model.address import Password
 from slotferry.model.cutover import CutoverOptions
-from slotferry.model.day_window import DayWindow
+from slotferry.model.window import Window, find_zone
 from slotferry.net.address_map import AddressMap
 from slotferry.net.endpoints import Tls
 
@@ -227,7 +227,7 @@ def _check_follow(options: Options) -> None:
     if options.on_flush not in get_args(OnFlush):
         raise OptionError("{on_flush} is {value!r}", hint="use stop or apply", value=options.on_flush)
     if options.window is not None:
-        DayWindow.parse(options.window)
+        Window.parse(options.window, find_zone(None))
         if options.cutover_when_ready is None:
             raise OptionError("{window} is given without {cutover_when_ready}", hint="give both")
     if options.cutover_when_ready is not None and not options.follow:

@@ -20,9 +20,9 @@ from slotferry.errors import OptionError, SlotferryError
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.hangup import reason_of
 from slotferry.model.address import Address
+from slotferry.model.window import Window, find_zone
 from slotferry.net.connector import Connector
 from slotferry.reshard.cluster.wire import Wire
-from slotferry.reshard.window import Window, find_zone
 
 DEFAULT_MAX_KEY = 100_000_000
 _LOOK_SECONDS = 0.05  # between two looks at the latency

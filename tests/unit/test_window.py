@@ -10,8 +10,8 @@ import pytest
 
 from slotferry.errors import UsageError
 from slotferry.jobs.cancel import CancelRequest
+from slotferry.model.window import Window, find_zone
 from slotferry.reshard.care import Care, Condition, Gate
-from slotferry.reshard.window import Window, find_zone
 
 BERLIN = find_zone("Europe/Berlin")
 
@@ -39,6 +39,21 @@ def utc(text: str) -> datetime:
 )
 def test_when_it_opens_and_closes(text: str, now: str, opens: str, closes: str) -> None:
     assert Window.parse(text, BERLIN).opening(utc(now)) == (utc(opens), utc(closes))
+
+
+@pytest.mark.parametrize(
+    ("text", "inside", "outside"),
+    [
+        ("02:00-04:00", ["02:00", "03:59"], ["01:59", "04:00"]),
+        ("22:30-01:00", ["22:30", "23:59", "00:00"], ["01:00", "22:29", "12:00"]),
+        ("00:00-24:00", ["00:00", "23:59"], []),
+        (" 23:00 - 24:00 ", ["23:00"], ["00:00"]),
+    ],
+)
+def test_when_it_is_open(text: str, inside: list[str], outside: list[str]) -> None:
+    window = Window.parse(text, timezone.utc)
+    assert all(window.is_open(utc(f"2026-01-10 {now}")) for now in inside)
+    assert not any(window.is_open(utc(f"2026-01-10 {now}")) for now in outside)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Windows: the times of day at which slots may move, in a time zone that has its own opinion of the clock.
+"""Windows: the times of day at which something may be done, in a zone that has its own opinion of the clock.
 
 Invariant: a window is open from its start to its end as the wall clock of its zone shows them. Where the
 clock jumps over a start, the window opens at the jump; where it jumps over all of it, it does not open that
@@ -52,6 +52,10 @@ class Window:
             f"the window {self.text!r} does not open in the next {_LOOK_AHEAD} days",
             hint="see whether the clock of its time zone skips it",
         )
+
+    def is_open(self, now: datetime) -> bool:
+        """Whether it is open at this instant."""
+        return self.opening(now)[0] <= now
 
     def _on(self, day: date) -> tuple[datetime, datetime]:
         last = day if self.end > self.start else day + timedelta(days=1)
