@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 
 import redis
 
+from slotferry.testing.servers.context import StartedContext
 from slotferry.testing.servers.process import LocalServer, is_synchronised, wait_until
 
 SLOTS = 16384
 _CLUSTER_SECONDS = 60.0
 
 
-class LocalCluster:
+class LocalCluster(StartedContext):
     """A cluster of embedded servers; all 16,384 slots are served evenly by its primaries.
 
     `primaries` and `replicas` are the nodes in their roles at creation, `replicas` in the order of the
@@ -43,22 +43,6 @@ class LocalCluster:
 
         self.primaries = [node() for _ in range(primaries)]
         self.replicas = [node() for _ in range(primaries * replicas_per_primary)]
-
-    def __enter__(self) -> LocalCluster:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     @property
     def nodes(self) -> list[LocalServer]:

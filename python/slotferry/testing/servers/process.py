@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import redis
@@ -27,6 +26,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from slotferry.errors import SlotferryError
+from slotferry.testing.servers.context import StartedContext
 
 # The shell becomes the server; its background child waits on a pipe that only the parent holds open. A line
 # releases the guard, the end of the file means that the parent is gone. This works on Linux and macOS, from
@@ -79,7 +79,7 @@ def wait_until(condition: Callable[[], bool], what: str, *, timeout: float = _ST
         time.sleep(0.02)
 
 
-class LocalServer:
+class LocalServer(StartedContext):
     """One server process on 127.0.0.1, without persistence, in a temporary directory of its own.
 
     `config` adds to or overrides the settings, in the words of the server's configuration file. The password
@@ -110,22 +110,6 @@ class LocalServer:
 
     def __repr__(self) -> str:
         return f"<LocalServer {self.address}>"
-
-    def __enter__(self) -> LocalServer:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     @property
     def address(self) -> str:

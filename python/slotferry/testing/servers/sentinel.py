@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from types import TracebackType
 from typing import Any
 
+from slotferry.testing.servers.context import StartedContext
 from slotferry.testing.servers.process import (
     LocalServer,
     is_synchronised,
@@ -64,7 +64,7 @@ class LocalSentinel(LocalServer):
         return "".join([*lines, *(f"sentinel {line}\n" for line in self._watch)])
 
 
-class LocalSentinelService:
+class LocalSentinelService(StartedContext):
     """A primary, its replicas, and the Sentinels that watch them as `service`. Use it as a context manager.
 
     `servers` are the primary and the replicas in their roles at creation; `primary` asks who it is now.
@@ -89,22 +89,6 @@ class LocalSentinelService:
             binary, service, self.servers[0], quorum=sentinels // 2 + 1, password=sentinel_password
         )
         self._count = sentinels
-
-    def __enter__(self) -> LocalSentinelService:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     @property
     def url(self) -> str:
