@@ -5,22 +5,18 @@ Invariant: a client sees a key on one node, never on none, and never an old copy
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from slotferry.errors import SlotferryError
 from slotferry.net.connector import Connector
-from slotferry.net.link import encode, lost
+from slotferry.net.link import lost
 from slotferry.reshard.care import Gate
 from slotferry.reshard.cluster.members import Member
 from slotferry.reshard.cluster.methods import Moved, Pair, correct_owner, itself, nodes_of
 from slotferry.reshard.cluster.wire import (
     Wire,
     count_of,
-    decode_key,
     is_error,
     refused,
     slot_commands,
@@ -29,44 +25,18 @@ from slotferry.reshard.cluster.wire import (
 from slotferry.reshard.move.claim import CONTESTED, Claim
 from slotferry.reshard.move.conflicts import ConflictFile, Keep
 from slotferry.reshard.move.copying import SlotCopier, process_of
-from slotferry.reshard.move.rollback import NoRoomError, RolledBack, no_room, roll_back
-from slotferry.reshard.plan.measure import memory_usage
-from slotferry.text import format_bytes, shorten_key
+from slotferry.reshard.move.key_batches import KeyBatches, Listed
+from slotferry.reshard.move.rollback import NoRoomError, RolledBack, roll_back
 
-_LIST_KEYS = 1_000  # of a slot at once
-_DEPTH = 2  # MIGRATEs under way at one source: one at work, the next one there when it is done
-_BATCH_BYTES = 1_000_000  # what one MIGRATE carries at most; a larger key goes alone
-_FIRST_KEYS, _LEAST_KEYS, _MOST_KEYS = 50, 5, 400
-_BATCH_SECONDS = 0.004  # what one MIGRATE should block at most, where no latency bound says less
-_MIGRATE_TIMEOUT = 5.0
 _LAST_TRY_SECONDS = 2.0
-_SLOWEST_BYTES = 20e6  # bytes a second that a big key is given time for
-
-
-@dataclass(frozen=True)
-class Listed:
-    """Keys of a slot, encoded, and what each takes in memory (0: gone, or not known)."""
-
-    keys: Sequence[bytes]
-    sizes: Sequence[int]
-
-    @property
-    def largest(self) -> int:
-        """The size of the largest one."""
-        return max(self.sizes, default=0)
 
 
 class SetslotMigrate:
-    """SETSLOT and MIGRATE KEYS, pipelined over many slots: each SETSLOT makes a node save its configuration.
-
-    MIGRATE blocks both nodes while it runs, so a batch is as large as the time it may take allows, and keys
-    that are too large for that are known before: every key is sized first.
-    """
+    """SETSLOT, pipelined over many slots: each one makes a node save its configuration."""
 
     name = "setslot"
     most_slots = 128
     most_bytes = 32_000_000
-    keep: Keep = "ask"  # what becomes of a key that differs between the two nodes
 
     def __init__(
         self,
@@ -77,26 +47,23 @@ class SetslotMigrate:
         notice: Callable[[str], None],
         copier: SlotCopier | None = None,
         recorded: Callable[[int], str] = lambda _slot: "",
+        *,
+        keep: Keep = "ask",
     ) -> None:
-        """Connect. `recorded` says which process a slot may be copied from, as the journal has it."""
+        """Connect. `recorded` says which process a slot may be copied from, as the journal has it.
+
+        `keep` says what becomes of a key that differs between the two nodes.
+        """
         self._copier = copier
         self._recorded = recorded
         self._connector = connector
         self.pair = pair
         self._gate = gate
-        self._conflicts = conflicts
-        self._notice = notice
         self._source = Wire(connector, pair.source.address)
         self._target = Wire(connector, pair.target.address)
         self._claim = Claim(connector, pair, lambda: not gate.others)
         self._seen_by_target: Mapping[str, Member] = {}
-        self._batch_keys = _FIRST_KEYS
-        self._migrate = self._migrate_head()
-        self._sizes_allowed = True
-        self._depth = _DEPTH
-        self._homeward = False
-        self._shared = False
-        self._sent: dict[int, tuple[int, int]] = {}  # keys and bytes by slot, of this group
+        self._keys = KeyBatches(connector, pair, gate, conflicts, notice, self._source, keep)
         self._to_close: list[int] = []  # handed over, and open still
 
     def close(self) -> None:
@@ -109,11 +76,7 @@ class SetslotMigrate:
 
     def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
         """Move the slots, all of them open at once; see `Method.move`."""
-        self._shared = shared
-        # Under a bound the source is left alone between two MIGRATEs, for the time of a round trip.
-        self._homeward = False
-        self._depth = 1 if shared or self._gate.batch_seconds is not None else _DEPTH
-        self._sent.clear()
+        self._keys.begin(shared=shared)
         outcome = Moved()
         here, there = self._states()
         wanted = self._sort_out(slots, here, there, outcome)
@@ -124,7 +87,7 @@ class SetslotMigrate:
             return outcome
         if self._copier is not None and self._gate.holds:
             rest = self._leave_unbegun(rest, here)
-        listed = self._list(rest, outcome, opened=here.migrating.keys())
+        listed = self._keys.listed(rest, outcome, opened=here.migrating.keys())
         self._close_at_target([s for s in rest if s in outcome.left and s not in here.migrating])
         opened = self._open([slot for slot in rest if slot not in outcome.left], outcome)
         self._complete(opened, listed, outcome, told)
@@ -162,11 +125,11 @@ class SetslotMigrate:
         while remaining:
             before = outcome.keys
             tried = any(listed[slot].keys for slot in remaining)
-            self._move_keys([(slot, listed[slot]) for slot in remaining], outcome, told, stubborn)
+            self._keys.move([(slot, listed[slot]) for slot in remaining], outcome, told, stubborn)
             remaining = self._still_there([slot for slot in remaining if slot not in stubborn])
             if remaining and tried and outcome.keys == before:
                 self._gate.nap(0.05, "some keys do not move yet")
-            listed = self._list(remaining, outcome, opened=None)
+            listed = self._keys.listed(remaining, outcome, opened=None)
         return stubborn
 
     def roll_back(self, slots: Sequence[int], outcome: Moved, told: Callable[[int, int], None]) -> RolledBack:
@@ -176,8 +139,8 @@ class SetslotMigrate:
         """
         with self._gate.unbroken():  # keys on their way home are seen nowhere
             back = roll_back(self._connector, self.pair, self._source, self._target, slots)
-        keys = sum(self._sent.get(slot, (0, 0))[0] for slot in back.closed)
-        size = sum(self._sent.get(slot, (0, 0))[1] for slot in back.closed)
+        keys = sum(self._keys.sent.get(slot, (0, 0))[0] for slot in back.closed)
+        size = sum(self._keys.sent.get(slot, (0, 0))[1] for slot in back.closed)
         outcome.keys -= keys
         outcome.bytes -= size
         told(-keys, -size)
@@ -185,7 +148,7 @@ class SetslotMigrate:
 
     def bring_home(self, slots: Sequence[int]) -> Moved:
         """Give keys that lie on the source, though the target owns their slots, to the target."""
-        self._homeward = True
+        self._keys.begin(homeward=True)
         outcome = Moved()
         target = self.pair.target.id
         correct_owner(self._source, slots, target)
@@ -198,7 +161,7 @@ class SetslotMigrate:
             else:
                 ready.append(slot)
         stubborn = self._empty(
-            ready, self._list(ready, outcome, opened=None), outcome, lambda _keys, _size: None
+            ready, self._keys.listed(ready, outcome, opened=None), outcome, lambda _keys, _size: None
         )
         for slot in stubborn:
             outcome.left[slot] = "open: a key differs between its two nodes"
@@ -338,6 +301,7 @@ class SetslotMigrate:
             wire.close()
         self._source = Wire(self._connector, self.pair.source.address)
         self._target = Wire(self._connector, self.pair.target.address)
+        self._keys.source = self._source
         for wire in (self._source, self._target):
             wire.set_timeout(_LAST_TRY_SECONDS)
         # Some may be the target's already.
@@ -352,44 +316,6 @@ class SetslotMigrate:
 
     def _close_at_target(self, slots: Sequence[int]) -> None:
         self._target.each(slot_commands("SETSLOT", slots, "STABLE"))
-
-    def _list(
-        self, slots: Sequence[int], outcome: Moved, *, opened: Container[int] | None
-    ) -> dict[int, Listed]:
-        """Return some keys of each slot with their sizes; a slot with too large a key is left out.
-
-        `opened` are slots that stay open then; None: a large key is no reason any more.
-        """
-        asked = slot_commands("GETKEYSINSLOT", slots, _LIST_KEYS)
-        found = self._source.each_keys(asked)
-        sizes = self._sizes([key for keys in found for key in keys])
-        listed: dict[int, Listed] = {}
-        limit = self._gate.care.max_key_bytes
-        at = 0
-        for slot, keys in zip(slots, found, strict=True):
-            sized = Listed(keys, sizes[at : at + len(keys)])
-            at += len(keys)
-            if sized.largest > limit and opened is not None:
-                name = decode_key(keys[sized.sizes.index(sized.largest)])
-                reason = (
-                    f"its key {shorten_key(name)} takes {format_bytes(sized.largest)}, more than MIGRATE "
-                    f"is to block for ({format_bytes(limit)}: --max-key-size)"
-                )
-                outcome.left[slot] = f"open: {reason}" if slot in opened else reason
-            else:
-                listed[slot] = sized
-        return listed
-
-    def _sizes(self, keys: Sequence[bytes]) -> list[int]:
-        if self._sizes_allowed:
-            try:
-                return memory_usage(self._source, keys)
-            except SlotferryError as error:
-                if error.kind != "target_unfit":
-                    raise
-                self._sizes_allowed = False
-                self._notice(f"keys can't be sized, so large ones are not known before: {error.message}")
-        return [0] * len(keys)
 
     def _open(self, slots: Sequence[int], outcome: Moved) -> list[int]:
         """Open the slots, on the target first. Return those that are open on both ends."""
@@ -419,117 +345,6 @@ class SetslotMigrate:
         if "slot migration" in text or "in progress" in text.lower():
             raise lost("cluster", f"moves slots by itself at {node}: {text}", "wait until that has ended")
         return f"{node} does not open it: {text}"
-
-    # Keys
-
-    def _move_keys(
-        self,
-        listed: Sequence[tuple[int, Listed]],
-        outcome: Moved,
-        told: Callable[[int, int], None],
-        stubborn: set[int],
-    ) -> None:
-        under_way: deque[tuple[int, Sequence[bytes], int, float]] = deque()
-        self._last_reply = time.perf_counter()
-        try:
-            for slot, keys in listed:
-                for batch, size in self._batches(keys):
-                    self._gate.check_abandoned()
-                    self._gate.wait_turn(size)
-                    timeout = _MIGRATE_TIMEOUT + size / _SLOWEST_BYTES
-                    under_way.append((slot, batch, size, timeout))
-                    self._source.set_timeout(timeout * 2 * _DEPTH)
-                    self._source.send(self._migrate(batch, timeout))
-                    if len(under_way) >= self._depth:
-                        self._settle(under_way.popleft(), outcome, told, stubborn)
-            while under_way:
-                self._settle(under_way.popleft(), outcome, told, stubborn)
-        except NoRoomError:
-            while under_way:  # so that nothing moves any more, and every reply is read
-                with suppress(NoRoomError):
-                    self._settle(under_way.popleft(), outcome, told, stubborn)
-            raise
-
-    def _batches(self, listed: Listed) -> Iterable[tuple[Sequence[bytes], int]]:
-        total = sum(listed.sizes)
-        if len(listed.keys) <= self._batch_keys and total <= _BATCH_BYTES:
-            if listed.keys:
-                yield listed.keys, total
-            return
-        batch: list[bytes] = []
-        held = 0
-        for key, size in zip(listed.keys, listed.sizes, strict=True):
-            if batch and (len(batch) >= self._batch_keys or held + size > _BATCH_BYTES):
-                yield batch, held
-                batch, held = [], 0
-            batch.append(key)
-            held += size
-        yield batch, held
-
-    def _settle(
-        self,
-        done: tuple[int, Sequence[bytes], int, float],
-        outcome: Moved,
-        told: Callable[[int, int], None],
-        stubborn: set[int],
-    ) -> None:
-        slot, batch, size, _ = done
-        (reply,) = self._source.lines(1)
-        now = time.perf_counter()
-        self._adapt(len(batch), now - self._last_reply)
-        self._last_reply = now
-        if reply == b"+NOKEY":
-            return  # expired or deleted meanwhile
-        if not is_error(reply):
-            outcome.keys += len(batch)
-            outcome.bytes += size
-            keys, held = self._sent.get(slot, (0, 0))
-            self._sent[slot] = keys + len(batch), held + size
-            told(len(batch), size)
-            return
-        text = text_of(reply)
-        if "BUSYKEY" in text:
-            pair, migrate, home = self.pair, self._migrate, self._homeward
-            if not self._conflicts.settle(
-                self._connector, pair, slot, batch, migrate, keep=self.keep, home=home
-            ):
-                stubborn.add(slot)
-            return
-        if reply.startswith((b"-NOPERM", b"-NOAUTH")) or "NOPERM" in text or "NOAUTH" in text:
-            raise refused(str(self.pair.source), "MIGRATE", reply)
-        if "OOM" in text:
-            raise no_room(self.pair, text)
-        raise lost(
-            "cluster", f"could not move slot {slot} from {self.pair.source}: {text}", "see that node's log"
-        )
-
-    def _adapt(self, keys: int, seconds: float) -> None:
-        """Let a batch take the time it may, not more."""
-        goal = self._gate.batch_seconds
-        goal = _BATCH_SECONDS if goal is None else min(goal, _BATCH_SECONDS)
-        if self._shared:
-            goal *= 2  # the other target's MIGRATEs come between ours
-        if seconds > goal:
-            self._batch_keys = max(_LEAST_KEYS, min(self._batch_keys, keys) * 3 // 4)
-        elif seconds < goal / 2 and keys >= self._batch_keys:
-            self._batch_keys = min(_MOST_KEYS, self._batch_keys * 5 // 4 + 1)
-
-    def _migrate_head(self) -> Callable[..., bytes]:
-        """Return what encodes a MIGRATE of encoded keys."""
-        peer, (username, password) = self.pair.target.peer, self._connector.login.current()
-        auth: list[str] = []
-        if password is not None:
-            auth = ["AUTH2", username, password] if username else ["AUTH", password]
-
-        def command(keys: Sequence[bytes], timeout: float, *, replace: bool = False) -> bytes:
-            options = [*(["REPLACE"] if replace else []), *auth, "KEYS"]
-            head = ["MIGRATE", peer.host, str(peer.port), "", "0", str(round(timeout * 1000)), *options]
-            encoded = encode(*head)
-            return b"*%d%b%b" % (
-                len(head) + len(keys), encoded[encoded.index(b"\r\n") :], b"".join(keys),
-            )  # fmt: skip
-
-        return command
 
     def _still_there(self, slots: Sequence[int]) -> list[int]:
         return _filled(self._source, slots)

@@ -269,8 +269,7 @@ class _Fixer:
             frozenset(cluster.members),
             frozenset(cluster.members),
         )
-        mover = SetslotMigrate(self.connector, pair, self.gate, self.conflicts, self.say)
-        mover.keep = keep
+        mover = SetslotMigrate(self.connector, pair, self.gate, self.conflicts, self.say, keep=keep)
         try:
             outcome: Moved = (
                 mover.move(slots, lambda _keys, _size: None) if onward else mover.bring_home(slots)
