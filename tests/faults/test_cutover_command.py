@@ -242,6 +242,19 @@ def test_the_end_of_the_run_abandons_it(shop: Shop, tmp_path: Path, number: sign
         load.wait_more(500)
 
 
+def test_a_job_that_begins_anew_as_a_copy_lets_its_source_take_writes(shop: Shop) -> None:
+    with shop.migrate() as running:
+        shop.wait_following(running)
+        assert shop.cut_over("--stop-writes", "refuse", "--hold", "0s").code == 0
+        assert running.finish().code == 0
+    assert not takes_writes(shop.source)
+    urls = (shop.source.url, shop.cluster.url)
+    words = ("migrate", *urls, "--journal", str(shop.journal), "--job", JOB, "--restart")
+    done = run(*words, "--on-conflict", "replace", "--skip-check", "existing-keys", "--json")
+    assert done.code == 0, done.stderr
+    assert takes_writes(shop.source)
+
+
 @pytest.mark.parametrize("stop_writes", ["pause", "refuse"])
 def test_a_run_that_is_killed_leaves_no_source_stopped(shop: Shop, tmp_path: Path, stop_writes: str) -> None:
     here = tmp_path / "here"

@@ -181,6 +181,14 @@ def _differs(follower: HarnessFollower, source: LocalServer) -> dict[str, Any]:
     return {"compare": lambda request: Checked(7, 2, (b"one", b"other"))}
 
 
+def _lost_while_compared(follower: HarnessFollower, source: LocalServer) -> dict[str, Any]:
+    def lose(request: CheckRequest) -> Checked:
+        follower.most_clean = 0  # as when a node of the target was emptied
+        return Checked(7, 0)
+
+    return {"compare": lose}
+
+
 def _check_fails(follower: HarnessFollower, source: LocalServer) -> dict[str, Any]:
     def fail(request: CheckRequest) -> Checked:
         raise SlotferryError("the target's node 7 is lost")
@@ -211,6 +219,7 @@ def _command_hangs(follower: HarnessFollower, source: LocalServer) -> dict[str, 
 ABANDONED: dict[str, tuple[Callable[..., dict[str, Any]], str, str]] = {
     "clean": (_never_clean, "clean", "not all up to"),
     "differs": (_differs, "check", "2 of 7 keys differ: one, other"),
+    "lost": (_lost_while_compared, "check", "may have lost"),
     "check-fails": (_check_fails, "check", "node 7 is lost"),
     "check-late": (_check_takes_long, "check", "took longer than"),
     "command": (_command_fails, "run", "exited with 3: no such service"),

@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime
 
-import pytest
-
-from slotferry.errors import OptionError, RefusedError
+from slotferry.errors import RefusedError
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.migrate.cutover.attempts import Attempt
 from slotferry.migrate.cutover.unattended import AGAIN_SECONDS, MOST_AGAIN_SECONDS, WhenReady
 from slotferry.migrate.following.follower import Lag
 from slotferry.model.cutover import CutoverOptions, CutoverReport
-from slotferry.model.day_window import DayWindow
 from slotferry.model.events import Event
 
 
 def at(hour: int, minute: int = 0) -> datetime:
-    return datetime(2026, 11, 30, hour, minute, tzinfo=timezone.utc)
-
-
-@pytest.mark.parametrize(
-    ("text", "opened", "closed"),
-    [
-        ("02:00-04:00", [at(2), at(3, 59)], [at(1, 59), at(4)]),
-        ("22:30-01:00", [at(22, 30), at(23, 59), at(0)], [at(1), at(22, 29), at(12)]),
-        ("00:00-24:00", [at(0), at(23, 59)], []),
-        (" 23:00 - 24:00 ", [at(23)], [at(0)]),
-    ],
-)
-def test_a_window(text: str, opened: list[datetime], closed: list[datetime]) -> None:
-    window = DayWindow.parse(text)
-    assert all(map(window.is_open, opened))
-    assert not any(map(window.is_open, closed))
-
-
-@pytest.mark.parametrize(
-    "text", ["", "2-4", "02:00", "02:00-02:00", "25:00-26:00", "24:00-01:00", "01:00-24:30"]
-)
-def test_a_window_that_makes_no_sense(text: str) -> None:
-    with pytest.raises(OptionError, match="window"):
-        DayWindow.parse(text)
+    """Return what the machine's own clock shows then."""
+    return datetime(2026, 11, 30, hour, minute).astimezone()
 
 
 class _Follower:
@@ -61,12 +36,11 @@ class _Bench:
         self.begun: list[Attempt] = []
         self.told: list[Event] = []
         self.refusal: RefusedError | None = None
-        parsed = None if window is None else DayWindow.parse(window)
         self.when_ready = WhenReady(
             self.follower,
             self._begin,
             CutoverOptions(),
-            parsed,
+            window,
             self.told.append,
             lambda: self.clock,
             lambda: self.now,
@@ -83,9 +57,12 @@ class _Bench:
         self.when_ready.look()
         return len(self.begun)
 
-    def fail(self) -> None:
+    def fail(self, *, may_be_switched: bool = False) -> None:
         attempt = self.begun[-1]
-        attempt.report = CutoverReport("abandoned", "it failed", "check", 1, 2.0, 3, 1, len(self.begun))
+        attempt.report = CutoverReport(
+            *("abandoned", "it failed", "check", 1, 2.0, 3, 1, len(self.begun)),
+            may_be_switched=may_be_switched,
+        )
         attempt.ended.set()
 
 
@@ -135,3 +112,14 @@ def test_a_refusal_is_told_and_tried_again() -> None:
     bench.now += AGAIN_SECONDS
     assert bench.look() == 1
     assert len(bench.told) == 1
+
+
+def test_after_a_command_that_may_have_switched_it_is_not_tried_again() -> None:
+    bench = _Bench()
+    assert bench.look() == 1
+    bench.fail(may_be_switched=True)
+    assert bench.look() == 1
+    bench.now += 10 * MOST_AGAIN_SECONDS
+    assert bench.look() == 1
+    (told,) = bench.told
+    assert "see where it is" in str(told)

@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotferry.errors import JournalError, SourceLostError
+from slotferry.jobs.journal import file
 from slotferry.jobs.journal.file import SCHEMA_VERSION
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.records import Advance, Mark, PendingKey, Setup
@@ -244,6 +246,18 @@ def test_two_processes_may_make_the_same_journal(path: Path) -> None:
 
 
 # Files that are no journal
+
+
+def test_it_opens_while_another_process_writes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has its tables takes no lock to open, so that `jobs show` never waits for a run."""
+    with Journal.open(path):
+        pass
+    monkeypatch.setattr(file, "_BUSY_SECONDS", 0.0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        with Journal.open(path) as journal:
+            assert journal.job("none") is None
+        writer.execute("ROLLBACK")
 
 
 def test_a_file_of_anything_else_is_refused(path: Path) -> None:

@@ -38,6 +38,7 @@ Exit codes:
   2  usage
   3  abandoned: writes flow at the source, following goes on, it can be tried again
   4  refused: the message says what to change
+  130, 143  Ctrl-C or SIGTERM a second time: this command ended, the run goes on with the cut-over
 """
 
 
@@ -99,13 +100,14 @@ def _undo(path: Path, job: str, as_json: bool, parameters: dict[str, Any]) -> in
 
 def _source(path: Path, job: str, parameters: dict[str, Any]) -> Connector:
     """Return how the job's source is reached. Raises `SlotferryError`."""
+    from slotferry.jobs.journal.cutovers import CutoverRecords
     from slotferry.net.address_map import AddressMap
     from slotferry.net.connector import Connector
     from slotferry.net.endpoints import Endpoint, Tls, parse_endpoint
 
     with opened_journal(path, job) as opened:
         record = opened.job(job)
-    if record is None or record.setup.follow is None:
+    if record is None or (record.setup.follow is None and not CutoverRecords(path, job).changed_settings()):
         raise RefusedError(
             f"the job {job} copies and does not follow its source", hint="there is nothing to undo"
         )

@@ -26,7 +26,6 @@ from slotferry.migrate.following.follower import Handler, Lag
 from slotferry.migrate.following.run_follower import RunFollower
 from slotferry.migrate.following.runner import FollowRunner
 from slotferry.model.cutover import CutoverReport
-from slotferry.model.day_window import DayWindow
 from slotferry.model.events import Notice
 from slotferry.model.follow import FollowProgress
 
@@ -144,5 +143,4 @@ class FollowedRun:
             return None
         when = "" if window is None else f" between {window.replace('-', ' and ')}"
         self._emit(Notice(f"it is cut over by itself as soon as it is ready{when}"))
-        parsed = None if window is None else DayWindow.parse(window)
-        return WhenReady(follower, cutovers.begin, wanted, parsed, self._emit)
+        return WhenReady(follower, cutovers.begin, wanted, window, self._emit)

@@ -194,7 +194,7 @@ class Session:
             resumes = record is not None and not starts_over(record, self._setup, options)
             sides = self._look(preferred, journal.databases(self.job) if resumes else ())
             sides = self._with_eviction(sides)
-            if options.follow and record is not None:
+            if journal.has_cutovers(self.job):
                 self.followed.recover(sides)
             if options.follow and not resumes:
                 self.followed.refuse_full_target(sides)

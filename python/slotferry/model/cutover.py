@@ -121,6 +121,8 @@ class CutoverReport:
     written: Written = Written()
     warning: str = ""
     """What the operator has still to do."""
+    may_be_switched: bool = False
+    """Whether it was not done, and yet its command may have switched the application."""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -145,4 +147,5 @@ class CutoverReport:
             "attempts": self.attempts,
             "written_afterwards": self.written.keys,
             "warning": self.warning or None,
+            "may_be_switched": self.may_be_switched,
         }

@@ -18,6 +18,7 @@ from slotferry.errors import (
     ExitCode,
     JobNotRunningError,
     JournalError,
+    MigrationInterrupted,
     RefusedError,
     SlotferryError,
     UsageError,
@@ -33,7 +34,14 @@ if TYPE_CHECKING:
     from slotferry.model.cutover import CutoverOptions
 
 _LOOK_SECONDS = 0.1
-_NOT_DONE = {"write_stop_ms": None, "checked": 0, "differences": 0, "written_afterwards": 0, "warning": None}
+_NOT_DONE = {
+    "write_stop_ms": None,
+    "checked": 0,
+    "differences": 0,
+    "written_afterwards": 0,
+    "warning": None,
+    "may_be_switched": False,
+}
 
 
 class CutoverClient:
@@ -83,7 +91,11 @@ class CutoverClient:
         seen, asked, pause = 0, False, threading.Event()
         while True:
             if cancel.level > 1:
-                raise cancel.error()
+                raise MigrationInterrupted(
+                    "interrupted; the run may go on with the cut-over",
+                    hint=f"see 'slotferry jobs show {self._job}'",
+                    signal=cancel.signal,
+                )
             try:
                 if cancel.level and not asked:
                     self._abandon(ticket)
@@ -142,8 +154,16 @@ class CutoverClient:
                     ", once it is certain that the application speaks to the source: "
                     f"tell so with 'slotferry cutover {self._job} --undo'"
                 )
-        found = {"step": attempt.step, "fence": attempt.fence, "attempts": attempt.number}
-        return {"outcome": outcome, "reason": reason or None, **found, **_NOT_DONE}
+        switched = not attempt.outcome and attempt.step == "run"
+        return {
+            **_NOT_DONE,
+            "outcome": outcome,
+            "reason": reason or None,
+            "step": attempt.step,
+            "fence": attempt.fence,
+            "attempts": attempt.number,
+            "may_be_switched": switched,
+        }
 
 
 def _as_told(error: dict[str, Any]) -> SlotferryError:

@@ -44,11 +44,15 @@ class Attempt:
 
 
 class CutoverRecords:
-    """What the journal has of one job's cut-overs. Any thread may use it: each call opens the journal."""
+    """What the journal has of one job's cut-overs. Any thread may use it: each call opens the journal.
+
+    It is checked the first time alone: while writes are stopped nobody waits for all of it to be read.
+    """
 
     def __init__(self, path: Path, job: str) -> None:
         self._path = path
         self.job = job
+        self._is_checked = False
 
     def attempts(self) -> list[Attempt]:
         """Return all of them, the first one first. Raises `JournalError`."""
@@ -144,6 +148,7 @@ class CutoverRecords:
 
     @contextmanager
     def _open(self) -> Iterator[Journal]:
-        with Journal.open(self._path) as journal:
+        with Journal.open(self._path, is_checked=self._is_checked) as journal:
+            self._is_checked = True
             journal.select("PRAGMA synchronous = FULL")
             yield journal

@@ -40,13 +40,14 @@ class JournalReader:
         self._checked: set[str] = set()
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, is_checked: bool = False) -> Self:
         """Open the journal at `path`, making it (0600) and its folder (0700) where they are missing.
 
+        With `is_checked` the file is not read as a whole, since this process has found it sound already.
         Raises `JournalError` for a file that can't be written, is damaged, belongs to another program or to
         a newer Slotferry.
         """
-        return cls(path, open_database(path))
+        return cls(path, open_database(path, is_checked=is_checked))
 
     def __enter__(self) -> Self:
         return self
@@ -281,6 +282,15 @@ class JournalReader:
                 last = max((entry.last for entry in told if entry.run == run.number), default=run.started)
                 told += _begin_and_end(run, last)
         return sorted(told, key=lambda happening: (happening.run, happening.at))
+
+    def has_cutovers(self, name: str) -> bool:
+        """Whether a job has tried to cut over, or has left a setting of its source changed."""
+        return bool(
+            self.select(
+                "SELECT 1 FROM cutovers WHERE job = ? UNION SELECT 1 FROM changed_settings WHERE job = ?",
+                *(name, name),
+            )
+        )
 
     def select(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Return the rows of a query. Raises `JournalError`."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from slotferry.errors import InternalError, RefusedError, SlotferryError, UsageError, unexpected
+from slotferry.errors import InternalError, JournalError, RefusedError, SlotferryError, UsageError, unexpected
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.journal.cutovers import CutoverRecords
 from slotferry.migrate.cutover.border import Check
@@ -64,12 +65,21 @@ class Attempt:
             raise InternalError("a cut-over was asked for its result before its end")
         return self.report
 
+    @staticmethod
+    def _kept(report: CutoverReport, records: CutoverRecords) -> CutoverReport:
+        """Keep a report in the journal; what came of it stands, whether it can be kept or not."""
+        try:
+            records.keep(report)
+        except JournalError as error:
+            told = f"what came of it is not in the journal: {error}"
+            return replace(report, warning=f"{report.warning}; {told}" if report.warning else told)
+        return report
+
     def perform(self, cutover: Cutover, records: CutoverRecords) -> None:
         """Do it; raises nothing."""
         self._cutover = cutover
         try:
-            self.report = cutover.perform()
-            records.keep(self.report)
+            self.report = self._kept(cutover.perform(), records)
         except SlotferryError as error:
             self.error = error
         except Exception as error:  # noqa: BLE001 - raised where the result is asked for
@@ -99,6 +109,7 @@ class Cutovers:
         self._lock = threading.Lock()
         self._attempts: list[Attempt] = []
         self._closed = False
+        self._undoing = False
 
     @property
     def last(self) -> Attempt | None:
@@ -123,9 +134,10 @@ class Cutovers:
         with self._lock:
             if self._closed:
                 raise RefusedError(f"the run of the job {job} is about to end", hint="run it again")
-            if self.active is not None:
+            if self.active is not None or self._undoing:
                 raise RefusedError(
-                    f"a cut-over of the job {job} is under way", hint="see 'slotferry jobs show'"
+                    f"a cut-over of the job {job} is under way, or undone just now",
+                    hint="see 'slotferry jobs show'",
                 )
             refuse_unready(self._follower, self._records)
             if self._follower.paused:
@@ -141,9 +153,9 @@ class Cutovers:
                 self._told.put(event)
 
             cutover = Cutover(self._follower, options, self._records, self._check, hear, cancel)
+            work = (cutover, self._records)
+            threading.Thread(target=attempt.perform, args=work, name="slotferry-cutover", daemon=True).start()
             self._attempts.append(attempt)
-        work = (cutover, self._records)
-        threading.Thread(target=attempt.perform, args=work, name="slotferry-cutover", daemon=True).start()
         return attempt
 
     def undo(self) -> list[str]:
@@ -157,7 +169,11 @@ class Cutovers:
                     f"a cut-over of the job {self._records.job} is under way",
                     hint="wait for its end, or press Ctrl-C where it was begun",
                 )
+            self._undoing = True
+        try:  # without the lock, which the run's own thread takes
             return put_back(self._follower.source, self._records)
+        finally:
+            self._undoing = False
 
     def tell(self) -> None:
         """Emit what was told since the last call; for the run's own thread."""

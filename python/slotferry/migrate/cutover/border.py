@@ -39,10 +39,8 @@ class CheckRequest:
     depth: CheckDepth
     touched: Sequence[bytes]
     """The keys that were touched last, by the source's names."""
-    deadline: float
-    """By `time.monotonic`: a result that comes later is worth nothing."""
     is_wanted: Callable[[], bool]
-    """Whether the cut-over still goes on; to be asked now and then."""
+    """Whether the cut-over still goes on and there is time left; to be asked now and then."""
 
 
 Check = Callable[[CheckRequest], Checked]

@@ -59,7 +59,8 @@ class BothSides:
             comparison.compare(list(dict.fromkeys(names)))
             comparison.look_again()
         except MigrationInterrupted:
-            if request.is_wanted():
+            # Ended by itself: it is asked for no more, or enough is known.
+            if request.is_wanted() and len(comparison.differing) <= _MOST_DIFFERING:
                 raise
         found = list(comparison.differing)
         return Checked(comparison.keys, len(found), tuple(found[:_SHOWN]))
@@ -68,7 +69,7 @@ class BothSides:
         """Return the keys that failed or are pending: whether they are equal by now is to be seen."""
         (way,) = self._driver.sides.ways
         found: list[bytes] = []
-        with Journal.open(self._journal) as journal:
+        with Journal.open(self._journal, is_checked=True) as journal:  # by the run, when it began
             for names in journal.unsettled_keys(self._job, with_failed=True, database=way.source):
                 found += names
                 if len(found) > _MOST_UNSETTLED:

@@ -23,8 +23,18 @@ _GRACE_SECONDS = 1.0
 _TICK_SECONDS = 0.02
 
 
+_SEE = "see whether it switched anything"
+
+
 class CommandFailed(Exception):  # noqa: N818 - what the command did, no error of ours
-    """The command did not succeed; the text is the end of a sentence about it."""
+    """The command did not succeed; the text is the end of a sentence about it.
+
+    may_be_switched: it did not end by itself, so it is not known what it has done.
+    """
+
+    def __init__(self, text: str, *, may_be_switched: bool = False) -> None:
+        super().__init__(text)
+        self.may_be_switched = may_be_switched
 
 
 def run_command(
@@ -50,9 +60,9 @@ def run_command(
     try:
         while (code := process.poll()) is None:
             if time.monotonic() >= deadline:
-                raise CommandFailed("had not ended in time and was ended: see whether it switched anything")
+                raise CommandFailed(f"had not ended in time and was ended: {_SEE}", may_be_switched=True)
             if not is_wanted():
-                raise CommandFailed("was ended on request: see whether it switched anything")
+                raise CommandFailed(f"was ended on request: {_SEE}", may_be_switched=True)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(_TICK_SECONDS)
     finally:
@@ -60,7 +70,7 @@ def run_command(
     if code:
         how = f"exited with {code}" if code > 0 else f"was ended by signal {-code}"
         said = tail.last_line()
-        raise CommandFailed(f"{how}: {said}" if said else how)
+        raise CommandFailed(f"{how}: {said}" if said else how, may_be_switched=code < 0)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

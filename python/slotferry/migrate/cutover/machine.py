@@ -89,6 +89,7 @@ class Cutover:
         self._cancel = cancel
         self._found = _Found()
         self._has_run = False
+        self._may_be_switched = False
         self._begun = 0.0
         self._deadline = 0.0
 
@@ -169,6 +170,7 @@ class Cutover:
             attempts=found.attempt,
             written=found.written,
             warning=found.warning,
+            may_be_switched=self._may_be_switched and not found.is_gone,
         )
 
     # The steps
@@ -265,12 +267,12 @@ class Cutover:
         while not is_done(max(0.0, min(_SLICE_SECONDS, self._deadline - time.monotonic()))):
             if self._follower.lag() is None:
                 raise _Abandoned("the run follows the source no longer")
-            self._check_in_time()
+            self._check_wanted()
             if time.monotonic() >= self._deadline:
                 return False
         return True
 
-    def _check_in_time(self) -> None:
+    def _check_wanted(self) -> None:
         if self._cancel.level:
             raise _Abandoned("asked to end")
 
@@ -282,7 +284,6 @@ class Cutover:
         wanted = CheckRequest(
             depth,
             watch.touched()[-MOST_COMPARED:] if depth in ("touched", "sample") else (),
-            self._deadline,
             lambda: not self._cancel.level and time.monotonic() < self._deadline,
         )
         checked = self._found.checked = self._check(wanted)
@@ -296,7 +297,7 @@ class Cutover:
         self._tell("check", "done", f"{checked.keys:,} keys compared, no difference")
 
     def _check_deadline(self, what: str) -> None:
-        self._check_in_time()
+        self._check_wanted()
         if time.monotonic() >= self._deadline:
             raise _Abandoned(f"{what} took longer than {self._options.within:g} s")
 
@@ -319,8 +320,9 @@ class Cutover:
         try:
             run_command(words, self._facts(), self._deadline, lambda: not self._cancel.level)
         except CommandFailed as error:
+            self._may_be_switched = error.may_be_switched
             raise _Abandoned(f"the command {words[0]} {error}") from None
-        self._has_run = True
+        self._has_run = self._may_be_switched = True
         self._tell("run", "done", "the command has succeeded")
 
     def _facts(self) -> dict[str, str]:
@@ -336,7 +338,7 @@ class Cutover:
         return {f"SLOTFERRY_{name}": str(value) for name, value in facts.items()}
 
     def _prove(self, node: Node, stop: WriteStop, watch: StreamWatch, fence: SourceOffset) -> None:
-        """Prove that nothing was written since the fence. Raises `_Abandoned`."""
+        """Prove that nothing was written since the fence, and all before is there. Raises `_Abandoned`."""
         now = read_offset(node)
         self._prove_history(now)
         self._read_to(watch, now.offset)
@@ -346,6 +348,10 @@ class Cutover:
             raise _Abandoned(f"{written.keys:,} keys were written since the fence: {named}")
         if stop.lapse:
             raise _Abandoned(stop.lapse)
+        if not self._follower.wait_clean(fence.offset, 0.0):
+            raise _Abandoned(
+                "the target may have lost what was written to it, or the source is not followed now"
+            )
         self._check_deadline("the write stop")
 
     def _record_go(self, stop: WriteStop) -> None:
@@ -389,7 +395,7 @@ class Cutover:
         self._tell("hold", "failed", _describe(written))
 
     def _enter(self, step: StepName, message: str) -> None:
-        self._check_in_time()
+        self._check_wanted()
         self._found.step = step
         self._records.enter(self._found.attempt, step, self._found.offset)
         self._tell(step, "begun", message)

@@ -1,7 +1,7 @@
 """Reads the source's stream beside the engine, to name what was written: before the fence and after it.
 
 Invariant: it never costs the source a snapshot: where the stream can't be gone on with, it hangs up. What is
-kept is bounded, and `is_whole` says whether anything was left out.
+kept is bounded, and `Written.is_complete` says whether anything was left out.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ def choose_start(source: Connector, earlier: Position | None, now: Position) -> 
     first = replies.number_of(info, "repl_backlog_first_byte_offset")
     size = replies.number_of(info, "repl_backlog_size")
     is_known = info.get("repl_backlog_active") == "1" and info.get("master_replid") == now[0]
-    # A part of it is kept free: while this is read, the application writes on.
-    return earlier if is_known and earlier[1] > first + size // 4 else now
+    # While this is read, the application writes on: a quarter may be dropped, less what is not filled yet.
+    dropped = max(0, size // 4 - (size - replies.number_of(info, "repl_backlog_histlen")))
+    return earlier if is_known and earlier[1] > first + dropped else now
 
 
 class StreamWatch:

@@ -1,22 +1,22 @@
 """Cuts over by itself: as soon as it may succeed, and again after a while where it did not.
 
-Invariant: nothing is begun outside of the window, nor while the operator has paused the run. Attempts that
-have stopped writes in vain come at ever longer distances.
+Invariant: nothing is begun outside of the window, while the operator has paused the run, or after a command
+that may have switched the application. Attempts in vain come at ever longer distances.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Protocol
 
 from slotferry.errors import RefusedError
 from slotferry.migrate.cutover.attempts import Attempt
 from slotferry.migrate.following.follower import Lag
 from slotferry.model.cutover import CutoverOptions
-from slotferry.model.day_window import DayWindow
 from slotferry.model.events import Event, Notice
+from slotferry.model.window import Window, find_zone
 
 AGAIN_SECONDS = 5.0
 MOST_AGAIN_SECONDS = 600.0
@@ -45,9 +45,9 @@ class WhenReady:
         follower: Ready,
         begin: Callable[[CutoverOptions], Attempt],
         options: CutoverOptions,
-        window: DayWindow | None,
+        window: str | None,
         emit: Callable[[Event], None],
-        clock: Callable[[], datetime] = datetime.now,
+        clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take who follows, what begins a cut-over, how it is to be done, and when."""
@@ -61,6 +61,7 @@ class WhenReady:
         self._attempt: Attempt | None = None
         self._wait = AGAIN_SECONDS
         self._next = 0.0
+        self._is_over = False
 
     def look(self) -> None:
         """Begin one where it is time; returns at once."""
@@ -69,7 +70,7 @@ class WhenReady:
                 return
             self._take(self._attempt)
             self._attempt = None
-        if self._monotonic() >= self._next and self._is_ready():
+        if not self._is_over and self._monotonic() >= self._next and self._is_ready():
             try:
                 self._attempt = self._begin(self._options)
             except RefusedError as error:  # as where one was begun by hand
@@ -79,6 +80,14 @@ class WhenReady:
         report = attempt.report
         if attempt.error is not None:
             self._put_off(attempt.error.message)
+        elif report is not None and report.may_be_switched:
+            self._is_over = True
+            self._emit(
+                Notice(
+                    f"not cut over: {report.reason}; it is not tried again by itself, as the command "
+                    "may have switched the application: see where it is, then use 'slotferry cutover'"
+                )
+            )
         elif report is not None and not report.is_done:
             self._put_off(report.reason)
 
@@ -96,5 +105,9 @@ class WhenReady:
             and lag.connected
             and not lag.in_doubt
             and lag.seconds <= self._options.max_lag
-            and (self._window is None or self._window.is_open(self._clock()))
+            and self._is_open()
         )
+
+    def _is_open(self) -> bool:
+        # The zone is asked for each time: a run that follows may go on over a change of the clocks.
+        return self._window is None or Window.parse(self._window, find_zone(None)).is_open(self._clock())

@@ -57,6 +57,5 @@ Handler = Callable[[Follower, Mapping[str, Any]], Mapping[str, Any]]
 """Answers a request of the control socket: what was sent along in, what is added to the answer out.
 
 It is called in a thread of the client's own, which waits five seconds for the answer: what takes longer
-begins in a thread of its own, and is asked for again. Raises `UsageError` for what is refused, with message
-and hint.
+begins in a thread of its own, and is asked for again. Raises `SlotferryError` for what is refused.
 """
