@@ -243,8 +243,7 @@ def test_the_end_of_the_run_abandons_it(shop: Shop, tmp_path: Path, number: sign
 
 
 def test_a_job_that_begins_anew_as_a_copy_lets_its_source_take_writes(shop: Shop) -> None:
-    with shop.migrate() as running:
-        shop.wait_following(running)
+    with following(shop) as running:
         assert shop.cut_over("--stop-writes", "refuse", "--hold", "0s").code == 0
         assert running.finish().code == 0
     assert not takes_writes(shop.source)
@@ -378,7 +377,7 @@ def test_a_command_that_switches_slots_nothing_after_go(shop: Shop) -> None:
 
 def test_lines_for_people(shop: Shop) -> None:
     with following(shop) as running:
-        words = [word for word in shop.cutover_words("--hold", "0s") if word != "--json"]
+        words = [word for word in shop.cutover_words("--hold", "2s") if word != "--json"]
         told = run(*words)
         assert told.code == 0, told
         assert "job moving: cut over: writes were stopped for" in told.stdout
@@ -435,7 +434,7 @@ def test_jobs_list_and_show_tell_why_it_was_not_done(shop: Shop) -> None:
         (("--follow", "--run", "true"), "--run is given without --cutover-when-ready"),
         (("--cutover-when-ready",), "--follow"),
         (("--follow", "--window", "01:00-02:00"), "--window"),
-        (("--follow", "--cutover-when-ready", "--window", "1-2"), "--window"),
+        (("--follow", "--cutover-when-ready", "--window", "1-2"), "the window '1-2'"),
         (("--follow", "--cutover-when-ready", "--run", "'"), "--run"),
         (("--follow", "--cutover-when-ready", "--within", "0s"), "--within"),
     ],
