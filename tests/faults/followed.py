@@ -5,6 +5,7 @@ Invariant: it is run, and asked how it is, by the command alone, as a user does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ JOB = "moving"
 
 @dataclass
 class FollowedJob:
-    """A job from the server at `url` into a cluster, and its journal."""
+    """A job from the source at `url` into the cluster at `target`, and its journal."""
 
     url: str
-    cluster: LocalCluster
+    target: str
     journal: Path
 
     @property
@@ -32,12 +33,24 @@ class FollowedJob:
 
     def words(self, *more: str) -> tuple[str, ...]:
         """Return the words of the command `migrate --follow`."""
-        follows = ("migrate", self.url, self.cluster.url, "--follow", "--json", "--progress", "none")
+        follows = ("migrate", self.url, self.target, "--follow", "--json", "--progress", "none")
         return (*follows, *self.named, *more)
 
-    def start(self, *more: str) -> Running:
+    def start(self, *more: str, env: Mapping[str, str] | None = None) -> Running:
         """Start `migrate --follow`."""
-        return Running(*self.words(*more))
+        return Running(*self.words(*more), env=env)
+
+    def cutover_words(self, *more: str) -> tuple[str, ...]:
+        """Return the words of the command `cutover`, which has time enough."""
+        return ("cutover", JOB, "--journal", str(self.journal), "--json", "--within", "60s", *more)
+
+    def cut_over(self, *more: str) -> Outcome:
+        """Cut over."""
+        return run(*self.cutover_words(*more))
+
+    def undo(self, *more: str, env: Mapping[str, str] | None = None) -> Outcome:
+        """Let the source take writes again."""
+        return run("cutover", JOB, "--journal", str(self.journal), "--undo", *more, env=env)
 
     def jobs(self, command: str, *more: str) -> Outcome:
         """Run that command of `slotferry jobs`; all of them but `list` are about the job."""
@@ -70,18 +83,18 @@ class FollowedJob:
 
         wait_until(settled, "both sides are not compared", timeout=60)
 
-    def keys_held(self) -> int:
-        """Return how many keys the cluster holds."""
-        return sum(map(dbsize, self.cluster.primaries))
 
-    def assert_soon_equal(self, source: LocalServer) -> None:
-        """Wait until both sides hold as many keys, then compare them."""
-        with source.client() as client:
-            wait_until(lambda: self.keys_held() == client.dbsize(), "the counts differ")
-        assert_equal(source, self.cluster)
+def keys_held(cluster: LocalCluster) -> int:
+    """Return how many keys a cluster holds."""
+    held = 0
+    for node in cluster.primaries:
+        with node.client() as client:
+            held += int(client.dbsize())
+    return held
 
 
-def dbsize(node: LocalServer) -> int:
-    """Return how many keys a node holds."""
-    with node.client() as client:
-        return int(client.dbsize())
+def assert_soon_equal(source: LocalServer, cluster: LocalCluster) -> None:
+    """Wait until both sides hold as many keys, then compare them."""
+    with source.client() as client:
+        wait_until(lambda: keys_held(cluster) == client.dbsize(), "the counts differ")
+    assert_equal(source, cluster)

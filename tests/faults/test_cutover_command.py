@@ -16,7 +16,7 @@ from slotferry import CutoverOptions, Migration, Options
 from slotferry.errors import RefusedError
 from slotferry.model.events import CutoverStep
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
-from tests.command import Outcome, Running, run
+from tests.command import Running, run
 from tests.faults.followed import JOB, SOURCES, FollowedJob
 from tests.integration.cutting_over import Load, takes_writes
 from tests.servers.compare import assert_equal
@@ -29,15 +29,7 @@ class Shop(FollowedJob):
     """The job from a source into a cluster, and what is asked of it."""
 
     source: LocalServer
-
-    def cutover_words(self, *more: str) -> tuple[str, ...]:
-        return ("cutover", JOB, "--journal", str(self.journal), "--json", "--within", "60s", *more)
-
-    def cut_over(self, *more: str) -> Outcome:
-        return run(*self.cutover_words(*more))
-
-    def undo(self, *more: str) -> Outcome:
-        return run("cutover", JOB, "--journal", str(self.journal), "--undo", *more)
+    cluster: LocalCluster
 
     def wait_for(self, step: str) -> None:
         """Wait until the cut-over says that it does this."""
@@ -56,7 +48,7 @@ def shop(source: LocalServer, cluster: LocalCluster, tmp_path: Path) -> Iterator
         for number in range(500):
             client.set(f"stock:{number}", number)
         try:
-            yield Shop(source.url, cluster, tmp_path / "journal.db", source)
+            yield Shop(source.url, cluster.url, tmp_path / "journal.db", source, cluster)
         finally:
             client.client_unpause()
             for name, value in before.items():

@@ -11,7 +11,7 @@ import pytest
 
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import run
-from tests.faults.followed import SOURCES, FollowedJob
+from tests.faults.followed import SOURCES, FollowedJob, assert_soon_equal, keys_held
 from tests.integration.following import Writer
 from tests.servers.compare import assert_equal
 
@@ -27,7 +27,7 @@ def fill(source: LocalServer) -> None:
 
 @pytest.fixture
 def job(source: LocalServer, cluster: LocalCluster, tmp_path: Path) -> FollowedJob:
-    return FollowedJob(source.url, cluster, tmp_path / "journal.db")
+    return FollowedJob(source.url, cluster.url, tmp_path / "journal.db")
 
 
 def wait_equal_counter(source: LocalServer, cluster: LocalCluster, count: int) -> None:
@@ -57,7 +57,7 @@ def test_what_is_written_meanwhile_arrives_and_a_signal_ends_it_resumably(
             assert (listed["status"], listed["state"]) == ("running", "following")
             assert listed["follow"]["connected"]
             assert " s behind" in job.jobs("list").stdout
-            assert "touched keys" in job.jobs("show").stdout
+            assert " touched key" in job.jobs("show").stdout
             assert {"lag_bytes", "lag_seconds", "touched", "resyncs", "comparisons"} <= follow.keys()
             running.send(signal.SIGTERM)
             first = running.finish()
@@ -68,7 +68,7 @@ def test_what_is_written_meanwhile_arrives_and_a_signal_ends_it_resumably(
         with job.start() as running:
             job.wait_following(running)
             wait_equal_counter(source, cluster, writer.count)
-            job.assert_soon_equal(source)
+            assert_soon_equal(source, cluster)
             running.send(signal.SIGINT)
             second = running.finish()
     assert second.code == 130, second.stderr
@@ -96,9 +96,9 @@ def test_cancelled_from_another_terminal_it_goes_on_where_it_was(
     assert second.summary["follow"]["resyncs"] == 0
 
 
-def wait_held(job: FollowedJob, keys: int) -> None:
+def wait_held(cluster: LocalCluster, keys: int) -> None:
     """Wait until the cluster holds so many keys."""
-    wait_until(lambda: job.keys_held() >= keys, "nothing is copied", timeout=60)
+    wait_until(lambda: keys_held(cluster) >= keys, "nothing is copied", timeout=60)
 
 
 def test_killed_again_and_again_it_doubles_and_loses_nothing(
@@ -115,7 +115,7 @@ def test_killed_again_and_again_it_doubles_and_loses_nothing(
         with job.start() as running:
             job.wait_following(running)
             wait_equal_counter(source, cluster, writer.count)
-            job.assert_soon_equal(source)
+            assert_soon_equal(source, cluster)
             running.send(signal.SIGINT)
             assert running.finish().summary["follow"]["resyncs"] == 0
 
@@ -136,14 +136,14 @@ def test_killed_while_it_copies_it_goes_on_with_both(
         with Writer(write) as writer:
             for number in range(1, 4):
                 with job.start(*slowly) as running:
-                    wait_held(job, number * 1500)
+                    wait_held(cluster, number * 1500)
                     assert job.live().get("state") != "following"
                     writer.wait_more(50)
                     running.kill()
         with job.start() as running:
             job.wait_following(running)
             wait_equal_counter(source, cluster, writer.count)
-            job.assert_soon_equal(source)
+            assert_soon_equal(source, cluster)
             running.send(signal.SIGINT)
             done = running.finish()
     assert done.summary["resumed"]
@@ -185,13 +185,13 @@ def test_an_emptied_source_ends_it_and_is_applied_when_that_is_asked_for(
             ended = running.finish()
         assert ended.code == 4, ended.stderr
         assert ended.summary["error"]["kind"] == "source_flushed"
-        assert job.keys_held() == _KEYS
+        assert keys_held(cluster) == _KEYS
         client.set("after", 1)
         with job.start("--on-flush", "apply") as running:
             job.wait_following(running)
             job.wait_settled()
-            job.assert_soon_equal(source)
-            assert job.keys_held() == 1
+            assert_soon_equal(source, cluster)
+            assert keys_held(cluster) == 1
 
 
 @pytest.mark.parametrize("source", ["redis-7.0", "valkey-9.1"], indirect=True)
@@ -226,7 +226,7 @@ def test_without_psync_it_is_refused_with_what_is_possible(
     assert refused.code == 4, refused.stderr
     assert "+psync" in refused.summary["error"]["message"]
     assert "verify --repair" in refused.summary["error"]["hint"]
-    assert job.keys_held() == 0
+    assert keys_held(cluster) == 0
 
 
 def test_a_target_that_holds_keys_is_refused(

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from slotferry.testing.servers import LocalCluster, LocalSentinelService, LocalServer, wait_until
-from tests.faults.followed import FollowedJob
+from tests.faults.followed import FollowedJob, assert_soon_equal
 from tests.faults.test_follow import fill
 from tests.servers.kinds import ServerKind
 
@@ -15,15 +15,15 @@ def test_what_the_target_loses_is_copied_again(
     source: LocalServer, cluster: LocalCluster, tmp_path: Path
 ) -> None:
     fill(source)
-    job = FollowedJob(source.url, cluster, tmp_path / "journal.db")
+    job = FollowedJob(source.url, cluster.url, tmp_path / "journal.db")
     with source.client() as client, job.start() as running:
         job.wait_following(running)
         with cluster.primaries[0].client() as node:
             node.flushall()
         wait_until(lambda: job.live()["follow"]["touched"] == 0, "keys stay touched")
-        job.assert_soon_equal(source)
+        assert_soon_equal(source, cluster)
         client.set("more", 1)
-        job.assert_soon_equal(source)
+        assert_soon_equal(source, cluster)
 
 
 def test_a_source_that_fails_over_is_followed_on(
@@ -31,7 +31,7 @@ def test_a_source_that_fails_over_is_followed_on(
 ) -> None:
     service = stack.enter_context(LocalSentinelService(kind.binary))
     fill(service.primary)
-    job = FollowedJob(service.url, cluster, tmp_path / "journal.db")
+    job = FollowedJob(service.url, cluster.url, tmp_path / "journal.db")
     with job.start() as running:
         job.wait_following(running)
         with service.primary.client() as client:

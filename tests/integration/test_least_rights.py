@@ -10,15 +10,19 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
 from slotferry.testing.servers import LocalCluster, LocalSentinelService, LocalServer
 from tests.command import Outcome, run
+from tests.faults.followed import FollowedJob
+from tests.servers.compare import assert_equal
 from tests.servers.dataset import fill
 from tests.servers.kinds import ServerKind, available
 from tests.servers.raw import connect
 
 _PAGE = Path(__file__).parents[2] / "docs/permissions.md"
 _SECRET = "mover-secret"
+_PASSWORDS = {"SLOTFERRY_SOURCE_PASSWORD": _SECRET, "SLOTFERRY_TARGET_PASSWORD": _SECRET}
 _KEYS = 2_000
 
 
@@ -43,6 +47,21 @@ def _rights(command: str, party: str, kind: ServerKind) -> list[str]:
     if kind.version < (7, 0):
         other.add("+function|list")
     return [right for right in documented()[command][party].split() if right not in other]
+
+
+def besides(option: str) -> list[str]:
+    """Return the rights that an option's own line names."""
+    (line,) = re.findall(rf"^- \*\*`{option}`\*\*:.*?(?=^- |^$)", _PAGE.read_text(), re.M | re.S)
+    return re.findall(r"\+[\w|-]+", line)
+
+
+def large_rights(server: LocalServer) -> tuple[list[str], list[str]]:
+    """Return the rights of both sides that copying large keys takes, of those that the server knows."""
+    paragraph = _PAGE.read_text().split("## Large keys\n\n")[1].split("\n\n")[0]
+    source, target = paragraph.split("Without `+memory`")
+    with server.client() as client:
+        known = {f"+{name}" for name in client.command()}
+    return [right for right in re.findall(r"\+\w+", source) if right in known], re.findall(r"\+@\w+", target)
 
 
 def _allow(server: LocalServer, rights: list[str], keys: str = "~*") -> None:
@@ -71,7 +90,7 @@ class Sides:
         return run(
             *(*command.split(), _as_mover(self.source.url), _as_mover(self.cluster.url)),
             "--json",
-            env={"SLOTFERRY_SOURCE_PASSWORD": _SECRET, "SLOTFERRY_TARGET_PASSWORD": _SECRET},
+            env=_PASSWORDS,
         )
 
 
@@ -100,6 +119,47 @@ def test_a_user_with_just_these_rights(name: str, stack: ExitStack) -> None:
 
     with sides.target.client() as client:
         assert int(client.dbsize()) >= _KEYS
+
+
+def write_elements(client: Redis, numbers: range) -> None:
+    """Write these elements of keys that are large."""
+    client.zadd("large:zset", {f"member {number}": number for number in numbers})
+    client.hset("large:hash", mapping={f"field {number}": number for number in numbers})
+    client.sadd("large:set", *(f"member {number}" for number in numbers))
+
+
+@pytest.mark.parametrize("name", _ALL)
+def test_following_and_cutting_over_with_just_these_rights(
+    name: str, stack: ExitStack, tmp_path: Path
+) -> None:
+    if name not in available():
+        pytest.skip(f"this machine has no {name}")
+    sides = Sides(available()[name], stack)
+    rights = [_rights("migrate --follow", party, sides.kind) for party in ("source", "target")]
+    large = large_rights(sides.source)
+    _allow(sides.source, rights[0] + large[0] + besides("migrate --follow") + besides("cutover"))
+    _allow(sides.target, rights[1] + large[1])
+    job = FollowedJob(_as_mover(sides.source.url), _as_mover(sides.cluster.url), tmp_path / "journal.db")
+    client = stack.enter_context(sides.source.client())
+    write_elements(client, range(5000))
+    words = ("--skip-check", "existing-keys", "--big-key-bytes", "100000")
+    with job.start(*words, env=_PASSWORDS) as running:
+        job.wait_following(running)
+        write_elements(client, range(4990, 5010))
+        client.delete("both:1")
+        client.config_set("repl-backlog-size", 16_384)
+        client.client_kill_filter(_type="replica")
+        client.mset({f"new:{number}": "x" * 100 for number in range(1000)})
+        job.wait_settled()  # a gap: both sides are compared, in both directions
+        for stop, check in (("pause", "full"), ("refuse", "sample")):
+            abandoned = job.cut_over("--stop-writes", stop, "--check", check, "--run", "false")
+            assert (abandoned.code, abandoned.lines[-1]["step"]) == (3, "run"), abandoned
+        done = job.cut_over("--stop-writes", "refuse", "--hold", "0s")
+        assert done.code == 0, done
+        assert running.finish().code == 0
+    undone = job.undo("--source", job.url, env=_PASSWORDS)
+    assert undone.code == 0, undone
+    assert_equal(sides.source, sides.cluster)
 
 
 @pytest.mark.parametrize("role", ["primary", "replica"])

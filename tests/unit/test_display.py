@@ -14,6 +14,7 @@ from slotferry.model.events import (
     DryRunResult,
     EngineNews,
     Event,
+    FollowProgress,
     Notice,
     Progress,
     RunEnded,
@@ -249,3 +250,10 @@ def test_a_stream_that_is_gone_is_no_error(display: type[Display]) -> None:
     for event in EVENTS:
         shown.handle(event)
     shown.close()
+
+
+def test_one_key_is_said_to_be_one() -> None:
+    follow = FollowProgress(0, 0.0, 1, 9, 0, 0, connected=True, in_doubt=False, busy_keys=1)
+    assert phrases.describe_following(follow) == "0.0 s and 0 B behind, 1 touched key, 1 busy key"
+    more = replace(follow, touched=2000, busy_keys=2)
+    assert phrases.describe_following(more).endswith("2,000 touched keys, 2 busy keys")

@@ -28,6 +28,7 @@ from slotferry.migrate.following.runner import FollowRunner
 from slotferry.model.cutover import CutoverReport
 from slotferry.model.events import Notice
 from slotferry.model.follow import FollowProgress
+from slotferry.text import count_of
 
 
 class FollowedRun:
@@ -106,8 +107,8 @@ class FollowedRun:
         )
         if held:
             raise TargetUnfitError(
-                f"the target holds {held:,} keys already, and a target that is followed into becomes equal "
-                "to the source: what the source lacks may be deleted",
+                f"the target holds {count_of(held, 'key')} already, and a target that is followed into "
+                "becomes equal to the source: what the source lacks may be deleted",
                 hint="empty it, or give --skip-check existing-keys where all of it comes from this source",
             )
 

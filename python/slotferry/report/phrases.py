@@ -20,7 +20,7 @@ from slotferry.model.events import (
     TopologyChanged,
 )
 from slotferry.report.cutover_lines import describe_step
-from slotferry.text import format_bytes, format_duration
+from slotferry.text import count_of, format_bytes, format_duration
 
 NEWS_SECONDS = 5.0
 
@@ -46,9 +46,9 @@ def describe_following(follow: FollowProgress) -> str:
     """Return how the source is followed."""
     parts = [] if follow.writes_per_second is None else [f"{follow.writes_per_second:,.0f} writes/s"]
     parts.append(f"{follow.lag_seconds:.1f} s and {format_bytes(follow.lag_bytes)} behind")
-    parts.append(f"{follow.touched:,} touched keys")
+    parts.append(count_of(follow.touched, "touched key"))
     if follow.busy_keys:
-        parts.append(f"{follow.busy_keys:,} busy keys")
+        parts.append(count_of(follow.busy_keys, "busy key"))
     if not follow.connected:
         parts.append("the stream is lost")
     if follow.in_doubt:
