@@ -8,7 +8,9 @@ them again on NOSCRIPT.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +34,10 @@ class FunctionPlan:
     libraries: int = 0
     loads: tuple[tuple[Address, str, bytes, bool], ...] = ()
     kept: int = 0
+    drops: tuple[tuple[Address, str], ...] = ()
+    """Primaries and libraries that the source has deleted since they were loaded from it."""
+    digests: Mapping[str, str] | None = None
+    """What the source's libraries are, by name; None where it does not let them be seen."""
 
     def __str__(self) -> str:
         kept = f", {self.kept} others of the target are left as they are" if self.kept else ""
@@ -45,8 +51,13 @@ def plan_functions(
     target_facts: TargetFacts,
     on_conflict: str,
     notify: Callable[[str], None],
+    known: Mapping[str, str] | None = None,
 ) -> FunctionPlan:
-    """Compare libraries and return what is to be loaded. Raises `TargetUnfitError` for what can't be."""
+    """Compare libraries and return what is to be loaded. Raises `TargetUnfitError` for what can't be.
+
+    `known` are the digests of libraries that were loaded from this source before: those that it has no more
+    are to be deleted, where the target still has them so.
+    """
     found = source_facts.found
     with source.open(None if found is None else found.address) as node:
         try:
@@ -54,9 +65,12 @@ def plan_functions(
         except NoPermissionError:
             notify(f"the source user may not look at functions: none are copied; {_LIST_HINT}")
             return FunctionPlan()
-    if not wanted:
+    if wanted is None:
         return FunctionPlan()
-    loads, kept = [], 0
+    gone = {name: digest for name, digest in (known or {}).items() if name not in wanted}
+    if not wanted and not gone:
+        return FunctionPlan(digests={})
+    loads, drops, kept = [], [], 0
     for address in target_facts.topology.primaries:
         with target.open(address) as node:
             try:
@@ -73,6 +87,7 @@ def plan_functions(
                     f"{len(wanted)} libraries",
                     hint="leave them out with --no-functions",
                 )
+            drops += [(address, name) for name in gone if _digest(present.get(name)) == gone[name]]
             for name, code in wanted.items():
                 if name in present and present[name] == code:
                     continue
@@ -86,17 +101,14 @@ def plan_functions(
                     kept += 1
                     continue
                 loads.append((address, name, code, name in present))
-    return FunctionPlan(len(wanted), tuple(loads), kept)
+    digests = {name: _digest(code) for name, code in wanted.items()}
+    return FunctionPlan(len(wanted), tuple(loads), kept, tuple(drops), digests)
 
 
 def load_functions(target: Connector, target_facts: TargetFacts, plan: FunctionPlan) -> None:
     """Do what the plan says. Raises `TargetUnfitError` where a primary refuses, or is another server."""
     for address, name, code, replaces in plan.loads:
-        with target.open(address) as node:
-            # Whoever answers now has to be of the cluster that was looked at.
-            known = read_topology(node, target.address_map).node_ids
-            if not are_one_cluster(target_facts.topology.node_ids, known):
-                raise mixed_target(target_facts.topology.primaries[0], address)
+        with _opened(target, target_facts, address) as node:
             replace: tuple[str, ...] = ("REPLACE",) if replaces else ()
             try:
                 node.call("FUNCTION", "LOAD", *replace, code)
@@ -107,6 +119,41 @@ def load_functions(target: Connector, target_facts: TargetFacts, plan: FunctionP
                     f"the target {node.name} does not take the function library {name}: {error}",
                     hint="leave functions out with --no-functions, and load it by hand",
                 ) from None
+
+
+def drop_functions(target: Connector, target_facts: TargetFacts, plan: FunctionPlan) -> None:
+    """Delete what the plan says. Raises `TargetUnfitError` where a primary refuses, or is another server."""
+    for address, name in plan.drops:
+        with _opened(target, target_facts, address) as node:
+            try:
+                node.call("FUNCTION", "DELETE", name)
+            except NoPermissionError:
+                raise TargetUnfitError(
+                    f"the target user may not delete the function library {name} at {node.name} (NOPERM), "
+                    "as the source has done",
+                    hint="grant +function|delete, or leave functions out with --no-functions",
+                ) from None
+            except ResponseError as error:
+                if "not found" not in str(error):
+                    raise TargetUnfitError(
+                        f"the target {node.name} does not delete the function library {name}: {error}",
+                        hint="leave functions out with --no-functions, and delete it by hand",
+                    ) from None
+
+
+@contextmanager
+def _opened(target: Connector, target_facts: TargetFacts, address: Address) -> Iterator[Node]:
+    """Give a primary, if whoever answers there now is of the cluster that was looked at."""
+    with target.open(address) as node:
+        known = read_topology(node, target.address_map).node_ids
+        if not are_one_cluster(target_facts.topology.node_ids, known):
+            raise mixed_target(target_facts.topology.primaries[0], address)
+        yield node
+
+
+def _digest(code: bytes | None) -> str:
+    """Return what tells a library's code from other code; empty for none."""
+    return "" if code is None else hashlib.sha256(code).hexdigest()
 
 
 def _libraries(node: Node) -> dict[str, bytes] | None:

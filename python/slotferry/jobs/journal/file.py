@@ -22,7 +22,7 @@ SCHEMA_VERSION = 4
 TABLES = (
     *("jobs", "partitions", "unsettled", "runs", "notes", "story", "big_keys"),
     *("target_nodes", "target_counts", "doubts", "follow"),
-    *("cutovers", "cutover_reports", "changed_settings"),
+    *("cutovers", "cutover_reports", "changed_settings", "libraries"),
 )
 _BUSY_SECONDS = 10.0
 _NOT_DAMAGE = (
@@ -173,6 +173,12 @@ CREATE TABLE IF NOT EXISTS cutover_reports (
     number INTEGER NOT NULL,
     report TEXT NOT NULL,
     PRIMARY KEY (job, number)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS libraries (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    PRIMARY KEY (job, name)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS changed_settings (
     id INTEGER PRIMARY KEY AUTOINCREMENT,

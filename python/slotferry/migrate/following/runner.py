@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from slotferry.errors import JournalError, MigrationInterrupted, SlotferryError,
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.driver import EngineDriver, Work
 from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.libraries import LibraryRecords
 from slotferry.jobs.journal.recorder import Recorder
 from slotferry.jobs.runner import Runner
 from slotferry.migrate.account.accounting import Accounting
@@ -25,7 +26,7 @@ from slotferry.migrate.account.book import OpenDoubts
 from slotferry.migrate.following.beside import driver_beside
 from slotferry.migrate.following.comparison import Comparison
 from slotferry.migrate.following.run_follower import RunFollower
-from slotferry.migrate.functions import load_functions, plan_functions
+from slotferry.migrate.functions import drop_functions, load_functions, plan_functions
 from slotferry.model.events import Event, Notice
 from slotferry.model.follow import FollowProgress
 from slotferry.preflight.following import WITHOUT_PSYNC
@@ -54,7 +55,10 @@ class FollowRunner(Runner):
         self._follower = follower
         self._attend_others = attend
         self._aside: _Aside | None = None
-        self._functions_wanted = False
+        self._functions_wanted = driver.options.functions
+        self._libraries = LibraryRecords(journal, name)
+        self._digests: Mapping[str, str] | None = None
+        """What the libraries are that were brought aside, for the journal."""
         self._compared: tuple[OpenDoubts, Comparison, int | None] | None = None
         """Doubts about the target, what they were compared by, and where the stream was after it."""
 
@@ -134,6 +138,7 @@ class FollowRunner(Runner):
                 return
             aside, self._aside = self._aside, None
             aside.result()
+            self._record_libraries()
         follow = job.snapshot().follow
         if follow is None or not follow.connected:
             return
@@ -141,7 +146,8 @@ class FollowRunner(Runner):
             self._close_doubts(follow)
         elif self._functions_wanted:
             self._functions_wanted = False
-            self._aside = _Aside(self._driver, _load_functions)
+            known = self._libraries.load()
+            self._aside = _Aside(self._driver, lambda driver: self._bring_functions(driver, known))
         elif self._progress.copied and (follow.in_doubt or open_doubts.doubts):
             self._compare(job, partitions, open_doubts, settles=follow.in_doubt)
 
@@ -161,10 +167,11 @@ class FollowRunner(Runner):
         what = "both sides are" if slots is None else f"{len(numbers):,} slots of both sides are"
         self._driver.emit(Notice(f"{what} compared, and what differs is copied again"))
         functions = bool(doubts.doubts) and self._driver.options.functions
+        known = self._libraries.load() if functions else {}
 
         def run(driver: EngineDriver) -> None:
             if functions:
-                _load_functions(driver)  # which a node loses together with its keys
+                self._bring_functions(driver, known)  # which a node loses together with its keys
             touches = bool(doubts.doubts)
             comparison = Comparison(driver, job, slots=slots, settles=settles, touches=touches)
             comparison.run(partitions)
@@ -174,28 +181,34 @@ class FollowRunner(Runner):
 
         self._aside = _Aside(self._driver, run)
 
+    def _bring_functions(self, driver: EngineDriver, known: Mapping[str, str]) -> None:
+        """Load the source's libraries on every primary that lacks them; delete those that it has deleted."""
+        sides = driver.sides
+        plan = plan_functions(
+            *(sides.source, sides.source_facts, sides.target, sides.target_facts, "replace"),
+            lambda text: driver.emit(Notice(text)),
+            known,
+        )
+        load_functions(sides.target, sides.target_facts, plan)
+        drop_functions(sides.target, sides.target_facts, plan)
+        if plan.loads:
+            driver.emit(Notice(f"{len(plan.loads)} function libraries are loaded on primaries"))
+        if plan.drops:
+            driver.emit(Notice(f"{len(plan.drops)} function libraries are deleted on primaries"))
+        self._digests = plan.digests
+
+    def _record_libraries(self) -> None:
+        """Write down what was brought aside."""
+        digests, self._digests = self._digests, None
+        if digests is not None:
+            self._libraries.store(digests)
+
     def _end_aside(self) -> None:
         """End what is under way; what it was for stands in the journal."""
         self._compared = None
         if self._aside is not None:
             self._aside.stop()
             self._aside = None
-
-
-def _load_functions(driver: EngineDriver) -> None:
-    """Load the source's libraries on every primary that lacks them, or has others."""
-    sides = driver.sides
-    plan = plan_functions(
-        sides.source,
-        sides.source_facts,
-        sides.target,
-        sides.target_facts,
-        "replace",
-        lambda text: driver.emit(Notice(text)),
-    )
-    load_functions(sides.target, sides.target_facts, plan)
-    if plan.loads:
-        driver.emit(Notice(f"{len(plan.loads)} function libraries are loaded on primaries"))
 
 
 def _ranges(numbers: list[int]) -> Slots:
