@@ -568,6 +568,8 @@ class Event:
         "slot_parked",
         "big_key_again",
         "busy_key",
+        "elements_given_up",
+        "elements_refused",
         "big_keys_unseen",
         "follow_attached",
         "follow_lost",

@@ -4,7 +4,7 @@
 //! Invariant: an element is read after it was touched, and written as it was read: nothing is added to or taken from
 //! what is there. A scan returns what is there all the while, so with those all elements are the source's.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::chunked::copy::one_key::{Attempt, Copy, Done, Stop};
 use crate::chunked::copy::source::Look;
@@ -19,26 +19,42 @@ use crate::rdb::FieldTtl;
 use crate::resp::Tree;
 use crate::text::shown;
 
-/// Touched elements that are read and written in one go.
-pub(crate) const ROUND: usize = 500;
-
 /// So many touched elements are worth a go while parts are still to be copied.
 const WORTH: usize = 200;
 
 /// With fewer left, a key is given its name: the rest follows there.
 const FEW: usize = 50;
 
+/// So often more than half as many elements may be touched while others are read as those were; then they won't get few.
+const MOST_VAIN: u32 = 3;
+
 /// By how many ms two readings of one expiry may differ where a server tells it as what is left.
 const JITTER: u64 = 5;
+
+/// What tells the expiry says this of a key that is not there (any more).
+const GONE: i64 = -2;
+
+/// A key that has a round under way is looked at this often whether it still has.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// What the source said when elements were read.
 pub(crate) struct Read {
     pub expires_at: u64,
     now: u64,
-    /// How many elements the key had.
-    length: u64,
+    /// Names and values.
+    bytes: usize,
     /// The target had the key.
-    pub there: bool,
+    there: bool,
+    /// The elements are written: they were not too much for one go.
+    written: bool,
+}
+
+/// What the source has of elements.
+struct Found {
+    /// Scores or values, nothing for a member of a set; none for what is not there.
+    values: Vec<Option<Vec<u8>>>,
+    /// Expiries of fields, as many, or none.
+    expiries: Vec<i64>,
 }
 
 /// What elements are written to.
@@ -65,6 +81,10 @@ impl Copy<'_> {
         if follow.keeps(&self.big.source) {
             return Ok(Some(Done::Settled(Outcome::Migrated, 0)));
         }
+        // A round that is under way would write to it as well.
+        while follow.is_in_round(&self.big.source) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
         if !follow.begin_elements(self.big, look.kind) {
             return Ok(None);
         }
@@ -73,18 +93,23 @@ impl Copy<'_> {
             .ledger()
             .set_big_position(&self.big.source, None);
         match self.build(look, temporary).await {
-            Ok((expires_at, bytes)) => {
-                follow.publish_elements(&self.big.source, expires_at);
+            Ok((expires_at, bytes, count)) => {
+                follow.publish_elements(self.engine, &self.big.source, expires_at, count);
                 Ok(Some(Done::Settled(Outcome::Migrated, bytes)))
             }
+            Err(Stop::Failed(FailureKind::Denied, message, _)) => {
+                follow.refuse_elements(self.engine, look.kind, &message);
+                Err(Stop::Ordinary)
+            }
             Err(stop) => {
-                follow.leave_building(&self.big.source);
+                follow.leave_building(self.engine, &self.big.source);
                 Err(stop)
             }
         }
     }
 
-    async fn build(&mut self, look: &Look, temporary: &[u8]) -> Attempt<(u64, u64)> {
+    /// Its expiry, the bytes that were read in chunks, and how many elements may be read in one go.
+    async fn build(&mut self, look: &Look, temporary: &[u8]) -> Attempt<(u64, u64, usize)> {
         // The key will change, and no transaction is to fail for it.
         self.ask(Commands::one(&[b"UNWATCH"])).await?;
         self.source.begin();
@@ -110,28 +135,60 @@ impl Copy<'_> {
             is_first &= is_empty;
             progress.place = next;
             if !is_first {
-                self.take_in(look.kind, temporary, WORTH).await?;
+                self.take_in(look.kind, temporary, WORTH, &mut count).await?;
             }
             if is_last {
                 break;
             }
             self.rest(begun).await;
         }
-        while self.take_in(look.kind, temporary, 1).await? > FEW {}
+        self.catch_up(look.kind, temporary, &mut count).await?;
         let expires_at = self.publish(look.kind, temporary).await?;
         self.wait_for_replicas().await?;
-        Ok((expires_at, bytes))
+        Ok((expires_at, bytes, count))
+    }
+
+    /// Write touched elements until few are left, or no fewer get touched meanwhile than can be read in one go.
+    async fn catch_up(&mut self, kind: Kind, temporary: &[u8], count: &mut usize) -> Attempt<()> {
+        let (mut before, mut vain) = (usize::MAX, 0);
+        loop {
+            let touched = self.take_in(kind, temporary, 1, count).await?;
+            if touched <= FEW {
+                return Ok(());
+            }
+            vain += u32::from(touched > before / 2);
+            if vain == MOST_VAIN {
+                return if touched <= *count {
+                    Ok(())
+                } else {
+                    Err(Stop::Changed(
+                        "its elements are written faster than they are read",
+                    ))
+                };
+            }
+            before = touched;
+        }
     }
 
     /// Write the elements that were touched so far, if they are so many; how many they were.
-    async fn take_in(&mut self, kind: Kind, temporary: &[u8], least: usize) -> Attempt<usize> {
+    async fn take_in(
+        &mut self,
+        kind: Kind,
+        temporary: &[u8],
+        least: usize,
+        count: &mut usize,
+    ) -> Attempt<usize> {
         let Some(follow) = self.engine.follow.clone() else {
             return Ok(0);
         };
         let elements = follow.take_built(&self.big.source, least);
-        for round in elements.chunks(ROUND) {
+        let mut rest = &elements[..];
+        while !rest.is_empty() {
             self.pause_moving().await?;
-            self.apply(temporary, kind, round, Whither::Temporary).await?;
+            let (_, done) = self
+                .apply_some(temporary, kind, rest, count, Whither::Temporary)
+                .await?;
+            rest = &rest[done..];
         }
         follow.built(&self.big.source);
         Ok(elements.len())
@@ -171,53 +228,102 @@ impl Copy<'_> {
         }
     }
 
+    /// As [`Self::apply`], for as many of these elements as go at once: about `count`, which follows from how large they
+    /// are. How many they were comes back too.
+    pub(crate) async fn apply_some(
+        &mut self,
+        name: &[u8],
+        kind: Kind,
+        elements: &[Vec<u8>],
+        count: &mut usize,
+        whither: Whither,
+    ) -> Attempt<(Read, usize)> {
+        let some = &elements[..elements.len().min(*count)];
+        let read = self.apply(name, kind, some, whither).await?;
+        *count = parts::next_count(read.bytes, some.len(), *count, LIMITS);
+        let done = if read.written { some.len() } else { 0 };
+        Ok((read, done))
+    }
+
     /// Read these elements and the key's expiry, and write them to `name` as they are.
-    pub(crate) async fn apply(
+    async fn apply(
         &mut self,
         name: &[u8],
         kind: Kind,
         elements: &[Vec<u8>],
         whither: Whither,
     ) -> Attempt<Read> {
-        let (mut read, found, expiries) = self.read_elements(kind, elements).await?;
-        if expiries.iter().any(|&at| at > 0) {
-            self.check_field_ttls(&expiries)?;
+        let Some((mut read, found)) = self.read_elements(kind, elements).await? else {
+            return Err(match whither {
+                Whither::Temporary => Stop::Changed("it went while it was copied"),
+                Whither::Published(_) => Stop::Gone,
+            });
+        };
+        if found.expiries.iter().any(|&at| at > 0) {
+            self.check_field_ttls(&found.expiries)?;
         }
+        self.check_sizes(kind, elements, &found.values)?;
+        let most = self.engine.spec.target_limits.in_flight().max(LIMITS.bytes);
+        if elements.len() > 1 && read.bytes > most {
+            return Ok(read);
+        }
+        self.engine.budget.hold(read.bytes);
+        let written = self
+            .write_elements(name, kind, elements, &found, read.expires_at, whither)
+            .await;
+        self.engine.budget.free(read.bytes);
+        read.there = written?;
+        read.written = true;
+        Ok(read)
+    }
+
+    /// Write what was found of elements, and the key's expiry, in one transaction; whether the target had the key.
+    async fn write_elements(
+        &mut self,
+        name: &[u8],
+        kind: Kind,
+        elements: &[Vec<u8>],
+        found: &Found,
+        expires_at: u64,
+        whither: Whither,
+    ) -> Attempt<bool> {
         let mut commands = Commands::one(&[b"MULTI"]);
         let before = commands.count();
         commands.push(&[kind.length(), name]);
-        push_elements(&mut commands, name, kind, elements, &found);
+        push_elements(&mut commands, name, kind, elements, &found.values);
         if self.engine.spec.target_rdb.has_field_ttls() {
-            for (element, at) in elements.iter().zip(&expiries).filter(|(_, at)| **at > 0) {
+            for (element, at) in elements.iter().zip(&found.expiries).filter(|(_, at)| **at > 0) {
                 let at = at.to_string();
                 commands.push(&[b"HPEXPIREAT", name, at.as_bytes(), b"FIELDS", b"1", element]);
             }
         }
-        let at = read.expires_at.to_string();
+        let at = expires_at.to_string();
+        let keeps_expiry =
+            matches!(whither, Whither::Published(Some(had)) if had.abs_diff(expires_at) <= JITTER);
         match whither {
             Whither::Temporary => commands.push(&[b"PEXPIRE", name, temporary::LIFETIME_MS]),
-            Whither::Published(Some(had)) if had.abs_diff(read.expires_at) <= JITTER => {
-                commands.push(&[b"PTTL", name]);
-            }
-            Whither::Published(_) if read.expires_at == 0 => commands.push(&[b"PERSIST", name]),
+            Whither::Published(_) if keeps_expiry => commands.push(&[b"PTTL", name]),
+            Whither::Published(_) if expires_at == 0 => commands.push(&[b"PERSIST", name]),
             Whither::Published(_) => commands.push(&[b"PEXPIREAT", name, at.as_bytes()]),
         }
         let count = commands.count() - before;
         let replies = self.execute(commands, count).await?;
-        let had = replies.first().and_then(Tree::integer).unwrap_or_default();
-        read.there = had > 0;
-        if whither != Whither::Temporary && had == 0 && read.length > elements.len() as u64 {
+        let there = replies.first().and_then(Tree::integer).unwrap_or_default() > 0;
+        if whither != Whither::Temporary && !there {
+            // What was written just now is not all of it. If it stays, it is replaced all the same.
+            let _ = self.unlink(name).await;
             return Err(Stop::Changed("the target has lost it"));
         }
-        Ok(read)
+        let left = replies.last().and_then(Tree::integer).unwrap_or(-2);
+        if keeps_expiry && (left < -1 || (left == -1) != (expires_at == 0)) {
+            return Err(Stop::Changed("the target has lost its expiry, or part of it"));
+        }
+        Ok(there)
     }
 
-    /// What the source has of these elements at one instant: their scores or values, and, of fields, their expiries.
-    async fn read_elements(
-        &mut self,
-        kind: Kind,
-        elements: &[Vec<u8>],
-    ) -> Attempt<(Read, Vec<Option<Vec<u8>>>, Vec<i64>)> {
+    /// What the source has of these elements at one instant: their scores or values, and, of fields, their expiries; none
+    /// if the key is gone. While writes are stopped, nothing but this tells that it has expired.
+    async fn read_elements(&mut self, kind: Kind, elements: &[Vec<u8>]) -> Attempt<Option<(Read, Found)>> {
         let key = self.big.source.clone();
         let with_expiries = kind == Kind::Hash && !elements.is_empty() && self.tells_field_ttls(&key).await?;
         let mut commands = Commands::one(&[b"MULTI"]);
@@ -252,14 +358,20 @@ impl Copy<'_> {
         let mut next = || replies.next().unwrap_or(Tree::Nil);
         let (time, expiry, length) = (next(), next(), next());
         let now = time.milliseconds().ok_or_else(|| self.nonsense())?;
-        let read = Read {
-            expires_at: self.expires_at(expiry.integer().unwrap_or(-2), now),
+        let expiry = expiry.integer().ok_or_else(|| self.nonsense())?;
+        if expiry == GONE || length.integer().unwrap_or_default() <= 0 {
+            return Ok(None);
+        }
+        let mut read = Read {
+            expires_at: self.expires_at(expiry, now),
             now: now.max(0).cast_unsigned(),
-            length: length.integer().unwrap_or_default().max(0).cast_unsigned(),
+            bytes: 0,
             there: false,
+            written: false,
         };
         if elements.is_empty() {
-            return Ok((read, Vec::new(), Vec::new()));
+            let (values, expiries) = (Vec::new(), Vec::new());
+            return Ok(Some((read, Found { values, expiries })));
         }
         let found = next().into_elements().ok_or_else(|| self.nonsense())?;
         let mut found: Vec<Option<Vec<u8>>> = found
@@ -284,7 +396,20 @@ impl Copy<'_> {
         if found.len() != elements.len() {
             return Err(self.nonsense());
         }
-        Ok((read, found, expiries))
+        let all = elements.iter().chain(found.iter().flatten());
+        read.bytes = all.map(|text| text.len() + 16).sum();
+        let values = found;
+        Ok(Some((read, Found { values, expiries })))
+    }
+
+    /// The target takes each of these elements.
+    fn check_sizes(&self, kind: Kind, elements: &[Vec<u8>], found: &[Option<Vec<u8>>]) -> Attempt<()> {
+        let most = self.engine.spec.target_limits.argument();
+        let largest = elements.iter().chain(found.iter().flatten()).map(Vec::len).max();
+        match largest.filter(|&largest| largest > most) {
+            Some(largest) => Err(self.too_large(&format!("an element of the {}", kind.name()), largest)),
+            None => Ok(()),
+        }
     }
 
     /// The target holds TTLs of fields, or they are to be left out.

@@ -46,8 +46,8 @@ const MOST_FOLLOWED_CHANGES: u32 = 3;
 
 /// A key whose read has ended so many connections, for so long, without coming any farther is given up: the source
 /// can't send it.
-const MOST_CUTS: u32 = 5;
-const CUT_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const MOST_CUTS: u32 = 5;
+pub(crate) const CUT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is copied in one go.
 const LIMITS: Limits = Limits {
@@ -203,6 +203,12 @@ impl Engine {
                 in_doubt: &mut in_doubt,
             };
             let stop = match copy.run().await {
+                // What the target has of a key that was touched goes as well: its deletion may not be in the stream yet.
+                Ok(Done::Settled(Outcome::Vanished | Outcome::Expired, _)) if self.is_followed(big.page) => {
+                    self.delete_followed(big.page, big.slot, &big.restore(0, b""));
+                    self.nudge();
+                    return Ended::Settled;
+                }
                 Ok(Done::Settled(outcome, bytes)) => {
                     self.settle_big(big, outcome, bytes);
                     return Ended::Settled;
@@ -226,7 +232,7 @@ impl Engine {
                     self.stop(error.kind, error.message);
                     return Ended::Left;
                 }
-                Stop::Moved => {}
+                Stop::Moved | Stop::Gone | Stop::Ordinary => {}
                 Stop::Source(reason) => {
                     let since = cuts.lost(self, big, copy.source.opened, now);
                     if let Some(times) = cuts.too_many(copy.source.opened, now - since, self.spec.retry_for) {
@@ -277,14 +283,7 @@ impl Engine {
 
     /// Pass a key on as any other, in one piece.
     fn pass_on_whole(self: &Rc<Self>, big: &Big, expires_at: u64, payload: &[u8]) {
-        let restore = Restore {
-            number: big.number,
-            key: &big.target,
-            expires_at,
-            payload,
-            rdb_version: None,
-            eviction: None,
-        };
+        let restore = big.restore(expires_at, payload);
         if restore.key.len() + payload.len() > self.largest {
             return self.fail_whole(big, payload);
         }
@@ -463,6 +462,18 @@ impl Engine {
 }
 
 impl Big {
+    /// The key with this payload; without one it is deleted.
+    fn restore<'a>(&'a self, expires_at: u64, payload: &'a [u8]) -> Restore<'a> {
+        Restore {
+            number: self.number,
+            key: &self.target,
+            expires_at,
+            payload,
+            rdb_version: None,
+            eviction: None,
+        }
+    }
+
     fn weight(&self) -> usize {
         size_of::<Self>() + self.source.len() + self.target.len()
     }

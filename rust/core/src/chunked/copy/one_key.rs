@@ -45,6 +45,10 @@ pub(crate) enum Stop {
     Fatal(Error),
     /// The job drains.
     Drained,
+    /// The source has no such key any more, which is at the target and followed there.
+    Gone,
+    /// Its elements can't be followed: it is copied the ordinary way, at once.
+    Ordinary,
 }
 
 pub(crate) type Attempt<T> = Result<T, Stop>;
@@ -316,7 +320,7 @@ impl Copy<'_> {
     }
 
     /// Something of the key that can't be cut is beyond what the target takes.
-    fn too_large(&self, what: &str, bytes: usize) -> Stop {
+    pub(crate) fn too_large(&self, what: &str, bytes: usize) -> Stop {
         let key = shown(&self.big.target);
         let setting = self.engine.spec.target_limits.broken_by(bytes);
         let message = format!("the target can't hold {key}: {what} has {bytes} bytes, above {setting}");

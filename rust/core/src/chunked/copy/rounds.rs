@@ -9,12 +9,14 @@ use std::time::{Duration, Instant};
 
 use crate::chunked::compare::Sides;
 use crate::chunked::copy::Big;
-use crate::chunked::copy::elements::{ROUND, Whither};
+use crate::chunked::copy::elements::Whither;
 use crate::chunked::copy::one_key::{Attempt, Copy, Stop};
 use crate::chunked::copy::source::Source;
+use crate::chunked::parts::CHUNK_BYTES;
 use crate::error::ErrorKind;
 use crate::job::engine::Engine;
-use crate::job::follow::{Follow, Round};
+use crate::job::follow::{Cuts, Follow, Round};
+use crate::ledger::unsettled::FailureKind;
 use crate::net::client::Client;
 use crate::target::health::Patience;
 use crate::topology::NodeId;
@@ -31,6 +33,8 @@ struct Wires {
     source: Source,
     targets: HashMap<NodeId, Option<(NodeId, Client)>>,
     sides: Sides,
+    /// The last round has ended with the connection to the source.
+    source_cut: bool,
 }
 
 impl Engine {
@@ -41,10 +45,13 @@ impl Engine {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             look.tick().await;
-            while let Some(round) = follow.take_round() {
+            // What is begun while the job is paused would keep it from coming to rest.
+            while self.limiter.allowance(CHUNK_BYTES) > 0
+                && let Some(mut round) = follow.take_round()
+            {
                 let big = Big::of_round(&round);
-                let ended = self.round(&round, &big, &mut wires).await;
-                self.after_round(&follow, round, ended);
+                let ended = self.round(&mut round, &big, &mut wires).await;
+                self.after_round(&follow, round, ended, wires.source_cut);
                 if self.draining.get() || self.fatal.borrow().is_some() {
                     return;
                 }
@@ -53,64 +60,67 @@ impl Engine {
     }
 
     /// Read and write one round; the expiry that the key has then.
-    async fn round(self: &Rc<Self>, round: &Round, big: &Big, wires: &mut Wires) -> Attempt<u64> {
-        if !self.may_read_part().await {
+    async fn round(self: &Rc<Self>, round: &mut Round, big: &Big, wires: &mut Wires) -> Attempt<u64> {
+        wires.source_cut = false;
+        if self.draining.get() {
             return Err(Stop::Drained);
         }
         let Some((owner, _)) = self.owner(round.slot) else {
             let reason = "not served by any node".to_owned();
             return Err(Stop::Target { reason, full: false });
         };
-        let Wires {
-            source,
-            targets,
-            sides,
-        } = wires;
         let mut in_doubt = false;
         let mut copy = Copy {
             engine: self,
             big,
-            source,
-            target: targets.entry(owner).or_default(),
-            sides,
+            source: &mut wires.source,
+            target: wires.targets.entry(owner).or_default(),
+            sides: &mut wires.sides,
             in_doubt: &mut in_doubt,
         };
         copy.connect_source().await?;
-        let mut expires_at = round.expires_at;
-        let nothing: [&[Vec<u8>]; 1] = [&[]];
-        let chunks: Vec<&[Vec<u8>]> = round.elements.chunks(ROUND).collect();
-        for elements in if chunks.is_empty() {
-            &nothing[..]
-        } else {
-            &chunks[..]
-        } {
-            let read = copy
-                .apply(
-                    &round.target,
-                    round.kind,
-                    elements,
-                    Whither::Published(expires_at),
-                )
-                .await?;
-            expires_at = Some(read.expires_at);
-        }
-        copy.wait_for_replicas().await?;
-        Ok(expires_at.unwrap_or_default())
+        let ended = copy.write_round(round).await;
+        wires.source_cut = matches!(ended, Err(Stop::Source(_))) && wires.source.client.is_none();
+        ended
     }
 
-    fn after_round(self: &Rc<Self>, follow: &Follow, round: Round, ended: Attempt<u64>) {
+    fn after_round(
+        self: &Rc<Self>,
+        follow: &Follow,
+        mut round: Round,
+        ended: Attempt<u64>,
+        source_cut: bool,
+    ) {
+        let now = Instant::now();
+        if source_cut || matches!(ended, Err(Stop::Cut(_))) {
+            // The elements may have been larger than those before.
+            round.count = 1;
+        }
         match ended {
             Ok(expires_at) => {
-                self.health.borrow_mut().answered(round.slot, Instant::now());
+                self.health.borrow_mut().answered(round.slot, now);
                 follow.end_round(&round, expires_at);
             }
-            Err(Stop::Moved) => follow.put_back(round, Duration::ZERO),
+            Err(Stop::Moved | Stop::Drained) => follow.put_back(round, Duration::ZERO),
+            Err(Stop::Source(reason)) if source_cut && round.cuts.again(now, self.spec.retry_for) => {
+                follow.give_up_elements(self, &round.key, &reason);
+            }
             // Who reads touched keys meets it as well, and ends the job if it lasts.
-            Err(Stop::Drained | Stop::Source(_)) => follow.put_back(round, AGAIN_AFTER),
+            Err(Stop::Source(_)) => follow.put_back(round, AGAIN_AFTER),
+            Err(Stop::Cut(reason)) if round.cuts.again(now, self.spec.retry_for) => {
+                follow.give_up_elements(self, &round.key, &reason);
+            }
             Err(Stop::Target { reason, full }) => self.after_refusal(follow, round, &reason, full),
             Err(Stop::Cut(reason)) => self.after_refusal(follow, round, &reason, false),
+            // It is deleted as any key.
+            Err(Stop::Gone | Stop::Ordinary) => follow.leave_round(&round.key),
             // Copied whole it is met as any key.
-            Err(Stop::Changed(_) | Stop::Failed(..)) => follow.give_up_elements(&round.key),
+            Err(Stop::Changed(why)) => follow.give_up_elements(self, &round.key, why),
+            Err(Stop::Failed(FailureKind::Denied, why, _)) => {
+                follow.leave_round(&round.key);
+                follow.refuse_elements(self, round.kind, &why);
+            }
+            Err(Stop::Failed(_, why, _)) => follow.give_up_elements(self, &round.key, &why),
             Err(Stop::Fatal(error)) => {
                 follow.put_back(round, AGAIN_AFTER);
                 self.stop(error.kind, error.message);
@@ -135,6 +145,37 @@ impl Engine {
                     ErrorKind::TargetLost
                 };
                 self.stop(kind, format!("slot {slot} {reason}"));
+            }
+        }
+    }
+}
+
+impl Copy<'_> {
+    /// Read and write the elements of a round, a chunk at a time. Where the job is paused meanwhile, those that are
+    /// written are taken out of it.
+    async fn write_round(&mut self, round: &mut Round) -> Attempt<u64> {
+        let mut written = 0;
+        loop {
+            self.engine.limiter.take(0, CHUNK_BYTES);
+            let (target, expected) = (round.target.clone(), Whither::Published(round.expires_at));
+            let rest = &round.elements[written..];
+            let (read, done) = self
+                .apply_some(&target, round.kind, rest, &mut round.count, expected)
+                .await?;
+            written += done;
+            let is_last = written == round.elements.len();
+            if is_last || done > 0 {
+                round.expires_at = Some(read.expires_at);
+            }
+            if is_last {
+                self.wait_for_replicas().await?;
+                return Ok(read.expires_at);
+            }
+            if self.engine.draining.get() || self.engine.limiter.allowance(CHUNK_BYTES) == 0 {
+                self.wait_for_replicas().await?;
+                round.elements.drain(..written);
+                round.cuts = Cuts::default();
+                return Err(Stop::Drained);
             }
         }
     }

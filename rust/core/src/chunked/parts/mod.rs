@@ -86,10 +86,7 @@ impl Chunk {
 
     /// How many elements to read next; as many as before (`now`) if this one tells nothing.
     pub fn next_count(&self, kind: Kind, now: usize, limits: Limits) -> usize {
-        match self.bytes().checked_div(self.count(kind)) {
-            Some(average) => (limits.bytes / average.max(1)).clamp(1, limits.elements),
-            None => now,
-        }
+        next_count(self.bytes(), self.count(kind), now, limits)
     }
 
     /// How many fields expire.
@@ -263,6 +260,14 @@ impl Kind {
             _ => return None,
         }
         Some(chunk)
+    }
+}
+
+/// How many elements to read next where the last `count` had so many `bytes`; as many as before (`now`) if there were none.
+pub(crate) fn next_count(bytes: usize, count: usize, now: usize, limits: Limits) -> usize {
+    match bytes.checked_div(count) {
+        Some(average) => (limits.bytes / average.max(1)).clamp(1, limits.elements),
+        None => now,
     }
 }
 

@@ -2,9 +2,10 @@
 //!
 //! Invariant: a key that the mark has passed without a copy stands in every checkpoint that holds the mark.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
-use super::Follow;
+use super::{Follow, MOST_LARGE};
 use crate::chunked::parts::Kind;
 use crate::job::control::Event;
 use crate::job::engine::Engine;
@@ -69,9 +70,12 @@ impl Follow {
         let Some(taken) = taken.find(|taken| &*taken.key == key) else {
             return;
         };
-        let mut touched = self.touched.borrow_mut();
-        if !touched.is_owed(taken.id) {
-            touched.owe(taken.id);
+        self.touched.borrow_mut().owe(taken.id);
+        let mut busy = self.busy.borrow_mut();
+        if busy.len() >= MOST_LARGE {
+            busy.clear();
+        }
+        if busy.insert(Rc::clone(&taken.key)) {
             engine.shared.tell(Event::source(
                 "busy_key",
                 format!(

@@ -5,16 +5,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{COALESCE, Follow, add};
-use crate::chunked::copy::Big;
+use crate::chunked::copy::{Big, CUT_PATIENCE, MOST_CUTS};
 use crate::chunked::parts::Kind;
 use crate::job::engine::Engine;
 use crate::ledger::touched::Touch;
 use crate::source::keys::Container;
 
-/// So many keys are followed by their elements at most.
+/// So many keys are followed by their elements at most. A round takes two round trips to each side, and one is under way
+/// at a time: with a millisecond each, a thousand keys that are all written are two seconds behind or more.
 const MOST_KEYS: usize = 1_000;
 
 /// Elements of all keys that are remembered at most, in bytes, and what one costs beside its name.
@@ -40,6 +41,25 @@ struct Part {
     expires_at: Option<u64>,
     /// Not before this time of the job.
     not_before: u32,
+    /// How many elements may be read in one go, as far as that is known.
+    count: usize,
+    cuts: Cuts,
+}
+
+/// Connections that ended, one after another, while a round went over them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Cuts {
+    times: u32,
+    since: Option<Instant>,
+}
+
+impl Cuts {
+    /// One more; returns whether they show that an element of the key can't be sent.
+    pub fn again(&mut self, now: Instant, retry_for: Duration) -> bool {
+        self.times += 1;
+        let since = *self.since.get_or_insert(now);
+        self.times >= MOST_CUTS && now - since >= CUT_PATIENCE.min(retry_for)
+    }
 }
 
 /// Elements of one key that are to be read and written.
@@ -51,6 +71,9 @@ pub(crate) struct Round {
     pub kind: Kind,
     pub elements: Vec<Vec<u8>>,
     pub expires_at: Option<u64>,
+    /// See [`Part`].
+    pub count: usize,
+    pub cuts: Cuts,
 }
 
 /// The keys.
@@ -73,6 +96,17 @@ impl Parts {
 
     pub fn is_in_round(&self, key: &[u8]) -> bool {
         self.in_round.as_deref() == Some(key)
+    }
+
+    /// Whether a round is under way, of whichever key.
+    pub fn has_round(&self) -> bool {
+        self.in_round.is_some()
+    }
+
+    /// The keys of a type.
+    pub fn of_kind(&self, kind: Kind) -> Vec<Rc<[u8]>> {
+        let keys = self.keys.iter().filter(|(_, part)| part.kind == kind);
+        keys.map(|(key, _)| Rc::clone(key)).collect()
     }
 
     /// Keys with elements that are not at the target.
@@ -182,10 +216,10 @@ impl Follow {
     }
 
     /// A large key that is written is built at the target from now on: its elements are read from here on. Returns
-    /// whether there is room for one more.
+    /// whether it may be, and whether there is room for one more.
     pub fn begin_elements(&self, big: &Big, kind: Kind) -> bool {
         let mut parts = self.parts.borrow_mut();
-        if parts.keys.len() >= MOST_KEYS {
+        if parts.keys.len() >= MOST_KEYS || self.given_up.borrow().has(&big.source, kind) {
             return false;
         }
         let mut touched = self.touched.borrow_mut();
@@ -200,6 +234,8 @@ impl Follow {
             base: touched.withdraw(&big.source),
             expires_at: None,
             not_before: 0,
+            count: 1,
+            cuts: Cuts::default(),
         };
         // Recorded by name, it does not hold the mark however long it takes.
         touched.owe_copying(&big.source);
@@ -249,12 +285,14 @@ impl Follow {
         }
     }
 
-    /// A key is built, and has its name and this expiry.
-    pub fn publish_elements(&self, key: &[u8], expires_at: u64) {
+    /// A key is built, and has its name and this expiry. Its page is to be settled only after this: a checkpoint without
+    /// that page knows the key from here on, and the mark does not pass it any more.
+    pub fn publish_elements(&self, engine: &Engine, key: &[u8], expires_at: u64, count: usize) {
         if let Some(part) = self.parts.borrow_mut().keys.get_mut(key) {
             (part.building, part.base, part.in_hand) = (false, None, None);
-            part.expires_at = Some(expires_at);
+            (part.expires_at, part.count) = (Some(expires_at), count);
         }
+        self.publish(engine);
     }
 
     /// The keys that an earlier run followed by their elements.
@@ -276,6 +314,8 @@ impl Follow {
                     base: None,
                     expires_at: None,
                     not_before: 0,
+                    count: 1,
+                    cuts: Cuts::default(),
                 };
                 self.parts.borrow_mut().keys.insert(Rc::from(key), part);
             }
@@ -309,6 +349,8 @@ impl Follow {
             kind: part.kind,
             elements: part.elements.drain().collect(),
             expires_at: part.expires_at,
+            count: part.count,
+            cuts: part.cuts,
         })
     }
 
@@ -319,7 +361,8 @@ impl Follow {
         parts.in_round = None;
         if let Some(part) = parts.keys.get_mut(&round.key) {
             part.in_hand = None;
-            part.expires_at = Some(expires_at);
+            (part.expires_at, part.count) = (Some(expires_at), round.count);
+            part.cuts = Cuts::default();
         }
         drop(parts);
         self.touched.borrow_mut().release();
@@ -338,6 +381,9 @@ impl Follow {
         if let Some(part) = parts.keys.get_mut(&round.key) {
             part.first = part.in_hand.take().or(part.first);
             part.not_before = not_before;
+            (part.count, part.cuts) = (round.count, round.cuts);
+            // It may have been set, though nothing was heard of it.
+            part.expires_at = None;
             for element in round.elements {
                 let weight = element.len() + ELEMENT_BYTES;
                 if part.elements.insert(element) {
@@ -348,13 +394,21 @@ impl Follow {
         self.touched.borrow_mut().release();
     }
 
-    /// A key could not be built: it is touched still.
-    pub fn leave_building(&self, key: &[u8]) {
+    /// A key could not be built: it is touched still, which is recorded before its page may settle.
+    pub fn leave_building(&self, engine: &Engine, key: &[u8]) {
         self.leave_elements(key, self.received());
+        // If it is owed, it has not rested.
+        self.touched.borrow_mut().note_written(key, self.now());
+        self.publish(engine);
     }
 
-    /// What a round found shows that the key has to be copied whole.
-    pub fn give_up_elements(&self, key: &[u8]) {
+    /// Whether a round of this key is under way.
+    pub fn is_in_round(&self, key: &[u8]) -> bool {
+        self.parts.borrow().is_in_round(key)
+    }
+
+    /// A round is over, and its key is copied whole.
+    pub fn leave_round(&self, key: &[u8]) {
         self.leave_elements(key, self.received());
         self.parts.borrow_mut().in_round = None;
         self.touched.borrow_mut().release();

@@ -7,8 +7,11 @@
 mod apart;
 mod attached;
 mod elements;
+mod given_up;
 mod pages;
 mod scanned;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
@@ -26,7 +29,8 @@ use crate::source::stream::Position;
 
 pub(crate) use apart::is_apart;
 use elements::Parts;
-pub(crate) use elements::Round;
+pub(crate) use elements::{Cuts, Round};
+use given_up::GivenUp;
 use scanned::Scanned;
 
 /// A key that was touched waits for so long, so that one that is written all the time is copied a few times a second.
@@ -113,6 +117,8 @@ pub(crate) struct Follow {
     pages: RefCell<HashMap<PageId, Page>>,
     scanned: RefCell<Scanned>,
     large: RefCell<HashSet<Rc<[u8]>>>,
+    /// Keys that were told to be busy, and have not been copied since.
+    busy: RefCell<HashSet<Rc<[u8]>>>,
     /// Keys that were pending or failed, and those of them that are copied now.
     owed: RefCell<HashSet<Vec<u8>>>,
     resolved: RefCell<Vec<Vec<u8>>>,
@@ -121,6 +127,7 @@ pub(crate) struct Follow {
     /// The same for keys that it followed by their elements.
     left_followed: RefCell<Vec<(Vec<u8>, Kind)>>,
     parts: RefCell<Parts>,
+    given_up: RefCell<GivenUp>,
     figures: Figures,
     comparing: Cell<bool>,
     /// It was told that slots were given up.
@@ -145,11 +152,13 @@ impl Follow {
             pages: RefCell::default(),
             scanned: RefCell::new(Scanned::new()),
             large: RefCell::default(),
+            busy: RefCell::default(),
             owed: RefCell::new(owed.into_iter().collect()),
             resolved: RefCell::default(),
             left_apart: RefCell::new(apart::owed_in(positions)),
             left_followed: RefCell::new(apart::followed_in(positions)),
             parts: RefCell::default(),
+            given_up: RefCell::default(),
             figures: Figures::default(),
             comparing: Cell::new(false),
             slots_told: Cell::new(false),
@@ -314,7 +323,7 @@ impl Follow {
                 functions: self.figures.functions.get(),
                 flushes: self.figures.flushes.get(),
                 comparisons: self.figures.comparisons.get(),
-                at_rest: engine.limiter.is_paused() && self.pages.borrow().is_empty(),
+                at_rest: engine.limiter.is_paused() && self.pages.borrow().is_empty() && !parts.has_round(),
             }
         };
         drop((touched, parts));

@@ -96,19 +96,21 @@ impl Follow {
         };
         let mut touched = self.touched.borrow_mut();
         let mut owed = self.owed.borrow_mut();
+        let mut busy = self.busy.borrow_mut();
         for (place, taken) in page.keys.iter().enumerate() {
             if page.returned.contains(&place) {
                 touched.returned(taken.id);
                 continue;
             }
             touched.landed(taken.id);
+            busy.remove(&taken.key);
             if !owed.is_empty()
                 && let Some(key) = owed.take(&*taken.key)
             {
                 self.resolved.borrow_mut().push(key);
             }
         }
-        drop((touched, owed));
+        drop((touched, owed, busy));
         self.woken.notify_one();
         if self.fence.get().is_some() {
             self.progressed.notify_one();

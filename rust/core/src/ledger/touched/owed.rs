@@ -64,9 +64,11 @@ impl Touched {
         }
     }
 
-    /// Whether a key is owed.
-    pub fn is_owed(&self, id: KeyId) -> bool {
-        self.owed.contains(&id)
+    /// A key was written up to now, which was not heard of by [`Self::touch`].
+    pub fn note_written(&mut self, key: &[u8], at: u32) {
+        if let Some(&id) = self.index.get(key) {
+            self.entries[id as usize].last = at;
+        }
     }
 
     /// The keys that are owed.
