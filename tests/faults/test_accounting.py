@@ -25,21 +25,8 @@ from tests.servers.dataset import fill_strings
 from tests.servers.kinds import ServerKind
 from tests.servers.raw import connect
 
-_KEYS = 60_000
+KEYS = 60_000
 _QUICK = {"cluster-node-timeout": "1500", "repl-ping-replica-period": "1"}
-
-
-@pytest.fixture
-def filled(source: LocalServer) -> LocalServer:
-    with connect(source) as connection:
-        fill_strings(connection, _KEYS)
-    return source
-
-
-@pytest.fixture
-def replicated(kind: ServerKind, stack: ExitStack) -> LocalCluster:
-    """Return a cluster of this test alone with a replica for each primary."""
-    return stack.enter_context(LocalCluster(kind.binary, replicas_per_primary=1, config=_QUICK))
 
 
 def _flush(node: LocalServer) -> None:
@@ -103,7 +90,7 @@ def test_a_resume_after_flushall_on_every_primary(
             notices = _notices(again.events())
             report = again.result(120)
     assert report.ok
-    assert report.keys.migrated == report.keys.scanned == _KEYS
+    assert report.keys.migrated == report.keys.scanned == KEYS
     assert any("the target has lost every key" in notice for notice in notices), notices
     assert_equal(filled, cluster, byte_equal=True)
 
@@ -122,7 +109,7 @@ def test_a_resume_after_one_primary_has_lost_its_keys(
             report = again.result(120)
     assert report.ok
     assert report.resumed
-    assert report.keys.migrated + report.keys.unchanged == report.keys.scanned == _KEYS
+    assert report.keys.migrated + report.keys.unchanged == report.keys.scanned == KEYS
     assert any("is looked at again" in notice for notice in notices), notices
     assert any("are missing or older" in notice for notice in notices), notices
     assert_equal(filled, cluster, byte_equal=True)
@@ -144,8 +131,8 @@ def test_a_resume_into_a_new_cluster_at_the_same_addresses(
             notices = _notices(again.events())
             report = again.result(120)
     assert any("is another cluster" in notice for notice in notices), notices
-    assert count_keys(cluster) >= _KEYS
-    assert report.keys.scanned == _KEYS
+    assert count_keys(cluster) >= KEYS
+    assert report.keys.scanned == KEYS
 
 
 @pytest.mark.parametrize("lose", _LOSSES)
@@ -158,7 +145,7 @@ def test_a_primary_that_loses_its_keys_in_mid_run(
         lose(cluster.primaries[0])
         report = paused.resume()
     assert report.ok
-    assert report.keys.migrated + report.keys.unchanged == report.keys.scanned == _KEYS
+    assert report.keys.migrated + report.keys.unchanged == report.keys.scanned == KEYS
     notices = _notices(events)
     assert any("are missing or older" in notice for notice in notices), notices
     assert any(happening.kind == "notice" for happening in report.story)
@@ -172,7 +159,7 @@ def test_a_stale_replica_that_takes_over_by_force(
 ) -> None:
     if on_conflict == "replace":  # older values come back where these were replaced
         with replicated.client() as client:
-            for i in range(_KEYS):
+            for i in range(KEYS):
                 client.set(f"key:{i}", "older") if i % 20 == 0 else None
     primary, replica = replicated.primaries[0], replicated.replicas[0]
     with paused_migration(
@@ -222,7 +209,7 @@ def test_a_target_that_evicts_is_never_called_complete(
             client.config_set("maxmemory", "0")
     again = migrate(filled, cluster, job="small")
     assert again.ok
-    assert again.keys.scanned == _KEYS
+    assert again.keys.scanned == KEYS
     assert_equal(filled, cluster, byte_equal=True)
 
 
@@ -294,7 +281,7 @@ def test_an_application_that_writes_deletes_and_expires_is_no_failure(
     source: LocalServer, cluster: LocalCluster
 ) -> None:
     with connect(source) as connection:
-        fill_strings(connection, _KEYS)
+        fill_strings(connection, KEYS)
     with cluster.client() as new:
         for i in range(2_000):
             new.set(f"app:{i}", i, px=100 if i % 2 else None)
@@ -304,7 +291,7 @@ def test_an_application_that_writes_deletes_and_expires_is_no_failure(
             new.set("app:new", 1)
             report = paused.resume()
         assert report.ok
-        assert report.keys.migrated + report.keys.unchanged == report.keys.scanned == _KEYS
+        assert report.keys.migrated + report.keys.unchanged == report.keys.scanned == KEYS
         new.delete("app:new")
     assert_equal(source, cluster, byte_equal=True)
 

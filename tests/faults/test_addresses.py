@@ -12,20 +12,11 @@ from tests.faults.paused import Paused, paused_migration
 from tests.faults.test_slots_moving import Reshard
 from tests.integration.migrating import count_keys
 from tests.servers.compare import assert_equal
-from tests.servers.dataset import fill_strings
 from tests.servers.kinds import ServerKind
 from tests.servers.proxy import Proxy
-from tests.servers.raw import connect
 
-_KEYS = 50_000
+KEYS = 50_000
 _MOVED_SLOTS = 40
-
-
-@pytest.fixture
-def filled(source: LocalServer) -> LocalServer:
-    with connect(source) as connection:
-        fill_strings(connection, _KEYS)
-    return source
 
 
 def _redirected(paused: Paused, filled: LocalServer, cluster: LocalCluster) -> Report:
@@ -88,4 +79,4 @@ def test_a_hostname_that_is_known_only_through_the_map(
     options = Options(address_map=["NODE.invalid=localhost"])
     report = Migration(filled.url, cluster.primaries[0].url, options).run()
 
-    assert report.keys.migrated == count_keys(cluster) == _KEYS
+    assert report.keys.migrated == count_keys(cluster) == KEYS

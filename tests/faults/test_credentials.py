@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -49,30 +50,26 @@ def _refusals(migration: Migration) -> list[EngineNews]:
     return told
 
 
-def test_a_password_file_that_changes_is_read_again(
-    kind: ServerKind, cluster: LocalCluster, stack: ExitStack, tmp_path: Path
+def _file_again(file: Path) -> PasswordFile:
+    return PasswordFile("source", file)
+
+
+def _command_again(file: Path) -> PasswordCommand:
+    return PasswordCommand("source", f"cat {file}")
+
+
+@pytest.mark.parametrize("made", [_file_again, _command_again], ids=["file", "command"])
+def test_a_password_that_changes_is_asked_for_again(
+    kind: ServerKind,
+    cluster: LocalCluster,
+    stack: ExitStack,
+    tmp_path: Path,
+    made: Callable[[Path], PasswordFile | PasswordCommand],
 ) -> None:
     source = _filled(kind, stack)
     file = tmp_path / "password"
     file.write_text(f"{_OLD}\n")
-    with paused_migration(source, cluster, source_password=PasswordFile("source", file)) as paused:
-        _change_password(source, _NEW)
-        file.write_text(f"{_NEW}\n")
-        paused.proxy.cut()
-        report = paused.resume()
-
-    assert report.ok
-    assert_equal(source, cluster, byte_equal=True)
-
-
-def test_a_command_is_run_again(
-    kind: ServerKind, cluster: LocalCluster, stack: ExitStack, tmp_path: Path
-) -> None:
-    source = _filled(kind, stack)
-    file = tmp_path / "password"
-    file.write_text(f"{_OLD}\n")
-    command = PasswordCommand("source", f"cat {file}")
-    with paused_migration(source, cluster, source_password=command) as paused:
+    with paused_migration(source, cluster, source_password=made(file)) as paused:
         _change_password(source, _NEW)
         file.write_text(f"{_NEW}\n")
         paused.proxy.cut()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -16,31 +15,14 @@ from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.faults.paused import paused_migration
 from tests.integration.migrating import count_keys, migrate
 from tests.servers.compare import assert_equal
-from tests.servers.dataset import fill_strings
-from tests.servers.kinds import ServerKind
-from tests.servers.raw import connect
 
-_KEYS = 100_000
-_QUICK = {"cluster-node-timeout": "1500", "repl-ping-replica-period": "1"}
-
-
-@pytest.fixture
-def filled(source: LocalServer) -> LocalServer:
-    with connect(source) as connection:
-        fill_strings(connection, _KEYS)
-    return source
-
-
-@pytest.fixture
-def replicated(kind: ServerKind, stack: ExitStack) -> LocalCluster:
-    """Return a cluster of this test alone with a replica for each primary."""
-    return stack.enter_context(LocalCluster(kind.binary, replicas_per_primary=1, config=_QUICK))
+KEYS = 100_000
 
 
 def test_with_replicas_all_is_confirmed_and_recorded(filled: LocalServer, replicated: LocalCluster) -> None:
     report = migrate(filled, replicated, wait_replicas=1)
     assert report.ok
-    assert report.keys.migrated == _KEYS
+    assert report.keys.migrated == KEYS
     for replica in replicated.replicas:
         with replica.client() as client:
             assert client.dbsize() > 0
@@ -56,7 +38,7 @@ def test_without_replicas_enough_the_checkpoint_stays_back(
         migration.run()
     assert migration.report is not None
     assert migration.report.keys.scanned == 0  # all of it was written, none of it is called done
-    assert count_keys(cluster) == _KEYS
+    assert count_keys(cluster) == KEYS
     with pytest.raises(JobMismatchError, match="wait-replicas: the journal has 1, the command says 0"):
         migrate(filled, cluster, job="nightly")
 

@@ -13,11 +13,10 @@ from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.faults.paused import paused_migration
 from tests.integration.migrating import count_keys, migrate
 from tests.servers.compare import assert_equal
-from tests.servers.dataset import fill_strings
-from tests.servers.kinds import ServerKind, available
+from tests.servers.kinds import available
 from tests.servers.raw import connect
 
-_KEYS = 200_000
+KEYS = 200_000
 
 
 class Reshard:
@@ -59,19 +58,6 @@ def _cluster(node: LocalServer, *parts: str | int) -> None:
         connection.execute("CLUSTER", *parts)
 
 
-@pytest.fixture
-def filled(source: LocalServer) -> LocalServer:
-    with connect(source) as connection:
-        fill_strings(connection, _KEYS)
-    return source
-
-
-@pytest.fixture
-def own_cluster(kind: ServerKind, stack: ExitStack) -> LocalCluster:
-    """Return a cluster of this test alone, whose slots may be moved."""
-    return stack.enter_context(LocalCluster(kind.binary))
-
-
 def test_slots_that_moved_since_the_topology_was_read(filled: LocalServer, own_cluster: LocalCluster) -> None:
     first, second, _ = own_cluster.primaries
     with paused_migration(filled, own_cluster) as paused:
@@ -81,7 +67,7 @@ def test_slots_that_moved_since_the_topology_was_read(filled: LocalServer, own_c
 
     assert report.ok
     assert report.totals.moved > 0
-    assert report.keys.migrated == count_keys(own_cluster) == _KEYS
+    assert report.keys.migrated == count_keys(own_cluster) == KEYS
     own_cluster.wait_until_healthy()
     assert_equal(filled, own_cluster, byte_equal=True)
 

@@ -19,14 +19,7 @@ from tests.servers.kinds import ServerKind
 from tests.servers.proxy import Proxy
 from tests.servers.raw import connect, encode
 
-_KEYS = 200_000
-
-
-@pytest.fixture
-def filled(source: LocalServer) -> LocalServer:
-    with connect(source) as connection:
-        fill_strings(connection, _KEYS)
-    return source
+KEYS = 200_000
 
 
 @pytest.fixture
@@ -34,7 +27,7 @@ def durable(kind: ServerKind, stack: ExitStack) -> LocalServer:
     """Return a filled source of its own that keeps its keys over `kill -9`."""
     source = stack.enter_context(LocalServer(kind.binary, config={"appendonly": "yes"}))
     with connect(source) as connection:
-        fill_strings(connection, _KEYS)
+        fill_strings(connection, KEYS)
     return source
 
 
@@ -57,7 +50,7 @@ def test_a_source_that_is_silent_for_a_while(filled: LocalServer, cluster: Local
         report = paused.resume()
 
     assert report.ok
-    assert report.keys.migrated == count_keys(cluster) == _KEYS
+    assert report.keys.migrated == count_keys(cluster) == KEYS
 
 
 def test_a_source_that_comes_back(filled: LocalServer, cluster: LocalCluster) -> None:
@@ -152,14 +145,14 @@ def test_keys_deleted_during_the_run_are_counted_as_vanished_or_migrated(
 def test_a_ttl_that_runs_out_on_the_way_stores_nothing(source: LocalServer, cluster: LocalCluster) -> None:
     soon = int(time.time() * 1000) + 4_000
     with connect(source) as connection:
-        fill_strings(connection, _KEYS)
+        fill_strings(connection, KEYS)
         expiring = [encode("SET", f"soon:{i}", i, "PX", 3_600_000) for i in range(20_000)]
         connection.pipeline_checked(expiring)
         connection.pipeline_checked([encode("PEXPIREAT", f"soon:{i}", soon) for i in range(20_000)])
 
     with paused_migration(source, cluster) as paused:
         with source.client() as client:
-            wait_until(lambda: not client.exists("soon:1") and client.dbsize() <= _KEYS, "the keys to expire")
+            wait_until(lambda: not client.exists("soon:1") and client.dbsize() <= KEYS, "the keys to expire")
         report = paused.resume()
 
     assert report.ok
@@ -167,5 +160,5 @@ def test_a_ttl_that_runs_out_on_the_way_stores_nothing(source: LocalServer, clus
     # The table shrinks while keys expire, and SCAN may then return a key twice: the second time unchanged.
     assert keys.scanned == keys.migrated + keys.unchanged + keys.expired + keys.vanished
     assert keys.expired + keys.vanished > 0
-    wait_until(lambda: count_keys(cluster) == _KEYS, "what was copied in time to expire as well")
-    assert migrate(source, cluster).keys.unchanged == _KEYS
+    wait_until(lambda: count_keys(cluster) == KEYS, "what was copied in time to expire as well")
+    assert migrate(source, cluster).keys.unchanged == KEYS

@@ -18,15 +18,8 @@ from tests.servers.kinds import ServerKind
 from tests.servers.proxy import put_behind_proxies
 from tests.servers.raw import connect
 
-_KEYS = 200_000
+KEYS = 200_000
 _DURABLE = {"appendonly": "yes", "cluster-node-timeout": "1500"}
-
-
-@pytest.fixture
-def filled(source: LocalServer) -> LocalServer:
-    with connect(source) as connection:
-        fill_strings(connection, _KEYS)
-    return source
 
 
 def test_connections_that_break_in_the_middle_of_commands_and_replies(
@@ -243,7 +236,7 @@ def test_a_node_that_has_room_again_bit_by_bit_gets_all(
         client.config_set("maxmemory", 0)
         report = migration.result(120)
     assert report.ok
-    assert report.keys.scanned == report.keys.migrated == _KEYS
+    assert report.keys.scanned == report.keys.migrated == KEYS
     assert_equal(filled, cluster, byte_equal=True)
 
 
@@ -276,7 +269,7 @@ def test_a_cluster_that_is_gone_ends_the_run_resumably(
         report = paused.again(job="nightly").run()
 
     assert report.ok
-    assert count_keys(cluster) == _KEYS
+    assert count_keys(cluster) == KEYS
     assert_equal(filled, cluster, byte_equal=True)
 
 

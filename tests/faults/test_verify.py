@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import signal
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,24 +16,9 @@ from tests.command import Running, run
 from tests.faults.clock import SteppedClock
 from tests.faults.test_slots_moving import Reshard, _owner
 from tests.integration.migrating import migrate
-from tests.servers.dataset import fill_strings
-from tests.servers.kinds import ServerKind
 from tests.servers.raw import connect
 
-_KEYS = 100_000
-
-
-@pytest.fixture
-def filled(source: LocalServer) -> LocalServer:
-    with connect(source) as connection:
-        fill_strings(connection, _KEYS)
-    return source
-
-
-@pytest.fixture
-def own_cluster(kind: ServerKind, stack: ExitStack) -> LocalCluster:
-    """Return a cluster of this test alone, whose slots may be moved and whose nodes may die."""
-    return stack.enter_context(LocalCluster(kind.binary))
+KEYS = 100_000
 
 
 def test_slots_that_move_meanwhile(filled: LocalServer, own_cluster: LocalCluster) -> None:
@@ -53,7 +37,7 @@ def test_slots_that_move_meanwhile(filled: LocalServer, own_cluster: LocalCluste
 
     report = verification.result()
     assert report.differences == {"different": 1, "extra": 1}
-    assert report.target_keys.scanned >= _KEYS + 1
+    assert report.target_keys.scanned >= KEYS + 1
 
 
 def test_slots_that_move_while_the_target_is_swept(filled: LocalServer, own_cluster: LocalCluster) -> None:
@@ -109,7 +93,7 @@ def test_a_killed_verification_goes_on(filled: LocalServer, cluster: LocalCluste
     assert done.code == 3, done.stderr
     assert done.summary["resumed"]
     assert done.keys["missing"] == 1
-    assert done.keys["source"] >= _KEYS
+    assert done.keys["source"] >= KEYS
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,13 @@ def test_a_change_meanwhile_is_noticed(source: LocalServer, cluster: LocalCluste
     assert not _temporaries(cluster)
 
 
+def kill_halfway(command: tuple[str, ...], rate: str, cluster: LocalCluster, fields: int) -> None:
+    """Run it until half of so many fields of a hash are copied, then kill it."""
+    with Running(*command, "--max-bytes-per-second", rate) as running:
+        wait_until(lambda: running.ended or _built(cluster) >= fields // 2, "half of the hash to be copied")
+        running.kill()
+
+
 def test_killed_within_a_key_it_goes_on_there(source: LocalServer, cluster: LocalCluster) -> None:
     fields = 60_000
     with connect(source) as connection:
@@ -160,9 +167,7 @@ def test_killed_within_a_key_it_goes_on_there(source: LocalServer, cluster: Loca
             lambda: connection.execute("OBJECT", "IDLETIME", "hash") >= 4, "the key to lie still for a while"
         )
     command = ("migrate", source.url, cluster.url, "--json", "--big-key-bytes", "64kB")
-    with Running(*command, "--max-bytes-per-second", "1MB") as running:
-        wait_until(lambda: running.ended or _built(cluster) >= fields // 2, "half of the hash to be copied")
-        running.kill()
+    kill_halfway(command, "1MB", cluster, fields)
     assert len(_temporaries(cluster)) == 1
     with source.client() as client:
         client.config_resetstat()
@@ -185,9 +190,7 @@ def test_a_key_that_changed_between_two_runs_is_taken_from_its_start(
     with connect(source) as connection:
         _fill_hash(connection, b"hash", fields)
     command = ("migrate", source.url, cluster.url, "--json", "--big-key-bytes", "64kB")
-    with Running(*command, "--max-bytes-per-second", "500kB") as running:
-        wait_until(lambda: running.ended or _built(cluster) >= fields // 2, "half of the hash to be copied")
-        running.kill()
+    kill_halfway(command, "500kB", cluster, fields)
     with source.client() as client:
         client.hset("hash", mapping={f"field {i}": "changed" for i in range(0, fields, 7)})
 

@@ -9,7 +9,7 @@ import pytest
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import Running, run
 from tests.integration.migrating import migrate
-from tests.integration.test_big_keys import _built, _fill_hash, _temporaries
+from tests.integration.test_big_keys import _built, _fill_hash, _temporaries, kill_halfway
 from tests.servers.compare import assert_equal
 from tests.servers.kinds import ServerKind, available
 from tests.servers.raw import connect, encode
@@ -42,9 +42,7 @@ def test_a_change_during_a_save_is_noticed_by_the_next_run(
         _fill_hash(connection, b"hash", fields)
         wait_until(lambda: connection.execute("OBJECT", "IDLETIME", "hash") >= 4, "the key to lie still")
     command = ("migrate", source.url, cluster.url, "--json", "--big-key-bytes", "64kB")
-    with Running(*command, "--max-bytes-per-second", "500kB") as running:
-        wait_until(lambda: running.ended or _built(cluster) >= fields // 2, "half of the hash to be copied")
-        running.kill()
+    kill_halfway(command, "500kB", cluster, fields)
     with source.client() as client:
         # With a child at work the server leaves the ages of keys alone.
         client.config_set("rdb-key-save-delay", 3_000_000)
@@ -65,9 +63,7 @@ def test_a_key_that_is_given_up_leaves_nothing_of_it(source: LocalServer, cluste
     with connect(source) as connection:
         _fill_hash(connection, b"hash", fields)
     command = ("migrate", source.url, cluster.url, "--json", "--big-key-bytes", "64kB")
-    with Running(*command, "--max-bytes-per-second", "500kB") as running:
-        wait_until(lambda: running.ended or _built(cluster) >= fields // 2, "half of the hash to be copied")
-        running.kill()
+    kill_halfway(command, "500kB", cluster, fields)
     assert _temporaries(cluster)
     with cluster.client() as client:
         client.set("hash", "another value")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
+
+import pytest
 
 from slotferry import Migration, Options
 from slotferry.model.events import Progress
@@ -110,39 +113,46 @@ def test_a_dry_run_keeps_the_rate_too(source: LocalServer, cluster: LocalCluster
     assert report.elapsed_seconds > 0.5
 
 
-def test_reading_pauses_while_the_source_is_slow(source: LocalServer, cluster: LocalCluster) -> None:
+@contextmanager
+def _limited(source: str, cluster: LocalCluster, limit: int) -> Iterator[Migration]:
+    """Migrate slowly, with a limit of latency (ms), until keys arrive; at the end let it go on to its own."""
+    options = Options(pause_above_latency=limit, max_keys_per_second=5_000)
+    with Migration(source, cluster.url, options) as migration:
+        migration.start()
+        wait_until(lambda: count_keys(cluster) > 100, "the first keys to arrive")
+        yield migration
+        migration.set_rate(max_keys_per_second=None, max_bytes_per_second=None)
+        assert migration.result(120).ok
+
+
+@pytest.mark.parametrize(
+    ("delayed", "says"),
+    [(b"", "limit 250 ms"), (b"SCAN", "let our commands wait for")],
+    ids=["all", "scans"],
+)
+def test_reading_pauses_while_the_source_is_slow(
+    source: LocalServer, cluster: LocalCluster, delayed: bytes, says: str
+) -> None:
     _fill(source, 50_000)
-    with Proxy(source.host, source.port) as proxy:
-        options = Options(pause_above_latency=250, max_keys_per_second=5_000)
-        with Migration(f"redis://{proxy.address}", cluster.url, options) as migration:
-            migration.start()
-            wait_until(lambda: count_keys(cluster) > 100, "the first keys to arrive")
-            proxy.delay = 0.4  # each way
-            reason = _wait_for(migration, "paused")
-            assert f"source {proxy.address}" in reason
-            assert "limit 250 ms" in reason
-            proxy.delay = 0.0
-            migration.set_rate(max_keys_per_second=None, max_bytes_per_second=None)
-            report = migration.result(120)
-    assert report.ok
+    with (
+        Proxy(source.host, source.port) as proxy,
+        _limited(f"redis://{proxy.address}", cluster, 250) as migration,
+    ):
+        proxy.delayed_command = delayed  # with one, pings go through as ever
+        proxy.delay = 0.4  # each way
+        reason = _wait_for(migration, "paused")
+        assert f"source {proxy.address}" in reason
+        assert says in reason
+        proxy.delay = 0.0
     assert_equal(source, cluster, byte_equal=True)
 
 
 def test_reading_pauses_while_a_primary_is_slow(source: LocalServer, cluster: LocalCluster) -> None:
     _fill(source, 50_000)
-    with cluster.primaries[1].client() as slow:
-        options = Options(pause_above_latency=300, max_keys_per_second=5_000)
-        with Migration(source.url, cluster.url, options) as migration:
-            migration.start()
-            wait_until(lambda: count_keys(cluster) > 100, "the first keys to arrive")
-            slow.execute_command("CLIENT", "PAUSE", 3_000, "ALL")
-            reason = _wait_for(migration, "paused")
-            assert (
-                f"target {cluster.primaries[1].address} has " in reason
-            )  # not answered a ping, or our commands
-            migration.set_rate(max_keys_per_second=None, max_bytes_per_second=None)
-            report = migration.result(120)
-    assert report.ok
+    with cluster.primaries[1].client() as slow, _limited(source.url, cluster, 300) as migration:
+        slow.execute_command("CLIENT", "PAUSE", 3_000, "ALL")
+        reason = _wait_for(migration, "paused")
+        assert f"target {cluster.primaries[1].address} has " in reason  # a ping, or our commands
     assert_equal(source, cluster, byte_equal=True)
 
 
@@ -152,10 +162,7 @@ def test_reading_pauses_while_only_a_primary_s_restores_are_slow(
     _fill(source, 50_000)
     cluster = stack.enter_context(LocalCluster(kind.binary))
     proxies = put_behind_proxies(cluster, stack)
-    options = Options(pause_above_latency=250, max_keys_per_second=5_000)
-    with Migration(source.url, cluster.url, options) as migration:
-        migration.start()
-        wait_until(lambda: count_keys(cluster) > 100, "the first keys to arrive")
+    with _limited(source.url, cluster, 250) as migration:
         proxies[1].delayed_command = b"RESTORE"  # so pings go through as ever
         proxies[1].delay = 0.4  # each way
         reason = _wait_for(migration, "paused")
@@ -164,30 +171,6 @@ def test_reading_pauses_while_only_a_primary_s_restores_are_slow(
         assert "limit 250 ms" in reason
         _wait_for(migration, "running")  # the pings alone end a pause
         proxies[1].delay = 0.0
-        migration.set_rate(max_keys_per_second=None, max_bytes_per_second=None)
-        report = migration.result(120)
-    assert report.ok
-    assert_equal(source, cluster, byte_equal=True)
-
-
-def test_reading_pauses_while_only_the_source_s_dumps_are_slow(
-    source: LocalServer, cluster: LocalCluster
-) -> None:
-    _fill(source, 50_000)
-    with Proxy(source.host, source.port) as proxy:
-        options = Options(pause_above_latency=250, max_keys_per_second=5_000)
-        with Migration(f"redis://{proxy.address}", cluster.url, options) as migration:
-            migration.start()
-            wait_until(lambda: count_keys(cluster) > 100, "the first keys to arrive")
-            proxy.delayed_command = b"SCAN"
-            proxy.delay = 0.4  # each way
-            reason = _wait_for(migration, "paused")
-            assert f"source {proxy.address}" in reason
-            assert "let our commands wait for" in reason
-            proxy.delay = 0.0
-            migration.set_rate(max_keys_per_second=None, max_bytes_per_second=None)
-            report = migration.result(120)
-    assert report.ok
     assert_equal(source, cluster, byte_equal=True)
 
 

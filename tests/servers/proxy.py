@@ -11,7 +11,6 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from types import TracebackType
 from typing import Any, cast
 
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
@@ -53,12 +52,7 @@ class Proxy:
         self.listen()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.refuse()
         self._run(self._all_closed())
         self.loop.call_soon_threadsafe(self.loop.stop)
