@@ -212,6 +212,17 @@ def test_functions_that_change_are_loaded_again(
 
 
 @pytest.mark.parametrize("source", SOURCES, indirect=True)
+def test_what_is_said_of_the_source_before_it_is_followed(source: LocalServer, job: FollowedJob) -> None:
+    with source.client() as client:
+        client.wait(0, 1)
+    with job.start() as running:
+        job.wait_following(running)
+        running.send(signal.SIGINT)
+        told = running.finish().stderr
+    assert "warning (acknowledgements): WAIT was called" in told
+    assert "ask for one replica more while it is followed" in told
+
+
 def test_without_psync_it_is_refused_with_what_is_possible(
     source: LocalServer, cluster: LocalCluster, job: FollowedJob
 ) -> None:
@@ -224,7 +235,8 @@ def test_without_psync_it_is_refused_with_what_is_possible(
         finally:
             client.execute_command("ACL", "DELUSER", "reader")
     assert refused.code == 4, refused.stderr
-    assert "+psync" in refused.summary["error"]["message"]
+    assert "may not run PSYNC" in refused.summary["error"]["message"]
+    assert "+psync" in refused.summary["error"]["hint"]
     assert "verify --repair" in refused.summary["error"]["hint"]
     assert keys_held(cluster) == 0
 

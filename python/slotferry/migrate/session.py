@@ -344,6 +344,7 @@ class Session:
             filtered=self._options.filtered,
             renamed=bool(self._options.rules or self._options.map_db),
             wait_replicas=self._options.wait_replicas,
+            follow=self._options.follow,
         )
 
     def _announce(self, sides: Sides, partitions: int) -> None:

@@ -13,6 +13,7 @@ from slotferry.errors import SlotferryError
 from slotferry.net.connector import Connector
 from slotferry.preflight.compatibility import judge_compatibility
 from slotferry.preflight.fitness import judge_fitness, slot_owners, tag_might_overflow
+from slotferry.preflight.following import judge_following, look_at_stream
 from slotferry.preflight.keyspace.sampling import quick_shares
 from slotferry.preflight.rights import judge_rights
 from slotferry.preflight.rows import Row, apply_skips
@@ -53,12 +54,14 @@ def find_rows(
     filtered: bool = False,
     renamed: bool = False,
     wait_replicas: int = 0,
+    follow: bool = False,
 ) -> list[Row]:
     """Return the rows of everything but the data and the commands; only the first few where they are grave.
 
     Errors that `skips` names are told as skipped warnings. `keys` is how many are to be moved, where that is
     not what the source's database has; `filtered`: or fewer, by filters; `renamed`: not in the slots that
-    their names have at the source; `wait_replicas`: replicas of each primary that are to confirm.
+    their names have at the source; `wait_replicas`: replicas of each primary that are to confirm; `follow`:
+    whether the source's stream is to be read, too.
 
     Raises `SourceLostError` or `TargetLostError` where a server goes away meanwhile.
     """
@@ -71,7 +74,13 @@ def find_rows(
     shares = None
     if keys is None and not filtered and not renamed and tag_might_overflow(survey):
         shares = quick_shares(source, source_facts, slot_owners(survey.topology))
-    return rows + apply_skips(judge_survey(survey, shares), skips)
+    rows += apply_skips(judge_survey(survey, shares), skips)
+    if follow:
+        with source.open(source_facts.address(source.endpoint)) as node:
+            # Who waits for a copy does not wait for a measurement: the server's own average does.
+            stream = look_at_stream(node, source_facts.server, seconds=0.0)
+        rows += apply_skips(judge_following(stream), skips)
+    return rows
 
 
 def judge_survey(survey: Survey, shares: Mapping[str, float] | None = None) -> list[Row]:
