@@ -65,6 +65,9 @@ _FOUND = {
     "a value that stops in the middle": Case(
         3628, _BY_NAME["verify repairs"], "source", "GETRANGE", 1, 1, "wrong length", False
     ),
+    "a login that nobody answers": Case(
+        4892, _BY_NAME["verify repairs"], "target", "CLUSTER SLOTS", 12, 5, "missing", False
+    ),
 }
 """What seeds have found, kept though the tables may change."""
 

@@ -256,9 +256,9 @@ impl Engine {
                 Throttle::new(spec.max_keys_per_second, spec.max_bytes_per_second),
                 spec.pause_above,
             ),
-            source_login: Login::new(spec.source_access.clone(), true),
+            source_login: Login::new(spec.source_access.clone(), true, spec.retry_for),
             // A verification sends a key at a time; naming a large key takes two.
-            target_login: Login::new(spec.target_access.clone(), spec.verify.is_some()),
+            target_login: Login::new(spec.target_access.clone(), spec.verify.is_some(), spec.retry_for),
             target_nodes: RefCell::new(spec.target_nodes.clone()),
             names: RefCell::new(Names::default()),
             large: RefCell::new(LargeKeys::default()),

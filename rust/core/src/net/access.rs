@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::ClientConfig;
 
@@ -27,6 +28,8 @@ pub struct Access {
     /// since it looks the keys up before there is an executing client, and asks that one for its command
     /// (`lookupKey`, called by `getNodeByQuery`).
     pub untouched: bool,
+    /// How long connecting and logging in may take; ten seconds where nothing is said.
+    pub patience: Option<Duration>,
     /// Hangs up what was opened with this, where whoever opened it heeds that (a handover does).
     pub hangup: Hangup,
     /// TLS, if the connection is encrypted.
@@ -64,6 +67,7 @@ impl Access {
             database,
             renewable: false,
             untouched: false,
+            patience: None,
             hangup: Hangup::default(),
             tls: None,
         }

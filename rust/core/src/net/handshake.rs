@@ -10,7 +10,7 @@ use crate::net::{Access, Address, Bytes, Connection, Identity, Question};
 use crate::reply::said;
 use crate::resp::{Decoded, Tree, encode};
 
-/// How long connecting and logging in may take.
+/// How long connecting and logging in may take, where the access does not say.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// No reply to a login is longer; CLUSTER SLOTS of a thousand nodes, whose slots are in single ranges, is shorter.
@@ -37,12 +37,13 @@ pub async fn open(
     access: &Access,
     question: Question,
 ) -> Result<(Connection, Identity), HandshakeError> {
-    tokio::time::timeout(PATIENCE, shake(address, access, question))
+    let patience = access.patience.unwrap_or(PATIENCE);
+    tokio::time::timeout(patience, shake(address, access, question))
         .await
         .unwrap_or_else(|_| {
             Err(HandshakeError::Lost(format!(
                 "no answer within {} s",
-                PATIENCE.as_secs()
+                patience.as_secs()
             )))
         })
 }

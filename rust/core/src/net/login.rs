@@ -13,6 +13,10 @@ use crate::net::{Access, Address};
 /// Other credentials are asked for at most this often.
 const ASK_EVERY: Duration = Duration::from_millis(250);
 
+/// A login that nobody answers takes no longer than `retry_for`, but this at least and [`MOST`] at most.
+const LEAST: Duration = Duration::from_secs(1);
+const MOST: Duration = Duration::from_secs(10);
+
 /// How one side is opened.
 #[derive(Debug)]
 pub(crate) struct Login {
@@ -21,9 +25,10 @@ pub(crate) struct Login {
 }
 
 impl Login {
-    /// `untouched`: see [`Access`].
-    pub fn new(mut access: Access, untouched: bool) -> Self {
+    /// `untouched`: see [`Access`]; `retry_for` bounds how long a silent server is waited for.
+    pub fn new(mut access: Access, untouched: bool, retry_for: Duration) -> Self {
         access.untouched = untouched;
+        access.patience = Some(retry_for.clamp(LEAST, MOST));
         Self {
             access: RefCell::new(access),
             asked: Cell::new(None),
@@ -50,6 +55,7 @@ impl Engine {
         let mut current = self.entrance(side).access.borrow_mut();
         access.database = current.database;
         access.untouched = current.untouched;
+        access.patience = current.patience;
         *current = access;
     }
 
