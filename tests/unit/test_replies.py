@@ -101,18 +101,19 @@ def test_a_peer_that_sends_a_byte_now_and_then_does_not_hold_up_for_longer_than_
 
     def drip() -> None:
         with theirs:
-            theirs.sendall(b"$1000\r\n")
+            theirs.sendall(b"$1000000\r\n")
             while not ended.wait(0.01):
                 theirs.sendall(b"x")
 
     dripping = threading.Thread(target=drip)
     dripping.start()
-    try:
-        with ours, pytest.raises(TimeoutError):
-            ReplyReader(ours, 0.2).read()
-    finally:
-        ended.set()
-        dripping.join()
+    with ours:  # until nobody sends to it any more
+        try:
+            with pytest.raises(TimeoutError):
+                ReplyReader(ours, 0.2).read()
+        finally:
+            ended.set()
+            dripping.join()
 
 
 _SLOTS = [[0, 16383, [b"h", 1, b"id"]]]

@@ -115,10 +115,10 @@ def test_a_changed_rate_cuts_the_groups_and_is_kept_from_then_on() -> None:
     assert list(gate.held()) == []
     assert not gate.holds
     assert gate.care.max_bytes_per_second == 2_000
-    gate.pay(1_000)
     begun = time.monotonic()
+    gate.pay(1_000)
     gate.wait_turn(0)
-    assert time.monotonic() - begun > 0.4
+    assert time.monotonic() - begun > 0.4  # a busy machine makes it longer, nothing shorter
     gate.pay(1 << 40)
     gate.set_rate(max_keys_per_second=None, max_bytes_per_second=None)
     gate.wait_turn(1 << 40)  # would wait for years
