@@ -14,8 +14,8 @@ use crate::job::engine::Engine;
 use crate::ledger::touched::Touch;
 use crate::source::keys::Container;
 
-/// So many keys are followed by their elements at most. A round takes two round trips to each side, and one is under way
-/// at a time: with a millisecond each, a thousand keys that are all written are two seconds behind or more.
+/// So many keys are followed by their elements at most. A round takes a round trip to either side, and one is under way at
+/// a time: with a millisecond each, a thousand keys that are all written are two seconds behind.
 const MOST_KEYS: usize = 1_000;
 
 /// Elements of all keys that are remembered at most, in bytes, and what one costs beside its name.
