@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis import Redis
 
 from slotferry.errors import RefusedError, SlotferryError
 from slotferry.migrate.cutover.border import CheckRequest
@@ -133,6 +134,51 @@ def test_keys_that_expire_are_no_writes(
 
         report = attempt(follower, journal, check, stop_writes="none").begin().result()
         assert report.outcome == "cut_over", report
+
+
+@pytest.mark.parametrize("source", SOURCES, indirect=True)
+def test_keys_that_expire_in_the_hold_are_no_writes(
+    follower: HarnessFollower, source: LocalServer, journal: Path
+) -> None:
+    with source.client() as client:
+        for number in range(50):
+            client.set(f"soon:{number}", 1, px=3000)
+        client.set("deleted", 1)
+        going = attempt(follower, journal, stop_writes="none", hold=60.0).begin()
+        going.wait_for("hold")
+        wait_until(lambda: not client.keys("soon:*"), "the keys do not expire")
+        client.delete("deleted")
+        going.wait_for("hold", "failed")
+        client.set("late", 1)
+        wait_until(lambda: "2 keys" in going.steps[-1].message, "the second write is not told")
+        going.cancel.ask()
+        report = going.result()
+    assert report.written.keys == 2, report
+    assert report.written.names[0] == b"late"
+
+
+def wait_expired(client: Redis, keys: int) -> None:
+    """Wait until the server has expired so many keys since it began."""
+    wait_until(lambda: client.info("stats")["expired_keys"] >= keys, "the key does not expire")
+
+
+def test_a_write_is_not_taken_for_a_key_that_has_expired(
+    follower: HarnessFollower, source: LocalServer, journal: Path
+) -> None:
+    with source.client() as client:
+        before = client.info("stats")["expired_keys"]
+
+        def check(request: CheckRequest) -> Checked:
+            for more in (1, 2):
+                client.set("soon", more, px=1)
+                wait_expired(client, before + more)
+            client.set("still", 2)
+            return Checked(1, 0)
+
+        report = attempt(follower, journal, check, stop_writes="none").begin().result()
+    assert report.outcome == "abandoned", report
+    assert "2 keys were written since the fence" in report.reason
+    assert "still" in report.reason
 
 
 def test_writers_that_go_on_are_noticed(

@@ -187,7 +187,7 @@ class Cutover:
             with stop, open_primary(self._follower.source) as node:
                 self._tell("stop", "done", "writes are stopped")
                 self._go(node, stop, watch)
-                self._hold(watch)
+                self._hold(watch, node)
                 if lapse := stop.lapse:
                     self._warn(lapse)
             self._look_once_more(watch)
@@ -342,8 +342,8 @@ class Cutover:
         now = read_offset(node)
         self._prove_history(now)
         self._read_to(watch, now.offset)
-        written = watch.written(fence.offset)
-        if not written.is_complete or written.keys > now.own_deletions - fence.own_deletions:
+        written = self._written(watch, now)
+        if not written.is_complete or written.keys:
             named = ", ".join(shorten_key(key) for key in written.names)
             raise _Abandoned(f"{written.keys:,} keys were written since the fence: {named}")
         if stop.lapse:
@@ -365,7 +365,16 @@ class Cutover:
             found.write_stop = time.monotonic() - found.stopped_at
             self._tell("go", "done", f"writes were stopped for {found.write_stop * 1000:,.0f} ms")
 
-    def _hold(self, watch: StreamWatch) -> None:
+    def _written(self, watch: StreamWatch, now: SourceOffset | None) -> Written:
+        """Return what was written since the fence; `now` tells what the source has deleted by itself."""
+        fence = self._found.fence
+        if fence is None:
+            return Written()
+        if now is None or now.replication_id != fence.replication_id:
+            return watch.written(fence.offset)
+        return watch.written(fence.offset, now.own_deletions - fence.own_deletions, now.offset)
+
+    def _hold(self, watch: StreamWatch, node: Node) -> None:
         """Count what is written at the source until the hold is over. Ends early where that is asked for."""
         fence, until = self._found.fence, time.monotonic() + self._options.hold
         pause = threading.Event()
@@ -375,10 +384,12 @@ class Cutover:
         self._tell("hold", "begun", f"writes at the source are counted for {self._options.hold:g} s")
         while time.monotonic() < until and not self._cancel.level and not watch.broken:
             pause.wait(max(0.0, min(_HOLD_TICK_SECONDS, until - time.monotonic())))
-            keys = watch.written(fence.offset).keys
-            if keys > told:
-                told = keys
-                self._tell_lost(watch.written(fence.offset))
+            if watch.written(fence.offset).keys <= told:
+                continue
+            written = self._written(watch, _try_to_read(node))
+            if written.keys > told:
+                told = written.keys
+                self._tell("hold", "failed", _describe(written))
 
     def _look_once_more(self, watch: StreamWatch) -> None:
         """Count what waited for the end of the hold at the source and was written then."""
@@ -386,13 +397,11 @@ class Cutover:
         if found.fence is None:
             return
         with open_primary(self._follower.source) as node:
-            is_read = watch.wait(read_offset(node).offset, _LAST_LOOK_SECONDS)
-        written = watch.written(found.fence.offset)
+            now = read_offset(node)
+        is_read = watch.wait(now.offset, _LAST_LOOK_SECONDS)
+        written = self._written(watch, now)
         found.written = Written(written.keys, written.names, written.is_complete and is_read)
         self._tell("hold", "done", _describe(found.written))
-
-    def _tell_lost(self, written: Written) -> None:
-        self._tell("hold", "failed", _describe(written))
 
     def _enter(self, step: StepName, message: str) -> None:
         self._check_wanted()
@@ -402,6 +411,14 @@ class Cutover:
 
     def _tell(self, step: StepName, state: Literal["begun", "done", "failed"], message: str) -> None:
         self._emit(CutoverStep(step, state, message, round(time.monotonic() - self._begun, 3)))
+
+
+def _try_to_read(node: Node) -> SourceOffset | None:
+    """Return where the source stands; None where it does not tell, so that all that is seen counts."""
+    try:
+        return read_offset(node)
+    except SlotferryError:
+        return None
 
 
 def _describe(written: Written) -> str:

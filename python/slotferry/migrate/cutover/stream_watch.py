@@ -6,6 +6,7 @@ kept is bounded, and `Written.is_complete` says whether anything was left out.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from types import TracebackType
@@ -29,6 +30,9 @@ Position = tuple[str, int, int]
 """Replication id, offset, database selected there."""
 
 _CHANGES = ("flushed", "swapped", "functions", "unknown")
+_NEVER = -1
+_DELETION = re.compile(rb"\s*\*\d+\r\n\$\d+\r\n(?:del|unlink|hdel)\r\n", re.IGNORECASE)
+"""How the stream tells of what has expired or was evicted, and of what a client deletes."""
 
 
 def choose_start(source: Connector, earlier: Position | None, now: Position) -> Position:
@@ -57,7 +61,8 @@ class StreamWatch:
         self._link: Link | None = None
         self._commands = b""
         self._buffer = bytearray()
-        self._names: dict[bytes, int] = {}
+        self._names: dict[bytes, tuple[int, int]] = {}
+        """Where each key was touched last, and where by something that no source does by itself."""
         self._dropped = 0
         """Up to which offset names were left out."""
         self._changed = threading.Condition()
@@ -104,12 +109,22 @@ class StreamWatch:
         with self._changed:
             return list(self._names)
 
-    def written(self, offset: int) -> Written:
-        """Return what was written behind `offset`; commands that change no single key count by their name."""
+    def written(self, offset: int, own_deletions: int = 0, until: int | None = None) -> Written:
+        """Return what was written behind `offset`; commands that change no single key count by their name.
+
+        So many keys that were only deleted up to `until` are the source's own deletions, and no writes.
+        """
         with self._changed:
-            names = [name for name, at in self._names.items() if at >= offset]
+            written, deleted = [], []
+            for name, (at, changed) in self._names.items():
+                if changed >= offset:
+                    written.append(name)
+                elif at >= offset and (until is None or at < until):
+                    deleted.append(name)
             whole = not self.broken and self._dropped <= offset
-        return Written(len(names), tuple(names[:_SHOWN]), whole)
+        more = max(0, len(deleted) - max(0, own_deletions))
+        names = (*written, *(deleted if more else ()))[:_SHOWN]
+        return Written(len(written) + more, names, whole)
 
     def _attach(self, link: Link) -> None:
         connection = link.connection
@@ -204,7 +219,8 @@ class StreamWatch:
         with self._changed:
             for at, database, name in keys:
                 if database == own:
-                    self._note(name, start + at)
+                    is_deletion = _DELETION.match(self._buffer, at) is not None
+                    self._note(name, start + at, is_deletion=is_deletion)
             for at, what, name in effects:
                 if what in _CHANGES:
                     self._note(name or what.encode(), start + at)
@@ -213,9 +229,9 @@ class StreamWatch:
         del self._buffer[:used]
         return used
 
-    def _note(self, name: bytes, at: int) -> None:
-        self._names.pop(name, None)
-        self._names[name] = at
+    def _note(self, name: bytes, at: int, *, is_deletion: bool = False) -> None:
+        _, changed = self._names.pop(name, (at, _NEVER))
+        self._names[name] = at, changed if is_deletion else at
         if len(self._names) > MOST_KEYS:
             oldest = next(iter(self._names))
-            self._dropped = max(self._dropped, self._names.pop(oldest))
+            self._dropped = max(self._dropped, self._names.pop(oldest)[0])

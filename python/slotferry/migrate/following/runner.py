@@ -2,19 +2,29 @@
 
 Invariant: the place in the stream goes to the journal in the transaction of the marks it belongs to. What can
 take long (a comparison, loading functions) is done aside, in a thread that never touches the journal; what it
-can't do ends the run, resumable, with its doubt in the journal.
+can't do ends the run, resumable, with its doubt in the journal; a node that is lost meanwhile has as long as
+it has everywhere to come back.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from slotferry._core import FollowSettings
-from slotferry.errors import JournalError, MigrationInterrupted, SlotferryError, SourceUnfitError, unexpected
+from slotferry.errors import (
+    JournalError,
+    MigrationInterrupted,
+    SlotferryError,
+    SourceLostError,
+    SourceUnfitError,
+    TargetLostError,
+    unexpected,
+)
 from slotferry.jobs.cancel import CancelRequest
 from slotferry.jobs.driver import EngineDriver, Work
 from slotferry.jobs.journal.journal import Journal
@@ -37,6 +47,9 @@ if TYPE_CHECKING:
     from slotferry._core import Job
 
 
+_BETWEEN_SECONDS = 0.5
+
+
 class FollowRunner(Runner):
     """Does everything that is left of the job `name`, then follows its source."""
 
@@ -55,6 +68,8 @@ class FollowRunner(Runner):
         self._follower = follower
         self._attend_others = attend
         self._aside: _Aside | None = None
+        self._aside_fails_since: float | None = None
+        self._next_aside = 0.0
         self._functions_wanted = driver.options.functions
         self._libraries = LibraryRecords(journal, name)
         self._digests: Mapping[str, str] | None = None
@@ -137,19 +152,39 @@ class FollowRunner(Runner):
             if not ended:
                 return
             aside, self._aside = self._aside, None
-            aside.result()
-            self._record_libraries()
+            self._take_result(aside)
         follow = job.snapshot().follow
-        if follow is None or not follow.connected:
+        if follow is None or not follow.connected or time.monotonic() < self._next_aside:
             return
         if self._compared is not None:
             self._close_doubts(follow)
         elif self._functions_wanted:
             self._functions_wanted = False
             known = self._libraries.load()
-            self._aside = _Aside(self._driver, lambda driver: self._bring_functions(driver, known))
+
+            def bring(driver: EngineDriver) -> None:
+                self._bring_functions(driver, known)
+
+            self._aside = _Aside(self._driver, bring, loads_functions=True)
         elif self._progress.copied and (follow.in_doubt or open_doubts.doubts):
             self._compare(job, partitions, open_doubts, settles=follow.in_doubt)
+
+    def _take_result(self, aside: _Aside) -> None:
+        """Take in what has come of it; what the loss of a node has ended is to be done again."""
+        try:
+            aside.result()
+        except (SourceLostError, TargetLostError) as error:
+            now, patience = time.monotonic(), self._driver.options.retry_for
+            if self._aside_fails_since is None:
+                self._aside_fails_since = now
+                self._driver.emit(Notice(f"{error}; what was looked at is looked at again"))
+            if error.kind == "source_changed" or now - self._aside_fails_since >= patience:
+                raise
+            self._next_aside = now + _BETWEEN_SECONDS
+            self._functions_wanted |= aside.loads_functions
+        else:
+            self._aside_fails_since = None
+            self._record_libraries()
 
     def _close_doubts(self, follow: _core.FollowProgress) -> None:
         """Close the doubts about the target that were compared, once what was found is copied, or owed."""
@@ -219,7 +254,10 @@ def _ranges(numbers: list[int]) -> Slots:
 class _Aside:
     """A thread with a driver of its own, whose events and errors are taken by the run's thread."""
 
-    def __init__(self, driver: EngineDriver, run: Callable[[EngineDriver], None]) -> None:
+    def __init__(
+        self, driver: EngineDriver, run: Callable[[EngineDriver], None], *, loads_functions: bool = False
+    ) -> None:
+        self.loads_functions = loads_functions
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._cancel = CancelRequest(within=driver.cancel)
         # Its notices are told; what its engine meets, the run's own engine meets as well.
