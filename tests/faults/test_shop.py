@@ -127,7 +127,7 @@ class Move:
         self.service = stack.enter_context(LocalSentinelService(kind.binary, config=_BACKLOG))
         self.cluster = stack.enter_context(LocalCluster(target.binary, replicas_per_primary=1, config=_QUICK))
         self.shop = stack.enter_context(open_shop(self.service, self.cluster, kind))
-        self.job = FollowedJob(self.service.url, self.cluster, folder / "journal.db")
+        self.job = FollowedJob(self.service.url, self.cluster.url, folder / "journal.db")
         self._stack = stack
         self._found = folder / "verified.jsonl"
 
