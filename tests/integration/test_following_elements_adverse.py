@@ -171,6 +171,34 @@ def test_the_expiry_of_a_key_that_the_target_lost_comes_back(
             assert_equal(source, cluster)
 
 
+def test_a_key_of_which_a_killed_run_has_left_a_part_is_copied_whole(
+    source: LocalServer, cluster: LocalCluster
+) -> None:
+    """The target had lost it, and the run heard nothing of its last write."""
+    with source.client() as client, cluster.client() as target:
+        fill(client, "hash", 3000)
+        with Following(source, cluster, big_key_bytes=LARGE) as following:
+            follow(following, client, "hash")
+            following.wait_copied()
+            checkpoint = following.job.checkpoint()
+        target.delete("hash")
+        target.hset("hash", "field 1", "new")
+        client.hset("hash", "field 1", "new")
+        assert checkpoint.follow is not None
+        again = Following(
+            source,
+            cluster,
+            big_key_bytes=LARGE,
+            copies=False,
+            position=checkpoint.follow[0],
+            big_positions=checkpoint.big_positions,
+        )
+        with again as following:
+            following.wait_event("follow_attached")
+            following.wait_clean()
+            assert_equal(source, cluster)
+
+
 def test_the_expiry_that_the_target_lost_comes_back(source: LocalServer, cluster: LocalCluster) -> None:
     with source.client() as client, cluster.client() as target:
         fill(client, "hash", 3000)

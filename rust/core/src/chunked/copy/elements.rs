@@ -41,6 +41,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 pub(crate) struct Read {
     pub expires_at: u64,
     now: u64,
+    /// How many elements the key has.
+    length: u64,
     /// Names and values.
     bytes: usize,
     /// The target had the key.
@@ -61,8 +63,13 @@ struct Found {
 #[derive(Debug, Clone, std::marker::Copy, PartialEq, Eq)]
 pub(crate) enum Whither {
     Temporary,
-    /// The key itself, and the expiry that it has, where that is known; 0 for none.
-    Published(Option<u64>),
+    /// The key itself.
+    Published {
+        /// The expiry that it has, where that is known; 0 for none. Where not, of the last write nothing was heard.
+        expires_at: Option<u64>,
+        /// How many elements were touched since all was known.
+        touched: usize,
+    },
 }
 
 impl Copy<'_> {
@@ -256,7 +263,7 @@ impl Copy<'_> {
         let Some((mut read, found)) = self.read_elements(kind, elements).await? else {
             return Err(match whither {
                 Whither::Temporary => Stop::Changed("it went while it was copied"),
-                Whither::Published(_) => Stop::Gone,
+                Whither::Published { .. } => Stop::Gone,
             });
         };
         if found.expiries.iter().any(|&at| at > 0) {
@@ -269,7 +276,7 @@ impl Copy<'_> {
         }
         self.engine.budget.hold(read.bytes);
         let written = self
-            .write_elements(name, kind, elements, &found, read.expires_at, whither)
+            .write_elements(name, kind, elements, &found, &read, whither)
             .await;
         self.engine.budget.free(read.bytes);
         read.there = written?;
@@ -284,7 +291,7 @@ impl Copy<'_> {
         kind: Kind,
         elements: &[Vec<u8>],
         found: &Found,
-        expires_at: u64,
+        read: &Read,
         whither: Whither,
     ) -> Attempt<bool> {
         let mut commands = Commands::one(&[b"MULTI"]);
@@ -297,22 +304,31 @@ impl Copy<'_> {
                 commands.push(&[b"HPEXPIREAT", name, at.as_bytes(), b"FIELDS", b"1", element]);
             }
         }
+        let expires_at = read.expires_at;
         let at = expires_at.to_string();
-        let keeps_expiry =
-            matches!(whither, Whither::Published(Some(had)) if had.abs_diff(expires_at) <= JITTER);
+        let (had, touched) = match whither {
+            Whither::Temporary => (None, 0),
+            Whither::Published { expires_at, touched } => (expires_at, touched as u64),
+        };
+        let keeps_expiry = had.is_some_and(|had| had.abs_diff(expires_at) <= JITTER);
         match whither {
             Whither::Temporary => commands.push(&[b"PEXPIRE", name, temporary::LIFETIME_MS]),
-            Whither::Published(_) if keeps_expiry => commands.push(&[b"PTTL", name]),
-            Whither::Published(_) if expires_at == 0 => commands.push(&[b"PERSIST", name]),
-            Whither::Published(_) => commands.push(&[b"PEXPIREAT", name, at.as_bytes()]),
+            Whither::Published { .. } if keeps_expiry => commands.push(&[b"PTTL", name]),
+            Whither::Published { .. } if expires_at == 0 => commands.push(&[b"PERSIST", name]),
+            Whither::Published { .. } => commands.push(&[b"PEXPIREAT", name, at.as_bytes()]),
         }
         let count = commands.count() - before;
         let replies = self.execute(commands, count).await?;
-        let there = replies.first().and_then(Tree::integer).unwrap_or_default() > 0;
+        let length = replies.first().and_then(Tree::integer).unwrap_or_default();
+        let there = length > 0;
         if whither != Whither::Temporary && !there {
             // What was written just now is not all of it. If it stays, it is replaced all the same.
             let _ = self.unlink(name).await;
             return Err(Stop::Changed("the target has lost it"));
+        }
+        // The write that nothing was heard of may have met no key there, and left a part of it.
+        if had.is_none() && length.max(0).cast_unsigned() <= touched && touched < read.length {
+            return Err(Stop::Changed("the target has only a part of it"));
         }
         let left = replies.last().and_then(Tree::integer).unwrap_or(-2);
         if keeps_expiry && (left < -1 || (left == -1) != (expires_at == 0)) {
@@ -359,12 +375,14 @@ impl Copy<'_> {
         let (time, expiry, length) = (next(), next(), next());
         let now = time.milliseconds().ok_or_else(|| self.nonsense())?;
         let expiry = expiry.integer().ok_or_else(|| self.nonsense())?;
-        if expiry == GONE || length.integer().unwrap_or_default() <= 0 {
+        let length = length.integer().unwrap_or_default().max(0).cast_unsigned();
+        if expiry == GONE || length == 0 {
             return Ok(None);
         }
         let mut read = Read {
             expires_at: self.expires_at(expiry, now),
             now: now.max(0).cast_unsigned(),
+            length,
             bytes: 0,
             there: false,
             written: false,

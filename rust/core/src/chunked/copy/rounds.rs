@@ -157,10 +157,14 @@ impl Copy<'_> {
         let mut written = 0;
         loop {
             self.engine.limiter.take(0, CHUNK_BYTES);
-            let (target, expected) = (round.target.clone(), Whither::Published(round.expires_at));
+            let target = round.target.clone();
+            let whither = Whither::Published {
+                expires_at: round.expires_at,
+                touched: round.elements.len(),
+            };
             let rest = &round.elements[written..];
             let (read, done) = self
-                .apply_some(&target, round.kind, rest, &mut round.count, expected)
+                .apply_some(&target, round.kind, rest, &mut round.count, whither)
                 .await?;
             written += done;
             let is_last = written == round.elements.len();
