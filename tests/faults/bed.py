@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from slotferry.errors import SlotferryError
-from slotferry.jobs.control_socket import ask, live_status
+from slotferry.jobs.control.control_socket import ask, live_status
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import Outcome, Running, run
 from tests.faults.writer import Writer

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 from typing import NoReturn
 
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.migrate.cutover.border import CheckRequest
 from slotferry.migrate.cutover.machine import Cutover
 from slotferry.model.cutover import Checked, CutoverOptions, CutoverStep

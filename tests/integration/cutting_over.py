@@ -17,7 +17,7 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.journal.cutovers import CutoverRecords
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.records import Setup

@@ -15,7 +15,7 @@ import pytest
 
 from slotferry import Migration, Verification, VerifyOptions
 from slotferry.errors import ExitCode, MigrationInterrupted
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.preflight.check import CheckOptions, check
 from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import Running

@@ -13,7 +13,7 @@ import pytest
 from slotferry import plan_reshard
 from slotferry.api.resharding import connect
 from slotferry.errors import JobLockedError, RefusedError, TargetLostError, TargetUnfitError
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.net.link import encode
 from slotferry.reshard.apply import apply_plan
 from slotferry.reshard.care import Care, Gate

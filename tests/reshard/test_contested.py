@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from slotferry.api.resharding import connect
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.reshard.contested import Contest
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.move.claim import TAKEN

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from slotferry.errors import UsageError
-from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.controls import Controls, Rates
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.controls import Controls, Rates
 from slotferry.model.notices import Event, Notice
 from slotferry.reshard import Care, Control
 from slotferry.reshard.events import ReshardProgress

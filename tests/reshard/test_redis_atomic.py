@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from slotferry.errors import TargetLostError, TargetUnfitError
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.model.address import Address
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from slotferry.errors import JobNotRunningError, UsageError
-from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.control_socket import ControlSocket, ask, live_status
-from slotferry.jobs.controls import Controls, Rates
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.control_socket import ControlSocket, ask, live_status
+from slotferry.jobs.control.controls import Controls, Rates
 from slotferry.jobs.lock import JobLock, Kind
 from tests.command import run
 
@@ -81,7 +81,7 @@ def test_what_makes_no_sense_is_refused_and_changes_nothing(journal: Path) -> No
 
 
 def test_a_run_ends_whoever_is_connected(journal: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slotferry.jobs.control_socket._PATIENCE", 600.0)
+    monkeypatch.setattr("slotferry.jobs.control.control_socket._PATIENCE", 600.0)
     with socket.socket(socket.AF_UNIX) as silent, ExitStack() as run:
         _, opened = run.enter_context(listening(journal))
         silent.connect(str(opened.path))

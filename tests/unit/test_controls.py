@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from slotferry.errors import MigrationInterrupted, UsageError
-from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.controls import Controls, Rates, Steering
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.controls import Controls, Rates, Steering
 from tests.unit.fakes import FakeJob
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 from slotferry.errors import JournalError
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.journal.cutovers import CutoverRecords
 from slotferry.migrate.cutover.attempts import Attempt
 from slotferry.migrate.cutover.machine import Cutover

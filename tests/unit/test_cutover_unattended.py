@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from slotferry.errors import RefusedError
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.migrate.cutover.attempts import Attempt
 from slotferry.migrate.cutover.unattended import AGAIN_SECONDS, MOST_AGAIN_SECONDS, WhenReady
 from slotferry.migrate.following.follower import Lag

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slotferry.errors import MigrationInterrupted, UsageError
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.migrate.key_list import KeyList, in_chunks, read_names
 from slotferry.model.key_filter import Selection
 from slotferry.text import show_key

@@ -17,7 +17,7 @@ from slotferry.errors import (
     TargetLostError,
 )
 from slotferry.jobs import runner
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.driver import EngineDriver, Sides, Work
 from slotferry.jobs.engine_errors import from_engine
 from slotferry.jobs.journal.journal import Journal

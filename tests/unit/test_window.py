@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from slotferry.errors import UsageError
-from slotferry.jobs.cancel import CancelRequest
-from slotferry.model.window import Window, find_zone
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.window import Window, find_zone
 from slotferry.reshard.care import Care, Condition, Gate
 
 BERLIN = find_zone("Europe/Berlin")

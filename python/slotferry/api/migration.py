@@ -19,8 +19,8 @@ from dataclasses import replace
 from types import TracebackType
 
 from slotferry.errors import MigrationInterrupted, RefusedError, UsageError
-from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.controls import Rates
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.controls import Rates
 from slotferry.jobs.options import Options
 from slotferry.migrate.following.follower import Lag
 from slotferry.migrate.session import Session, as_our_error, status_of

@@ -11,7 +11,7 @@ so.
 from __future__ import annotations
 
 from slotferry.api.migration import Migration
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.model.differences import Difference
 from slotferry.model.report import Report, VerifyReport
 from slotferry.net.endpoints import Endpoint

@@ -40,15 +40,16 @@ Run 'slotferry COMMAND --help' for the options of a command and more examples.
 """
 
 _COMMANDS = (
-    *("migrate", "cutover", "check", "verify", "reshard", "jobs"),
+    *("migrate", "cutover", "check", "verify", "reshard"),
     *("rewrite", "slot", "demo", "completion"),
 )
+_HOMES = {name: f"slotferry.cli.{name}:{name}" for name in _COMMANDS}
 _COMPLETE = "_SLOTFERRY_COMPLETE"
 
 
 @click.group(
     cls=LazyGroup,
-    homes={name: f"slotferry.cli.{name}:{name}" for name in _COMMANDS},
+    homes={**_HOMES, "jobs": "slotferry.cli.jobs.commands:jobs"},
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EXAMPLES,
 )

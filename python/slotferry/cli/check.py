@@ -119,7 +119,7 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
     One table: each row is ok, a warning or an error, with what to do. Nothing is written to either side.
     SOURCE and TARGET are as for 'slotferry migrate', and so are passwords and TLS options.
     """
-    from slotferry.jobs.cancel import CancelRequest
+    from slotferry.jobs.control.cancel import CancelRequest
     from slotferry.preflight.check import CheckOptions
     from slotferry.preflight.check import check as run_check
     from slotferry.report.check_progress import CheckProgress

@@ -15,7 +15,7 @@ from slotferry.cli.common.command import Command
 from slotferry.cli.common.cutover_options import cutover_options, take_cutover_options
 from slotferry.cli.common.passwords import take_password
 from slotferry.cli.common.sides import network_options, tls_options
-from slotferry.cli.jobs import journal_option, journal_path, json_option, opened_journal, settings
+from slotferry.cli.jobs.commands import journal_option, journal_path, json_option, opened_journal, settings
 from slotferry.errors import RefusedError, UsageError
 from slotferry.redaction import json_text
 
@@ -81,7 +81,7 @@ def cutover(job: str, journal: Path | None, as_json: bool, undo: bool, **paramet
 
 
 def _undo(path: Path, job: str, as_json: bool, parameters: dict[str, Any]) -> int:
-    from slotferry.jobs.control_socket import ask
+    from slotferry.jobs.control.control_socket import ask
     from slotferry.jobs.journal.cutovers import CutoverRecords
     from slotferry.jobs.lock import JobLock, is_running
     from slotferry.migrate.cutover.recovery import undo

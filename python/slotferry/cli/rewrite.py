@@ -124,7 +124,7 @@ def _of_file(path: Path, options: Options, samples: int) -> Findings:
 
 
 def _of_servers(source: str, target: str, options: Options, samples: int) -> tuple[Findings, Topology]:
-    from slotferry.jobs.cancel import CancelRequest
+    from slotferry.jobs.control.cancel import CancelRequest
     from slotferry.migrate.rehearsal import rehearse
     from slotferry.net.endpoints import parse_endpoint
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from slotferry._core import EngineError, ErrorKind
-from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.controls import Controls, Steering
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.controls import Controls, Steering
 from slotferry.jobs.engine_errors import from_engine
 from slotferry.jobs.journal.records import JobRecord
 from slotferry.jobs.options import Options

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from slotferry.errors import OptionError
-from slotferry.jobs.controls import Rates
+from slotferry.jobs.control.controls import Rates
+from slotferry.jobs.control.window import Window, find_zone
 from slotferry.jobs.key_choice import KeyChoice
 from slotferry.jobs.limits import MAX_WAIT_REPLICAS, MAX_WAIT_TIMEOUT, MIN_BIG_KEY, MIN_MEMORY
 from slotferry.jobs.names import check_job_name, default_journal_path
 from slotferry.jobs.partitions import MAX_PARTITIONS, is_partition_count
 from slotferry.model.address import Password
 from slotferry.model.cutover import CutoverOptions
-from slotferry.model.window import Window, find_zone
 from slotferry.net.address_map import AddressMap
 from slotferry.net.endpoints import Tls
 

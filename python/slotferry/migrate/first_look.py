@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from slotferry import preflight
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.hangup import looking
 from slotferry.jobs.driver import Emit, Sides
-from slotferry.jobs.hangup import looking
 from slotferry.jobs.options import Options
 from slotferry.model.events import Notice
 from slotferry.net.connector import Connector

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from slotferry.errors import MigrationInterrupted, RefusedError, SlotferryError, TargetUnfitError
-from slotferry.jobs.controls import Controls
+from slotferry.jobs.control.controls import Controls
 from slotferry.jobs.driver import Emit, EngineDriver, Sides
 from slotferry.jobs.journal.cutovers import CutoverRecords
 from slotferry.jobs.journal.journal import Journal

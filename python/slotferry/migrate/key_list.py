@@ -20,7 +20,7 @@ from typing import IO
 
 from slotferry._core import key_slot
 from slotferry.errors import UsageError
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.migrate.emptiness import Names
 from slotferry.model.key_filter import Selection
 from slotferry.text import format_bytes, read_key

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from slotferry.errors import SlotferryError
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.driver import EngineDriver, Sides
 from slotferry.jobs.options import Options
 from slotferry.migrate.collisions import Findings, survey_source

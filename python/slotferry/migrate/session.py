@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from slotferry import preflight
 from slotferry.errors import MigrationInterrupted, SlotferryError, unexpected
 from slotferry.jobs.address_space import check_address_space
-from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.control_socket import ControlSocket
-from slotferry.jobs.controls import Controls
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.control_socket import ControlSocket
+from slotferry.jobs.control.controls import Controls
+from slotferry.jobs.control.hangup import reason_of, working
 from slotferry.jobs.driver import Emit, EngineDriver, Sides
-from slotferry.jobs.hangup import reason_of, working
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.storyteller import Storyteller
 from slotferry.jobs.lock import JobLock
@@ -228,17 +228,23 @@ class Session:
                 error = raised
                 raise
             finally:
-                figures.totals = journal.totals(self.job)
-                figures.failures = tuple(journal.failures(self.job, _REPORTED_FAILURES))
-                figures.failed_kinds = journal.difference_counts((self.job, self.job))
-                figures.collisions = journal.count_notes(self.job, "collision")
-                figures.notes = journal.count_notes(self.job) - figures.collisions
-                ours = None if error is None else as_our_error(error, self._cancel)
-                status = self._status_of_run(ours)
-                journal.end_run(self.job, figures.runs, status, time.monotonic() - begun, ours)
-                self._story.write()
-                self._story = None
-                figures.story = tuple(journal.story(self.job))
+                self._end_run(journal, begun, error)
+
+    def _end_run(self, journal: Journal, begun: float, error: BaseException | None) -> None:
+        """Write down how the run has ended, and take the job's figures."""
+        figures = self._figures
+        figures.totals = journal.totals(self.job)
+        figures.failures = tuple(journal.failures(self.job, _REPORTED_FAILURES))
+        figures.failed_kinds = journal.difference_counts((self.job, self.job))
+        figures.collisions = journal.count_notes(self.job, "collision")
+        figures.notes = journal.count_notes(self.job) - figures.collisions
+        ours = None if error is None else as_our_error(error, self._cancel)
+        status = self._status_of_run(ours)
+        journal.end_run(self.job, figures.runs, status, time.monotonic() - begun, ours)
+        if self._story is not None:
+            self._story.write()
+        self._story = None
+        figures.story = tuple(journal.story(self.job))
 
     def _forget_damaged(self, journal: Journal, name: str) -> None:
         """Let a restart begin without what the journal can't say any more."""

@@ -17,8 +17,8 @@ from redis.exceptions import ResponseError
 
 from slotferry._core import key_slots
 from slotferry.errors import OptionError, SlotferryError, UsageError
-from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.hangup import looking, working
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.hangup import looking, working
 from slotferry.jobs.key_choice import KeyChoice
 from slotferry.model.address import Password, Side
 from slotferry.model.checks import check_skips

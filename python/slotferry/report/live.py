@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from slotferry.jobs.controls import Rates
+from slotferry.jobs.control.controls import Rates
 from slotferry.model.follow import FollowProgress
 from slotferry.report.phrases import describe_following
 from slotferry.text import format_duration

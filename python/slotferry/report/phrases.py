@@ -1,11 +1,13 @@
 """How events read, for the displays that share the words.
 
-Invariant: one line, no secrets, keys escaped.
+Invariant: no secrets, keys escaped; figures are the report's, and what was not done is not told as done.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from slotferry.model.cutover import CutoverStep
 from slotferry.model.events import (
@@ -19,10 +21,10 @@ from slotferry.model.events import (
     RunStarted,
     TopologyChanged,
 )
-from slotferry.report.cutover_lines import describe_step
 from slotferry.text import count_of, format_bytes, format_duration
 
 NEWS_SECONDS = 5.0
+_MARKS = {"begun": "..", "done": "ok", "failed": "!!"}
 
 
 def describe_start(event: RunStarted) -> str:
@@ -134,3 +136,32 @@ def _describe_other(event: Event) -> str | None:
             f"{event.report.status.replace('_', ' ')} after {format_duration(event.report.elapsed_seconds)}"
         )
     return None
+
+
+def describe_step(step: str, state: str, message: str, seconds: float) -> str:
+    """Return the line of a step: how long after the beginning, which, how it stands."""
+    return f"{seconds:8.3f} s  {step:<5}  {_MARKS[state]:<2}  {message}"
+
+
+def describe_report(job: str, report: Mapping[str, Any]) -> str:
+    """Return what came of a cut-over, of which `report` is the JSON object."""
+    lines = []
+    stopped = report["write_stop_ms"]
+    if report["outcome"] == "cut_over":
+        facts = [] if stopped is None else [f"writes were stopped for {stopped:,.0f} ms"]
+        if report["checked"]:
+            facts.append(f"{report['checked']:,} keys compared, no difference")
+        lines.append(": ".join([f"job {job}: cut over", *([", ".join(facts)] if facts else [])]))
+        if report["written_afterwards"]:
+            lines.append(
+                f"lost: {report['written_afterwards']:,} keys were written at the source afterwards; "
+                "the target lacks these writes"
+            )
+    else:
+        ready = "not ready, no write was stopped" if report["outcome"] == "not_ready" else "abandoned"
+        lines.append(f"job {job}: {ready}: {report['reason']}")
+        if stopped is not None:
+            lines.append(f"writes were stopped for {stopped:,.0f} ms and flow again; following goes on")
+    if report["warning"]:
+        lines.append(f"warning: {report['warning']}")
+    return "\n".join(lines)

@@ -15,7 +15,7 @@ from slotferry.model.history import Happening
 from slotferry.model.report import Report
 from slotferry.report.base import Display
 from slotferry.report.columns import align, cut
-from slotferry.report.cutover_lines import describe_report
+from slotferry.report.phrases import describe_report
 from slotferry.text import count_of, format_bytes, format_duration, local_time, shorten_key
 
 _OUTCOMES = {

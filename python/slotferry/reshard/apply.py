@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from slotferry.errors import RESUME_HINT, MigrationInterrupted, SlotferryError
-from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.control_socket import ControlSocket
-from slotferry.jobs.controls import Controls, Rates, Steering
-from slotferry.jobs.hangup import looking
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.control_socket import ControlSocket
+from slotferry.jobs.control.controls import Controls, Rates, Steering
+from slotferry.jobs.control.hangup import looking
 from slotferry.jobs.lock import JobLock
 from slotferry.model.address import Address
 from slotferry.model.notices import Event, Notice

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 from slotferry.errors import OptionError, SlotferryError
-from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.hangup import reason_of
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.hangup import reason_of
+from slotferry.jobs.control.window import Window, find_zone
 from slotferry.model.address import Address
-from slotferry.model.window import Window, find_zone
 from slotferry.net.connector import Connector
 from slotferry.reshard.cluster.wire import Wire
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.net.connector import Connector
 from slotferry.reshard.cluster.members import Cluster, read_cluster
 from slotferry.reshard.cluster.wire import Wire, format_ranges, is_error, slot_commands

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from signal import SIGINT
 
 from slotferry.errors import UsageError
-from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.controls import Controls, Rates
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.controls import Controls, Rates
 
 
 class Control:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from slotferry.errors import SlotferryError
-from slotferry.jobs.hangup import GRACE_SECONDS, Watch
+from slotferry.jobs.control.hangup import GRACE_SECONDS, Watch
 from slotferry.net.connector import Connector
 from slotferry.reshard.care import Gate
 

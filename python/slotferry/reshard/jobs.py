@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.hangup import looking
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.hangup import looking
 from slotferry.model.notices import Event
 from slotferry.net.connector import Connector
 from slotferry.reshard.apply import apply_plan

@@ -16,7 +16,7 @@ from slotferry.errors import RefusedError, SlotferryError, unexpected
 from slotferry.topology.databases import Route, keys_elsewhere
 
 if TYPE_CHECKING:
-    from slotferry.jobs.cancel import CancelRequest
+    from slotferry.jobs.control.cancel import CancelRequest
     from slotferry.model.events import RepairPlanned
     from slotferry.topology.discovery import SourceFacts
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from redis.exceptions import RedisError
 
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.journal.journal import Journal
 from slotferry.model.address import Address
 from slotferry.model.counts import FailedKey

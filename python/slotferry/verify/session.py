@@ -16,8 +16,8 @@ from itertools import islice
 
 from slotferry import preflight
 from slotferry.errors import OutputError, SlotferryError
-from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.control_socket import ControlSocket
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.control_socket import ControlSocket
 from slotferry.jobs.driver import Emit, EngineDriver, Sides
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.records import COMPLETED, JobRecord

@@ -23,12 +23,12 @@ from slotferry.errors import (
     SlotferryError,
     UsageError,
 )
-from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.control_socket import ask
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.control_socket import ask
 from slotferry.jobs.journal.cutovers import CutoverRecords
 from slotferry.jobs.lock import is_running
 from slotferry.redaction import json_text
-from slotferry.report.cutover_lines import describe_report, describe_step
+from slotferry.report.phrases import describe_report, describe_step
 
 if TYPE_CHECKING:
     from slotferry.model.cutover import CutoverOptions

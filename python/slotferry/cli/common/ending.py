@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from slotferry.jobs.cancel import CancelRequest
+    from slotferry.jobs.control.cancel import CancelRequest
 
 
 def ending_signals() -> tuple[signal.Signals, ...]:

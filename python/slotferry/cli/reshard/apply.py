@@ -143,7 +143,7 @@ def apply(
     of one that has changed, or one that was edited is refused.
     """
     from slotferry.cli.common.report_file import ReportFile
-    from slotferry.jobs.cancel import CancelRequest
+    from slotferry.jobs.control.cancel import CancelRequest
     from slotferry.reshard.apply import apply_plan
     from slotferry.reshard.options import Options
 

@@ -77,8 +77,8 @@ def fix(
     Whoever left them so: our jobs or others', interrupted or failed over. Nothing else may be moving slots
     meanwhile. No key is lost: where two nodes hold one with different values, both are kept and written down.
     """
-    from slotferry.jobs.cancel import CancelRequest
-    from slotferry.jobs.hangup import looking
+    from slotferry.jobs.control.cancel import CancelRequest
+    from slotferry.jobs.control.hangup import looking
     from slotferry.report.reshard.tables import finding_lines
     from slotferry.reshard.repair import fix as mending
     from slotferry.reshard.repair.health import look

@@ -57,8 +57,8 @@ def plan(
     URL of one node. A NODE is a primary's host:port or the beginning of its id. The password is best given in
     SLOTFERRY_CLUSTER_PASSWORD, a file or by a command; given more than once, the order is as for 'migrate'.
     """
-    from slotferry.jobs.cancel import CancelRequest
-    from slotferry.jobs.hangup import looking
+    from slotferry.jobs.control.cancel import CancelRequest
+    from slotferry.jobs.control.hangup import looking
     from slotferry.report.reshard.tables import plan_table
     from slotferry.reshard.plan.model import Policy
     from slotferry.reshard.plan.planner import make_plan

@@ -49,7 +49,7 @@ def job_dicts(path: Path) -> list[tuple[float, dict[str, Any]]]:
 
 def show(path: Path, job: str, *, as_json: bool) -> None:
     """Print a reshard: its plan in short, what became of its slots, its runs."""
-    from slotferry.jobs.control_socket import live_status
+    from slotferry.jobs.control.control_socket import live_status
 
     with open_recorded(path) as journal:
         record = None if journal is None else journal.job(job)
@@ -75,7 +75,7 @@ def show(path: Path, job: str, *, as_json: bool) -> None:
 
 def discard(path: Path, job: str) -> None:
     """Forget a reshard. Raises `JobLockedError` while slots are moved, `RefusedError` while some are open."""
-    from slotferry.jobs.control_socket import live_status
+    from slotferry.jobs.control.control_socket import live_status
     from slotferry.jobs.journal.row_checks import DamagedRowError
     from slotferry.jobs.lock import JobLock
     from slotferry.reshard.cluster.wire import format_ranges

@@ -82,7 +82,7 @@ def run(
 
     The names of the settings are those of the options of 'reshard plan' and 'reshard apply'.
     """
-    from slotferry.jobs.cancel import CancelRequest
+    from slotferry.jobs.control.cancel import CancelRequest
 
     jobs = load_jobs(config)
     if unknown := [name for name in names if name not in jobs]:

@@ -48,8 +48,8 @@ Examples:
 @login_options
 def status(cluster: str, journal: Path | None, as_json: bool, **parameters: Any) -> int:
     """Say what is wrong with the slots of CLUSTER, and which reshard jobs are unfinished; change nothing."""
-    from slotferry.jobs.cancel import CancelRequest
-    from slotferry.jobs.hangup import looking
+    from slotferry.jobs.control.cancel import CancelRequest
+    from slotferry.jobs.control.hangup import looking
     from slotferry.jobs.names import default_journal_path
     from slotferry.report.reshard.tables import finding_lines, primary_lines
     from slotferry.reshard.repair.health import look

@@ -153,19 +153,7 @@ class Journal(JournalReader):
                     for k in advance.failures
                 ],
             )
-            self._connection.executemany(
-                "INSERT OR IGNORE INTO notes (job, db, key, slot, kind, message, node, source, target) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (name, advance.database, n.key, n.slot, n.kind, n.message, n.node, n.source, n.target)
-                    for n in advance.notes
-                ],
-            )
-            execute("DELETE FROM big_keys WHERE job = ? AND db = ?", (name, advance.database))
-            self._connection.executemany(
-                "INSERT INTO big_keys (job, db, key, position) VALUES (?, ?, ?, ?)",
-                [(name, advance.database, key, position) for key, position in advance.big_positions],
-            )
+            self._write_notes(name, advance)
             twice = len(advance.pending) + len(advance.failures) - pending - failed
             scanned, migrated = keys.scanned - twice, keys.migrated
             unsettled = (pending - settled["pending"], failed - settled["failed"])
@@ -194,6 +182,22 @@ class Journal(JournalReader):
                 [(str(mark.cursor), mark.done, name, advance.database, mark.index) for mark in advance.marks],
             )
         return self.totals(name)
+
+    def _write_notes(self, name: str, advance: Advance) -> None:
+        """Write what is known of keys whose outcome it does not change; the transaction is the caller's."""
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO notes (job, db, key, slot, kind, message, node, source, target) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (name, advance.database, n.key, n.slot, n.kind, n.message, n.node, n.source, n.target)
+                for n in advance.notes
+            ],
+        )
+        self._connection.execute("DELETE FROM big_keys WHERE job = ? AND db = ?", (name, advance.database))
+        self._connection.executemany(
+            "INSERT INTO big_keys (job, db, key, position) VALUES (?, ?, ?, ?)",
+            [(name, advance.database, key, position) for key, position in advance.big_positions],
+        )
 
     def _write_follow(self, name: str, mark: FollowMark) -> None:
         self._connection.execute(

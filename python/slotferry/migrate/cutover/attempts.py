@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from slotferry.errors import InternalError, JournalError, RefusedError, SlotferryError, UsageError, unexpected
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.journal.cutovers import CutoverRecords
 from slotferry.migrate.cutover.border import Check
 from slotferry.migrate.cutover.machine import Cutover, refuse_unready

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from redis.exceptions import RedisError
 
 from slotferry.errors import MigrationInterrupted, RefusedError
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.driver import EngineDriver, Work
 from slotferry.jobs.journal.journal import Journal
 from slotferry.migrate.cutover.border import CheckRequest

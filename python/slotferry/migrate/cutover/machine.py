@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from slotferry.errors import RefusedError, SlotferryError
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.journal.cutovers import CutoverRecords
 from slotferry.migrate.cutover.border import Check, CheckRequest, HeldFollower
 from slotferry.migrate.cutover.command import CommandFailed, run_command

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.driver import Emit, EngineDriver
 from slotferry.topology.discovery import TargetFacts
 from slotferry.topology.identity import Slots, intersect

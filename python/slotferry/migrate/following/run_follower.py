@@ -11,7 +11,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from slotferry.jobs.controls import Controls
+from slotferry.jobs.control.controls import Controls
 from slotferry.migrate.following.follower import Lag
 from slotferry.net.connector import Connector
 

@@ -25,7 +25,7 @@ from slotferry.errors import (
     TargetLostError,
     unexpected,
 )
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.driver import EngineDriver, Work
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.libraries import LibraryRecords

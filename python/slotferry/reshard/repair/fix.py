@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from slotferry._core import SLOTS
 from slotferry.errors import ExitCode, MigrationInterrupted, RefusedError, SlotferryError
-from slotferry.jobs.cancel import CancelRequest
-from slotferry.jobs.hangup import looking
+from slotferry.jobs.control.cancel import CancelRequest
+from slotferry.jobs.control.hangup import looking
 from slotferry.jobs.names import default_journal_path
 from slotferry.net.connector import Connector
 from slotferry.reshard.care import Care, Gate

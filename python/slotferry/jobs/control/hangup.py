@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from slotferry.errors import SlotferryError, SourceLostError, TargetLostError
-from slotferry.jobs.cancel import CancelRequest
+from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.net.connector import Connector
 
 GRACE_SECONDS = 1.0

@@ -13,7 +13,7 @@ import click
 
 from slotferry.cli.common.command import Command
 from slotferry.cli.common.types import byte_rate, key_rate, or_none
-from slotferry.cli.jobs import journal_option, journal_path, json_option, kind_option, settings
+from slotferry.cli.jobs.commands import journal_option, journal_path, json_option, kind_option, settings
 from slotferry.errors import UsageError
 from slotferry.redaction import json_text
 
@@ -125,7 +125,7 @@ def _ask(
     said: str,
     **arguments: Any,
 ) -> None:
-    from slotferry.jobs.control_socket import ask
+    from slotferry.jobs.control.control_socket import ask
 
     path = journal_path(journal)
     locked: Kind | None = "migrate" if kind == "verify" else kind

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from slotferry.errors import JobNotRunningError, JournalError, RefusedError, SlotferryError, UsageError
-from slotferry.jobs.controls import Controls
+from slotferry.jobs.control.controls import Controls
 from slotferry.jobs.lock import Kind, is_running, lock_folder, lock_name
 
 Json = dict[str, Any]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from slotferry.cli.common.command import Command
-from slotferry.cli.jobs import journal_option, journal_path, opened_journal, settings
+from slotferry.cli.jobs.commands import journal_option, journal_path, opened_journal, settings
 from slotferry.errors import UsageError
 from slotferry.text import escape_key, show_key
 

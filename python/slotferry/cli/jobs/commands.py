@@ -75,8 +75,8 @@ Examples:
 @click.group(
     cls=LazyGroup,
     homes={
-        **{name: f"slotferry.cli.job_control:{name}_job" for name in ("pause", "resume", "rate", "cancel")},
-        "failures": "slotferry.cli.job_failures:failures",
+        **{name: f"slotferry.cli.jobs.control:{name}_job" for name in ("pause", "resume", "rate", "cancel")},
+        "failures": "slotferry.cli.jobs.failures:failures",
     },
     epilog=_EXAMPLES,
     no_args_is_help=False,
@@ -90,7 +90,7 @@ def jobs() -> None:
 @json_option
 def list_jobs(journal: Path | None, as_json: bool) -> None:
     """List the jobs, the one that changed last first."""
-    from slotferry.cli.job_following import following, shown_status
+    from slotferry.cli.jobs.following import following, shown_status
     from slotferry.cli.reshard import recorded
     from slotferry.report.columns import align
 
@@ -293,8 +293,8 @@ def _job_dict(path: Path, record: JobRecord) -> dict[str, Any]:
 
 
 def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
-    from slotferry.cli.job_following import cutover_dicts
-    from slotferry.jobs.control_socket import live_status
+    from slotferry.cli.jobs.following import cutover_dicts
+    from slotferry.jobs.control.control_socket import live_status
 
     live = live_status(path, record.name)
     lines: Iterator[dict[str, Any]] = chain(
@@ -357,8 +357,8 @@ def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
 
 def _head_rows(journal: Journal, path: Path, record: JobRecord) -> list[tuple[str, str]]:
     """Return what a job is and how it stands, for a table of two columns."""
-    from slotferry.cli.job_following import cutover_rows
-    from slotferry.jobs.control_socket import live_status
+    from slotferry.cli.jobs.following import cutover_rows
+    from slotferry.jobs.control.control_socket import live_status
     from slotferry.report.live import live_rows
 
     verifies = record.setup.purpose == "verify"

@@ -19,7 +19,7 @@ _REASON_WIDTH = 60
 
 def following(path: Path, record: JobRecord) -> dict[str, Any]:
     """Return what a job that follows its source is listed with besides."""
-    from slotferry.jobs.control_socket import live_status
+    from slotferry.jobs.control.control_socket import live_status
 
     if record.setup.follow is None:
         return {}
