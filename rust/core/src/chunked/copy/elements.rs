@@ -342,28 +342,7 @@ impl Copy<'_> {
     async fn read_elements(&mut self, kind: Kind, elements: &[Vec<u8>]) -> Attempt<Option<(Read, Found)>> {
         let key = self.big.source.clone();
         let with_expiries = kind == Kind::Hash && !elements.is_empty() && self.tells_field_ttls(&key).await?;
-        let mut commands = Commands::one(&[b"MULTI"]);
-        commands.push(&[b"TIME"]);
-        commands.push(&[self.expiry_command(), &key]);
-        commands.push(&[kind.length(), &key]);
-        let names = elements.iter().map(Vec::as_slice);
-        if !elements.is_empty() {
-            let command: &[u8] = match kind {
-                Kind::Set => b"SMISMEMBER",
-                Kind::SortedSet => b"ZMSCORE",
-                _ => b"HMGET",
-            };
-            let mut arguments: Vec<&[u8]> = vec![command, &key];
-            arguments.extend(names.clone());
-            commands.push(&arguments);
-        }
-        if with_expiries {
-            let count = elements.len().to_string();
-            let mut arguments: Vec<&[u8]> = vec![b"HPEXPIRETIME", &key, b"FIELDS", count.as_bytes()];
-            arguments.extend(names);
-            commands.push(&arguments);
-        }
-        commands.push(&[b"EXEC"]);
+        let commands = self.questions(&key, kind, elements, with_expiries);
         let Some(Tree::Array(replies)) = self.ask(commands).await?.pop() else {
             return Err(self.nonsense());
         };
@@ -418,6 +397,33 @@ impl Copy<'_> {
         read.bytes = all.map(|text| text.len() + 16).sum();
         let values = found;
         Ok(Some((read, Found { values, expiries })))
+    }
+
+    /// What [`Self::read_elements`] asks, in one transaction.
+    fn questions(&self, key: &[u8], kind: Kind, elements: &[Vec<u8>], with_expiries: bool) -> Commands {
+        let mut commands = Commands::one(&[b"MULTI"]);
+        commands.push(&[b"TIME"]);
+        commands.push(&[self.expiry_command(), key]);
+        commands.push(&[kind.length(), key]);
+        let names = elements.iter().map(Vec::as_slice);
+        if !elements.is_empty() {
+            let command: &[u8] = match kind {
+                Kind::Set => b"SMISMEMBER",
+                Kind::SortedSet => b"ZMSCORE",
+                _ => b"HMGET",
+            };
+            let mut arguments: Vec<&[u8]> = vec![command, key];
+            arguments.extend(names.clone());
+            commands.push(&arguments);
+        }
+        if with_expiries {
+            let count = elements.len().to_string();
+            let mut arguments: Vec<&[u8]> = vec![b"HPEXPIRETIME", key, b"FIELDS", count.as_bytes()];
+            arguments.extend(names);
+            commands.push(&arguments);
+        }
+        commands.push(&[b"EXEC"]);
+        commands
     }
 
     /// The target takes each of these elements.
