@@ -61,9 +61,9 @@ def test_a_difference_made_by_hand_is_shown_and_repaired(
         'string of 1 bytes "7"',
         r'string of 10 bytes "by \x3chand\x3e\n"',
     )
-    mended = run(*command, "--repair", "--json")
-    assert mended.code == 0, mended.stderr
-    assert (mended.summary["repaired"], mended.keys["equal"]) == (1, 1_000)
+    repaired = run(*command, "--repair", "--json")
+    assert repaired.code == 0, repaired.stderr
+    assert (repaired.summary["repaired"], repaired.keys["equal"]) == (1, 1_000)
     assert run(*command).code == 0
 
 

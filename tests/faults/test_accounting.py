@@ -148,7 +148,7 @@ def test_a_primary_that_loses_its_keys_in_mid_run(
     assert report.keys.migrated + report.keys.unchanged == report.keys.scanned == KEYS
     notices = _notices(events)
     assert any("are missing or older" in notice for notice in notices), notices
-    assert any(happening.kind == "notice" for happening in report.story)
+    assert any(entry.kind == "notice" for entry in report.history)
     assert_equal(filled, cluster, byte_equal=True)
 
 

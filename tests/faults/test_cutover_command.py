@@ -163,7 +163,7 @@ def test_the_command_decides(shop: Shop, tmp_path: Path) -> None:
         assert int(facts.read_text()) == done.lines[-1]["fence"]
         ended = running.finish()
     assert ended.code == 0, ended
-    reasons = [each["message"] for each in ended.summary["story"] if each["kind"] == "cutover"]
+    reasons = [each["message"] for each in ended.summary["history"] if each["kind"] == "cutover"]
     assert any("no such service" in reason for reason in reasons)
     shown = shop.jobs("show")
     assert "cut_over" in shown.stdout
@@ -289,7 +289,7 @@ def test_a_run_that_is_killed_while_it_compares_is_gone_on_with(shop: Shop) -> N
             assert settings(client) == before
             assert takes_writes(shop.source)
             lines = shop.show()
-            notices = [line["message"] for line in lines if line["type"] == "happening"]
+            notices = [line["message"] for line in lines if line["type"] == "entry"]
             assert any("killed in the step check" in notice for notice in notices)
             assert shop.cut_over("--hold", "0s").code == 0
             assert running.finish().code == 0

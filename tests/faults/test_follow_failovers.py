@@ -52,15 +52,15 @@ def test_a_node_that_dies_while_both_sides_are_compared_may_come_back(
 
     monkeypatch.setattr(comparison, "discover_target", look)
     with Migration(source.url, cluster.url, Options(follow=True, journal=job.journal, job=JOB)) as migration:
-        story = Story(migration)
+        history = Story(migration)
         migration.start()
         wait_until(lambda: job.live().get("state") == "following", "it does not follow", timeout=60)
         with emptied.client() as node:
             node.flushall()
-        wait_until(lambda: story.tells(killed.address, "is looked at again"), "the comparison does not fail")
+        wait_until(lambda: history.tells(killed.address, "is looked at again"), "it does not fail")
         killed.start()
         cluster.wait_until_healthy()
-        wait_until(lambda: story.tells("both sides are compared:"), "both sides are not compared", timeout=60)
+        wait_until(lambda: history.tells("both sides are compared:"), "they are not compared", timeout=60)
         assert_soon_equal(source, cluster)
 
 

@@ -70,8 +70,8 @@ def _with_slots(keys: list[str]) -> list[tuple[str, int]]:
 
 def _apply_in_a_window_that_closes_twice(cluster: LocalCluster, plan: Path, method: str) -> None:
     def command(window: str) -> tuple[str, ...]:
-        care = ("--window", window, "--tz", "UTC", "--max-bytes-per-second", "600kB")
-        return ("reshard", "apply", str(plan), cluster.url, "--method", method, "--json", *care)
+        limits = ("--window", window, "--tz", "UTC", "--max-bytes-per-second", "600kB")
+        return ("reshard", "apply", str(plan), cluster.url, "--method", method, "--json", *limits)
 
     def window(seconds: float) -> str:
         now = datetime.now(timezone.utc)

@@ -101,13 +101,13 @@ def test_a_failover_of_the_primary(
 ) -> None:
     service = _service(kind, stack)
     with paused_migration(service.primary, cluster, service=service) as paused:
-        story = Story(paused.migration)
+        history = Story(paused.migration)
         new = service.fail_over() if killed else service.switch_over()
         report = _finish(paused, new, cluster)
 
     assert report.keys.scanned == report.keys.migrated + report.keys.unchanged >= _KEYS
     assert report.keys.unchanged >= _KEYS // 10
-    assert story.tells("cursors are void", new.address)
+    assert history.tells("cursors are void", new.address)
 
 
 @pytest.mark.long
@@ -117,13 +117,13 @@ def test_a_replica_that_is_promoted_is_read_on(
     service = _service(kind, stack)
     (replica,) = service.replicas
     with paused_migration(replica, cluster, service=service, role="replica") as paused:
-        story = Story(paused.migration)
+        history = Story(paused.migration)
         assert service.fail_over() is replica
         with _held_at_the_target(paused, cluster):
-            wait_until(lambda: story.tells("promoted", paused.proxy.address), "the promotion to be told")
+            wait_until(lambda: history.tells("promoted", paused.proxy.address), "the promotion to be told")
         _finish(paused, replica, cluster)
 
-    assert not story.tells("void")
+    assert not history.tells("void")
 
 
 def test_a_replica_without_its_link_is_left_until_it_has_it_again(
@@ -133,13 +133,13 @@ def test_a_replica_without_its_link_is_left_until_it_has_it_again(
     service = _service(kind, stack)
     (replica,) = service.replicas
     with paused_migration(replica, cluster, service=service, role="replica") as paused:
-        story = Story(paused.migration)
+        history = Story(paused.migration)
         with _held_at_the_target(paused, cluster), _without_its_link(replica):
-            wait_until(lambda: story.tells("no link to its primary", "waiting"), "the replica to be left")
+            wait_until(lambda: history.tells("no link to its primary", "waiting"), "the replica to be left")
         _finish(paused, replica, cluster)
 
-    assert story.tells("can be read again", paused.proxy.address)
-    assert not story.tells("void")
+    assert history.tells("can be read again", paused.proxy.address)
+    assert not history.tells("void")
 
 
 @pytest.mark.long
@@ -152,16 +152,16 @@ def test_a_replica_that_falls_behind_is_left_until_it_has_caught_up(
     service = _service(kind, stack)
     (replica,) = service.replicas
     with paused_migration(replica, cluster, service=service, role="replica") as paused:
-        story = Story(paused.migration)
+        history = Story(paused.migration)
         with _held_at_the_target(paused, cluster), _behind(replica, service.primary):
             wait_until(
-                lambda: story.tells("s behind its primary", "not read like this"), "the lag to be told"
+                lambda: history.tells("s behind its primary", "not read like this"), "the lag to be told"
             )
-            wait_until(lambda: story.tells("bytes behind its primary", "waiting"), "the replica to be left")
+            wait_until(lambda: history.tells("bytes behind its primary", "waiting"), "the replica to be left")
         _finish(paused, replica, cluster)
 
-    assert story.tells("can be read again", paused.proxy.address)
-    assert not story.tells("void")
+    assert history.tells("can be read again", paused.proxy.address)
+    assert not history.tells("void")
 
 
 @pytest.mark.long
@@ -174,14 +174,14 @@ def test_another_replica_takes_over_from_one_that_is_gone(
     with ExitStack() as one_alone:
         one_alone.enter_context(_without_its_link(other))
         with paused_migration(one, cluster, service=service, role="replica") as paused:
-            story = Story(paused.migration)
+            history = Story(paused.migration)
             one_alone.close()
             wait_until(lambda: _link(other) == "up", "the other replica to be fit")
             one.kill()
             _finish(paused, other, cluster)
 
-    assert story.tells("does not answer", paused.proxy.address)
-    assert story.tells("void", other.address)
+    assert history.tells("does not answer", paused.proxy.address)
+    assert history.tells("void", other.address)
 
 
 def test_a_resumed_job_reads_the_replica_that_its_cursors_are_from(

@@ -16,11 +16,11 @@ from slotferry.errors import JobLockedError, RefusedError, TargetLostError, Targ
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.net.link import encode
 from slotferry.reshard.apply import apply_plan
-from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.cluster.lock import cluster_lock
 from slotferry.reshard.cluster.members import Cluster, Member, read_cluster
 from slotferry.reshard.cluster.methods import Pair
 from slotferry.reshard.cluster.wire import Wire
+from slotferry.reshard.limits import Limits, Scheduler
 from slotferry.reshard.move import copying
 from slotferry.reshard.move.claim import Claim
 from slotferry.reshard.move.conflicts import ConflictFile
@@ -207,9 +207,9 @@ def test_what_hangs_up_reaches_the_copying_too(own: LocalCluster, tmp_path: Path
     connector = connect(own.url)
     cluster = read_cluster(connector)
     source, target = (cluster.members[node.id] for node in _primaries(cluster, first, second))
-    pair, gate = Pair(source, target, (), frozenset(), frozenset()), Gate(Care(), CancelRequest())
+    pair, scheduler = Pair(source, target, (), frozenset(), frozenset()), Scheduler(Limits(), CancelRequest())
     copier = SlotCopier(
-        connector, pair, gate, ConflictFile(tmp_path / "conflicts"), lambda _: None, "job", "process"
+        connector, pair, scheduler, ConflictFile(tmp_path / "conflicts"), lambda _: None, "job", "process"
     )
     with Wire(connector, source.address) as here, Wire(connector, target.address) as there:
         under_way = copier.begin([], here, there)  # opens nothing yet
@@ -232,7 +232,7 @@ def test_a_slot_with_too_large_a_key_stays_and_is_said(own: LocalCluster) -> Non
     with raw(own.primaries[0]) as connection:
         connection.execute("SET", name, "y" * 3_000_000)
 
-    report = plan_away(own).apply(method="setslot", care=Care(max_key_bytes=1_000_000))
+    report = plan_away(own).apply(method="setslot", limits=Limits(max_key_bytes=1_000_000))
 
     assert (report.status, report.exit_code) == ("slots_left", 3)
     assert list(report.left) == MOVING[:1]
@@ -313,13 +313,13 @@ def test_pause_file_rate_and_duration(own: LocalCluster, tmp_path: Path) -> None
             reasons.append(reason)
             pause.unlink(missing_ok=True)
 
-    care = Care(pause_file=pause, max_bytes_per_second=40_000, max_duration=2)
-    assert plan.apply(method="setslot", care=care, on_event=watch).status in ("work_left", "completed")
+    limits = Limits(pause_file=pause, max_bytes_per_second=40_000, max_duration=2)
+    assert plan.apply(method="setslot", limits=limits, on_event=watch).status in ("work_left", "completed")
     assert f"by the file {pause}" in reasons
     assert "limited by max-bytes-per-second" in reasons
 
     again = plan_reshard(own.url, drain=[own.primaries[1].address])
-    stopped = again.apply(method="setslot", care=Care(max_duration=0.001))
+    stopped = again.apply(method="setslot", limits=Limits(max_duration=0.001))
     assert (stopped.status, stopped.exit_code) == ("work_left", 75)
     assert "--max-duration" in stopped.reason
     assert again.apply(method="setslot").ok
@@ -365,8 +365,8 @@ def test_a_slow_node_pauses_the_moves(own: LocalCluster) -> None:
             with raw(own.primaries[2]) as connection:
                 connection.execute("CLIENT", "PAUSE", 500, "ALL")
 
-    care = Care(pause_above_latency=0.05, max_bytes_per_second=300_000)
-    assert plan.apply(method="setslot", care=care, on_event=watch).ok
+    limits = Limits(pause_above_latency=0.05, max_bytes_per_second=300_000)
+    assert plan.apply(method="setslot", limits=limits, on_event=watch).ok
     assert any(f"{own.primaries[2].address} answers in" in reason for reason in reasons)
     assert_clean(own)
 

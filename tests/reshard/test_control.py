@@ -11,7 +11,7 @@ from slotferry.errors import UsageError
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.control.controls import Controls, Rates
 from slotferry.model.notices import Event, Notice
-from slotferry.reshard import Care, Control
+from slotferry.reshard import Control, Limits
 from slotferry.reshard.events import ReshardProgress
 from slotferry.testing.servers import LocalCluster, wait_until
 from tests.reshard.client import open_slots, slots_owned
@@ -48,8 +48,8 @@ def test_what_is_asked_before_a_run_and_during_it() -> None:
 def test_another_thread_steers_a_reshard(own: LocalCluster, pool: ThreadPoolExecutor) -> None:
     plan, control, events = plan_away(own), Control(), list[Event]()
     control.pause()
-    care = Care(max_bytes_per_second=1_000_000)
-    run = pool.submit(plan.apply, control=control, care=care, on_event=events.append)
+    limits = Limits(max_bytes_per_second=1_000_000)
+    run = pool.submit(plan.apply, control=control, limits=limits, on_event=events.append)
     try:
         wait_until(
             lambda: any(isinstance(event, ReshardProgress) and event.state == "paused" for event in events),

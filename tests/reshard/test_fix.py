@@ -1,4 +1,4 @@
-"""Disorder that our own and others' interrupted jobs leave: found, told, and mended without losing a key."""
+"""Disorder that our own and others' interrupted jobs leave: found, told, repaired without losing a key."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def test_what_each_disorder_needs() -> None:
     assert steps == [
         Step("move_on", 0, "a", "b"),
         Step("close", 1, "a"),
-        Step("bring_home", 2, "b", "a"),
+        Step("move_back", 2, "b", "a"),
         Step("close", 3, "b"),
         Step("close", 4, "a"),
         Step("assign", 5, target="b"),
-        Step("bring_home", 6, "a", "b"),
+        Step("move_back", 6, "a", "b"),
     ]
 
 
@@ -60,7 +60,7 @@ def test_everything_at_once(own: LocalCluster) -> None:
     status = run("reshard", "status", own.url)
     assert status.code == 3, status.stderr
     kinds = [line["kind"] for line in run("reshard", "status", own.url, "--json").lines if "kind" in line]
-    assert sorted(kinds) == ["assign", "bring_home", "close", "close", "move_on"]
+    assert sorted(kinds) == ["assign", "move_back", "close", "close", "move_on"]
     told = run("reshard", "fix", own.url)
     assert told.code == 3
     assert "nothing was changed" in told.stdout

@@ -121,8 +121,8 @@ def test_a_slot_stays_open_where_neither_end_has_room(own: LocalCluster) -> None
     assert report.moved + report.remaining + len(report.left) == _SLOTS
 
     limit(own.primaries[0], None)
-    mended = run("reshard", "fix", own.url, "--apply")
-    assert mended.code == 0, mended.stdout
+    repaired = run("reshard", "fix", own.url, "--apply")
+    assert repaired.code == 0, repaired.stdout
     check_with_redis_cli(own)
     limit(own.primaries[1], None)
     assert plan.apply(method="setslot").ok

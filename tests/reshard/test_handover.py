@@ -19,11 +19,11 @@ from slotferry.api.resharding import connect as connect_to
 from slotferry.model.address import Address
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
-from slotferry.reshard.care import Care
 from slotferry.reshard.cluster.members import read_cluster
 from slotferry.reshard.cluster.wire import Wire
 from slotferry.reshard.journal import ReshardJournal
-from slotferry.reshard.move.copying import lacking, process_of
+from slotferry.reshard.limits import Limits
+from slotferry.reshard.move.copying import lacking, replication_identity
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import run
 from tests.reshard.broken import half_moved, node_id, setslot
@@ -378,7 +378,7 @@ def left_over(cluster: LocalCluster, folder: Path, *, process: str | None = None
     if process is None:
         connector = _connector(cluster)
         with Wire(connector, Address(first.host, first.port)) as wire:
-            process = process_of(wire, read_cluster(connector).members[node_id(first)])
+            process = replication_identity(wire, read_cluster(connector).members[node_id(first)])
     with ReshardJournal(folder / "journal.db") as journal:
         journal.begin("job", plan)
         journal.set_open("job", {SLOT: process})
@@ -443,7 +443,7 @@ def test_a_node_that_was_demoted_meanwhile_is_another_process(stack: ExitStack) 
 
     def process() -> str:
         with Wire(connector, Address(primary.host, primary.port)) as wire:
-            return process_of(wire, member)
+            return replication_identity(wire, member)
 
     before = process()
     for successor, other in ((replica, primary), (primary, replica)):
@@ -476,7 +476,7 @@ def test_a_slot_that_an_earlier_run_has_opened_stays_open_with_its_large_key(own
     with connect(first) as connection:
         (name, *_) = connection.execute("CLUSTER", "GETKEYSINSLOT", SLOT, 1)
         connection.execute("SET", name, b"x" * 2_000_000)
-    report = plan.apply(care=Care(max_key_bytes=1_000_000))
+    report = plan.apply(limits=Limits(max_key_bytes=1_000_000))
     assert list(report.left) == [SLOT]
     assert report.left[SLOT].startswith("open: its key")
     assert len([part for part in open_slots(own) if f"[{SLOT}-" in part]) == 2

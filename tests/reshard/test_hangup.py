@@ -128,6 +128,6 @@ def test_mending_ends_at_once_where_that_is_asked_for(own: LocalCluster, hung: i
     assert "hint: run the same command again: it finds what is left" in outcome.stderr
     own.wait_until_healthy()
     assert f"[{late}-<-{node_id(first)}]" in open_slots(own)
-    mended = run("reshard", "fix", own.url, "--apply")
-    assert mended.code == 0, mended.stdout + mended.stderr
+    repaired = run("reshard", "fix", own.url, "--apply")
+    assert repaired.code == 0, repaired.stdout + repaired.stderr
     assert_clean(own)

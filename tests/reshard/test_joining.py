@@ -10,7 +10,7 @@ import pytest
 from slotferry import plan_reshard
 from slotferry.api.resharding import Plan
 from slotferry.errors import RefusedError, SlotferryError, UsageError
-from slotferry.reshard.care import Care
+from slotferry.reshard.limits import Limits
 from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import run
 from tests.reshard.client import slots_owned
@@ -46,7 +46,7 @@ def test_an_empty_node_joins_with_the_plan(own: LocalCluster, newcomer: LocalSer
     assert known_nodes(newcomer) == 1
     plan = Plan.from_json(file.read_text())
     assert [join.address for join in plan.joins] == [newcomer.address]
-    assert plan.apply(own.url, care=Care(max_duration=0.000001)).exit_code == 75  # no time, no change
+    assert plan.apply(own.url, limits=Limits(max_duration=0.000001)).exit_code == 75  # no time, no change
     assert known_nodes(newcomer) == 1
 
     applied = run("reshard", "apply", str(file), own.url)

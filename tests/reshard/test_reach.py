@@ -57,8 +57,8 @@ def test_the_commands_take_an_address_map(own: LocalCluster, nats: list[Proxy], 
     flags = [part for rule in rules for part in ("--address-map", rule)]
     half_moved(own.primaries[0], own.primaries[1], MOVING[0], 3)
     assert run("reshard", "status", url, *flags).code == 3
-    mended = run("reshard", "fix", url, "--apply", *flags)
-    assert mended.code == 0, mended.stderr
+    repaired = run("reshard", "fix", url, "--apply", *flags)
+    assert repaired.code == 0, repaired.stderr
 
     file = tmp_path / "plan.json"
     planned = run("reshard", "plan", url, "--weight", f"{nats[0].address}=2", "-o", str(file), *flags)

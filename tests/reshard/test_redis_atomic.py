@@ -18,9 +18,9 @@ from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.model.address import Address
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
-from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.cluster.members import Member
 from slotferry.reshard.cluster.methods import Pair, choose_method
+from slotferry.reshard.limits import Limits, Scheduler
 from slotferry.reshard.move.atomic import RedisAtomic
 
 Answer = Callable[[list[str]], bytes]
@@ -120,7 +120,7 @@ def mover(stack: ExitStack) -> Callable[[Servers], RedisAtomic]:
             for name, address in zip((SOURCE, TARGET), ends, strict=True)
         )
         connector = Connector(Endpoint("redis+cluster", tuple(ends)), "cluster")
-        method = RedisAtomic(connector, Pair(source, target), Gate(Care(), CancelRequest()))
+        method = RedisAtomic(connector, Pair(source, target), Scheduler(Limits(), CancelRequest()))
         stack.callback(method.close)
         return method
 

@@ -18,7 +18,7 @@ from slotferry.jobs.journal.file import SCHEMA_VERSION
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.records import Advance, Mark, PendingKey, Setup
 from slotferry.model.counts import FailedKey, Keys, Totals
-from slotferry.model.history import Happening
+from slotferry.model.history import HistoryEntry
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.plan.model import Holding, Plan, PlannedNode, Policy, Transfer
 
@@ -52,7 +52,7 @@ def fill(path: Path) -> None:
                     big_positions=[(key, "3 of 9") for key in keys[:5]],
                 ),
             )
-            journal.tell(name, [Happening(number, 1.5, 2.5, "notice", f"thing {n}") for n in range(10)])
+            journal.tell(name, [HistoryEntry(number, 1.5, 2.5, "notice", f"thing {n}") for n in range(10)])
             journal.end_run(name, number, "interrupted", 1.5, None)
     holding = Holding(100, 1000, 10_000)
     nodes = tuple(PlannedNode(i * 40, f"n:{i}", (i * 40,), 0.5, "0-9", holding, holding) for i in "ab")
@@ -80,7 +80,11 @@ def contents(path: Path) -> list[object]:
             name = record.name
             found += [journal.job(name), journal.marks(name), journal.runs(name), journal.databases(name)]
             found += [journal.failures(name, 99), journal.pending(name, 99), journal.notes(name, 99)]
-            found += [sorted(journal.big_positions(name, 0)), journal.story(name), journal.count_notes(name)]
+            found += [
+                sorted(journal.big_positions(name, 0)),
+                journal.history(name),
+                journal.count_notes(name),
+            ]
             found += list(journal.unsettled_keys(name, with_failed=True))
             found += [list(journal.failed_of((name, "none"))), journal.difference_counts((name, "none"))]
     with ReshardJournal(path) as reshards:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from slotferry.reshard.move.mover import give_way
+from slotferry.reshard.move.mover import lower_priority
 
 
 def _niceness() -> int:
@@ -18,7 +18,7 @@ def _niceness() -> int:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
 def test_a_moving_thread_gives_way_and_no_other_does() -> None:
     before = _niceness()
-    with ThreadPoolExecutor(1, initializer=give_way) as pool:
+    with ThreadPoolExecutor(1, initializer=lower_priority) as pool:
         moving = pool.submit(_niceness).result()
     assert moving == min(19, before + 10)
     assert _niceness() == before

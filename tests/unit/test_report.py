@@ -47,7 +47,7 @@ def test_the_summary_has_exactly_these_fields() -> None:
         "runs": 2,
         "resumed": True,
         "empty": None,
-        "story": [],
+        "history": [],
         "error": None,
     }
 

@@ -11,7 +11,7 @@ import pytest
 from slotferry.errors import UsageError
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.control.window import Window, find_zone
-from slotferry.reshard.care import Care, Condition, Gate
+from slotferry.reshard.limits import Condition, Limits, Scheduler
 
 BERLIN = find_zone("Europe/Berlin")
 
@@ -61,25 +61,27 @@ def test_when_it_is_open(text: str, inside: list[str], outside: list[str]) -> No
 )
 def test_what_is_no_window(text: str) -> None:
     with pytest.raises(UsageError, match="the window"):
-        Care(windows=(text,))
+        Limits(windows=(text,))
 
 
 def test_what_is_no_zone() -> None:
     with pytest.raises(UsageError, match="no time zone 'Europe/Atlantis'"):
-        Care(windows=("01:00-02:00",), tz="Europe/Atlantis")
+        Limits(windows=("01:00-02:00",), tz="Europe/Atlantis")
 
 
-def test_the_gate_opens_and_closes_with_the_window() -> None:
+def test_the_scheduler_opens_and_closes_with_the_window() -> None:
     now = [utc("2026-01-10 00:30").timestamp()]
-    gate = Gate(Care(windows=("01:00-02:00", "03:00-04:00"), tz="UTC"), CancelRequest(), lambda: now[0])
-    closed = gate.closed()
+    scheduler = Scheduler(
+        Limits(windows=("01:00-02:00", "03:00-04:00"), tz="UTC"), CancelRequest(), lambda: now[0]
+    )
+    closed = scheduler.closed()
     assert closed is not None
     assert closed.until == utc("2026-01-10 01:00").timestamp()
     assert "opens at 2026-01-10T01:00:00+00:00" in closed.reason
     now[0] += timedelta(minutes=45).total_seconds()
-    assert gate.closed() is None
+    assert scheduler.closed() is None
     now[0] += timedelta(minutes=46).total_seconds()
-    again = gate.closed()
+    again = scheduler.closed()
     assert again is not None
     assert again.until == utc("2026-01-10 03:00").timestamp()
 
@@ -88,43 +90,45 @@ def test_a_reason_to_stop_ends_a_pause(tmp_path: Path) -> None:
     pause = tmp_path / "pause"
     pause.touch()
     cancel = CancelRequest()
-    gate = Gate(Care(pause_file=pause), cancel)
+    scheduler = Scheduler(Limits(pause_file=pause), cancel)
     cancel.ask()
-    assert gate.holds
-    assert list(gate.held()) == []  # would wait for ever
+    assert scheduler.holds
+    assert list(scheduler.held()) == []  # would wait for ever
 
 
 def test_a_pause_is_made_where_nothing_is_open_and_says_by_whom() -> None:
-    gate = Gate(Care(), CancelRequest())
-    assert not gate.holds
-    gate.pause()
-    gate.wait_turn(1)  # of what is in hand
-    assert gate.holds
-    assert gate.condition == Condition("running", "finishing the slots in hand: paused by the operator, 0 s")
-    held = gate.held()
+    scheduler = Scheduler(Limits(), CancelRequest())
+    assert not scheduler.holds
+    scheduler.pause()
+    scheduler.wait_turn(1)  # of what is in hand
+    assert scheduler.holds
+    assert scheduler.condition == Condition(
+        "running", "finishing the slots in hand: paused by the operator, 0 s"
+    )
+    held = scheduler.held()
     assert next(held) == Condition("paused", "by the operator, 0 s")
-    gate.resume()
+    scheduler.resume()
     assert list(held) == []
-    assert not gate.holds
+    assert not scheduler.holds
 
 
 def test_a_changed_rate_cuts_the_groups_and_is_kept_from_then_on() -> None:
-    gate = Gate(Care(max_bytes_per_second=1_000), CancelRequest())
-    gate.set_rate(max_keys_per_second=None, max_bytes_per_second=2_000)
-    assert gate.holds
-    assert list(gate.held()) == []
-    assert not gate.holds
-    assert gate.care.max_bytes_per_second == 2_000
+    scheduler = Scheduler(Limits(max_bytes_per_second=1_000), CancelRequest())
+    scheduler.set_rate(max_keys_per_second=None, max_bytes_per_second=2_000)
+    assert scheduler.holds
+    assert list(scheduler.held()) == []
+    assert not scheduler.holds
+    assert scheduler.limits.max_bytes_per_second == 2_000
     begun = time.monotonic()
-    gate.pay(1_000)
-    gate.wait_turn(0)
+    scheduler.pay(1_000)
+    scheduler.wait_turn(0)
     assert time.monotonic() - begun > 0.4  # a busy machine makes it longer, nothing shorter
-    gate.pay(1 << 40)
-    gate.set_rate(max_keys_per_second=None, max_bytes_per_second=None)
-    gate.wait_turn(1 << 40)  # would wait for years
+    scheduler.pay(1 << 40)
+    scheduler.set_rate(max_keys_per_second=None, max_bytes_per_second=None)
+    scheduler.wait_turn(1 << 40)  # would wait for years
 
 
 @pytest.mark.parametrize("name", ["max_duration", "pause_above_latency", "max_bytes_per_second"])
 def test_limits_are_above_zero(name: str) -> None:
     with pytest.raises(UsageError, match="is not above 0"):
-        Care(**{name: 0})  # type: ignore[arg-type]
+        Limits(**{name: 0})  # type: ignore[arg-type]

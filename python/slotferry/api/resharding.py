@@ -20,8 +20,8 @@ from slotferry.reshard.plan.planner import make_plan
 
 if TYPE_CHECKING:
     from slotferry.model.notices import Event
-    from slotferry.reshard.care import Care
     from slotferry.reshard.control import Control
+    from slotferry.reshard.limits import Limits
     from slotferry.reshard.options import Options
     from slotferry.reshard.report import Report
 
@@ -37,7 +37,7 @@ class Plan(planned.Plan):
         cluster: str | Endpoint | Connector | None = None,
         *,
         options: Options | None = None,
-        care: Care | None = None,
+        limits: Limits | None = None,
         on_event: Callable[[Event], None] | None = None,
         control: Control | None = None,
         password: Password | None = None,
@@ -61,7 +61,7 @@ class Plan(planned.Plan):
             raise UsageError("the plan does not say how to log in", hint="give apply() the cluster's URL")
         connector = _connector(where, password, tls, address_map)
         chosen = replace(options or Options(), **changes)
-        return apply_plan(connector, self, chosen, care=care, on_event=on_event, control=control)
+        return apply_plan(connector, self, chosen, limits=limits, on_event=on_event, control=control)
 
 
 def plan_of(plan: planned.Plan, connector: Connector) -> Plan:

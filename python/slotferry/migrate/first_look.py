@@ -85,5 +85,5 @@ class FirstLook:
         quiet = {"existing-keys", *([] if self._options.db is None else ["databases"])}
         for row in rows:
             if row.status == "warning" and not row.skipped and row.name not in quiet:
-                # What is so at every run is no part of the job's story.
+                # What is so at every run is no part of the job's history.
                 warn(Notice(f"warning ({row.name}): {row.message}; {row.advice}"))

@@ -21,8 +21,8 @@ from slotferry.jobs.control.control_socket import ControlSocket
 from slotferry.jobs.control.controls import Controls
 from slotferry.jobs.control.hangup import reason_of, working
 from slotferry.jobs.driver import Emit, EngineDriver, Sides
+from slotferry.jobs.journal.history_writer import HistoryWriter
 from slotferry.jobs.journal.journal import Journal
-from slotferry.jobs.journal.storyteller import Storyteller
 from slotferry.jobs.lock import JobLock
 from slotferry.jobs.options import Options
 from slotferry.migrate.account.accounting import Accounting
@@ -45,7 +45,7 @@ from slotferry.migrate.resume import (
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.events import Event, Notice, Progress, RunStarted
 from slotferry.model.follow import FollowProgress
-from slotferry.model.history import Happening
+from slotferry.model.history import HistoryEntry
 from slotferry.model.report import Emptiness, Report, Status
 from slotferry.net.endpoints import Endpoint
 from slotferry.topology.databases import may_collide, total_keys
@@ -83,7 +83,7 @@ class _Figures:
     failures: tuple[FailedKey, ...] = ()
     failed_kinds: dict[str, int] = field(default_factory=dict)
     notes: int = 0
-    story: tuple[Happening, ...] = ()
+    history: tuple[HistoryEntry, ...] = ()
     empty: Emptiness | None = None
     follow: FollowProgress | None = None
 
@@ -106,7 +106,7 @@ class Session:
         self._first_look = FirstLook(source, target, options, cancel)
         self._figures = _Figures()
         self._driver: EngineDriver | None = None
-        self._story: Storyteller | None = None
+        self._history: HistoryWriter | None = None
         self.emptiness_told = False
         """Whether the operator knows already that there is no key."""
         self.job = options.job or default_job_name(source, target)
@@ -163,8 +163,8 @@ class Session:
     def _emit(self, event: Event) -> None:
         if isinstance(event, Progress):
             self._progress = event
-        if self._story is not None:
-            self._story.hear(event)
+        if self._history is not None:
+            self._history.hear(event)
         self._listener(event)
 
     def _status(self) -> dict[str, Any]:
@@ -181,7 +181,7 @@ class Session:
             JobLock(path, self.job),
             ControlSocket(path, self.job, self.controls, self._status, answer=self.followed.answer) as socket,
         ):
-            self._story = Storyteller(lambda told: journal.tell(self.job, told))
+            self._history = HistoryWriter(lambda told: journal.tell(self.job, told))
             if socket.complaint:
                 self._emit(Notice(socket.complaint))
             self._forget_damaged(journal, self.job)
@@ -214,7 +214,7 @@ class Session:
                 self._names,
                 void=accounting.void() if resumes else "",
             )
-            figures.runs = self._story.run = journal.begin_run(self.job, resumed=figures.resumed)
+            figures.runs = self._history.run = journal.begin_run(self.job, resumed=figures.resumed)
             figures.settled_before = journal.totals(self.job).keys.settled
             error: BaseException | None = None
             try:
@@ -241,10 +241,10 @@ class Session:
         ours = None if error is None else as_our_error(error, self._cancel)
         status = self._status_of_run(ours)
         journal.end_run(self.job, figures.runs, status, time.monotonic() - begun, ours)
-        if self._story is not None:
-            self._story.write()
-        self._story = None
-        figures.story = tuple(journal.story(self.job))
+        if self._history is not None:
+            self._history.write()
+        self._history = None
+        figures.history = tuple(journal.history(self.job))
 
     def _forget_damaged(self, journal: Journal, name: str) -> None:
         """Let a restart begin without what the journal can't say any more."""
@@ -390,7 +390,7 @@ class Session:
             engine_cpu_seconds=driver.engine_cpu_seconds if driver else 0.0,
             notes=figures.notes,
             collisions=figures.collisions,
-            story=figures.story,
+            history=figures.history,
             empty=figures.empty,
             fail_if_empty=self._options.fail_if_empty,
             follow=figures.follow,

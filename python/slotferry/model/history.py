@@ -12,7 +12,7 @@ from slotferry.text import iso_time
 
 
 @dataclass(frozen=True)
-class Happening:
+class HistoryEntry:
     """One thing that happened, `count` times from `at` to `last` (seconds since 1970), in run number `run`.
 
     `kind` is `run` (its begin or end), `notice`, `topology`, or what the engine met: `node_lost`,

@@ -17,7 +17,7 @@ from slotferry.model.differences import DIFFERENCES, Difference
 from slotferry.model.follow import FollowProgress
 
 if TYPE_CHECKING:
-    from slotferry.model.history import Happening
+    from slotferry.model.history import HistoryEntry
 
 
 Status = Literal[
@@ -37,7 +37,7 @@ class Report:
     `failures` are the first few failed keys; all of them are in the journal. `failed_kinds` counts them by
     kind. `notes` counts the keys that
     are copied without something that a policy gave up (`field_ttl`); the journal names them.
-    `keys_by_primary` is this run's. `story` is what happened since the job was last completed, over all its
+    `keys_by_primary` is this run's. `history` is what happened since the job was last completed, over all its
     runs: failovers, lost nodes, decisions. `error` says why the status is `interrupted` or `failed`.
     `verification` is set where one followed. `empty` says why no key was found, where none was; with
     `fail_if_empty` such a run is not `ok`. `follow` is how the source was followed at last, `cutover`
@@ -59,7 +59,7 @@ class Report:
     notes: int = 0
     collisions: int = 0
     verification: VerifyReport | None = None
-    story: tuple[Happening, ...] = ()
+    history: tuple[HistoryEntry, ...] = ()
     empty: Emptiness | None = None
     fail_if_empty: bool = False
     follow: FollowProgress | None = None
@@ -110,7 +110,7 @@ class Report:
             "runs": self.runs,
             "resumed": self.resumed,
             "empty": None if self.empty is None else self.empty.to_dict(),
-            "story": [happening.to_dict() for happening in self.story],
+            "history": [entry.to_dict() for entry in self.history],
             "error": None if self.error is None else self.error.to_dict(),
             **followed,
             **cut_over,

@@ -11,7 +11,7 @@ from typing import TextIO
 from slotferry.jobs.journal.records import PendingKey
 from slotferry.model.counts import FailedKey
 from slotferry.model.events import DryRunResult, Event, RunEnded, RunStarted
-from slotferry.model.history import Happening
+from slotferry.model.history import HistoryEntry
 from slotferry.model.report import Report
 from slotferry.report.base import Display
 from slotferry.report.columns import align, cut
@@ -84,8 +84,8 @@ def summary_table(report: Report) -> str:
     )
     if report.cutover is not None and report.status == "cut_over":
         lines.append(describe_report(report.job, report.cutover.to_dict()))
-    if len(report.story) > 2:  # more than the begin and end of this run
-        lines += ["what happened:", *story_lines(report.story, _MOST_HAPPENINGS)]
+    if len(report.history) > 2:  # more than the begin and end of this run
+        lines += ["what happened:", *history_lines(report.history, _MOST_HAPPENINGS)]
     if report.failures:
         lines += ["failed keys:", *failure_lines(report.failures)]
         if keys.failed > len(report.failures):
@@ -132,15 +132,15 @@ def next_steps(report: Report) -> list[str]:
     return steps
 
 
-def story_lines(story: Sequence[Happening], limit: int) -> list[str]:
-    """Return a line for each of the last `limit` happenings."""
-    left_out = len(story) - limit
+def history_lines(history: Sequence[HistoryEntry], limit: int) -> list[str]:
+    """Return a line for each of the last `limit` entries."""
+    left_out = len(history) - limit
     rows = [
         (
             local_time(h.at),
             h.message + (f" ({h.count:,} times)" if h.count > 1 else ""),
         )
-        for h in story[-limit:]
+        for h in history[-limit:]
     ]
     head = [f"  {left_out} more before, see 'slotferry jobs show'"] if left_out > 0 else []
     return [*head, *align(rows, indent="  ")]

@@ -10,15 +10,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slotferry.reshard.care import Care
     from slotferry.reshard.control import Control
+    from slotferry.reshard.limits import Limits
     from slotferry.reshard.options import Options
     from slotferry.reshard.report import Report
 
-__all__ = ["Care", "Control", "Options", "Report"]
+__all__ = ["Control", "Limits", "Options", "Report"]
 
 _HOMES = {
-    "Care": "care",
+    "Limits": "limits",
     "Control": "control",
     "Options": "options",
     "Report": "report",

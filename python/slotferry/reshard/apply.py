@@ -22,7 +22,6 @@ from slotferry.jobs.lock import JobLock
 from slotferry.model.address import Address
 from slotferry.model.notices import Event, Notice
 from slotferry.net.connector import Connector
-from slotferry.reshard.care import Care, Condition, Gate, LatencyWatch
 from slotferry.reshard.cluster.lock import cluster_lock
 from slotferry.reshard.cluster.members import Cluster, Member, read_cluster
 from slotferry.reshard.cluster.methods import choose_method
@@ -33,10 +32,11 @@ from slotferry.reshard.control import Control
 from slotferry.reshard.events import ReshardEnded, ReshardProgress, ReshardStarted
 from slotferry.reshard.hangup import Hangup
 from slotferry.reshard.journal import ReshardJournal
+from slotferry.reshard.limits import Condition, LatencyWatch, Limits, Scheduler
 from slotferry.reshard.move.conflicts import ConflictFile
 from slotferry.reshard.move.copying import discard_recorded
 from slotferry.reshard.move.ends import Ends, both_answer, count_keys
-from slotferry.reshard.move.mover import Mover, give_way
+from slotferry.reshard.move.mover import Mover, lower_priority
 from slotferry.reshard.move.others import OthersWatch
 from slotferry.reshard.move.permissions import check_rights
 from slotferry.reshard.options import Options
@@ -45,7 +45,7 @@ from slotferry.reshard.plan.drift import drift_of, plan_shards
 from slotferry.reshard.plan.joining import Joining, meet, with_joining
 from slotferry.reshard.plan.model import Plan
 from slotferry.reshard.plan.planner import make_plan
-from slotferry.reshard.repair.fix import mend_slots
+from slotferry.reshard.repair.fix import repair_slots
 from slotferry.reshard.report import Report, Status
 from slotferry.reshard.tally import TICK_SECONDS, Tally, Ticker
 
@@ -67,7 +67,7 @@ def apply_plan(
     plan: Plan,
     options: Options | None = None,
     *,
-    care: Care | None = None,
+    limits: Limits | None = None,
     on_event: Callable[[Event], None] | None = None,
     cancel: CancelRequest | None = None,
     control: Control | None = None,
@@ -78,7 +78,7 @@ def apply_plan(
     `SlotferryError` where the run was refused: nothing has moved then.
     """
     asked = control.request if control is not None else cancel
-    applier = _Applier(connector, plan, options or Options(), care or Care(), on_event, asked)
+    applier = _Applier(connector, plan, options or Options(), limits or Limits(), on_event, asked)
     if control is not None:
         control.attach(applier.controls)
     return applier.run()
@@ -90,7 +90,7 @@ class _Applier:
         connector: Connector,
         plan: Plan,
         options: Options,
-        care: Care,
+        limits: Limits,
         on_event: Callable[[Event], None] | None,
         cancel: CancelRequest | None,
     ) -> None:
@@ -100,8 +100,8 @@ class _Applier:
         self._listener = on_event or (lambda _: None)
         # What is asked of this job alone ends no other one that shares the request.
         self._cancel = CancelRequest(within=cancel)
-        self._gate = Gate(care, self._cancel)
-        rates = Rates(max_bytes_per_second=care.max_bytes_per_second)
+        self._scheduler = Scheduler(limits, self._cancel)
+        rates = Rates(max_bytes_per_second=limits.max_bytes_per_second)
         self.controls = Controls(self._cancel, rates, counts_keys=False)
         self._steering = Steering(self.controls)
         self._job = options.job or f"reshard-{plan.digest[:12]}"
@@ -114,7 +114,7 @@ class _Applier:
         self._resumed = False
 
     def run(self) -> Report:
-        with Hangup(self._connector, self._gate):
+        with Hangup(self._connector, self._scheduler):
             return self._run()
 
     def _run(self) -> Report:
@@ -148,7 +148,7 @@ class _Applier:
             try:
                 self._carry_out(journal, cluster, joins)
             except SlotferryError as failure:
-                error = self._gate.reason_of(failure)
+                error = self._scheduler.reason_of(failure)
             except KeyboardInterrupt as failure:
                 error = MigrationInterrupted("interrupted", hint=RESUME_HINT)
                 error.__cause__ = failure
@@ -175,7 +175,7 @@ class _Applier:
 
     def _let_join(self, cluster: Cluster, joins: Sequence[Joining]) -> Cluster:
         self._notice(f"letting {', '.join(join.address for join in joins)} join the cluster")
-        meet(self._connector, cluster, joins, self._gate.check_abandoned)
+        meet(self._connector, cluster, joins, self._scheduler.check_abandoned)
         return read_cluster(self._connector)
 
     def _conflict_path(self, journal: Path) -> Path:
@@ -201,7 +201,7 @@ class _Applier:
         self._ticker.tick(condition)
 
     def _steer(self) -> None:
-        for change in self._steering.steer(self._gate):
+        for change in self._steering.steer(self._scheduler):
             self._notice(change)
 
     # The work
@@ -212,19 +212,19 @@ class _Applier:
             cluster, joins = self._joining(read_cluster(self._connector))
         copies = {slot: process for _, slot, process in journal.copied_from()}
         if closing.intersection(cluster.open_slots):
-            mend_slots(self._connector, journal, closing, self._conflicts, self._notice, self._cancel)
+            repair_slots(self._connector, journal, closing, self._conflicts, self._notice, self._cancel)
             cluster, joins = self._joining(read_cluster(self._connector))
         shards = plan_shards(self._plan, cluster)
         todo = self._to_do(cluster, shards, journal)
-        if not todo or self._gate.closed() is not None:
+        if not todo or self._scheduler.closed() is not None:
             return
         if joins:
             cluster = self._let_join(cluster, joins)
             shards = plan_shards(self._plan, cluster)
         known = journal.open_slots().keys()
-        with OthersWatch(self._connector, self._gate, cluster, self._first_look, known) as others:
+        with OthersWatch(self._connector, self._scheduler, cluster, self._first_look, known) as others:
             mover = Mover(
-                *(self._connector, self._plan, self._options.method, self._gate, journal, self._job),
+                *(self._connector, self._plan, self._options.method, self._scheduler, journal, self._job),
                 *(self._conflicts, self._tally, Ends(self._connector, self._notice, copies), self._emit),
                 others.expected.add,
             )
@@ -253,17 +253,17 @@ class _Applier:
         last_move, told = time.monotonic(), ""
         workers = max(1, len(shards) - 1)
         with (
-            LatencyWatch(self._connector, self._gate, addresses),
-            ThreadPoolExecutor(workers, "slotferry-move", initializer=give_way) as pool,
+            LatencyWatch(self._connector, self._scheduler, addresses),
+            ThreadPoolExecutor(workers, "slotferry-move", initializer=lower_priority) as pool,
         ):
             self._steer()  # a pause may have been asked for already
-            while todo and self._gate.closed() is None:
+            while todo and self._scheduler.closed() is None:
                 self._presence.check()
                 done_before = self._tally.advance
                 trouble = mover.move(pool, cluster, shards, todo, self._tick)
                 if self._tally.advance > done_before:
                     last_move, told = time.monotonic(), ""
-                held = trouble is None and self._gate.holds
+                held = trouble is None and self._scheduler.holds
                 if trouble is not None:
                     if time.monotonic() - last_move > self._options.retry_for:
                         raise trouble
@@ -274,7 +274,7 @@ class _Applier:
                 elif held:
                     self._hold(mover)
                     last_move = time.monotonic()
-                if trouble is not None or (held and self._gate.closed() is None):
+                if trouble is not None or (held and self._scheduler.closed() is None):
                     cluster = self._look_again(cluster)
                     self._presence.extend(cluster.primaries)
                     others.look_at(cluster)
@@ -282,7 +282,7 @@ class _Applier:
                     mover.look_at_full(shards)
                     mover.ends.look(cluster, shards, todo)
                 todo = self._to_do(cluster, shards, mover.journal)
-        self._gate.check_abandoned()
+        self._scheduler.check_abandoned()
 
     def _start_telling(self, cluster: Cluster, shards: Mapping[str, Member], todo: Sequence[Move]) -> None:
         self._method_names = {
@@ -303,24 +303,24 @@ class _Applier:
     def _nap(self, reason: str) -> None:
         deadline = time.monotonic() + _RETRY_NAP
         while time.monotonic() < deadline:
-            self._gate.check_abandoned()
+            self._scheduler.check_abandoned()
             self._tick(Condition("waiting", reason))
             time.sleep(TICK_SECONDS)
 
     def _hold(self, mover: Mover) -> None:
-        """Wait while the gate holds, without connections: servers may end those that say nothing for long."""
+        """Wait while the scheduler holds, without connections: servers may end silent ones."""
         mover.close()
         told = ""
-        for condition in self._gate.held():
+        for condition in self._scheduler.held():
             self._tick(condition)
-            if self._gate.others and not told:
-                told = self._gate.others
+            if self._scheduler.others and not told:
+                told = self._scheduler.others
                 self._notice(f"{told}; waiting until it has ended")
             time.sleep(TICK_SECONDS)
 
     def _open_outside_window(self, journal: ReshardJournal, cluster: Cluster) -> set[int]:
         """Return what an earlier run has left open, to be closed though nothing may be begun now."""
-        closed = self._gate.closed()
+        closed = self._scheduler.closed()
         opened = set(journal.slots(self._job, "open")).intersection(cluster.open_slots)
         if closed is None or self._cancel.level or not opened:
             return set()
@@ -330,8 +330,8 @@ class _Applier:
         return opened
 
     def _wait_for_others(self) -> None:
-        while self._gate.others and not self._gate.abandoned:
-            self._tick(Condition("waiting", self._gate.others))
+        while self._scheduler.others and not self._scheduler.abandoned:
+            self._tick(Condition("waiting", self._scheduler.others))
             time.sleep(TICK_SECONDS)
 
     def _look_again(self, before: Cluster) -> Cluster:
@@ -386,7 +386,7 @@ class _Applier:
         journal: ReshardJournal,
         status: Status | None = None,
     ) -> Report:
-        closed = self._gate.closed()
+        closed = self._scheduler.closed()
         tally = self._tally
         if tally.stuck:
             journal.settle(self._job, [], tally.stuck, 0, 0)

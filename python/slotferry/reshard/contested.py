@@ -19,7 +19,7 @@ from slotferry.reshard.move.claim import CONTESTED, TAKEN
 from slotferry.reshard.move.conflicts import ConflictFile
 from slotferry.reshard.plan.drift import plan_shards
 from slotferry.reshard.plan.model import Plan
-from slotferry.reshard.repair.fix import mend_slots
+from slotferry.reshard.repair.fix import repair_slots
 from slotferry.reshard.tally import Tally
 from slotferry.text import count_of
 
@@ -57,7 +57,7 @@ class Contest:
             return
         self.say(f"another tool has moved slots {format_ranges(contested)} too; looking after their keys")
         self.wait()
-        wrong = mend_slots(self.connector, self.journal, contested, self.conflicts, self.say, self.cancel)
+        wrong = repair_slots(self.connector, self.journal, contested, self.conflicts, self.say, self.cancel)
         cluster = read_cluster(self.connector)
         done = [slot for slot in contested if slot not in wrong and cluster.owners[slot] == goes.get(slot)]
         lost = self._lost(cluster, tally, contested)

@@ -1,7 +1,8 @@
 """Hanging up on nodes that do not answer, where a reshard is to end at once.
 
-Invariant: whoever comes to an end by himself within a moment is not cut off, nor what is `Gate.unbroken`. For
-the servers, and for the next run, it is as if this process had been killed: the journal has what may be open.
+Invariant: whoever comes to an end by himself within a moment is not cut off, nor what is
+`Scheduler.unbroken`. For the servers, and for the next run, it is as if this process had been killed: the
+journal has what may be open.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from types import TracebackType
 from slotferry.errors import SlotferryError
 from slotferry.jobs.control.hangup import GRACE_SECONDS, Watch
 from slotferry.net.connector import Connector
-from slotferry.reshard.care import Gate
+from slotferry.reshard.limits import Scheduler
 
 
 class Hangup:
     """Looks after a run in a thread of its own. Of what was lost by it the run hears as its interruption."""
 
-    def __init__(self, connector: Connector, gate: Gate) -> None:
-        self._gate = gate
-        self._watch = Watch(lambda: gate.abandoned, lambda: gate.hang_up(connector), GRACE_SECONDS)
+    def __init__(self, connector: Connector, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._watch = Watch(lambda: scheduler.abandoned, lambda: scheduler.hang_up(connector), GRACE_SECONDS)
 
     def __enter__(self) -> Hangup:
         self._watch.__enter__()
@@ -29,5 +30,5 @@ class Hangup:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._watch.__exit__(kind, error, trace)
-        if isinstance(error, SlotferryError) and (reason := self._gate.reason_of(error)) is not error:
+        if isinstance(error, SlotferryError) and (reason := self._scheduler.reason_of(error)) is not error:
             raise reason from error

@@ -13,9 +13,9 @@ from slotferry.jobs.control.hangup import looking
 from slotferry.model.notices import Event
 from slotferry.net.connector import Connector
 from slotferry.reshard.apply import apply_plan
-from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.events import ReshardEnded
 from slotferry.reshard.journal import ReshardJournal
+from slotferry.reshard.limits import Limits, Scheduler
 from slotferry.reshard.options import Options
 from slotferry.reshard.plan.model import Plan, Policy
 from slotferry.reshard.plan.planner import make_plan
@@ -28,7 +28,7 @@ def run_job(
     connector: Connector,
     name: str,
     policy: Policy,
-    care: Care,
+    limits: Limits,
     options: Options,
     *,
     on_event: Callable[[Event], None] | None = None,
@@ -41,7 +41,7 @@ def run_job(
     Raises `SlotferryError` where the run was refused, or `cancel` was asked for before there was a plan.
     """
     asked = cancel or CancelRequest()
-    closed = Gate(care, asked).closed()
+    closed = Scheduler(limits, asked).closed()
     unfinished = _unfinished(name, policy, options, is_closed=closed is not None)
     if closed is not None and unfinished is None:
         report = Report(name, "outside_window", reason=closed.reason, opens_at=closed.until)
@@ -52,7 +52,7 @@ def run_job(
     if plan is None:
         with looking(asked, connector):
             plan = make_plan(connector, policy)
-    return apply_plan(connector, plan, options, care=care, on_event=on_event, cancel=asked)
+    return apply_plan(connector, plan, options, limits=limits, on_event=on_event, cancel=asked)
 
 
 def _unfinished(name: str, policy: Policy, options: Options, *, is_closed: bool) -> Plan | None:

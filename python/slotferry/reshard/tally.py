@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from slotferry.model.notices import Event
-from slotferry.reshard.care import Condition
 from slotferry.reshard.events import ReshardProgress
+from slotferry.reshard.limits import Condition
 
 TICK_SECONDS = 0.1
 _RATE_SECONDS = 5.0

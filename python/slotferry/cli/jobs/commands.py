@@ -312,9 +312,9 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
             for run in journal.runs(record.name)
         ),
         (
-            {"type": "happening", **happening.to_dict()}
-            for happening in journal.story(record.name)
-            if happening.kind != "run"
+            {"type": "entry", **entry.to_dict()}
+            for entry in journal.history(record.name)
+            if entry.kind != "run"
         ),
         _failure_dicts(journal, record, limit),
         (
@@ -341,17 +341,17 @@ def _failure_dicts(journal: Journal, record: JobRecord, limit: int) -> Iterator[
 
 def _show_text(journal: Journal, path: Path, record: JobRecord, limit: int) -> None:
     from slotferry.report.columns import align
-    from slotferry.report.tables import story_lines
+    from slotferry.report.tables import history_lines
 
     click.echo("\n".join(align(_head_rows(journal, path, record))))
     click.echo("\nruns:")
     heads = ("NUMBER", "STARTED", "ENDED", "STATUS", "HOST", "PID", "WHY")
     rows = [_run_row(run, _status(path, record.name, run.status)) for run in journal.runs(record.name)]
     click.echo("\n".join(align([heads, *rows], numbers=(0, 5), indent="  ")))
-    story = journal.story(record.name)
-    if any(happening.kind != "run" for happening in story):
+    history = journal.history(record.name)
+    if any(entry.kind != "run" for entry in history):
         click.echo("\nwhat happened:")
-        click.echo("\n".join(story_lines(story, len(story))))
+        click.echo("\n".join(history_lines(history, len(history))))
     _show_keys(journal, record, limit)
 
 

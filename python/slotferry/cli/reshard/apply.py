@@ -29,7 +29,7 @@ from slotferry.errors import UsageError
 
 if TYPE_CHECKING:
     from slotferry.model.notices import Event
-    from slotferry.reshard.care import Care
+    from slotferry.reshard.limits import Limits
 
 _EXAMPLES = """\
 \b
@@ -148,13 +148,13 @@ def apply(
     from slotferry.reshard.options import Options
 
     connector = take_connector(cluster, parameters)
-    care = take_care(parameters)
+    limits = take_limits(parameters)
     loaded = read_plan(plan)
     options = Options(**parameters)
     file = ReportFile(report)
     cancel = CancelRequest()
     with show(as_json, progress) as tell, signals(cancel):
-        result = apply_plan(connector, loaded, options, care=care, on_event=tell, cancel=cancel)
+        result = apply_plan(connector, loaded, options, limits=limits, on_event=tell, cancel=cancel)
     return file.end(result)
 
 
@@ -172,12 +172,12 @@ def read_plan(path: Path) -> Any:
     return Plan.from_json(text, name=f"the plan {path}")
 
 
-def take_care(parameters: dict[str, Any]) -> Care:
+def take_limits(parameters: dict[str, Any]) -> Limits:
     """Take the options of `care_options` out of `parameters`."""
-    from slotferry.reshard.care import Care
+    from slotferry.reshard.limits import Limits
 
     latency = parameters.pop("pause_above_latency")
-    return Care(
+    return Limits(
         windows=parameters.pop("windows"),
         tz=parameters.pop("tz"),
         max_duration=parameters.pop("max_duration"),

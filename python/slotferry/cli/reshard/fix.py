@@ -115,7 +115,7 @@ def fix(
     if as_json:
         click.echo(json_text(report.to_dict()))
         return report.exit_code
-    click.echo(f"{count_of(report.mended, 'slot')} repaired")
+    click.echo(f"{count_of(report.repaired, 'slot')} repaired")
     for slot, reason in sorted(report.left.items()):
         click.echo(f"  slot {slot}: {reason}")
     if report.conflicts:

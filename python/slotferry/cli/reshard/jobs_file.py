@@ -22,7 +22,7 @@ from slotferry.errors import OptionError, UsageError
 
 if TYPE_CHECKING:
     from slotferry.net.connector import Connector
-    from slotferry.reshard.care import Care
+    from slotferry.reshard.limits import Limits
     from slotferry.reshard.options import Options
     from slotferry.reshard.plan.model import Policy
 
@@ -98,7 +98,7 @@ class JobSettings:
     """The settings of one job, read and checked."""
 
     policy: Policy
-    care: Care
+    limits: Limits
     login: Mapping[str, Any]
     cluster: str
     address_map: tuple[str, ...]
@@ -164,7 +164,7 @@ def _read(path: Path, where: str, table: Mapping[str, Any]) -> dict[str, Any]:
 def _job(path: Path, name: str, settings: Mapping[str, Any]) -> JobSettings:
     from slotferry.jobs.names import check_job_name
     from slotferry.net.address_map import AddressMap
-    from slotferry.reshard.care import DEFAULT_MAX_KEY, Care
+    from slotferry.reshard.limits import DEFAULT_MAX_KEY, Limits
     from slotferry.reshard.plan.model import DEFAULT_SAMPLES, DEFAULT_THRESHOLD, Policy
 
     if "cluster" not in settings:
@@ -185,7 +185,7 @@ def _job(path: Path, name: str, settings: Mapping[str, Any]) -> JobSettings:
                 threshold=settings.get("threshold", DEFAULT_THRESHOLD),
                 samples=settings.get("samples", DEFAULT_SAMPLES),
             ),
-            care=Care(
+            limits=Limits(
                 windows=settings.get("window", ()),
                 tz=settings.get("tz"),
                 max_duration=settings.get("max-duration"),

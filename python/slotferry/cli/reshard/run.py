@@ -118,7 +118,7 @@ def _run_one(name: str, job: JobSettings, journal: Path | None, tell: Any, cance
             job.connector(),
             name,
             job.policy,
-            job.care,
+            job.limits,
             job.options(name, journal),
             on_event=tell,
             cancel=cancel,

@@ -1,8 +1,8 @@
 """What may be changed about a run while it goes on: its pause, its rates, its end.
 
 Invariant: asking only sets a value; the run looks by itself and hands what has changed on to what does the
-work (an engine job, the gate of a reshard), so anything may be asked at any instant, from any thread, also
-before that runs.
+work (an engine job, the scheduler of a reshard), so anything may be asked at any instant, from any thread,
+also before that runs.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Controls:
 
 
 class Steered(Protocol):
-    """What pauses, goes on and is limited as it was asked: `_core.Job`, and the gate of a reshard."""
+    """What pauses, goes on and is limited as it was asked: `_core.Job`, and the scheduler of a reshard."""
 
     def pause(self) -> None:
         """Begin nothing more."""

@@ -23,7 +23,7 @@ from slotferry.jobs.journal.reader import JournalReader
 from slotferry.jobs.journal.records import Advance, Setup
 from slotferry.model.counts import Totals
 from slotferry.model.follow import FollowMark
-from slotferry.model.history import Happening
+from slotferry.model.history import HistoryEntry
 
 _OF_A_PASS = (
     *("unsettled", "notes", "big_keys", "partitions"),
@@ -221,14 +221,14 @@ class Journal(JournalReader):
             )
             execute("UPDATE jobs SET status = ?, updated = ? WHERE name = ?", (status, now, name))
 
-    def tell(self, name: str, happenings: Sequence[Happening]) -> None:
-        """Add to the story; what is there already is counted on. Raises `JournalError`."""
+    def tell(self, name: str, entries: Sequence[HistoryEntry]) -> None:
+        """Add to the history; what is there already is counted on. Raises `JournalError`."""
         with self.transaction():
             self._connection.executemany(
                 "INSERT INTO story (job, run, at, last, kind, message, count) VALUES (?, ?, ?, ?, ?, ?, ?) "
                 "ON CONFLICT (job, run, kind, message) "
                 "DO UPDATE SET count = count + excluded.count, last = excluded.last",
-                [(name, h.run, h.at, h.last, h.kind, h.message, h.count) for h in happenings],
+                [(name, h.run, h.at, h.last, h.kind, h.message, h.count) for h in entries],
             )
 
     def discard(self, name: str) -> bool:

@@ -21,7 +21,7 @@ from slotferry.jobs.journal.records import COMPLETED, JobRecord, Mark, PendingKe
 from slotferry.jobs.journal.row_checks import DISCARD_HINT, check_rows, parsing
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.follow import FollowMark
-from slotferry.model.history import Happening
+from slotferry.model.history import HistoryEntry
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -267,7 +267,7 @@ class JournalReader:
         )
         return dict(rows)
 
-    def story(self, name: str) -> list[Happening]:
+    def history(self, name: str) -> list[HistoryEntry]:
         """Return what happened in the job's runs since it was completed last, in order."""
         runs = self.runs(name)
         ended = [run.number for run in runs[:-1] if run.status in COMPLETED]
@@ -276,12 +276,12 @@ class JournalReader:
             "SELECT run, at, last, kind, message, count FROM story WHERE job = ? AND run > ? ORDER BY at, id",
             *(name, since),
         )
-        told = [Happening(*row) for row in rows]
+        told = [HistoryEntry(*row) for row in rows]
         for run in runs:
             if run.number > since:
                 last = max((entry.last for entry in told if entry.run == run.number), default=run.started)
                 told += _begin_and_end(run, last)
-        return sorted(told, key=lambda happening: (happening.run, happening.at))
+        return sorted(told, key=lambda entry: (entry.run, entry.at))
 
     def has_cutovers(self, name: str) -> bool:
         """Whether a job has tried to cut over, or has left a setting of its source changed."""
@@ -309,13 +309,13 @@ class JournalReader:
         return rows
 
 
-def _begin_and_end(run: RunRecord, last: float) -> list[Happening]:
+def _begin_and_end(run: RunRecord, last: float) -> list[HistoryEntry]:
     """Return a run's begin and end; of one that was killed, the end is when it told something `last`."""
     begun = f"run {run.number} {'resumed' if run.resumed else 'began'} on {run.host}"
-    told = [Happening(run.number, run.started, run.started, "run", begun)]
+    told = [HistoryEntry(run.number, run.started, run.started, "run", begun)]
     if run.status != "running":
         at = last if run.ended is None else run.ended
         why = f": {run.error_message}" if run.error_message else ""
         message = f"run {run.number} {run.status.replace('_', ' ')}{why}"
-        told.append(Happening(run.number, at, at, "run", message))
+        told.append(HistoryEntry(run.number, at, at, "run", message))
     return told

@@ -12,7 +12,6 @@ from slotferry.net import replies
 from slotferry.net.connector import Connector
 from slotferry.net.link import lost
 from slotferry.net.replies import bare
-from slotferry.reshard.care import Gate
 from slotferry.reshard.cluster.members import Member
 from slotferry.reshard.cluster.methods import Moved, Pair, itself
 from slotferry.reshard.cluster.wire import (
@@ -25,6 +24,7 @@ from slotferry.reshard.cluster.wire import (
     slot_commands,
     text_of,
 )
+from slotferry.reshard.limits import Scheduler
 
 _POLL_SECONDS = (0.005, 0.2)
 
@@ -35,9 +35,9 @@ class _Atomic:
     most_slots = 2048
     most_bytes = 512_000_000
 
-    def __init__(self, connector: Connector, pair: Pair, gate: Gate) -> None:
+    def __init__(self, connector: Connector, pair: Pair, scheduler: Scheduler) -> None:
         self._pair = pair
-        self._gate = gate
+        self._scheduler = scheduler
         self._source = Wire(connector, pair.source.address)
         self._target = Wire(connector, pair.target.address)
 
@@ -68,7 +68,7 @@ class ValkeyAtomic(_Atomic):
         if not wanted:
             return outcome
         keys = _keys_in(self._source, wanted)
-        self._gate.wait_turn(0)
+        self._scheduler.wait_turn(0)
         before = {job["name"] for job in self._jobs()}
         ends = [end for first_last in ranges_of(wanted) for end in first_last]
         reply = self._source.call(
@@ -109,7 +109,7 @@ class ValkeyAtomic(_Atomic):
             ]
             if not busy:
                 return
-            self._gate.nap(wait, f"the servers still move slots {busy[0]['slot_ranges']}")
+            self._scheduler.nap(wait, f"the servers still move slots {busy[0]['slot_ranges']}")
 
     def _await_end(self, before: set[str], slots: Sequence[int]) -> str:
         """Wait for the end of the job that was begun; return what stood against it at the target."""
@@ -133,7 +133,7 @@ class ValkeyAtomic(_Atomic):
                     f"could not move slots {format_ranges(slots)} from {self._pair.source}: {why}",
                     "it is tried again",
                 )
-            self._gate.nap(wait, "")
+            self._scheduler.nap(wait, "")
         raise AssertionError("it waits without an end")
 
 
@@ -171,7 +171,7 @@ class RedisAtomic(_Atomic):
         if not wanted:
             return outcome
         keys = _keys_in(self._source, wanted)
-        self._gate.wait_turn(0)
+        self._scheduler.wait_turn(0)
         ends = [end for first_last in ranges_of(wanted) for end in first_last]
         task = self._target.call("CLUSTER", "MIGRATION", "IMPORT", *ends)
         if is_error(task):
@@ -194,7 +194,7 @@ class RedisAtomic(_Atomic):
             busy = [task for task in tasks if not move_ended(task)]
             if not busy:
                 return
-            self._gate.nap(wait, f"the servers still move slots {busy[0].get('slots', '')}")
+            self._scheduler.nap(wait, f"the servers still move slots {busy[0].get('slots', '')}")
 
     def _await_end(self, task_id: str, slots: Sequence[int]) -> None:
         for wait in _waits():
@@ -210,7 +210,7 @@ class RedisAtomic(_Atomic):
                     f"{task.get('last_error') or task['state']}",
                     "it is tried again",
                 )
-            self._gate.nap(wait, "")
+            self._scheduler.nap(wait, "")
 
 
 def _still_to_move(slots: Sequence[int], here: Member, there: Member, outcome: Moved) -> list[int]:

@@ -65,7 +65,7 @@ class Claim:
         self._pair = pair
         self._is_quiet = is_quiet
         self._others: dict[Address, Wire] = {}
-        self._deaf: set[Address] = set()
+        self._unreachable: set[Address] = set()
 
     def close(self) -> None:
         """Hang up."""
@@ -222,14 +222,14 @@ class Claim:
         """Tell the bystanders; whom we can't reach, the gossip tells."""
         commands = self._node_commands(slots)
         for member in self._pair.others if slots else ():
-            if not member.is_primary or member.is_down or member.address in self._deaf:
+            if not member.is_primary or member.is_down or member.address in self._unreachable:
                 continue
             try:
                 if member.address not in self._others:
                     self._others[member.address] = Wire(self._connector, member.address)
                 self._others[member.address].each(commands)
             except SlotferryError:
-                self._deaf.add(member.address)  # one wait for a node that hangs is enough
+                self._unreachable.add(member.address)  # one wait for a node that hangs is enough
                 if (broken := self._others.pop(member.address, None)) is not None:
                     broken.close()
 

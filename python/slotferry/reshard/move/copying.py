@@ -22,11 +22,11 @@ from slotferry.errors import SlotferryError
 from slotferry.net import replies
 from slotferry.net.connector import Connector
 from slotferry.net.link import encode, lost
-from slotferry.reshard.care import Gate
 from slotferry.reshard.cluster.members import Cluster, Member
 from slotferry.reshard.cluster.methods import Pair, correct_owner, itself
 from slotferry.reshard.cluster.wire import Wire, format_ranges, is_error, refused, slot_commands
 from slotferry.reshard.journal import ReshardJournal
+from slotferry.reshard.limits import Scheduler
 from slotferry.reshard.move.conflicts import ConflictFile
 
 _CHUNK_KEYS = 50  # read in one go: clients wait for as long as that takes
@@ -73,7 +73,7 @@ def lacking(wire: Wire) -> str:
     return ""
 
 
-def process_of(wire: Wire, member: Member) -> str:
+def replication_identity(wire: Wire, member: Member) -> str:
     """Return what tells a process, and its time as a primary, from every other one; empty where unknown.
 
     A node that was demoted has forgotten which slots it had opened; when it is promoted again, the id of its
@@ -107,24 +107,24 @@ class SlotCopier:
         self,
         connector: Connector,
         pair: Pair,
-        gate: Gate,
+        scheduler: Scheduler,
         conflicts: ConflictFile,
         say: Callable[[str], None],
         job: str,
         process: str,
     ) -> None:
-        """`process` is the source's, as the journal has it (`process_of`)."""
+        """`process` is the source's, as the journal has it (`replication_identity`)."""
         self._say = say
         self._said = False
         self._connector = connector
         self._pair = pair
-        self._gate = gate
+        self._scheduler = scheduler
         self._conflicts = conflicts
         self._name = client_name(job, pair)
         self.process = process
         self._handover: Handover | None = None
         self._access: Access | None = None  # kept, so that it can be hung up
-        self._limits = _Limits(gate)
+        self._limits = _Limits(scheduler)
         self._bytes_per_key = 0.0
         self._beside: ThreadPoolExecutor | None = None
 
@@ -177,7 +177,7 @@ class SlotCopier:
             elif fate == "refused":
                 refusals.append(why)
         told(result.keys, result.bytes)
-        self._gate.pay(result.bytes)
+        self._scheduler.pay(result.bytes)
         if result.keys:
             self._bytes_per_key = result.bytes / result.keys
         if refusals and not result.slots and result.error is None:
@@ -213,7 +213,7 @@ class SlotCopier:
                     chunk_bytes=limits.chunk_bytes,
                     max_keys=limits.keys,
                     max_bytes=limits.bytes,
-                    max_key_bytes=min(_MOST_KEY_BYTES, self._gate.care.max_key_bytes),
+                    max_key_bytes=min(_MOST_KEY_BYTES, self._scheduler.limits.max_key_bytes),
                 )
             except EngineError as error:
                 raise SlotferryError(str(error.args[1])) from None
@@ -230,20 +230,20 @@ class SlotCopier:
 class _Limits:
     """How much at once: less where a latency bound asks for it."""
 
-    def __init__(self, gate: Gate) -> None:
-        self._rate = gate.care.max_bytes_per_second
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._rate = scheduler.limits.max_bytes_per_second
         self.times, self.reading_keys = _MOST_TIMES, _READING_KEYS
         self.chunk_keys, self.keys = _CHUNK_KEYS, _MOST_KEYS
         self.bytes, self.chunk_bytes = _MOST_BYTES, _CHUNK_BYTES
         if self._rate is not None:
             self.bytes = min(_MOST_BYTES, max(self._rate, _MOST_KEY_BYTES))
         self._call = _CALL_KEYS
-        if gate.batch_seconds is not None:
-            at_once = max(10, int(gate.batch_seconds / _SECONDS_PER_KEY))
+        if scheduler.batch_seconds is not None:
+            at_once = max(10, int(scheduler.batch_seconds / _SECONDS_PER_KEY))
             self.times = 1
             self.reading_keys, self.chunk_keys = min(_READING_KEYS, at_once), min(_CHUNK_KEYS, at_once)
             self.keys = min(_MOST_KEYS, 4 * at_once)
-            self.chunk_bytes = min(_CHUNK_BYTES, int(gate.batch_seconds * _BYTES_PER_SECOND))
+            self.chunk_bytes = min(_CHUNK_BYTES, int(scheduler.batch_seconds * _BYTES_PER_SECOND))
             self._call = min(_CALL_KEYS, 16 * at_once)
 
     def call_keys(self, bytes_per_key: float) -> float:
@@ -279,7 +279,7 @@ def discard_copies(
     for wire in (source, target):
         _hang_up(wire, name)
     here = itself(source, pair.source)
-    if process_of(source, pair.source) != process:
+    if replication_identity(source, pair.source) != process:
         return
     undisturbed = [slot for slot in slots if slot in here.slots and slot not in here.migrating]
     correct_owner(target, undisturbed, pair.source.id)
@@ -326,7 +326,7 @@ def discard_recorded(
     for (source_id, target_id, job, process), slots in groups.items():
         pair = Pair(cluster.members[source_id], cluster.members[target_id])
         with Wire(connector, pair.source.address) as here, Wire(connector, pair.target.address) as there:
-            if process_of(here, pair.source) != process:
+            if replication_identity(here, pair.source) != process:
                 continue
             say(f"dropping what an interrupted run has copied: slots {format_ranges(slots)} at {pair.target}")
             discard_copies(here, there, pair, slots, process, conflicts, client_name(job, pair), say)

@@ -12,7 +12,7 @@ from slotferry.errors import SlotferryError
 from slotferry.net.connector import Connector
 from slotferry.reshard.cluster.members import Cluster, Member
 from slotferry.reshard.cluster.wire import Wire, count_of, is_error, slot_commands
-from slotferry.reshard.move.copying import can_copy, lacking, process_of
+from slotferry.reshard.move.copying import can_copy, lacking, replication_identity
 from slotferry.reshard.plan.balance import Move
 
 
@@ -72,7 +72,7 @@ class Ends:
                         self._foreign.update(goes.get(node, []))
                         continue
                     if node in sources:
-                        self.processes[node] = process_of(wire, member)
+                        self.processes[node] = replication_identity(wire, member)
                     slots = goes.get(node, [])
                     counts = wire.each(slot_commands("COUNTKEYSINSLOT", slots))
                     self._foreign.update(s for s, count in zip(slots, counts, strict=True) if count != b":0")

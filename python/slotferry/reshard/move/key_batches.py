@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from slotferry.errors import SlotferryError
 from slotferry.net.connector import Connector
 from slotferry.net.link import encode, lost
-from slotferry.reshard.care import Gate
 from slotferry.reshard.cluster.methods import Moved, Pair
 from slotferry.reshard.cluster.wire import Wire, decode_key, is_error, refused, slot_commands, text_of
+from slotferry.reshard.limits import Scheduler
 from slotferry.reshard.move.conflicts import ConflictFile, Keep
 from slotferry.reshard.move.rollback import NoRoomError, no_room
 from slotferry.reshard.plan.measure import memory_usage
@@ -56,7 +56,7 @@ class KeyBatches:
         self,
         connector: Connector,
         pair: Pair,
-        gate: Gate,
+        scheduler: Scheduler,
         conflicts: ConflictFile,
         notice: Callable[[str], None],
         source: Wire,
@@ -71,7 +71,7 @@ class KeyBatches:
         """Keys and bytes by slot, since `begin`."""
         self._connector = connector
         self._pair = pair
-        self._gate = gate
+        self._scheduler = scheduler
         self._conflicts = conflicts
         self._notice = notice
         self._keep = keep
@@ -87,7 +87,7 @@ class KeyBatches:
         """Begin with other slots, whose target may be shared with another mover or own them already."""
         self._shared, self._homeward = shared, homeward
         # Under a bound the source is left alone between two MIGRATEs, for the time of a round trip.
-        self._depth = 1 if shared or self._gate.batch_seconds is not None else _DEPTH
+        self._depth = 1 if shared or self._scheduler.batch_seconds is not None else _DEPTH
         self.sent.clear()
 
     def listed(
@@ -101,7 +101,7 @@ class KeyBatches:
         found = self.source.each_keys(asked)
         sizes = self._sizes([key for keys in found for key in keys])
         listed: dict[int, Listed] = {}
-        limit = self._gate.care.max_key_bytes
+        limit = self._scheduler.limits.max_key_bytes
         at = 0
         for slot, keys in zip(slots, found, strict=True):
             sized = Listed(keys, sizes[at : at + len(keys)])
@@ -133,9 +133,9 @@ class KeyBatches:
         listed: Sequence[tuple[int, Listed]],
         outcome: Moved,
         told: Callable[[int, int], None],
-        stubborn: set[int],
+        conflicted: set[int],
     ) -> None:
-        """Send the listed keys; `stubborn` takes the slots where one differs between the two nodes.
+        """Send the listed keys; `conflicted` takes the slots where one differs between the two nodes.
 
         Raises `NoRoomError` where the target is full.
         """
@@ -144,20 +144,20 @@ class KeyBatches:
         try:
             for slot, keys in listed:
                 for batch, size in self._batches(keys):
-                    self._gate.check_abandoned()
-                    self._gate.wait_turn(size)
+                    self._scheduler.check_abandoned()
+                    self._scheduler.wait_turn(size)
                     timeout = _MIGRATE_TIMEOUT + size / _SLOWEST_BYTES
                     under_way.append((slot, batch, size, timeout))
                     self.source.set_timeout(timeout * 2 * _DEPTH)
                     self.source.send(self._migrate(batch, timeout))
                     if len(under_way) >= self._depth:
-                        self._settle(under_way.popleft(), outcome, told, stubborn)
+                        self._settle(under_way.popleft(), outcome, told, conflicted)
             while under_way:
-                self._settle(under_way.popleft(), outcome, told, stubborn)
+                self._settle(under_way.popleft(), outcome, told, conflicted)
         except NoRoomError:
             while under_way:  # so that nothing moves any more, and every reply is read
                 with suppress(NoRoomError):
-                    self._settle(under_way.popleft(), outcome, told, stubborn)
+                    self._settle(under_way.popleft(), outcome, told, conflicted)
             raise
 
     def _batches(self, listed: Listed) -> Iterable[tuple[Sequence[bytes], int]]:
@@ -181,7 +181,7 @@ class KeyBatches:
         done: tuple[int, Sequence[bytes], int, float],
         outcome: Moved,
         told: Callable[[int, int], None],
-        stubborn: set[int],
+        conflicted: set[int],
     ) -> None:
         slot, batch, size, _ = done
         (reply,) = self.source.lines(1)
@@ -203,7 +203,7 @@ class KeyBatches:
             if not self._conflicts.settle(
                 self._connector, pair, slot, batch, migrate, keep=self._keep, home=home
             ):
-                stubborn.add(slot)
+                conflicted.add(slot)
             return
         if reply.startswith((b"-NOPERM", b"-NOAUTH")) or "NOPERM" in text or "NOAUTH" in text:
             raise refused(str(self._pair.source), "MIGRATE", reply)
@@ -215,7 +215,7 @@ class KeyBatches:
 
     def _adapt(self, keys: int, seconds: float) -> None:
         """Let a batch take the time it may, not more."""
-        goal = self._gate.batch_seconds
+        goal = self._scheduler.batch_seconds
         goal = _BATCH_SECONDS if goal is None else min(goal, _BATCH_SECONDS)
         if self._shared:
             goal *= 2  # the other target's MIGRATEs come between ours

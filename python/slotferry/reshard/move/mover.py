@@ -19,12 +19,12 @@ from slotferry.errors import RESUME_HINT, MigrationInterrupted, RefusedError, Sl
 from slotferry.model.notices import Event, Notice
 from slotferry.net.connector import Connector
 from slotferry.net.link import lost
-from slotferry.reshard.care import Condition, Gate
 from slotferry.reshard.cluster.members import Cluster, Member
 from slotferry.reshard.cluster.methods import Method, MethodName, Moved, Pair, choose_method
 from slotferry.reshard.cluster.wire import Wire, format_ranges
 from slotferry.reshard.events import SlotsLeft
 from slotferry.reshard.journal import ReshardJournal
+from slotferry.reshard.limits import Condition, Scheduler
 from slotferry.reshard.move.atomic import RedisAtomic, ValkeyAtomic
 from slotferry.reshard.move.conflicts import ConflictFile
 from slotferry.reshard.move.copying import SlotCopier, can_copy
@@ -64,7 +64,7 @@ class Mover:
     connector: Connector
     plan: Plan
     wanted: MethodName
-    gate: Gate
+    scheduler: Scheduler
     journal: ReshardJournal
     job: str
     conflicts: ConflictFile
@@ -105,7 +105,7 @@ class Mover:
         todo: Sequence[Move],
         tick: Callable[[Condition], None],
     ) -> SlotferryError | None:
-        """Move until nothing is left, the gate holds, or there is trouble, which is returned.
+        """Move until nothing is left, the scheduler holds, or there is trouble, which is returned.
 
         Then nothing is open that need not be. `tick` is called about ten times a second.
         """
@@ -113,7 +113,7 @@ class Mover:
         running: _Running = {}
         trouble: SlotferryError | None = None
         while running or (queues and trouble is None):
-            if trouble is None and not self.gate.holds:
+            if trouble is None and not self.scheduler.holds:
                 self._start(pool, cluster, shards, queues, running)
             if not running:
                 break
@@ -124,11 +124,11 @@ class Mover:
             queues = [queue for queue in queues if queue.slots]
             while self._notices:
                 self.emit(Notice(self._notices.popleft()))
-            tick(self.gate.condition)
+            tick(self.scheduler.condition)
         if (
             trouble is None
             and queues
-            and not self.gate.holds
+            and not self.scheduler.holds
             and not any(q.is_alive(shards) and q.target not in self.full for q in queues)
         ):
             trouble = next(iter(self.full.values()), None) or _nobody(queues[0], self.plan)
@@ -175,7 +175,7 @@ class Mover:
         handed_over = (
             name == "setslot" and can_copy(source, target) and bool(self.ends.processes.get(source.id))
         )
-        return 1 if handed_over or self.gate.care.pause_above_latency is not None else _FEEDS
+        return 1 if handed_over or self.scheduler.limits.pause_above_latency is not None else _FEEDS
 
     def _pair(self, cluster: Cluster, source: Member, target: Member, queue: _Queue) -> Pair:
         return Pair(
@@ -190,7 +190,7 @@ class Mover:
         """Take the next slots off a queue: as many as may be open together."""
         kind = _METHODS[name]
         most_bytes = float(kind.most_bytes)
-        if (rate := self.gate.care.max_bytes_per_second) is not None:
+        if (rate := self.scheduler.limits.max_bytes_per_second) is not None:
             # What is in hand is finished before a pause or the end; and the servers' own moves know no limit:
             # what is slowed down is the pace of the groups.
             most_bytes = min(most_bytes, _GROUP_SECONDS * rate)
@@ -220,7 +220,7 @@ class Mover:
                 shared=shared,
             )
             moved.bytes = round(moved.keys * self.plan.key_bytes)
-            self.gate.pay(moved.bytes)
+            self.scheduler.pay(moved.bytes)
             return moved
         except BaseException:
             # Its connections may hold replies that nobody has read.
@@ -230,16 +230,24 @@ class Mover:
 
     def _make(self, name: str, pair: Pair) -> Method:
         if name == "valkey-atomic":
-            return ValkeyAtomic(self.connector, pair, self.gate)
+            return ValkeyAtomic(self.connector, pair, self.scheduler)
         if name == "redis-atomic":
-            return RedisAtomic(self.connector, pair, self.gate)
+            return RedisAtomic(self.connector, pair, self.scheduler)
         copier = None
         if process := self.ends.processes.get(pair.source.id):
             copier = SlotCopier(
-                *(self.connector, pair, self.gate, self.conflicts, self._notices.append, self.job, process)
+                *(
+                    self.connector,
+                    pair,
+                    self.scheduler,
+                    self.conflicts,
+                    self._notices.append,
+                    self.job,
+                    process,
+                )
             )
         return SetslotMigrate(
-            *(self.connector, pair, self.gate, self.conflicts, self._notices.append),
+            *(self.connector, pair, self.scheduler, self.conflicts, self._notices.append),
             copier=copier,
             recorded=lambda slot: self.ends.copies.get(slot, ""),
         )
@@ -296,7 +304,7 @@ class Mover:
                 raise
 
 
-def give_way() -> None:
+def lower_priority() -> None:
     """Let others on this machine, such as a node, have the processor before this thread.
 
     Nothing waits for a mover: a slot is served all the while. Elsewhere than on Linux nothing is done.

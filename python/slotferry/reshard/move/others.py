@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 from slotferry.errors import SlotferryError
 from slotferry.model.address import Address
 from slotferry.net.connector import Connector
-from slotferry.reshard.care import Gate
 from slotferry.reshard.cluster.members import Cluster, Member
 from slotferry.reshard.cluster.methods import own_line
 from slotferry.reshard.cluster.wire import Wire, format_ranges
+from slotferry.reshard.limits import Scheduler
 
 _LOOK_SECONDS = 0.25
 _CALM_SECONDS = 1.0  # as long nothing may change for a tool to be taken for ended
@@ -82,18 +82,23 @@ def _shown(slots: Iterable[int]) -> str:
 
 
 class OthersWatch:
-    """Looks at every primary again and again, in a thread, and closes the gate while others are at work.
+    """Looks at every primary again and again, in a thread, and closes the scheduler while others are at work.
 
     `begun` is what the cluster was like when the run first looked at it; `known` are slots that an earlier
     run of ours may have left open.
     """
 
     def __init__(
-        self, connector: Connector, gate: Gate, cluster: Cluster, begun: Cluster, known: Container[int]
+        self,
+        connector: Connector,
+        scheduler: Scheduler,
+        cluster: Cluster,
+        begun: Cluster,
+        known: Container[int],
     ) -> None:
         self.expected = Expected()
         self._connector = connector
-        self._gate = gate
+        self._scheduler = scheduler
         self._members = {member.id: member for member in cluster.primaries if member.answered}
         self._before = View.of(begun.members.values())
         self._still_since = time.monotonic()
@@ -103,9 +108,11 @@ class OthersWatch:
         now = View.of(cluster.members.values())
         self._take(now)
         slots = {slot for _, slot, _, _ in now.opened if slot not in known}
-        if slots and not self._gate.others:
+        if slots and not self._scheduler.others:
             # Whoever has opened them may be at work, or may have ended long ago.
-            self._gate.others = f"slots {_shown(slots)} are open: looking whether another tool moves them"
+            self._scheduler.others = (
+                f"slots {_shown(slots)} are open: looking whether another tool moves them"
+            )
 
     def __enter__(self) -> OthersWatch:
         self._thread.start()
@@ -114,7 +121,7 @@ class OthersWatch:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
-        self._gate.others = ""
+        self._scheduler.others = ""
         for wire in self._wires.values():
             wire.close()
 
@@ -146,9 +153,9 @@ class OthersWatch:
         both = self._before.owned.keys() & view.owned.keys()
         if what := changes(_only(self._before, both), _only(view, both), self.expected):
             self._still_since = now
-            self._gate.others = what
+            self._scheduler.others = what
         elif now - self._still_since >= _CALM_SECONDS:
-            self._gate.others = ""
+            self._scheduler.others = ""
         self._before = View(
             {**self._before.owned, **view.owned},
             view.opened | {mark for mark in self._before.opened if mark[0] not in view.owned},

@@ -11,7 +11,6 @@ from contextlib import suppress
 from slotferry.errors import SlotferryError
 from slotferry.net.connector import Connector
 from slotferry.net.link import lost
-from slotferry.reshard.care import Gate
 from slotferry.reshard.cluster.members import Member
 from slotferry.reshard.cluster.methods import Moved, Pair, correct_owner, itself, nodes_of
 from slotferry.reshard.cluster.wire import (
@@ -22,9 +21,10 @@ from slotferry.reshard.cluster.wire import (
     slot_commands,
     text_of,
 )
+from slotferry.reshard.limits import Scheduler
 from slotferry.reshard.move.claim import CONTESTED, Claim
 from slotferry.reshard.move.conflicts import ConflictFile, Keep
-from slotferry.reshard.move.copying import SlotCopier, process_of
+from slotferry.reshard.move.copying import SlotCopier, replication_identity
 from slotferry.reshard.move.key_batches import KeyBatches, Listed
 from slotferry.reshard.move.rollback import NoRoomError, RolledBack, roll_back
 
@@ -42,7 +42,7 @@ class SetslotMigrate:
         self,
         connector: Connector,
         pair: Pair,
-        gate: Gate,
+        scheduler: Scheduler,
         conflicts: ConflictFile,
         notice: Callable[[str], None],
         copier: SlotCopier | None = None,
@@ -58,12 +58,12 @@ class SetslotMigrate:
         self._recorded = recorded
         self._connector = connector
         self.pair = pair
-        self._gate = gate
+        self._scheduler = scheduler
         self._source = Wire(connector, pair.source.address)
         self._target = Wire(connector, pair.target.address)
-        self._claim = Claim(connector, pair, lambda: not gate.others)
+        self._claim = Claim(connector, pair, lambda: not scheduler.others)
         self._seen_by_target: Mapping[str, Member] = {}
-        self._keys = KeyBatches(connector, pair, gate, conflicts, notice, self._source, keep)
+        self._keys = KeyBatches(connector, pair, scheduler, conflicts, notice, self._source, keep)
         self._to_close: list[int] = []  # handed over, and open still
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class SetslotMigrate:
         rest = self._hand_over(wanted, here, there, outcome, told)
         if outcome.full is not None:
             return outcome
-        if self._copier is not None and self._gate.holds:
+        if self._copier is not None and self._scheduler.holds:
             rest = self._leave_unbegun(rest, here)
         listed = self._keys.listed(rest, outcome, opened=here.migrating.keys())
         self._close_at_target([s for s in rest if s in outcome.left and s not in here.migrating])
@@ -102,15 +102,15 @@ class SetslotMigrate:
     ) -> None:
         """Move the keys of open slots, and make the slots the target's."""
         try:
-            stubborn = self._empty(slots, listed, outcome, told)
+            conflicted = self._empty(slots, listed, outcome, told)
         except NoRoomError as error:
             filled = set(self._still_there(slots))
             self._finish([slot for slot in slots if slot not in filled], outcome)
             outcome.full = error
             return
-        for slot in stubborn:
+        for slot in conflicted:
             outcome.left[slot] = "open: a key differs between its two nodes; see 'slotferry reshard fix'"
-        self._finish([slot for slot in slots if slot not in stubborn], outcome)
+        self._finish([slot for slot in slots if slot not in conflicted], outcome)
 
     def _empty(
         self,
@@ -120,24 +120,24 @@ class SetslotMigrate:
         told: Callable[[int, int], None],
     ) -> set[int]:
         """Move keys until none is left. Return the slots where keys stay because they differ."""
-        stubborn: set[int] = set()
+        conflicted: set[int] = set()
         remaining = list(slots)
         while remaining:
             before = outcome.keys
             tried = any(listed[slot].keys for slot in remaining)
-            self._keys.move([(slot, listed[slot]) for slot in remaining], outcome, told, stubborn)
-            remaining = self._still_there([slot for slot in remaining if slot not in stubborn])
+            self._keys.move([(slot, listed[slot]) for slot in remaining], outcome, told, conflicted)
+            remaining = self._still_there([slot for slot in remaining if slot not in conflicted])
             if remaining and tried and outcome.keys == before:
-                self._gate.nap(0.05, "some keys do not move yet")
+                self._scheduler.nap(0.05, "some keys do not move yet")
             listed = self._keys.listed(remaining, outcome, opened=None)
-        return stubborn
+        return conflicted
 
     def roll_back(self, slots: Sequence[int], outcome: Moved, told: Callable[[int, int], None]) -> RolledBack:
         """Close the slots that `move` has left open because the target was full.
 
         No process may be recorded any more that they are copied from: keys lie on the target alone now.
         """
-        with self._gate.unbroken():  # keys on their way home are seen nowhere
+        with self._scheduler.unbroken():  # keys on their way home are seen nowhere
             back = roll_back(self._connector, self.pair, self._source, self._target, slots)
         keys = sum(self._keys.sent.get(slot, (0, 0))[0] for slot in back.closed)
         size = sum(self._keys.sent.get(slot, (0, 0))[1] for slot in back.closed)
@@ -146,7 +146,7 @@ class SetslotMigrate:
         told(-keys, -size)
         return back
 
-    def bring_home(self, slots: Sequence[int]) -> Moved:
+    def move_back(self, slots: Sequence[int]) -> Moved:
         """Give keys that lie on the source, though the target owns their slots, to the target."""
         self._keys.begin(homeward=True)
         outcome = Moved()
@@ -160,12 +160,12 @@ class SetslotMigrate:
                 outcome.left[slot] = self._why_not_open(self.pair.source, reply)
             else:
                 ready.append(slot)
-        stubborn = self._empty(
+        conflicted = self._empty(
             ready, self._keys.listed(ready, outcome, opened=None), outcome, lambda _keys, _size: None
         )
-        for slot in stubborn:
+        for slot in conflicted:
             outcome.left[slot] = "open: a key differs between its two nodes"
-        done = [slot for slot in ready if slot not in stubborn]
+        done = [slot for slot in ready if slot not in conflicted]
         self._source.each(slot_commands("SETSLOT", done, "STABLE"))
         outcome.moved += done
         return outcome
@@ -227,7 +227,7 @@ class SetslotMigrate:
         with several keys are refused, and replicas of the source answer that there is none.
         """
         copier = self._copier
-        if copier is None or process_of(self._source, self.pair.source) != copier.process:
+        if copier is None or replication_identity(self._source, self.pair.source) != copier.process:
             return list(slots)
         fit = [s for s in slots if s not in here.migrating and self._recorded(s) == copier.process]
         filled = set(_filled(self._target, fit))
@@ -260,12 +260,12 @@ class SetslotMigrate:
         """Return the slots that were handed over; the last of them are still to be closed."""
         handed: set[int] = set()
         for number, part in enumerate(parts):
-            if self._gate.holds:
+            if self._scheduler.holds:
                 break
-            if self._gate.is_limited:
+            if self._scheduler.is_limited:
                 self._close_handed(outcome, told)  # no slot is open while one waits for a turn
-            self._gate.check_abandoned()
-            self._gate.wait_turn(0)
+            self._scheduler.check_abandoned()
+            self._scheduler.wait_turn(0)
             if number:
                 here, _ = self._states()
                 if any(here.migrating.get(slot) != self.pair.target.id for slot in self._to_close):

@@ -19,7 +19,6 @@ from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.control.hangup import looking
 from slotferry.jobs.names import default_journal_path
 from slotferry.net.connector import Connector
-from slotferry.reshard.care import Care, Gate
 from slotferry.reshard.cluster.lock import cluster_lock
 from slotferry.reshard.cluster.members import Cluster, Member
 from slotferry.reshard.cluster.methods import Moved, Pair
@@ -27,6 +26,7 @@ from slotferry.reshard.cluster.presence import Presence
 from slotferry.reshard.cluster.wire import Wire, format_ranges, is_error, slot_commands, text_of
 from slotferry.reshard.hangup import Hangup
 from slotferry.reshard.journal import ReshardJournal
+from slotferry.reshard.limits import Limits, Scheduler
 from slotferry.reshard.move.conflicts import ConflictFile, Keep
 from slotferry.reshard.move.copying import discard_recorded
 from slotferry.reshard.move.setslot import SetslotMigrate
@@ -37,14 +37,14 @@ Choice = Literal["ask", "owner", "other"]
 _SETTLE_SECONDS = 1.0  # between two looks that tell a mover from what it left behind
 _ROUNDS = 4  # mending one thing may show another
 _AT_ONCE = 64
-_MOVING_SECONDS = 60.0  # that another tool may go on to move slots which are to be mended
+_MOVING_SECONDS = 60.0  # that another tool may go on to move slots which are to be repaired
 
 
 @dataclass
 class FixReport:
-    """What was mended and what not. `conflicts` keys differ between two nodes; `file` has both versions."""
+    """What was repaired and what not. `conflicts` keys differ between two nodes; `file` has both versions."""
 
-    mended: int = 0
+    repaired: int = 0
     left: dict[int, str] = field(default_factory=dict)
     conflicts: int = 0
     file: Path | None = None
@@ -60,7 +60,7 @@ class FixReport:
         return {
             "type": "summary",
             "status": "completed" if self.exit_code == ExitCode.OK else "incomplete",
-            "mended_slots": self.mended,
+            "mended_slots": self.repaired,
             "left": [{"slot": slot, "reason": reason} for slot, reason in sorted(self.left.items())],
             "conflicts": self.conflicts,
             "conflicts_file": str(self.file) if self.conflicts else None,
@@ -78,7 +78,7 @@ def fix(
     say: Callable[[str], None] = lambda _: None,
     cancel: CancelRequest | None = None,
 ) -> FixReport:
-    """Mend what `look` finds. Raises `SlotferryError`; what was mended until then stays so.
+    """Mend what `look` finds. Raises `SlotferryError`; what was repaired until then stays so.
 
     `keep` decides where a key differs between two nodes: `owner` keeps what the slot's owner holds, `other`
     the other node's, `ask` leaves both. `cancel_moves` ends the servers' own slot migrations first. `cancel`
@@ -96,11 +96,11 @@ def fix(
         file = ConflictFile(conflicts or path.with_name("fix-conflicts.jsonl"))
         fixer = _Fixer(connector, opened, keep, file, say, asked)
         try:
-            with Hangup(connector, fixer.gate):
+            with Hangup(connector, fixer.scheduler):
                 return fixer.run(cancel_moves)
         except MigrationInterrupted as ending:
             raise MigrationInterrupted(
-                f"interrupted; {count_of(len(fixer.mended), 'slot')} repaired",
+                f"interrupted; {count_of(len(fixer.repaired), 'slot')} repaired",
                 hint="run the same command again: it finds what is left",
                 signal=asked.signal,
             ) from ending
@@ -110,7 +110,7 @@ class MovingError(RefusedError):
     """Another tool moves slots at this moment."""
 
 
-def mend_slots(
+def repair_slots(
     connector: Connector,
     journal: ReshardJournal,
     slots: Collection[int],
@@ -155,11 +155,11 @@ class _Fixer:
         self.keep = keep
         self.say = say
         self.cancel = cancel
-        self.gate = Gate(Care(), self.cancel)
+        self.scheduler = Scheduler(Limits(), self.cancel)
         self.only = only
         self.conflicts = conflicts
         self.report = FixReport(file=conflicts.path)
-        self.mended: set[int] = set()
+        self.repaired: set[int] = set()
 
     def run(self, cancel_moves: bool) -> FixReport:
         health = self.settled()
@@ -171,16 +171,16 @@ class _Fixer:
         for _ in range(_ROUNDS):
             if not health.steps:
                 break
-            before = self.report.conflicts, len(self.mended)
+            before = self.report.conflicts, len(self.repaired)
             self.once(health)
             health = self.look()
             self.report.conflicts = self.conflicts.count
-            if (self.report.conflicts, len(self.mended)) == before:
+            if (self.report.conflicts, len(self.repaired)) == before:
                 break
         self.journal.forget_open(set(self.journal.open_slots()) - set(health.cluster.open_slots))
         # With an answer, what differed is settled, and written down.
         self.report.conflicts = self.conflicts.count if self.keep == "ask" else 0
-        self.report.mended = len(self.mended - {step.slot for step in health.steps})
+        self.report.repaired = len(self.repaired - {step.slot for step in health.steps})
         self.report.remaining = tuple(health.findings)
         return self.report
 
@@ -233,7 +233,7 @@ class _Fixer:
                 if is_error(reply):
                     self.report.left[slot] = f"{member}: {text_of(reply)}"
                 else:
-                    self.mended.add(slot)
+                    self.repaired.add(slot)
 
     def assign(self, cluster: Cluster, owner: Member, slots: list[int]) -> None:
         """Give slots that nobody owns to a node, and tell the others.
@@ -269,10 +269,10 @@ class _Fixer:
             frozenset(cluster.members),
             frozenset(cluster.members),
         )
-        mover = SetslotMigrate(self.connector, pair, self.gate, self.conflicts, self.say, keep=keep)
+        mover = SetslotMigrate(self.connector, pair, self.scheduler, self.conflicts, self.say, keep=keep)
         try:
             outcome: Moved = (
-                mover.move(slots, lambda _keys, _size: None) if onward else mover.bring_home(slots)
+                mover.move(slots, lambda _keys, _size: None) if onward else mover.move_back(slots)
             )
             if outcome.full is not None:  # what could not be moved on is closed again
                 rest = [slot for slot in slots if slot not in outcome.moved and slot not in outcome.left]
@@ -281,13 +281,13 @@ class _Fixer:
                 outcome.moved += back.closed
                 outcome.left.update(back.stuck)
         except SlotferryError as error:
-            if isinstance(error, RefusedError) or self.gate.abandoned:
+            if isinstance(error, RefusedError) or self.scheduler.abandoned:
                 raise
             self.report.left.update(dict.fromkeys(slots, error.message))
             return
         finally:
             mover.close()
-        self.mended.update(outcome.moved)
+        self.repaired.update(outcome.moved)
         self.report.left.update(outcome.left)
 
 

@@ -24,13 +24,13 @@ _LOOKS, _LOOK_SECONDS = (
     0.25,
 )  # for nodes that disagree: a change of owner is known everywhere within a second
 
-StepKind = Literal["assign", "tell", "move_on", "bring_home", "close"]
+StepKind = Literal["assign", "tell", "move_on", "move_back", "close"]
 
 _WORDS: dict[StepKind, tuple[str, str]] = {
     "assign": ("no node owns them", "give them to {target}"),
     "tell": ("{source} does not take {target}, which owns them, for their owner", "tell it"),
     "move_on": ("open: half moved from {source} to {target}", "move the rest and close them"),
-    "bring_home": ("keys lie on {source}, and {target} owns them", "bring the keys to {target}"),
+    "move_back": ("keys lie on {source}, and {target} owns them", "bring the keys to {target}"),
     "close": ("open on {source}, with nothing on the way", "close them"),
 }
 
@@ -211,7 +211,7 @@ def _mend(
         if member is None or not member.answered or not member.is_primary:
             continue
         if held.get(node):
-            steps.append(Step("bring_home", slot, node, end))
+            steps.append(Step("move_back", slot, node, end))
         elif node in comes or node in goes:
             steps.append(Step("close", slot, node))
     if owner in comes and end == owner:
@@ -235,7 +235,7 @@ def _fewest(cluster: Cluster) -> Callable[[], str]:
 
 def group(steps: Sequence[Step]) -> list[tuple[StepKind, str, str, list[int]]]:
     """Return the steps in the order in which they are done, grouped by what can be done together."""
-    order: tuple[StepKind, ...] = ("assign", "tell", "bring_home", "move_on", "close")
+    order: tuple[StepKind, ...] = ("assign", "tell", "move_back", "move_on", "close")
     grouped: dict[tuple[StepKind, str, str], list[int]] = {}
     for step in sorted(steps, key=lambda step: (order.index(step.kind), step.slot)):
         grouped.setdefault((step.kind, step.source, step.target), []).append(step.slot)

@@ -14,19 +14,19 @@ from dataclasses import replace
 from slotferry.errors import JournalError
 from slotferry.model.cutover import CutoverStep
 from slotferry.model.events import EngineNews, Event, Notice, Resynced, RunStarted, TopologyChanged
-from slotferry.model.history import Happening
+from slotferry.model.history import HistoryEntry
 
 _MOST_ENTRIES = 200
 _WRITE_SECONDS = 0.5
 
 
-class Storyteller:
+class HistoryWriter:
     """Hears a run's events, keeps those that an operator will ask about, and hands them to `write`."""
 
-    def __init__(self, write: Callable[[Sequence[Happening]], None]) -> None:
+    def __init__(self, write: Callable[[Sequence[HistoryEntry]], None]) -> None:
         self._write = write
         self._primaries: set[str] = set()
-        self._unwritten: dict[tuple[str, str], Happening] = {}
+        self._unwritten: dict[tuple[str, str], HistoryEntry] = {}
         self._known: dict[tuple[str, str], str] = {}
         self._next = 0.0
         self.run = 0
@@ -66,7 +66,7 @@ class Storyteller:
             self._unwritten[key] = replace(entry, last=now, count=entry.count + 1)
         elif key in self._known or len(self._known) < _MOST_ENTRIES:
             first = self._known.setdefault(key, message)
-            self._unwritten[key] = Happening(self.run, now, now, kind, first)
+            self._unwritten[key] = HistoryEntry(self.run, now, now, kind, first)
 
     def _describe(self, event: TopologyChanged) -> str:
         primaries = set(event.primaries)

@@ -1,4 +1,4 @@
-"""The whole story: a Sentinel pair into a cluster with replicas, with all that may happen on the way."""
+"""The whole history: a Sentinel pair into a cluster with replicas, with all that may happen on the way."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Journal:
     def tells(self, *words: str) -> bool:
         listed = run("jobs", "list", "--journal", str(self.path), "--json").lines
         shown = run("jobs", "show", listed[0]["job"], "--journal", str(self.path), "--json").lines
-        told = [line["message"] for line in shown if line["type"] == "happening"]
+        told = [line["message"] for line in shown if line["type"] == "entry"]
         return any(all(word in message for word in words) for message in told)
 
 
@@ -74,8 +74,8 @@ def test_the_whole_story(kind: ServerKind, stack: ExitStack, tmp_path: Path) -> 
     assert done.summary["runs"] == 2
     assert done.keys["scanned"] >= keys
     assert done.summary["redirects"]["moved"] > 0
-    story = [happening["message"] for happening in done.summary["story"]]
-    print(json.dumps(story, indent=1))
+    history = [entry["message"] for entry in done.summary["history"]]
+    print(json.dumps(history, indent=1))
     for words in ("failover", "void", "took over slots", "without a word", "resumed", "completed"):
-        assert any(words in message for message in story), (words, story)
+        assert any(words in message for message in history), (words, history)
     assert_equal(source, cluster)

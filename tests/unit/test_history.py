@@ -1,4 +1,4 @@
-"""The story of a job: written as it happens, counted where it repeats, over all its runs."""
+"""The history of a job: written as it happens, counted where it repeats, over all its runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from slotferry.errors import JournalError
+from slotferry.jobs.journal.history_writer import HistoryWriter
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.records import Setup
-from slotferry.jobs.journal.storyteller import Storyteller
 from slotferry.model.events import EngineNews, Notice, TopologyChanged
-from slotferry.model.history import Happening
+from slotferry.model.history import HistoryEntry
 
 
 @pytest.fixture
@@ -22,8 +22,8 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
         yield opened
 
 
-def _teller(journal: Journal) -> Storyteller:
-    teller = Storyteller(lambda told: journal.tell("job", told))
+def _teller(journal: Journal) -> HistoryWriter:
+    teller = HistoryWriter(lambda told: journal.tell("job", told))
     teller.run = journal.begin_run("job", resumed=False)
     return teller
 
@@ -33,7 +33,7 @@ def _lost(node: str, why: str = "connection refused") -> EngineNews:
 
 
 def _messages(journal: Journal) -> list[tuple[int, str, int]]:
-    return [(entry.run, entry.message, entry.count) for entry in journal.story("job")]
+    return [(entry.run, entry.message, entry.count) for entry in journal.history("job")]
 
 
 def test_what_repeats_is_counted(journal: Journal) -> None:
@@ -60,30 +60,30 @@ def test_a_run_that_was_killed_is_part_of_the_story(journal: Journal) -> None:
     again.hear(Notice("failover"))
     again.write()
     journal.end_run("job", again.run, "completed", 1.0, None)
-    story = _messages(journal)
-    assert [message for _, message, _ in story] == [
-        story[0][1],
+    history = _messages(journal)
+    assert [message for _, message, _ in history] == [
+        history[0][1],
         "failover",
         "run 1 interrupted: the process ended without a word",
-        story[3][1],
+        history[3][1],
         "failover",
         "run 2 completed",
     ]
-    # What was completed is over: the next run begins a story of its own.
+    # What was completed is over: the next run begins a history of its own.
     journal.begin_run("job", resumed=False)
     assert [run for run, _, _ in _messages(journal)] == [3]
 
 
 def test_a_journal_that_cannot_be_written_gets_it_later() -> None:
-    written: list[Happening] = []
+    written: list[HistoryEntry] = []
     full = [True]
 
-    def write(told: Sequence[Happening]) -> None:
+    def write(told: Sequence[HistoryEntry]) -> None:
         if full[0]:
             raise JournalError("disk full")
         written.extend(told)
 
-    teller = Storyteller(write)
+    teller = HistoryWriter(write)
     teller.hear(Notice("before the run has a number"))
     teller.run = 4
     teller.write()
@@ -94,8 +94,8 @@ def test_a_journal_that_cannot_be_written_gets_it_later() -> None:
 
 
 def test_a_story_has_its_limits() -> None:
-    written: list[Happening] = []
-    teller = Storyteller(written.extend)
+    written: list[HistoryEntry] = []
+    teller = HistoryWriter(written.extend)
     for number in range(1000):
         teller.hear(Notice(f"notice {number}"))
     for number in range(1000):

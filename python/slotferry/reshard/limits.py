@@ -1,8 +1,9 @@
-"""What keeps a reshard from hurting: windows, limits and pauses, and the gate that enforces them.
+"""What keeps a reshard from hurting: windows, limits and pauses, and the scheduler that enforces them.
 
-Invariant: whoever waits at the gate waits for a reason that can be read from another thread. A reason to stop
-is final; it ends every pause, so that what is in hand is finished and nothing stays open. A pause that was
-asked for may take hours: it is made where nothing is open. For one of latency, work stops where it is.
+Invariant: whoever waits at the scheduler waits for a reason that can be read from another thread. A reason
+to stop is final; it ends every pause, so that what is in hand is finished and nothing stays open. A pause
+that was asked for may take hours: it is made where nothing is open. For one of latency, work stops where it
+is.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ State = Literal["connecting", "running", "paused", "waiting"]
 
 
 @dataclass(frozen=True)
-class Care:
+class Limits:
     """Limits that may differ from run to run. Times are seconds, `pause_above_latency` too.
 
     `windows` are texts like `01:00-05:00` in the time zone `tz` (None: the machine's). `max_key_bytes` is
@@ -78,17 +79,17 @@ class Closed:
     until: float | None = None
 
 
-class Gate:
+class Scheduler:
     """Shared by the workers of one run: they pass it before each batch, and look for a reason to stop.
 
-    It can be steered meanwhile (`controls.Steered`): `care` has the limits as they are now.
+    It can be steered meanwhile (`controls.Steered`): `limits` has the limits as they are now.
     """
 
-    def __init__(self, care: Care, cancel: CancelRequest, clock: Callable[[], float] = time.time) -> None:
-        self.care = care
+    def __init__(self, limits: Limits, cancel: CancelRequest, clock: Callable[[], float] = time.time) -> None:
+        self.limits = limits
         self._cancel = cancel
         self._clock = clock
-        self._windows = care.parsed_windows()
+        self._windows = limits.parsed_windows()
         self._begun = time.monotonic()
         self._closes: float | None = None
         self._tokens = 0.0
@@ -124,7 +125,7 @@ class Gate:
     @property
     def is_limited(self) -> bool:
         """Whether one may have to wait for a turn."""
-        return self.care.max_bytes_per_second is not None or self.care.pause_above_latency is not None
+        return self.limits.max_bytes_per_second is not None or self.limits.pause_above_latency is not None
 
     def pause(self) -> None:
         """Begin with no further slot, until `resume`."""
@@ -138,14 +139,14 @@ class Gate:
         """Limit what is moved in a second from now on; a limit of keys there is none."""
         del max_keys_per_second
         with self._lock:
-            self.care = replace(self.care, max_bytes_per_second=max_bytes_per_second)
+            self.limits = replace(self.limits, max_bytes_per_second=max_bytes_per_second)
             self._tokens, self._filled = 0.0, time.monotonic()
             self._limits_changed = True
 
     @property
     def batch_seconds(self) -> float | None:
         """How long one MIGRATE should block at most; None where there is no bound."""
-        bound = self.care.pause_above_latency
+        bound = self.limits.pause_above_latency
         return None if bound is None else bound * _SHARE_OF_BOUND
 
     @property
@@ -178,7 +179,7 @@ class Gate:
         """Return why no further slot may be begun; None where it may."""
         if self._cancel.level:
             return Closed("interrupted")
-        limit = self.care.max_duration
+        limit = self.limits.max_duration
         if limit is not None and time.monotonic() - self._begun >= limit:
             return Closed("the time of --max-duration is over")
         return self._closed_window()
@@ -206,7 +207,7 @@ class Gate:
 
     def pay(self, size: int) -> None:
         """Take `size` bytes that have gone already out of the budget: whoever comes next waits for it."""
-        if self.care.max_bytes_per_second is not None:
+        if self.limits.max_bytes_per_second is not None:
             with self._lock:
                 self._tokens -= size
 
@@ -224,17 +225,17 @@ class Gate:
         """Return by what a pause was asked for; empty where it was not."""
         if (since := self._paused_since) is not None:
             return f"by the operator, {time.monotonic() - since:.0f} s"
-        if self.care.pause_file is not None:
+        if self.limits.pause_file is not None:
             if time.monotonic() >= self._next_file_look:
                 self._next_file_look = time.monotonic() + _FILE_SECONDS
-                self._paused_by_file = self.care.pause_file.exists()
+                self._paused_by_file = self.limits.pause_file.exists()
             if self._paused_by_file:
-                return f"by the file {self.care.pause_file}"
+                return f"by the file {self.limits.pause_file}"
         return ""
 
     def _take(self, size: int) -> float:
         """Take `size` bytes out of the budget; return how long to wait for it, 0 where it was taken."""
-        rate = self.care.max_bytes_per_second
+        rate = self.limits.max_bytes_per_second
         if rate is None:
             return 0.0
         with self._lock:
@@ -288,17 +289,17 @@ class Gate:
 
 
 class LatencyWatch:
-    """Measures PING on each node in a thread of its own, and closes the gate while one is slow."""
+    """Measures PING on each node in a thread of its own, and closes the scheduler while one is slow."""
 
-    def __init__(self, connector: Connector, gate: Gate, addresses: Sequence[Address]) -> None:
+    def __init__(self, connector: Connector, scheduler: Scheduler, addresses: Sequence[Address]) -> None:
         self._connector = connector
-        self._gate = gate
+        self._scheduler = scheduler
         self._addresses = list(addresses)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="slotferry-latency", daemon=True)
 
     def __enter__(self) -> LatencyWatch:
-        if self._gate.care.pause_above_latency is not None:
+        if self._scheduler.limits.pause_above_latency is not None:
             self._thread.start()
         return self
 
@@ -314,12 +315,12 @@ class LatencyWatch:
             slow = self._look(wires)
             calm = 0 if slow else calm + 1
             if slow or calm >= _CALM_LOOKS:
-                self._gate.report_latency(slow)
+                self._scheduler.report_latency(slow)
         for wire in wires.values():
             wire.close()
 
     def _look(self, wires: dict[Address, Wire]) -> str:
-        bound = self._gate.care.pause_above_latency or 0.0
+        bound = self._scheduler.limits.pause_above_latency or 0.0
         for address in self._addresses:
             begun = time.perf_counter()
             try:
