@@ -130,6 +130,26 @@ def test_a_source_that_refuses_writes_is_cut_over_and_undone(shop: Shop) -> None
         assert (again.code, again.stdout.strip()) == (0, f"nothing is to be undone for {JOB}")
 
 
+@pytest.mark.parametrize("source", SOURCES, indirect=True)
+def test_what_a_source_does_not_tell_its_replicas_is_copied_before_the_switch(shop: Shop) -> None:
+    with following(shop) as running, shop.source.client() as client:
+        client.xgroup_create("mail", "mailers", "0", mkstream=True)
+        client.xadd("mail", {"text": "hello"})
+        client.xreadgroup("mailers", "first", {"mail": ">"})
+        client.xreadgroup("mailers", "idle", {"mail": ">"})  # told by Redis up to 7.0
+        rehearsed = shop.cut_over("--check", "none", "--run", "false")
+        assert rehearsed.lines[-1]["step"] == "run", rehearsed  # all of that is at the target
+        client.xreadgroup("mailers", "first", {"mail": "0"})  # delivered once more
+        told = shop.cut_over("--check", "full", "--hold", "0s")
+        assert told.code == 0, told
+        assert told.lines[-1]["differences"] == 0
+        done = running.finish()
+        assert done.code == 0
+        checked = [line["message"] for line in done.lines if line.get("step") == "check"]
+        assert "1 copied once more" in checked[-1]
+        assert_equal(shop.source, shop.cluster)
+
+
 def test_writers_that_have_stopped_are_believed_and_checked(shop: Shop) -> None:
     with following(shop) as running:
         with Load(shop.source) as load:

@@ -90,6 +90,8 @@ class Checked:
     keys: int
     differences: int
     examples: tuple[bytes, ...] = ()
+    copied_again: int = 0
+    """Keys that differed by what the source does not tell its replicas, and were copied once more."""
 
 
 @dataclass(frozen=True)

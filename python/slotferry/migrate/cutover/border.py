@@ -31,6 +31,12 @@ class HeldFollower(Follower, Protocol):
     def release(self) -> None:
         """Go on after `hold`."""
 
+    def copy_again(self, keys: Sequence[bytes], is_wanted: Callable[[], bool]) -> bool:
+        """Copy these keys of the source, though its stream has not touched them, while that is wanted.
+
+        Return whether they are copied. Writes at the source are stopped.
+        """
+
 
 @dataclass(frozen=True)
 class CheckRequest:
@@ -41,6 +47,8 @@ class CheckRequest:
     """The keys that were touched last, by the source's names."""
     is_wanted: Callable[[], bool]
     """Whether the cut-over still goes on and there is time left; to be asked now and then."""
+    copy_again: Callable[[Sequence[bytes]], bool]
+    """Copies these keys of the source once more; returns whether that was done in time."""
 
 
 Check = Callable[[CheckRequest], Checked]

@@ -1,12 +1,14 @@
 """Compares both sides while writes are stopped.
 
 Invariant: what counts as compared was read on both sides behind the fence, and what differs was read twice.
-Keys that the job could not copy are among the compared ones, at every depth. Nothing is written.
+Keys that the job could not copy are among the compared ones, at every depth. Nothing is written but what a
+source does not tell its replicas, and so not the run: that is copied by the run itself, and compared again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -27,6 +29,7 @@ from slotferry.topology.discovery import discover_target
 if TYPE_CHECKING:
     from slotferry._core import Job
     from slotferry.model.events import Event
+    from slotferry.net.node import Node
 
 _SAMPLED = 2_000
 _MOST_UNSETTLED = 100_000
@@ -34,6 +37,9 @@ _MOST_DIFFERING = 100_000
 _SHOWN = 10
 _PARTITIONS = 8
 _PARK_SECONDS = 1.0
+_ASKED_AT_ONCE = 1_000
+_UNTOLD_TYPES = (b"stream", b"vectorset")
+"""Deliveries and consumers of groups, and new vectors of elements: see docs/follow.md."""
 
 
 class BothSides:
@@ -48,7 +54,7 @@ class BothSides:
         """Compare what is asked for, as long as it is wanted. Raises `SlotferryError`."""
         if request.depth == "none":
             return Checked(0, 0)
-        comparison = _Comparison(self._driver, request)
+        comparison, copied = _Comparison(self._driver, request), 0
         try:
             names = [*request.touched, *self._unsettled()]
             if request.depth == "sample":
@@ -58,12 +64,16 @@ class BothSides:
                 comparison.sweep()
             comparison.compare(list(dict.fromkeys(names)))
             comparison.look_again()
+            untold = self._untold(list(comparison.differing))
+            if untold and request.copy_again(untold):
+                copied = len(untold)
+                comparison.look_again()
         except MigrationInterrupted:
             # Ended by itself: it is asked for no more, or enough is known.
             if request.is_wanted() and len(comparison.differing) <= _MOST_DIFFERING:
                 raise
         found = list(comparison.differing)
-        return Checked(comparison.keys, len(found), tuple(found[:_SHOWN]))
+        return Checked(comparison.keys, len(found), tuple(found[:_SHOWN]), copied)
 
     def _unsettled(self) -> list[bytes]:
         """Return the keys that failed or are pending: whether they are equal by now is to be seen."""
@@ -81,16 +91,36 @@ class BothSides:
 
     def _sample(self) -> list[bytes]:
         """Return keys of the source that are chosen by chance."""
-        sides = self._driver.sides
-        (way,) = sides.ways
-        with sides.source.open(sides.source_facts.address(sides.source.endpoint)) as node:
-            if way.source:
-                node.need("SELECT", way.source)
+        with self._at_source() as node:
             replied = node.call_many([("RANDOMKEY",)] * _SAMPLED)
         for reply in replied:
             if isinstance(reply, RedisError):
                 raise_for(reply, node, "RANDOMKEY")
         return [reply for reply in replied if isinstance(reply, bytes)]
+
+    def _untold(self, names: Sequence[bytes]) -> list[bytes]:
+        """Return those of these keys that a source may change without a word to its replicas.
+
+        Where it does not tell their types (NOPERM), there are none.
+        """
+        found: list[bytes] = []
+        if not names:
+            return found
+        with self._at_source() as node:
+            for begin in range(0, len(names), _ASKED_AT_ONCE):
+                asked = names[begin : begin + _ASKED_AT_ONCE]
+                types = node.call_many([("TYPE", name) for name in asked])
+                found += [name for name, kind in zip(asked, types, strict=True) if kind in _UNTOLD_TYPES]
+        return found
+
+    @contextmanager
+    def _at_source(self) -> Iterator[Node]:
+        sides = self._driver.sides
+        (way,) = sides.ways
+        with sides.source.open(sides.source_facts.address(sides.source.endpoint)) as node:
+            if way.source:
+                node.need("SELECT", way.source)
+            yield node
 
 
 class _Comparison:

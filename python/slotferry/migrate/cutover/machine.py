@@ -281,10 +281,15 @@ class Cutover:
         if depth == "none":
             return
         self._enter("check", f"comparing both sides ({depth})")
+
+        def is_wanted() -> bool:
+            return not self._cancel.level and time.monotonic() < self._deadline
+
         wanted = CheckRequest(
             depth,
             watch.touched()[-MOST_COMPARED:] if depth in ("touched", "sample") else (),
-            lambda: not self._cancel.level and time.monotonic() < self._deadline,
+            is_wanted,
+            lambda keys: self._follower.copy_again(keys, is_wanted),
         )
         checked = self._found.checked = self._check(wanted)
         if checked.differences:
@@ -294,7 +299,8 @@ class Cutover:
                 f"{checked.differences:,} of {checked.keys:,} keys differ" + (f": {named}" if named else "")
             )
         self._check_deadline("the comparison")
-        self._tell("check", "done", f"{checked.keys:,} keys compared, no difference")
+        again = f"; {checked.copied_again:,} copied once more" if checked.copied_again else ""
+        self._tell("check", "done", f"{checked.keys:,} keys compared, no difference{again}")
 
     def _check_deadline(self, what: str) -> None:
         self._check_wanted()

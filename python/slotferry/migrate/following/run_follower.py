@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from slotferry.jobs.control.controls import Controls
@@ -103,6 +104,20 @@ class RunFollower:
     def release(self) -> None:
         """Go on after `hold`."""
         self._controls.release(self.engine)
+
+    def copy_again(self, keys: Sequence[bytes], is_wanted: Callable[[], bool]) -> bool:
+        """Copy these keys though the stream has not touched them; return whether they are copied."""
+        engine, seen = self.engine, self._progress()
+        if engine is None or seen is None:
+            return False
+        copied = seen.copied + len(keys)
+        engine.touch(keys)
+        while is_wanted() and engine is self.engine and (seen := self._progress()) is not None:
+            if seen.copied >= copied and not seen.touched:
+                return True
+            engine.wait_clean(seen.received + 1, _TICK_SECONDS)  # so that nothing is held back
+            self._pause.wait(_TICK_SECONDS)
+        return False
 
     def finish(self, offset: int) -> None:
         """Let the run end well at `offset`: nothing is written any more."""
