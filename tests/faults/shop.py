@@ -87,10 +87,12 @@ class Ledger:
                 )
         self.acknowledged = dict(found)
         self.tried = dict(found)
-        sales = [int(sale) for sale in client.lrange(f"{self.till}:sales", 0, -1)]
-        last = found["sold"]
-        if sales != list(range(max(1, last - _SALES_KEPT + 1), last + 1)):
-            raise SurpriseError(f"{self.till}:sales holds {sales} where {last} were sold")
+        with client.pipeline(transaction=True) as pipe:
+            pipe.hget(f"{self.till}:hash", "sold")
+            pipe.llen(f"{self.till}:sales")
+            noted, kept = (int(value or 0) for value in pipe.execute())
+        if (noted, kept) != (found["sold"], min(_SALES_KEPT, found["sold"])):
+            raise SurpriseError(f"{self.till}: {found['sold']} were sold, {noted} noted, {kept} kept")
 
     def count(self, name: str, change: Callable[[], Any]) -> None:
         """Increment one. Raises an error where its reply is not the next number."""
@@ -188,12 +190,17 @@ class Worker(threading.Thread):
 
     def _count(self) -> None:
         client, ledger, till = self._client, self.ledger, self.ledger.till
-        ledger.count("plain", lambda: client.incr(f"{till}:plain"))
-        ledger.count("field", lambda: client.hincrby(f"{till}:hash", "n", 1))
-        ledger.count("score", lambda: client.zincrby(f"{till}:zset", 1, "n"))
-        ledger.count("sold", self._sell)
         keys = (f"{till}:scripted", f"{till}:board", f"{till}:profile")
-        ledger.count("scripted", lambda: client.eval(_SELL, 3, *keys, f"buyer {self.rounds % 50}"))
+        changes: list[tuple[str, Callable[[], Any]]] = [
+            ("plain", lambda: client.incr(f"{till}:plain")),
+            ("field", lambda: client.hincrby(f"{till}:hash", "n", 1)),
+            ("score", lambda: client.zincrby(f"{till}:zset", 1, "n")),
+            ("sold", self._sell),
+            ("scripted", lambda: client.eval(_SELL, 3, *keys, f"buyer {self.rounds % 50}")),
+        ]
+        self._rng.shuffle(changes)  # so that each of them may be the first to be refused
+        for name, change in changes:
+            ledger.count(name, change)
         ledger.look(client)
         self.operations += 15
 
@@ -201,6 +208,7 @@ class Worker(threading.Thread):
         till, number = self.ledger.till, self.ledger.acknowledged["sold"] + 1
         with self._client.pipeline(transaction=True) as pipe:
             pipe.incr(f"{till}:sold")
+            pipe.hincrby(f"{till}:hash", "sold", 1)
             pipe.rpush(f"{till}:sales", number)
             pipe.ltrim(f"{till}:sales", -_SALES_KEPT, -1)
             return int(pipe.execute()[0])

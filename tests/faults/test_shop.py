@@ -197,7 +197,7 @@ class Move:
         """Compare all while the source is frozen, then switch the shop; both in the cut-over's command."""
         verify = shlex.join([COMMAND, "verify", self.service.url, self.cluster.url, "--json"])
         both = f"{verify} > {shlex.quote(str(self._found))} && {self.shop.switch}"
-        options = ("--stop-writes", stop_writes, "--within", "120s", "--hold", "3s", "--check", "sample")
+        options = ("--stop-writes", stop_writes, "--within", "120s", "--hold", "3s", "--check", "full")
         with self.shop.window():
             command = ("--run", shlex.join(["sh", "-c", both]))
             told = run("cutover", JOB, "--journal", str(self.job.journal), "--json", *options, *command)
