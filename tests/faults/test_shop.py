@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis.exceptions import RedisError
 
 from slotferry.testing.servers import LocalCluster, LocalSentinelService, LocalServer, wait_until
 from tests.command import COMMAND, Outcome, Running, run
@@ -229,8 +230,11 @@ class Move:
 
 
 def _follows(replica: LocalServer, primary: LocalServer) -> bool:
-    with replica.client(socket_timeout=5) as client:
-        info: Any = client.info("replication")
+    try:
+        with replica.client(socket_timeout=5) as client:
+            info: Any = client.info("replication")
+    except RedisError:  # Sentinel ends the connections of a primary that becomes a replica
+        return False
     link = (info.get("master_port"), info.get("master_link_status"))
     return info["role"] == "slave" and link == (primary.port, "up")
 
