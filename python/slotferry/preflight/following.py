@@ -190,6 +190,8 @@ def _may_psync(node: Node) -> bool:
         answer = node.call("ACL", "DRYRUN", user, "PSYNC", "?", "-1")
     except ResponseError:
         # Permissions are asked for before a command is queued, or refused as one that no transaction takes.
+        if _is_denied(node.call_many([("DISCARD",)])[0]):
+            return True  # there would be no way out of the transaction: the run itself will see
         queued = node.call_many([("MULTI",), ("PSYNC", "?", "-1"), ("DISCARD",)])[1]
         return not _is_denied(queued)
     return not _is_denied(answer)
