@@ -389,11 +389,14 @@ def test_a_command_that_switches_slots_nothing_after_go(shop: Shop) -> None:
 
 def test_lines_for_people(shop: Shop) -> None:
     with following(shop) as running:
-        words = [word for word in shop.cutover_words("--hold", "2s") if word != "--json"]
+        asked = shop.cutover_words("--hold", "2s", "--run", "true 'for all'")
+        words = [word for word in asked if word != "--json"]
         told = run(*words)
         assert told.code == 0, told
         assert "job moving: cut over: writes were stopped for" in told.stdout
         assert " s  fence  ok  the fence is " in told.stderr
+        assert " s  run    ..  running true 'for all'\n" in told.stderr
+        assert told.stderr.splitlines()[-1].endswith("no key was written at the source after the fence")
         assert running.finish().code == 0
 
 

@@ -177,6 +177,7 @@ def test_a_node_that_is_full_ends_the_run_resumably(
         with pytest.raises(TargetLostError, match=full.address) as raised:
             paused.resume()
         assert raised.value.kind == "target_full"
+        assert "the target takes no more keys: OOM" in str(raised.value)
         with full.client() as client:
             client.config_set("maxmemory", 0)
         report = paused.again(job="nightly").run()

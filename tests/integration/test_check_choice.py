@@ -141,3 +141,17 @@ def test_a_config_file_of_a_migration_serves(
     config.write_text(config.read_text() + '[check]\nmatch = ["user:*"]\nverify = true\n')
     assert slotferry.cli.main(["check", filled.url, cluster.url, "--config", str(config)]) == 2
     assert "unknown option 'verify'" in capsys.readouterr().err
+
+
+def test_what_is_said_of_databases_is_about_the_chosen_ones(
+    filled: LocalServer, cluster: LocalCluster
+) -> None:
+    for options, shown, status, keys in (
+        (CheckOptions(), "/0", "warning", "280 keys"),
+        (CheckOptions(db=[3], map_db=["3=0"]), "/3", "warning", "40 keys"),
+        (CheckOptions(db="all", map_db=["3=0"]), "/0,3", "ok", "320 keys"),
+    ):
+        report = slotferry.check(filled.url, cluster.url, options)
+        rows = {row.name: row for row in report.rows}
+        assert report.source.endswith(shown)
+        assert (rows["databases"].status, keys in rows["source-reach"].message) == (status, True)

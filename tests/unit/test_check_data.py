@@ -79,6 +79,11 @@ def test_big_keys_and_the_limit_of_the_target() -> None:
     assert _row("biggest-keys", big).status == "warning"
     assert _row("value-size", big).status == "ok"
     assert _row("value-size", big, narrow).status == "warning"
+    assert "copied in parts" in _row("value-size", big, narrow).message
+    text = KeyFacts(b"text", "string", 200 << 20, False)
+    both = _keyspace(KeyFacts(b"huge", "hash", 300 << 20, False), text)
+    assert "text (string) takes" in (message := _row("value-size", both, narrow).message)
+    assert "can't be written" in message
 
 
 def test_sizes_that_may_not_be_asked_for() -> None:

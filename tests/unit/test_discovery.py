@@ -8,6 +8,7 @@ import pytest
 
 from slotferry.errors import MixedTargetError, TargetLostError
 from slotferry.model.address import Address
+from slotferry.net.address_map import AddressMap
 from slotferry.topology.discovery import Topology, TopologyRefresher, parse_cluster_slots
 
 FULL = Topology(((0, 8191, "a", 1), (8192, 16383, "b", 2)))
@@ -114,3 +115,10 @@ def test_the_ids_of_nodes_are_those_of_primaries_and_replicas() -> None:
     topology = parse_cluster_slots(reply, Address("asked", 1))
     assert topology.node_ids == {"one", "two", "replica"}
     assert topology.primary_ids == {Address("h", 1): "one", Address("h", 3): "two", Address("h", 4): ""}
+
+
+def test_primaries_that_an_address_map_makes_one_are_told() -> None:
+    reply = [[0, 99, [b"a", 1, b"id-1"]], [100, 199, [b"b", 1, b"id-2"]], [200, 299, [b"a", 1, b"id-1"]]]
+    asked = Address("a", 1)
+    assert not parse_cluster_slots(reply, asked).shared
+    assert parse_cluster_slots(reply, asked, AddressMap.parse(["b:1=a:1"])).shared == {Address("a", 1)}

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from slotferry.errors import SlotferryError, SourceUnfitError, TargetUnfitError
+from slotferry.model.address import Address
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
 from slotferry.preflight import find_problems
@@ -30,6 +31,18 @@ TARGET = TargetFacts(SEED, Topology(((0, 16383, "new", 7000),)), (PrimaryFacts(S
             TARGET,
             SourceUnfitError,
             "source and target are the same server",
+        ),
+        (
+            SOURCE,
+            replace(TARGET, primaries=(PrimaryFacts(SEED, "ok"), PrimaryFacts(SERVER, "unknown"))),
+            TargetUnfitError,
+            "the target's cluster names old:6379, and the server there is the source itself",
+        ),
+        (
+            SOURCE,
+            replace(TARGET, topology=replace(TARGET.topology, shared=frozenset({Address("new", 7000)}))),
+            TargetUnfitError,
+            "several primaries of the target's cluster are to be reached at new:7000",
         ),
         (
             SOURCE,

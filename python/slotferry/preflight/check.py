@@ -38,7 +38,7 @@ from slotferry.preflight.rights import denied_key, judge_rights
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
 from slotferry.preflight.servers import judge_nodes
 from slotferry.preflight.survey import Survey, survey_target, take_survey
-from slotferry.text import format_duration, shorten_key
+from slotferry.text import count_of, format_duration, shorten_key
 from slotferry.topology.databases import Route, check_routes, plan_routes
 from slotferry.topology.discovery import SourceFacts, TargetFacts, discover_source, discover_target
 
@@ -201,7 +201,7 @@ class _Check:
             shares = None if self._keyspace is None else self._keyspace.shares()
             self._rows += judge_survey(survey, shares)
         return CheckReport(
-            source=self._source.endpoint.identity,
+            source=self._source_name(),
             target=self._target.endpoint.target_identity,
             keyspace=self._keyspace,
             application=self._application,
@@ -209,6 +209,18 @@ class _Check:
             elapsed_seconds=time.monotonic() - begun,
             strict=self._options.strict,
         )
+
+    def _source_name(self) -> str:
+        """Return the source's URL with the databases that are looked at."""
+        endpoint = self._source.endpoint
+        chosen = [route.source for route in self._routes] or [endpoint.database]
+        name = replace(endpoint, database=chosen[0]).identity
+        return ",".join([name, *map(str, chosen[1:])])
+
+    def _keys(self, facts: SourceFacts) -> int:
+        """Return how many keys the databases hold that are looked at."""
+        chosen = facts.databases if self._options.db == "all" else self._options.db
+        return facts.keys if chosen is None else sum(facts.databases.get(number, 0) for number in chosen)
 
     def _look_at_source(self) -> SourceFacts | None:
         if self._source.endpoint.is_cluster_url:
@@ -225,7 +237,7 @@ class _Check:
             ok(
                 "source-reach",
                 f"{facts.server.node} answers in {format_latency(facts.round_trip)}: {facts.server.product}, "
-                f"{facts.keys:,} keys",
+                f"{count_of(self._keys(facts), 'key')}",
             )
         )
         return facts
@@ -281,7 +293,12 @@ class _Check:
         self._rows += judge_announced(self._target)
         try:
             survey = take_survey(self._source, source, self._target, target)
-            return replace(survey, source_keys=sum(self._counts), filtered=self._selection.filtered)
+            return replace(
+                survey,
+                source_keys=sum(self._counts),
+                source_databases=frozenset(route.source for route in self._routes) or survey.source_databases,
+                filtered=self._selection.filtered,
+            )
         except SlotferryError as failure:
             self._rows.append(_unreached("source" if "source" in failure.kind else "target", failure))
             return None

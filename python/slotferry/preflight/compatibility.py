@@ -73,8 +73,8 @@ def _functions(survey: Survey) -> Row:
     if lacking:
         return ok(
             "functions",
-            f"'slotferry migrate' copies the source's {libraries:,} function libraries to "
-            f"{', '.join(lacking)}{note}",
+            f"'slotferry migrate' copies the source's {libraries:,} function "
+            f"{'library' if libraries == 1 else 'libraries'} to {', '.join(lacking)}{note}",
         )
     return ok(
         "functions", ("the target has as many function libraries" if libraries else "no functions") + note
@@ -85,7 +85,7 @@ def _databases(survey: Survey) -> Row:
     others = {
         database: count
         for database, count in survey.source.keys.items()
-        if database != survey.source_database
+        if database not in survey.source_databases
     }
     if others:
         parts = ", ".join(f"{database} ({count:,} keys)" for database, count in sorted(others.items()))
@@ -94,4 +94,6 @@ def _databases(survey: Survey) -> Row:
             f"the source has keys in other databases, which are not part of this: {parts}",
             "'slotferry migrate --all-dbs' copies them as well; --map-db says how where the target has one",
         )
-    return ok("databases", f"all keys are in database {survey.source_database}")
+    chosen = sorted(survey.source_databases)
+    noun = "database" if len(chosen) == 1 else "databases"
+    return ok("databases", f"all keys are in {noun} {', '.join(map(str, chosen))}")

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from slotferry.errors import SourceUnfitError
 from slotferry.preflight.rows import Row, error, ok
 from slotferry.text import format_slots
-from slotferry.topology.discovery import SourceFacts, TargetFacts
+from slotferry.topology.discovery import SourceFacts, TargetFacts, is_same
 
 
 def judge_servers(source: SourceFacts, target: TargetFacts, database: int) -> list[Row]:
@@ -27,7 +27,17 @@ def judge_servers(source: SourceFacts, target: TargetFacts, database: int) -> li
 
 def _identities(source: SourceFacts, target: TargetFacts) -> Iterator[Row]:
     servers = (target.seed, *(primary.server for primary in target.primaries))
-    if any(server.run_id == source.server.run_id for server in servers):
+    named = next((p.server for p in target.primaries if is_same(p.server, source.server)), None)
+    if named is not None and not is_same(target.seed, source.server):
+        yield error(
+            "servers",
+            "target",
+            f"the target's cluster names {named.node}, and the server there is the source itself",
+            "correct what the cluster's nodes announce (cluster-announce-ip, cluster-announce-port), or "
+            "--address-map",
+        )
+        return
+    if is_same(target.seed, source.server):
         yield error(
             "servers",
             "source",
@@ -61,7 +71,16 @@ def _identities(source: SourceFacts, target: TargetFacts) -> Iterator[Row]:
 
 
 def judge_nodes(target: TargetFacts) -> Iterator[Row]:
-    """Yield an error where an address of the target's cluster leads to a server without a cluster."""
+    """Yield an error where addresses of the target's cluster lead to no node of one, or several to one."""
+    for address in sorted(target.topology.shared):
+        yield error(
+            "servers",
+            "target",
+            f"several primaries of the target's cluster are to be reached at {address}: keys of the others "
+            "would never arrive",
+            "correct what the cluster's nodes announce, or --address-map: each node needs its own address",
+        )
+        return
     bare = next((primary.server for primary in target.primaries if not primary.server.cluster), None)
     if bare is not None:
         yield error(

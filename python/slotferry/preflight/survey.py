@@ -111,15 +111,15 @@ class ServerView:
 class Survey:
     """Both sides; `primaries` in the order of the topology.
 
-    source_keys: how many keys are to be moved; filtered: or fewer, by filters. wait_replicas: how many
-    replicas of each primary are to confirm what is written.
+    source_keys: how many keys are to be moved, from `source_databases`; filtered: or fewer, by filters.
+    wait_replicas: how many replicas of each primary are to confirm what is written.
     """
 
     source: ServerView
     primaries: tuple[ServerView, ...]
     topology: Topology
     source_keys: int
-    source_database: int = 0
+    source_databases: frozenset[int] = frozenset({0})
     target_database: int = 0
     filtered: bool = False
     wait_replicas: int = 0
@@ -136,7 +136,10 @@ def take_survey(
         view = _look(node, server.product, source_probes(server))
     there = survey_target(target, target_facts)
     return replace(
-        there, source=view, source_keys=source_facts.keys, source_database=source.endpoint.database
+        there,
+        source=view,
+        source_keys=source_facts.keys,
+        source_databases=frozenset({source.endpoint.database}),
     )
 
 

@@ -95,11 +95,13 @@ class Topology:
     """Which primary serves which slots.
 
     `primary_ids` are the ids of those primaries, `node_ids` those of the replicas as well, as far as told.
+    `shared` are addresses that lead to several primaries: a mistake in what they announce, or in the map.
     """
 
     ranges: tuple[SlotRange, ...]
     primary_ids: Mapping[Address, str] = field(default_factory=dict, compare=False)
     node_ids: frozenset[str] = field(default=frozenset(), compare=False)
+    shared: frozenset[Address] = field(default=frozenset(), compare=False)
 
     @property
     def primaries(self) -> tuple[Address, ...]:
@@ -415,10 +417,12 @@ def parse_cluster_slots(reply: Any, asked: Address, address_map: AddressMap | No
     A host that is empty, "?" or null means the one that was asked. Raises `MalformedReplyError`.
     """
     known = address_map or AddressMap()
-    ranges, primary_ids, node_ids = [], {}, set[str]()
+    ranges, node_ids, shared = [], set[str](), set[Address]()
+    primary_ids: dict[Address, str] = {}
     for entry in replies.cluster_slots(reply):
         reached = known.named(entry.primary.host, entry.primary.port, asked)
         ranges.append((entry.first, entry.last, reached.host, reached.port))
-        primary_ids[reached] = entry.primary.id
+        if primary_ids.setdefault(reached, entry.primary.id) != entry.primary.id:
+            shared.add(reached)
         node_ids.update(node.id for node in (entry.primary, *entry.replicas) if node.id)
-    return Topology(tuple(sorted(ranges)), primary_ids, frozenset(node_ids))
+    return Topology(tuple(sorted(ranges)), primary_ids, frozenset(node_ids), frozenset(shared))

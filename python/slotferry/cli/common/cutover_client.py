@@ -102,10 +102,10 @@ class CutoverClient:
                     asked = True
                 answer = ask(self._journal, self._job, "cutover", action="look", ticket=ticket, after=seen)
             except (JobNotRunningError, UsageError):
-                return self._recorded()
+                return self._recorded(seen)
             except JournalError:
                 if not is_running(self._journal, self._job):
-                    return self._recorded()
+                    return self._recorded(seen)
                 pause.wait(_LOOK_SECONDS)
                 continue
             seen += len(answer["steps"])
@@ -135,8 +135,8 @@ class CutoverClient:
         else:
             click.echo(describe_step(step["step"], step["state"], step["message"], step["seconds"]), err=True)
 
-    def _recorded(self) -> dict[str, Any]:
-        """Return what the journal has of it, now that the run is gone."""
+    def _recorded(self, seen: int) -> dict[str, Any]:
+        """Return what the journal has of it, now that the run is gone; show the steps behind those `seen`."""
         # A quick cut-over may be over, and its run gone, before this command has heard its number.
         ours = self._number or self._earlier + 1
         attempt = next((each for each in self._records.attempts() if each.number == ours), None)
@@ -144,6 +144,8 @@ class CutoverClient:
             known = {"outcome": "not_ready", "reason": "the run ended before the cut-over began"}
             return {**known, "step": "lag", "fence": None, "attempts": 0, **_NOT_DONE}
         if (report := self._records.report(attempt.number)) is not None:
+            for step in self._records.steps(attempt.number)[seen:]:
+                self._show(step)
             return report
         outcome, reason = attempt.outcome, attempt.reason
         if not outcome:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 
 from slotferry.errors import JournalError
 from slotferry.jobs.journal.journal import Journal
-from slotferry.model.cutover import CutoverReport
+from slotferry.model.cutover import CutoverReport, CutoverStep
 
 
 @dataclass(frozen=True)
@@ -93,16 +93,25 @@ class CutoverRecords:
                 (outcome, reason, time.time(), self.job, number),
             )
 
-    def keep(self, report: CutoverReport) -> None:
+    def keep(self, report: CutoverReport, steps: Sequence[CutoverStep] = ()) -> None:
         """Keep what came of an attempt, for those who ask once the run is gone. Raises `JournalError`."""
+        kept = {**report.to_dict(), "steps": [step.to_dict() for step in steps]}
         with self._open() as journal, journal.transaction() as execute:
             execute(
                 "INSERT OR REPLACE INTO cutover_reports (job, number, report) VALUES (?, ?, ?)",
-                (self.job, report.attempts, json.dumps(report.to_dict())),
+                (self.job, report.attempts, json.dumps(kept)),
             )
 
     def report(self, number: int) -> dict[str, Any] | None:
         """Return what came of an attempt, as `CutoverReport.to_dict` has it; None where that is not known."""
+        kept = self._kept(number)
+        return None if kept is None else {name: value for name, value in kept.items() if name != "steps"}
+
+    def steps(self, number: int) -> list[dict[str, Any]]:
+        """Return the steps of an attempt that has a report, as `CutoverStep.to_dict` has them."""
+        return list((self._kept(number) or {}).get("steps", ()))
+
+    def _kept(self, number: int) -> dict[str, Any] | None:
         with self._open() as journal:
             rows = journal.select(
                 "SELECT report FROM cutover_reports WHERE job = ? AND number = ?", self.job, number

@@ -65,11 +65,10 @@ class Attempt:
             raise InternalError("a cut-over was asked for its result before its end")
         return self.report
 
-    @staticmethod
-    def _kept(report: CutoverReport, records: CutoverRecords) -> CutoverReport:
+    def _kept(self, report: CutoverReport, records: CutoverRecords) -> CutoverReport:
         """Keep a report in the journal; what came of it stands, whether it can be kept or not."""
         try:
-            records.keep(report)
+            records.keep(report, self.steps)
         except JournalError as error:
             told = f"what came of it is not in the journal: {error}"
             return replace(report, warning=f"{report.warning}; {told}" if report.warning else told)

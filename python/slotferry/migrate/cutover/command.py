@@ -7,6 +7,7 @@ what it prints only the end is kept. It gets facts, never a secret, by its envir
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import threading
@@ -21,6 +22,7 @@ from slotferry.redaction import redact
 _MOST_OUTPUT = 4096
 _GRACE_SECONDS = 1.0
 _TICK_SECONDS = 0.02
+_MOST_SHOWN = 100
 
 
 _SEE = "see whether it switched anything"
@@ -35,6 +37,12 @@ class CommandFailed(Exception):  # noqa: N818 - what the command did, no error o
     def __init__(self, text: str, *, may_be_switched: bool = False) -> None:
         super().__init__(text)
         self.may_be_switched = may_be_switched
+
+
+def show_command(words: Sequence[str]) -> str:
+    """Return a command with its arguments on one line, cut where it is long."""
+    text = " ".join(shlex.join(words).split())
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def run_command(

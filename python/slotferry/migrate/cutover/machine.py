@@ -18,7 +18,7 @@ from slotferry.errors import RefusedError, SlotferryError
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.journal.cutovers import CutoverRecords
 from slotferry.migrate.cutover.border import Check, CheckRequest, HeldFollower
-from slotferry.migrate.cutover.command import CommandFailed, run_command
+from slotferry.migrate.cutover.command import CommandFailed, run_command, show_command
 from slotferry.migrate.cutover.settings import put_back
 from slotferry.migrate.cutover.source import SourceOffset, open_primary, read_offset
 from slotferry.migrate.cutover.stream_watch import StreamWatch, choose_start
@@ -322,7 +322,7 @@ class Cutover:
             raise _Abandoned("what is under way to the target did not come to its end in time")
 
     def _run_command(self, words: list[str]) -> None:
-        self._enter("run", f"running {words[0]}")
+        self._enter("run", f"running {show_command(words)}")
         try:
             run_command(words, self._facts(), self._deadline, lambda: not self._cancel.level)
         except CommandFailed as error:

@@ -151,7 +151,7 @@ class StreamWatch:
         said = line[:200].decode("utf-8", "replace").strip()
         return SourceUnfitError(
             f"the source {link.name} refuses {what}: {said}",
-            hint="the cut-over reads its stream: it takes +psync +replconf +command, and a backlog",
+            hint="the cut-over reads its stream: it takes +psync +replconf +ping +command, and a backlog",
         )
 
     def _receive(self, most: int) -> None:

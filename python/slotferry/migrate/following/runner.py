@@ -111,7 +111,8 @@ class FollowRunner(Runner):
             if error.kind != "source_refused" or self._journal.follow_mark(self._name) is not None:
                 raise
             hint = (
-                f"grant +psync and +replconf; a managed service that refuses PSYNC is moved {WITHOUT_PSYNC}"
+                "grant +psync +replconf +ping +command; a managed service that refuses PSYNC is moved "
+                f"{WITHOUT_PSYNC}"
             )
             raise SourceUnfitError(error.message, hint=hint, kind=error.kind) from error
         except MigrationInterrupted:

@@ -169,12 +169,19 @@ def _value_size(keyspace: Keyspace, survey: Survey) -> Row:
     known = [view.max_value for view in survey.primaries if view.max_value is not None]
     limit = min(known, default=_BULK_LIMIT)
     said = format_bytes(limit) if known else f"{format_bytes(limit)} (assumed: CONFIG GET is refused)"
-    biggest = keyspace.biggest[0] if keyspace.biggest else None
-    if biggest is not None and (biggest.bytes or 0) > limit:
+    beyond = [facts for facts in keyspace.biggest if (facts.bytes or 0) > limit]
+    if beyond:
+        # A string goes in one piece; the others go element by element where they have to.
+        worst = next((facts for facts in beyond if facts.type == "string"), beyond[0])
+        what = (
+            "it can't be written"
+            if worst.type == "string"
+            else "it is copied in parts, and fails where one element alone is beyond that"
+        )
         return warning(
             "value-size",
-            f"{shorten_key(biggest.key)} takes {format_bytes(biggest.bytes or 0)}, more than the target's "
-            f"proto-max-bulk-len of {said}",
+            f"{shorten_key(worst.key)} ({worst.type}) takes {format_bytes(worst.bytes or 0)}, more than the "
+            f"target's proto-max-bulk-len of {said}: {what}",
             "raise proto-max-bulk-len at every primary for the time of the migration",
         )
     return ok("value-size", f"no value that was seen is beyond the target's proto-max-bulk-len of {said}")

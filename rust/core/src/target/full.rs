@@ -152,7 +152,10 @@ impl Engine {
             && held.since.elapsed() >= self.spec.retry_for
         {
             let waited = held.since.elapsed().as_secs();
-            let message = format!("slot {} {} for {waited} s", first.slot, held.reason);
+            let message = format!(
+                "the target takes no more keys: {} for {waited} s (slot {})",
+                held.reason, first.slot
+            );
             return self.stop(ErrorKind::TargetFull, message);
         }
         if probe.is_empty() {
