@@ -92,7 +92,7 @@ impl Client {
     ) -> Result<Self, CallError> {
         let opened = match side {
             Side::Source => {
-                let access = engine.entrance(side).current();
+                let access = engine.login(side).current();
                 net::open(address, &access, Question::Process).await
             }
             Side::Target => engine.open_target(address).await,

@@ -42,8 +42,8 @@ impl Login {
 }
 
 impl Engine {
-    /// The entrance of one side.
-    pub fn entrance(&self, side: Side) -> &Login {
+    /// How one side is opened now.
+    pub fn login(&self, side: Side) -> &Login {
         match side {
             Side::Source => &self.source_login,
             Side::Target => &self.target_login,
@@ -52,7 +52,7 @@ impl Engine {
 
     /// Connections of that side are opened with `access` from now on; the database stays the job's.
     pub fn set_access(&self, side: Side, mut access: Access) {
-        let mut current = self.entrance(side).access.borrow_mut();
+        let mut current = self.login(side).access.borrow_mut();
         access.database = current.database;
         access.untouched = current.untouched;
         access.patience = current.patience;
@@ -61,13 +61,13 @@ impl Engine {
 
     /// The server at `address` refused the login: ask for another one. Returns whether there may be one.
     pub fn want_access(&self, side: Side, address: &Address, message: &str) -> bool {
-        let entrance = self.entrance(side);
-        if !entrance.access.borrow().renewable {
+        let login = self.login(side);
+        if !login.access.borrow().renewable {
             return false;
         }
         let now = Instant::now();
-        if entrance.asked.get().is_none_or(|asked| now - asked >= ASK_EVERY) {
-            entrance.asked.set(Some(now));
+        if login.asked.get().is_none_or(|asked| now - asked >= ASK_EVERY) {
+            login.asked.set(Some(now));
             self.shared.tell(Event {
                 kind: match side {
                     Side::Source => "source_access_wanted",

@@ -36,7 +36,7 @@ impl SourceReader {
                 Ask::Time => self.read_time(data)?,
                 Ask::Types { fetch, left } => self.read_types(fetch, left, data)?,
                 Ask::Sizes { fetch } => self.read_sizes(fetch, data)?,
-                Ask::ValueMatch { sieve } => self.read_sieve(sieve, data)?,
+                Ask::ValueMatch { filter } => self.read_value_match(filter, data)?,
                 Ask::Keys {
                     fetch,
                     left,

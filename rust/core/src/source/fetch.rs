@@ -48,7 +48,7 @@ pub(crate) enum Ask {
         fetch: usize,
     },
     ValueMatch {
-        sieve: usize,
+        filter: usize,
     },
     Keys {
         fetch: usize,

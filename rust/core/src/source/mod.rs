@@ -11,7 +11,7 @@ pub(crate) mod passing_on;
 pub(crate) mod plain_strings;
 pub(crate) mod reader;
 pub(crate) mod scan;
-pub(crate) mod sieve;
 pub(crate) mod sizes;
 pub mod stream;
+pub(crate) mod value_filter;
 pub(crate) mod walk;

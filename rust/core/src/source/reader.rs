@@ -17,7 +17,7 @@ use crate::net::{Bytes, Connection, Deadline, HandshakeError};
 use crate::resp::ScanProgress;
 use crate::source::fetch::{Ask, Ended, Fetch};
 use crate::source::scan::{ScanState, Scanner, fresh_partitions};
-use crate::source::sieve::ValueMatch;
+use crate::source::value_filter::ValueMatch;
 use crate::text::shown;
 use crate::throttle::limiter::Answer;
 use crate::throttle::reply_timer::ReplyTimer;
@@ -305,7 +305,7 @@ impl SourceReader {
 
     async fn connect(&mut self) -> Result<Connection, Ended> {
         let spec = &self.engine.spec;
-        let access = self.engine.entrance(Side::Source).current();
+        let access = self.engine.login(Side::Source).current();
         let (connection, found) = net::open(&spec.source, &access, net::Question::Process)
             .await
             .map_err(|error| self.turned_away(error))?;
@@ -370,7 +370,7 @@ impl SourceReader {
         for (_, fetch) in &mut self.fetches {
             fetch.asked = fetch.read;
         }
-        self.sift_anew();
+        self.ask_values_anew();
     }
 
     #[cold]

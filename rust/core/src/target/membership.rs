@@ -27,7 +27,7 @@ impl Engine {
     /// Open a connection to a node of the target. A server that is none is lost as a node that does not answer is: a
     /// fresh topology may name another. One that is the source ends the job.
     pub async fn open_target(&self, address: &Address) -> Result<(Connection, Identity), HandshakeError> {
-        let access = self.entrance(Side::Target).current();
+        let access = self.login(Side::Target).current();
         let (connection, found) = net::open(address, &access, Question::Node).await?;
         let spec = &self.spec;
         let source = (spec.source_run_id.as_str(), spec.source_replication_id.as_str());

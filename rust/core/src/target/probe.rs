@@ -39,7 +39,7 @@ impl Engine {
             loop {
                 if is_wanted() {
                     // A server that lets a new client wait is slow as well.
-                    let access = engine.entrance(side).current();
+                    let access = engine.login(side).current();
                     let opened = engine
                         .timed(&name, &is_wanted, net::open(&address, &access, Question::Nothing))
                         .await;

@@ -257,7 +257,7 @@ async fn stay_attached(engine: &Rc<Engine>, follow: &Rc<Follow>) {
     let mut lost: Option<Instant> = None;
     let mut reached = None;
     loop {
-        let access: Access = engine.entrance(Side::Source).current();
+        let access: Access = engine.login(Side::Source).current();
         let tried = Instant::now();
         let ended = attachment.follow(&source, &access, &mut listener).await;
         follow.stream.borrow_mut().connected = false;

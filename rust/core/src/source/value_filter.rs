@@ -46,11 +46,11 @@ impl SourceReader {
                 }
             }
         }
-        self.asked.push_back(Ask::ValueMatch { sieve: number });
+        self.asked.push_back(Ask::ValueMatch { filter: number });
     }
 
     /// What was asked on a connection that is lost is asked again.
-    pub(crate) fn sift_anew(&mut self) {
+    pub(crate) fn ask_values_anew(&mut self) {
         let numbers: Vec<usize> = self.value_matches.iter().map(|(number, _)| number).collect();
         for number in numbers {
             self.value_matches[number].answers = 0;
@@ -60,22 +60,22 @@ impl SourceReader {
     }
 
     /// Read the answers; the keys that are taken are entered.
-    pub(crate) fn read_sieve(
+    pub(crate) fn read_value_match(
         &mut self,
         number: usize,
         data: &[u8],
     ) -> Result<(usize, Option<Ask>, usize), Ended> {
         let mut at = 0;
-        let sieve = &mut self.value_matches[number];
+        let asking = &mut self.value_matches[number];
         let Some(filter) = &self.engine.spec.value_filter else {
             unreachable!("without a filter nothing is asked")
         };
-        while sieve.answers < sieve.keys.len() * self.questions.len() {
+        while asking.answers < asking.keys.len() * self.questions.len() {
             let (reply, used) = match decode(&data[at..])? {
-                Decoded::Partial(need) => return Ok((at, Some(Ask::ValueMatch { sieve: number }), need)),
+                Decoded::Partial(need) => return Ok((at, Some(Ask::ValueMatch { filter: number }), need)),
                 Decoded::Whole(reply, used) => (reply, used),
             };
-            let place = sieve.answers % self.questions.len();
+            let place = asking.answers % self.questions.len();
             let passes = match (self.questions[place], reply) {
                 (Question::Type, Reply::Simple(name)) => filter.takes_type(name),
                 (Question::Ttl, Reply::Integer(left)) => filter.takes_ttl(left),
@@ -94,10 +94,10 @@ impl SourceReader {
                 _ => return Err(ProtocolError::at(&data[at..]).into()),
             };
             at += used;
-            sieve.answers += 1;
-            match sieve.taken.last_mut() {
+            asking.answers += 1;
+            match asking.taken.last_mut() {
                 Some(taken) if place > 0 => *taken &= passes,
-                _ => sieve.taken.push(passes),
+                _ => asking.taken.push(passes),
             }
         }
         let ValueMatch {
