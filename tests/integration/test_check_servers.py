@@ -121,7 +121,7 @@ def test_functions_scripts_and_other_databases(source: LocalServer, cluster: Loc
     assert _row(report, "functions").status == "ok"
     assert "'slotferry migrate' copies the source's 1 function libraries" in _row(report, "functions").message
     assert "cached scripts" in _row(report, "functions").message
-    assert "3 (1 keys)" in _row(report, "databases").message
+    assert "3 (1 key)" in _row(report, "databases").message
 
 
 def test_a_big_key_that_the_sample_misses_is_found_or_missed_aloud(

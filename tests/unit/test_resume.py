@@ -168,3 +168,13 @@ def test_the_default_name_is_readable_and_tells_places_apart() -> None:
     assert default_job_name(replace(SOURCE, password=None), same) == name
     socket = Endpoint.parse("unix:///run/redis/redis.sock", "source")
     Options(job=default_job_name(socket, TARGET))
+
+
+def test_a_verification_is_not_told_to_start_a_migration_over(journal: Journal) -> None:
+    leave(journal, "completed")
+    record = journal.job("job")
+    assert record is not None
+    with pytest.raises(JobMismatchError) as raised:
+        check_setup(record, replace(SETUP, purpose="verify"))
+    assert "another --job" in raised.value.hint
+    assert "--restart" not in raised.value.hint

@@ -71,9 +71,12 @@ def check_setup(record: JobRecord, setup: Setup) -> None:
     known = replace(record.setup, **_policy(setup)) if _has_ended(record) else record.setup
     differences = known.differences(setup)
     if differences:
+        # A verification that starts over does not take the place of what has copied.
         raise JobMismatchError(
             f"the job {record.name} was started with another setup: {'; '.join(differences)}",
-            hint="give the same options to resume it, another --job, or --restart to start it over",
+            hint="give another --job, or discard this one with 'slotferry jobs discard'"
+            if setup.purpose == "verify" != record.setup.purpose
+            else "give the same options to resume it, another --job, or --restart to start it over",
         )
 
 

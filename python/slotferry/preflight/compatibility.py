@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from slotferry.preflight.rows import Row, ok, warning
 from slotferry.preflight.survey import ServerView, Survey
+from slotferry.text import count_of
 
 _REDIS_RDB = (((8, 8), 14), ((8, 6), 13), ((7, 4), 12), ((7, 2), 11), ((7, 0), 10), ((0,), 9))
 _VALKEY_RDB = (((9, 0), 80), ((0,), 11))
@@ -88,7 +89,9 @@ def _databases(survey: Survey) -> Row:
         if database not in survey.source_databases
     }
     if others:
-        parts = ", ".join(f"{database} ({count:,} keys)" for database, count in sorted(others.items()))
+        parts = ", ".join(
+            f"{database} ({count_of(count, 'key')})" for database, count in sorted(others.items())
+        )
         return warning(
             "databases",
             f"the source has keys in other databases, which are not part of this: {parts}",
