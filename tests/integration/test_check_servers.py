@@ -119,7 +119,7 @@ def test_functions_scripts_and_other_databases(source: LocalServer, cluster: Loc
             client.execute("FUNCTION", "FLUSH")
 
     assert _row(report, "functions").status == "ok"
-    assert "'slotferry migrate' copies the source's 1 function libraries" in _row(report, "functions").message
+    assert "'slotferry migrate' copies the source's 1 function library" in _row(report, "functions").message
     assert "cached scripts" in _row(report, "functions").message
     assert "3 (1 key)" in _row(report, "databases").message
 
