@@ -148,6 +148,24 @@ def test_a_big_key_that_the_sample_misses_is_found_or_missed_aloud(
         assert (row.status, "of the memory that the data takes" in row.message) == ("warning", True)
 
 
+def test_a_big_key_is_looked_for_though_another_database_holds_keys(
+    source: LocalServer, cluster: LocalCluster
+) -> None:
+    with connect(source) as client:
+        client.pipeline_checked([encode("SET", f"small:{i}", "x" * 100) for i in range(20_000)])
+        client.execute("SET", "big", "x" * 60_000_000)
+        client.execute("SELECT", 3)
+        client.execute("SET", "elsewhere", "x")
+    told: list[str] = []
+
+    found = slotferry.check(source.url, cluster.url, CheckOptions(sample=5_000, scan_rate=1e6), told.append)
+
+    assert found.keyspace is not None
+    assert found.keyspace.biggest[0].key == b"big"
+    assert any("in which other databases have a part" in text for text in told) or not found.keyspace.sought
+    assert found.keyspace.explained is None
+
+
 def test_keys_of_the_target_and_an_eviction_policy(
     kind: ServerKind, source: LocalServer, stack: ExitStack
 ) -> None:

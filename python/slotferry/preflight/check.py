@@ -31,7 +31,7 @@ from slotferry.preflight.fitness import judge_target, slot_owners
 from slotferry.preflight.following import judge_following, look_at_stream
 from slotferry.preflight.keyspace.data import describe_place, judge_data, judge_placement
 from slotferry.preflight.keyspace.summary import Keyspace
-from slotferry.preflight.look import Look, Progress
+from slotferry.preflight.look import DataMemory, Look, Progress
 from slotferry.preflight.reach import judge_announced
 from slotferry.preflight.report import CheckReport
 from slotferry.preflight.rights import denied_key, judge_rights
@@ -325,11 +325,11 @@ class _Check:
                 f"looking at {what} {keys:,} keys, at most {self._options.scan_rate:,.0f} a second: "
                 f"{format_duration(seconds)} or more"
             )
-        data_bytes = self._data_bytes(survey)
+        memory = self._data_memory(survey)
         rate = self._options.scan_rate
         look = Look(self._source, source, self._selection, rate, self._notify, self._progress)
         try:
-            looked = look.run(self._routes, self._counts, wanted, data_bytes)
+            looked = look.run(self._routes, self._counts, wanted, memory)
         except SlotferryError as failure:
             self._rows.append(not_checked("sample", failure.message, failure.hint))
             return
@@ -337,7 +337,7 @@ class _Check:
             self._rows.append(not_checked("sample", f"SCAN is refused: {refusal}", "grant +scan"))
             return
         owners = {} if survey is None else slot_owners(survey.topology)
-        self._keyspace = looked.sums.result(looked.keys, owners, data_bytes)
+        self._keyspace = looked.sums.result(looked.keys, owners, memory.bytes if memory.is_exact else 0)
         self._rows += judge_data(self._keyspace)
         if keys and not looked.keys:
             hint = "correct the filters, or look at more keys with --sample or --full"
@@ -346,12 +346,12 @@ class _Check:
             self._rows += judge_placement(self._keyspace, survey, looked.rdb_types)
             self._rows += self._key_rights(survey, looked.sums.examples(_KEYS_PROBED))
 
-    def _data_bytes(self, survey: Survey | None) -> int:
-        """Return the memory that the keys take; 0 where others have a part in it, or it is not told."""
+    def _data_memory(self, survey: Survey | None) -> DataMemory:
+        """Return the memory that the keys take; with filters nothing is known of it."""
+        if survey is None or self._selection.filtered:
+            return DataMemory()
         chosen = {route.source for route in self._routes}
-        if survey is None or len(chosen) != 1 or self._selection.filtered or set(survey.source.keys) - chosen:
-            return 0
-        return survey.source.data_bytes
+        return DataMemory(survey.source.data_bytes, is_exact=not set(survey.source.keys) - chosen)
 
     def _study(self, source: SourceFacts, survey: Survey | None) -> None:
         study = ApplicationStudy(

@@ -6,7 +6,8 @@ keys. Figures are for the chosen keys alone: how many there are is an estimate, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from slotferry.model.key_filter import Selection
@@ -33,6 +34,14 @@ class Looked:
     rdb_types: dict[int, bytes] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class DataMemory:
+    """The memory that the keys take, 0 where that is not known; more than that, where it is not exact."""
+
+    bytes: int = 0
+    is_exact: bool = True
+
+
 class Look:
     """Looks at the keys of the source that a migration would take."""
 
@@ -53,22 +62,36 @@ class Look:
         self._progress = progress
         self._done = 0
 
-    def run(self, routes: Sequence[Route], counts: Sequence[int], wanted: int, data_bytes: int) -> Looked:
+    def run(self, routes: Sequence[Route], counts: Sequence[int], wanted: int, memory: DataMemory) -> Looked:
         """Look at about `wanted` keys of the routes' databases, which have so many `counts`.
 
-        `data_bytes` is the memory that the keys take, 0 where that is not known. Raises `SourceLostError`,
-        and `ResponseError` where SCAN is refused.
+        Raises `SourceLostError`, and `ResponseError` where SCAN is refused.
         """
         total = sum(counts)
         looked = Looked()
-        for route, keys in zip(routes, counts, strict=True):
-            share = keys if wanted >= total else -(-wanted * keys // total)
-            self._database(looked, route, keys, share, min(wanted, total), data_bytes)
+        shares = [keys if wanted >= total else -(-wanted * keys // total) for keys in counts]
+        for route, keys, share in zip(routes, counts, shares, strict=True):
+            with self._sampler(looked, route, min(wanted, total)) as sampler:
+                sampler.run(keys, share)
+                looked.keys += sampler.estimate(keys)
+                for kind, key in sampler.rdb_types.items():
+                    looked.rdb_types.setdefault(kind, key)
+        missing = looked.sums.unexplained(total, memory.bytes)
+        if wanted >= total or missing <= memory.bytes * _UNEXPLAINED:
+            return looked
+        self._notify(
+            f"the sample explains {1 - missing / memory.bytes:.0%} of the memory in use"
+            f"{'' if memory.is_exact else ', in which other databases have a part'}: asking "
+            f"up to {min(total, _SOUGHT * wanted):,} more keys for their size"
+        )
+        for route, share in zip(routes, shares, strict=True):
+            with self._sampler(looked, route, min(wanted, total)) as sampler:
+                sampler.seek(total, memory.bytes, _SOUGHT * share, _UNEXPLAINED)
         return looked
 
-    def _database(
-        self, looked: Looked, route: Route, keys: int, wanted: int, total: int, data_bytes: int
-    ) -> None:
+    @contextmanager
+    def _sampler(self, looked: Looked, route: Route, total: int) -> Iterator[Sampler]:
+        """Give what looks at the keys of a route's database."""
         before = self._done
 
         def on_progress(asked: int) -> None:
@@ -78,7 +101,7 @@ class Look:
         with self._connector.open(self._facts.address(self._connector.endpoint)) as node:
             if route.source:
                 node.need("SELECT", route.source)
-            sampler = Sampler(
+            yield Sampler(
                 node,
                 self._rate,
                 self._facts.round_trip,
@@ -86,14 +109,3 @@ class Look:
                 sums=looked.sums,
                 on_progress=on_progress,
             )
-            sampler.run(keys, wanted)
-            looked.keys += sampler.estimate(keys)
-            for kind, key in sampler.rdb_types.items():
-                looked.rdb_types.setdefault(kind, key)
-            missing = sampler.sums.unexplained(keys, data_bytes)
-            if wanted < keys and missing > data_bytes * _UNEXPLAINED:
-                self._notify(
-                    f"the sample explains {1 - missing / data_bytes:.0%} of the memory in use: asking "
-                    f"up to {min(keys, _SOUGHT * wanted):,} more keys for their size"
-                )
-                sampler.seek(keys, data_bytes, _SOUGHT * wanted, _UNEXPLAINED)
