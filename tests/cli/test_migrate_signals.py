@@ -86,7 +86,9 @@ def _silent(node: LocalServer) -> bool:
 
 def test_a_second_process_on_the_same_job_is_refused(filled: LocalServer, cluster: LocalCluster) -> None:
     command = ("migrate", filled.url, cluster.url, "--json")
-    with Running(*command) as running:
+    with Running(
+        *command, "--max-keys-per-second", "30000"
+    ) as running:  # it lasts while the other one starts
         _until_under_way(running, cluster)
         refused = run(*command)
         first = running.finish()
