@@ -309,7 +309,7 @@ def test_a_run_that_is_killed_while_it_compares_is_gone_on_with(shop: Shop) -> N
             assert settings(client) == before
             assert takes_writes(shop.source)
             lines = shop.show()
-            notices = [line["message"] for line in lines if line["type"] == "entry"]
+            notices = [line["message"] for line in lines if line["type"] == "history"]
             assert any("killed in the step check" in notice for notice in notices)
             assert shop.cut_over("--hold", "0s").code == 0
             assert running.finish().code == 0

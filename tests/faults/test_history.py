@@ -34,7 +34,7 @@ class Journal:
     def tells(self, *words: str) -> bool:
         listed = run("jobs", "list", "--journal", str(self.path), "--json").lines
         shown = run("jobs", "show", listed[0]["job"], "--journal", str(self.path), "--json").lines
-        told = [line["message"] for line in shown if line["type"] == "entry"]
+        told = [line["message"] for line in shown if line["type"] == "history"]
         return any(all(word in message for word in words) for message in told)
 
 

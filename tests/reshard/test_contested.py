@@ -49,6 +49,6 @@ def test_a_slot_whose_keys_nobody_holds_is_called_lost(own: LocalCluster, tmp_pa
     assert tally.moved == set()
     assert tally.left[slots[0]].startswith("no node holds any of its 4 keys any more")
     assert tally.left[slots[1]] == TAKEN
-    assert said[0].startswith("another tool has moved slots")
+    assert "are claimed by others too" in said[0]
     owned = slots_owned(own)
     assert {owned[slot] for slot in slots} == {taker}

@@ -55,7 +55,7 @@ class Contest:
         contested |= {s for s in tally.moved if s in goes and cluster.owners[s] != goes[s]}
         if not contested:
             return
-        self.say(f"another tool has moved slots {format_ranges(contested)} too; looking after their keys")
+        self.say(f"slots {format_ranges(contested)} are claimed by others too; looking after their keys")
         self.wait()
         wrong = repair_slots(self.connector, self.journal, contested, self.conflicts, self.say, self.cancel)
         cluster = read_cluster(self.connector)

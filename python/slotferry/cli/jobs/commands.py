@@ -312,7 +312,7 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
             for run in journal.runs(record.name)
         ),
         (
-            {"type": "entry", **entry.to_dict()}
+            {"type": "history", **entry.to_dict()}
             for entry in journal.history(record.name)
             if entry.kind != "run"
         ),
