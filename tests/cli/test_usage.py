@@ -13,7 +13,6 @@ import pytest
 
 from slotferry.cli import main
 from slotferry.cli.reshard.plan import cluster_shown
-from slotferry.reshard.plan.model import Plan, Policy
 from tests.cli.conftest import Invoke
 
 GOOD = ("migrate", "redis://127.0.0.1:1", "redis://127.0.0.1:1")
@@ -246,58 +245,6 @@ def test_results_that_cannot_be_written_are_an_error() -> None:
     assert b"No space left on device" in err
     assert b"Traceback" not in err
     assert process.returncode != 0
-
-
-def test_the_package_is_imported_without_a_client_library() -> None:
-    script = "import sys, slotferry.cli; print(sorted({'redis', 'sqlite3', 'tqdm'} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
-def test_resharding_needs_no_client_library() -> None:
-    script = """
-import importlib, pkgutil, sys
-import slotferry.cli.reshard, slotferry.reshard
-for package in (slotferry.cli.reshard, slotferry.reshard):
-    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        importlib.import_module(module.name)
-print(sorted({"redis", "asyncio", "ssl"} & sys.modules.keys()))
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
-def test_carrying_a_plan_out_imports_no_more_than_it_needs(tmp_path: Path) -> None:
-    script = """
-import sys
-from slotferry.cli import main
-main(sys.argv[1:])
-ours = ("topology.discovery", "model.events", "jobs.options", "model.report", "model.rules")
-print(sorted({"tomllib", "zoneinfo", "tqdm", *(f"slotferry.{name}" for name in ours)} & sys.modules.keys()))
-"""
-    plan = tmp_path / "plan.json"
-    plan.write_text(Plan("redis+cluster://node:1", 0.0, Policy(), "", (), (), (), False).to_json())
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        cluster = f"redis://127.0.0.1:{bound.getsockname()[1]}"
-        command = ("reshard", "apply", str(plan), cluster, "--journal", str(tmp_path / "journal.db"))
-        done = subprocess.run(
-            [sys.executable, "-c", script, *command], capture_output=True, text=True, check=True
-        )
-    assert "can't be reached" in done.stderr
-    assert done.stdout == "[]\n"
-
-
-@pytest.mark.parametrize(("arguments", "frozen"), [("", True), ("['slot', 'key']", False)])
-def test_only_a_process_of_its_own_ends_without_a_search_for_garbage(arguments: str, frozen: bool) -> None:
-    script = f"""
-import atexit, gc, sys
-from slotferry.cli import main
-atexit.register(lambda: print(gc.get_freeze_count() > 0))
-sys.exit(main({arguments}))
-"""
-    done = subprocess.run([sys.executable, "-c", script, "slot", "key"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, str(frozen))
 
 
 def test_a_printed_url_keeps_the_user_and_not_the_password() -> None:

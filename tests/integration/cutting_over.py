@@ -23,8 +23,8 @@ from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.records import Setup
 from slotferry.migrate.cutover.border import CheckRequest
 from slotferry.migrate.cutover.machine import Cutover
-from slotferry.migrate.following.follower import Lag
 from slotferry.model.cutover import Checked, CutoverOptions, CutoverReport, CutoverStep
+from slotferry.model.follow import Lag
 from slotferry.model.notices import Event
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint

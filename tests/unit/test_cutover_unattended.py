@@ -8,9 +8,9 @@ from slotferry.errors import RefusedError
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.migrate.cutover.attempts import Attempt
 from slotferry.migrate.cutover.unattended import AGAIN_SECONDS, MOST_AGAIN_SECONDS, WhenReady
-from slotferry.migrate.following.follower import Lag
 from slotferry.model.cutover import CutoverOptions, CutoverReport
 from slotferry.model.events import Event
+from slotferry.model.follow import Lag
 
 
 def at(hour: int, minute: int = 0) -> datetime:

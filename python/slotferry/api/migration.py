@@ -22,11 +22,11 @@ from slotferry.errors import MigrationInterrupted, RefusedError, UsageError
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.control.controls import Rates
 from slotferry.jobs.options import Options
-from slotferry.migrate.following.follower import Lag
 from slotferry.migrate.session import Session, as_our_error, status_of
 from slotferry.model.counts import Keys
 from slotferry.model.cutover import CutoverOptions, CutoverReport
 from slotferry.model.events import CheckpointSaved, Event, Progress, RunEnded
+from slotferry.model.follow import Lag
 from slotferry.model.report import Report
 from slotferry.net.endpoints import Endpoint, parse_endpoint
 

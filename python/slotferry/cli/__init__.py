@@ -20,7 +20,7 @@ import click
 
 from slotferry._core import __version__
 from slotferry.cli.common.command import blamed
-from slotferry.cli.common.lazy import LazyGroup
+from slotferry.cli.common.lazy import Home, LazyGroup
 from slotferry.cli.common.streams import GuardedStdout, RedactedStderr
 from slotferry.errors import ExitCode, SlotferryError, unexpected
 from slotferry.redaction import redact
@@ -39,17 +39,25 @@ Examples:
 Run 'slotferry COMMAND --help' for the options of a command and more examples.
 """
 
-_COMMANDS = (
-    *("migrate", "cutover", "check", "verify", "reshard"),
-    *("rewrite", "slot", "demo", "completion"),
-)
-_HOMES = {name: f"slotferry.cli.{name}:{name}" for name in _COMMANDS}
+_SUMMARIES = {
+    "migrate": "Copy a standalone server's keys into a cluster.",
+    "cutover": "Switch a job that follows its source over to the target.",
+    "check": "Look at both sides before a migration: will it work?",
+    "verify": "Compare a cluster with the server that it was migrated from.",
+    "reshard": "Balance a cluster, and repair its slots.",
+    "rewrite": "Try rules that rewrite keys.",
+    "slot": "Print the hash slot of each KEY.",
+    "demo": "See a migration between embedded servers.",
+    "completion": "Print the completion script for a shell.",
+}
+_HOMES = {name: Home(f"slotferry.cli.{name}", name, summary) for name, summary in _SUMMARIES.items()}
+_JOBS = Home("slotferry.cli.jobs.commands", "jobs", "List, show, steer and discard the jobs in the journal.")
 _COMPLETE = "_SLOTFERRY_COMPLETE"
 
 
 @click.group(
     cls=LazyGroup,
-    homes={**_HOMES, "jobs": "slotferry.cli.jobs.commands:jobs"},
+    homes={**_HOMES, "jobs": _JOBS},
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EXAMPLES,
 )

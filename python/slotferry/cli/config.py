@@ -7,31 +7,14 @@ to the command line.
 from __future__ import annotations
 
 import difflib
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from slotferry.errors import UsageError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
+from slotferry.model.toml_file import read_toml
 
 TABLES = ("migrate", "verify", "check")
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return what a config file holds. Raises `UsageError`."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"the config file {path} can't be read: {error.strerror}", hint="check the path"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"the config file {path} is not TOML: {error}", hint="correct that place") from None
 
 
 def load_config(
@@ -44,7 +27,7 @@ def load_config(
     several values, and come out as lists. Raises `UsageError` for a file that can't be read, is not TOML or
     holds anything else.
     """
-    content = read_toml(path)
+    content = read_toml(path, "config file")
     for name in content:
         if name not in TABLES:
             raise UsageError(

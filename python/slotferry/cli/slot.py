@@ -14,7 +14,6 @@ import click
 
 from slotferry._core import key_slot
 from slotferry.cli.common.command import Command
-from slotferry.migrate.key_list import read_names
 from slotferry.text import show_key, show_part
 
 _EXAMPLES = """\
@@ -55,6 +54,8 @@ def hash_tag(key: bytes) -> bytes | None:
 def _read(arguments: tuple[str, ...]) -> Iterator[bytes]:
     for argument in arguments:
         if argument == "-":
+            from slotferry.migrate.key_list import read_names
+
             yield from read_names(sys.stdin.buffer, "stdin")
         else:
             yield os.fsencode(argument)

@@ -1,34 +1,32 @@
 """A run that follows its source, from what an earlier cut-over has left to the cut-over that ends it.
 
 Invariant: nothing is followed before the source takes writes again and no killed cut-over is left open; once
-one is done, nothing that happens afterwards makes the run fail.
+one is done, nothing that happens afterwards makes the run fail. A run that only copies loads none of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slotferry.errors import MigrationInterrupted, RefusedError, SlotferryError, TargetUnfitError
 from slotferry.jobs.control.controls import Controls
 from slotferry.jobs.driver import Emit, EngineDriver, Sides
-from slotferry.jobs.journal.cutovers import CutoverRecords
-from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.options import Options
-from slotferry.migrate.account.accounting import Accounting
 from slotferry.migrate.account.target_watch import look_at_all
-from slotferry.migrate.cutover.attempts import Cutovers
-from slotferry.migrate.cutover.check import BothSides
-from slotferry.migrate.cutover.recovery import recover
-from slotferry.migrate.cutover.settings import put_back
-from slotferry.migrate.cutover.unattended import WhenReady
-from slotferry.migrate.following.follower import Handler, Lag
-from slotferry.migrate.following.run_follower import RunFollower
-from slotferry.migrate.following.runner import FollowRunner
-from slotferry.model.cutover import CutoverReport
 from slotferry.model.events import Notice
-from slotferry.model.follow import FollowProgress
 from slotferry.text import count_of
+
+if TYPE_CHECKING:
+    from slotferry.jobs.journal.journal import Journal
+    from slotferry.migrate.account.accounting import Accounting
+    from slotferry.migrate.cutover.attempts import Cutovers
+    from slotferry.migrate.cutover.unattended import WhenReady
+    from slotferry.migrate.following.follower import Handler
+    from slotferry.migrate.following.run_follower import RunFollower
+    from slotferry.migrate.following.runner import FollowRunner
+    from slotferry.model.cutover import CutoverReport
+    from slotferry.model.follow import FollowProgress, Lag
 
 
 class FollowedRun:
@@ -88,6 +86,10 @@ class FollowedRun:
 
     def recover(self, sides: Sides) -> None:
         """Undo what a cut-over that was killed has left. Raises `RefusedError` where it may be done."""
+        from slotferry.jobs.journal.cutovers import CutoverRecords
+        from slotferry.migrate.cutover.recovery import recover
+        from slotferry.migrate.cutover.settings import put_back
+
         records = CutoverRecords(self._options.journal_path, self._job)
         if self._options.restart:
             told = put_back(sides.source, records)
@@ -114,6 +116,12 @@ class FollowedRun:
 
     def run(self, journal: Journal, driver: EngineDriver, accounting: Accounting) -> None:
         """Copy and follow until the run is asked to end, or cut over. Raises `SlotferryError`."""
+        from slotferry.jobs.journal.cutovers import CutoverRecords
+        from slotferry.migrate.cutover.attempts import Cutovers
+        from slotferry.migrate.cutover.check import BothSides
+        from slotferry.migrate.following.run_follower import RunFollower
+        from slotferry.migrate.following.runner import FollowRunner
+
         path = self._options.journal_path
         self._follower = follower = RunFollower(self._job, driver.sides.source, self._controls)
         records, check = CutoverRecords(path, self._job), BothSides(driver, path, self._job)
@@ -142,6 +150,8 @@ class FollowedRun:
         wanted, window = self._options.cutover_when_ready, self._options.window
         if wanted is None:
             return None
+        from slotferry.migrate.cutover.unattended import WhenReady
+
         when = "" if window is None else f" between {window.replace('-', ' and ')}"
         self._emit(Notice(f"it is cut over by itself as soon as it is ready{when}"))
         return WhenReady(follower, cutovers.begin, wanted, window, self._emit)

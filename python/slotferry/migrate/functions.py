@@ -14,13 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import NoPermissionError, ResponseError
-
 from slotferry.errors import TargetUnfitError
 from slotferry.model.address import Address
 from slotferry.net import replies
 from slotferry.net.connector import Connector
 from slotferry.net.node import Node
+from slotferry.net.replies import NoPermissionError, ResponseError
 from slotferry.topology.clusters import are_one_cluster, mixed_target
 from slotferry.topology.discovery import SourceFacts, TargetFacts, read_topology
 

@@ -13,6 +13,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class Lag:
+    """How far the target is behind what was received of the source's stream, at one instant."""
+
+    bytes: int
+    seconds: float
+    connected: bool
+    """Whether the stream flows now."""
+    in_doubt: bool
+    """Whether something waits for a comparison of both sides: until then no offset is clean."""
+
+
+@dataclass(frozen=True)
 class FollowProgress:
     """Counts are of this run. `lag_bytes` of the source's stream are received and not at the target yet.
 

@@ -19,7 +19,6 @@ writes, `load_rules` reads back as the same rules. Whether a pattern compiles is
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +26,6 @@ from typing import Any
 
 from slotferry.errors import UsageError
 from slotferry.text import escape_key
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # type: ignore[import-not-found, unused-ignore]
 
 ARROW = " => "
 _HINT = "write it like '^user:(\\d+):(.*)$ => user:{$1}:$2'"
@@ -117,17 +111,10 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
     Raises `UsageError`, which names the rule, for a file that can't be read, is not TOML or holds anything
     but rules.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(
-            f"the rule file {path} can't be read: {error.strerror}", hint="check the path"
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(
-            f"the rule file {path} is not TOML: {error}",
-            hint="correct that place; patterns are best written in single quotes",
-        ) from None
+    from slotferry.model.toml_file import read_toml
+
+    hint = "correct that place; patterns are best written in single quotes"
+    content = read_toml(path, "rule file", hint)
     tables = content.get("rule")
     if not isinstance(tables, list) or content.keys() != {"rule"}:
         raise UsageError(

@@ -17,13 +17,13 @@ from slotferry.net.address_map import AddressMap
 from slotferry.net.credentials import Login, PasswordFile, stamp_files
 from slotferry.net.endpoints import Endpoint, Tls
 from slotferry.net.link import Link
+from slotferry.net.node import Node
 
 if TYPE_CHECKING:
     import ssl
     from pathlib import Path
 
     from slotferry._core import Access
-    from slotferry.net.node import Node
 
 _Opened = TypeVar("_Opened", "Link", "Access", "Connector")
 
@@ -66,8 +66,6 @@ class Connector:
 
     def open(self, address: Address | None = None) -> Node:
         """Return a connected `Node` of what `dial` opens."""
-        from slotferry.net.node import Node  # only here: it takes redis-py
-
         return Node(self.dial(address))
 
     def hang_up(self) -> None:

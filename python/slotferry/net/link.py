@@ -1,8 +1,7 @@
 """A connection to one server, opened and logged in, and the sentences for what goes wrong with it.
 
 Invariant: nothing is tried twice, nothing waits without a limit, and an error names the side and the node and
-says what to do. Without redis-py, which takes a tenth of a second to import; where it is used (node.py), its
-errors come out in the same sentences.
+says what to do.
 """
 
 from __future__ import annotations
@@ -26,13 +25,7 @@ from slotferry.net.replies import MalformedReplyError, NotRespError, ReplyReader
 
 if TYPE_CHECKING:
     import ssl
-
-
-if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable, Sequence
-
-    from slotferry.model.address import Side
+    from collections.abc import Sequence
 
 CONNECT_TIMEOUT = 5.0
 REPLY_TIMEOUT = 10.0

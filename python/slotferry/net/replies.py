@@ -43,6 +43,14 @@ class NotRespError(MalformedReplyError):
     """Bytes that are no RESP at all: the peer is another kind of server, or speaks TLS."""
 
 
+class ResponseError(Exception):
+    """An error reply to one command, for whoever sent it to judge; the text begins without `ERR`."""
+
+
+class NoPermissionError(ResponseError):
+    """The login may not do what was asked; the text begins without `NOPERM`."""
+
+
 @dataclass(frozen=True)
 class ErrorReply:
     """An error reply, without its `-`, shortened and without control characters."""

@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from redis.exceptions import ResponseError
-
 from slotferry._core import key_slots
 from slotferry.errors import OptionError, SlotferryError, UsageError
 from slotferry.jobs.control.cancel import CancelRequest
@@ -25,6 +23,7 @@ from slotferry.model.checks import check_skips
 from slotferry.net.address_map import AddressMap
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint, Tls, parse_endpoint
+from slotferry.net.replies import ResponseError
 from slotferry.preflight import apply_skips, judge_servers, judge_survey, source_is_cluster
 from slotferry.preflight.application.analysis import Application, ApplicationStudy
 from slotferry.preflight.fitness import judge_target, slot_owners

@@ -11,10 +11,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from redis.exceptions import NoPermissionError, ResponseError
-
 from slotferry.net import replies
 from slotferry.net.node import Node
+from slotferry.net.replies import NoPermissionError, ResponseError
 from slotferry.preflight.rights import denied_commands
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
 from slotferry.text import count_of, format_bytes, format_duration

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-from redis.exceptions import ResponseError
-
 from slotferry.errors import SlotferryError
 from slotferry.model.address import Address
 from slotferry.net import replies
 from slotferry.net.address_map import AddressMap
 from slotferry.net.connector import Connector
-from slotferry.net.replies import AnnouncedNode
+from slotferry.net.replies import AnnouncedNode, ResponseError
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
 
 _AT_ONCE = 16

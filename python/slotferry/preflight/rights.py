@@ -13,11 +13,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from redis.exceptions import NoPermissionError, ResponseError
-
 from slotferry.model.address import Side
 from slotferry.net import replies
 from slotferry.net.node import Node
+from slotferry.net.replies import NoPermissionError, ResponseError
 from slotferry.preflight.rows import Row, error, ok
 from slotferry.topology.discovery import ServerFacts
 

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from redis.exceptions import ResponseError
-
 from slotferry.model.address import Address
 from slotferry.net import replies
 from slotferry.net.connector import Connector
 from slotferry.net.node import Node
+from slotferry.net.replies import ResponseError
 from slotferry.preflight.rights import Command, denied_commands, source_probes, target_probes
 from slotferry.topology.discovery import SourceFacts, TargetFacts, Topology
 

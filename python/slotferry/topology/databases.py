@@ -11,13 +11,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from redis.exceptions import ResponseError
-
 from slotferry._core import key_slot
 from slotferry.errors import SlotferryError, SourceUnfitError, TargetUnfitError, UsageError
 from slotferry.model.rules import as_bytes
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
+from slotferry.net.replies import ResponseError
 from slotferry.text import count_of, escape_key
 from slotferry.topology.discovery import SourceFacts, TargetFacts
 

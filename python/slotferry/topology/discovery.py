@@ -15,8 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from redis.exceptions import ResponseError
-
 from slotferry._core import SLOTS
 from slotferry.errors import MixedTargetError, SlotferryError
 from slotferry.model.address import Address
@@ -26,6 +24,7 @@ from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
 from slotferry.net.link import lost, unfit
 from slotferry.net.node import Node, raise_for
+from slotferry.net.replies import ResponseError
 from slotferry.topology.clusters import are_one_cluster, mixed_target
 from slotferry.topology.rdb_versions import probe_versions
 from slotferry.topology.sentinel import Found, ServiceFinder

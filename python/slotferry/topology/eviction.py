@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from redis.exceptions import NoPermissionError, ResponseError
-
 from slotferry.errors import SourceUnfitError, TargetUnfitError
 from slotferry.net.connector import Connector
 from slotferry.net.node import Node
+from slotferry.net.replies import NoPermissionError, ResponseError
 from slotferry.topology.discovery import SourceFacts, TargetFacts
 
 Eviction = Literal["idle_time", "frequency"]

@@ -16,13 +16,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
-from redis.exceptions import ResponseError
-
 from slotferry.model.address import Address
 from slotferry.net import replies
 from slotferry.net.link import unfit
 from slotferry.net.node import Node, raise_for
-from slotferry.net.replies import number_of
+from slotferry.net.replies import ResponseError, number_of
 from slotferry.text import format_slots
 from slotferry.topology.discovery import Topology
 

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from redis.exceptions import ResponseError
-
 from slotferry._core import key_slot
 from slotferry.net.node import Node
+from slotferry.net.replies import ResponseError
 
 KNOWN_VERSIONS = (9, 10, 11, 12, 13, 14, 15, 80, 81, 82)
 """Redis 6.2 to 8.10 and Valkey 9; a server that writes a later one takes these as well."""

@@ -18,8 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from redis.exceptions import NoPermissionError, ResponseError
-
 from slotferry.errors import SlotferryError, SourceLostError
 from slotferry.model.address import Address
 from slotferry.net import replies
@@ -28,6 +26,7 @@ from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Service
 from slotferry.net.link import lost, unfit
 from slotferry.net.node import Node, raise_for
+from slotferry.net.replies import NoPermissionError, ResponseError
 
 _CATCH_UP_SECONDS = 10.0
 _LOOK_SECONDS = 1.0

@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from redis.exceptions import RedisError
-
 from slotferry.net import replies
 from slotferry.net.node import Node
+from slotferry.net.replies import ResponseError
 
 _SETTINGS = ("proto-max-bulk-len", "client-query-buffer-limit")
 
@@ -38,7 +37,7 @@ def smallest(limits: Sequence[TargetLimits]) -> TargetLimits:
 
 
 def _number(node: Node, name: str, reply: object) -> int:
-    if isinstance(reply, RedisError):
+    if isinstance(reply, ResponseError):
         return 0
     found = node.take(replies.pairs, reply, "CONFIG GET")
     return max(0, replies.number_of(found, name))

@@ -16,8 +16,6 @@ from itertools import chain
 from typing import Any
 from urllib.parse import quote
 
-from redis.exceptions import RedisError
-
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.journal.journal import Journal
 from slotferry.model.address import Address
@@ -26,6 +24,7 @@ from slotferry.net import replies
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
 from slotferry.net.node import Node, raise_for
+from slotferry.net.replies import ResponseError
 from slotferry.preflight.survey import parse_cluster_nodes
 from slotferry.text import format_slots
 from slotferry.topology.databases import Route
@@ -194,7 +193,7 @@ def _look_at_keys(
 def _ask(node: Node, parse: Any, command: str, arguments: Sequence[Sequence[int]]) -> list[Any]:
     replied = node.call_many([("CLUSTER", command, *some) for some in arguments])
     for reply in replied:
-        if isinstance(reply, RedisError):
+        if isinstance(reply, ResponseError):
             raise_for(reply, node, f"CLUSTER {command}")
     return [node.take(parse, reply, f"CLUSTER {command}") for reply in replied]
 

@@ -1,17 +1,25 @@
 """Groups whose commands are imported when they are asked for: none waits for the code of the others.
 
-Invariant: `--help` and the shell's completion still know every command.
+Invariant: `--help` of a group knows every command, and imports none.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from slotferry.cli.common.command import Command
+
+
+class Home(NamedTuple):
+    """Where a command is, and the line that its group's `--help` has for it."""
+
+    module: str
+    attribute: str
+    summary: str
 
 
 class LazyGroup(click.Group):
@@ -19,8 +27,7 @@ class LazyGroup(click.Group):
 
     command_class = Command
 
-    def __init__(self, *args: Any, homes: Mapping[str, str], **settings: Any) -> None:
-        """`homes` gives for the name of a command its `module:attribute`."""
+    def __init__(self, *args: Any, homes: Mapping[str, Home], **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._homes = homes
 
@@ -31,6 +38,17 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, and None where there is none of that name."""
         if cmd_name in self._homes and cmd_name not in self.commands:
-            module, _, attribute = self._homes[cmd_name].partition(":")
-            self.add_command(getattr(importlib.import_module(module), attribute), cmd_name)
+            home = self._homes[cmd_name]
+            command: click.Command = getattr(importlib.import_module(home.module), home.attribute)
+            command.short_help = home.summary
+            self.add_command(command, cmd_name)
         return super().get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._summary(name)) for name in self.list_commands(ctx)])
+
+    def _summary(self, name: str) -> str:
+        home = self._homes.get(name)
+        return self.commands[name].get_short_help_str(limit=100) if home is None else home.summary

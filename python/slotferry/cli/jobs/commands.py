@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.common.lazy import LazyGroup
+from slotferry.cli.common.lazy import Home, LazyGroup
 from slotferry.errors import JournalError, RefusedError, UsageError
 from slotferry.redaction import json_text
 from slotferry.text import iso_time, local_time, show_key
@@ -72,11 +72,21 @@ Examples:
 """
 
 
+_STEERING = {
+    "pause": "Pause a running job until it is resumed.",
+    "resume": "Let a paused job go on.",
+    "rate": "Change how fast a running job reads or moves keys.",
+    "cancel": "End a running job in order, as Ctrl-C does: it can be resumed.",
+}
+
+
 @click.group(
     cls=LazyGroup,
     homes={
-        **{name: f"slotferry.cli.jobs.control:{name}_job" for name in ("pause", "resume", "rate", "cancel")},
-        "failures": "slotferry.cli.jobs.failures:failures",
+        **{name: Home("slotferry.cli.jobs.control", f"{name}_job", text) for name, text in _STEERING.items()},
+        "failures": Home(
+            "slotferry.cli.jobs.failures", "failures", "Print the names of a job's failed keys, one a line."
+        ),
     },
     epilog=_EXAMPLES,
     no_args_is_help=False,

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import click
 
-from slotferry.cli.common.lazy import LazyGroup
+from slotferry.cli.common.lazy import Home, LazyGroup
 
-_COMMANDS = ("plan", "apply", "run", "status", "fix")
+_SUMMARIES = {
+    "plan": "Show which slot moves would balance a cluster.",
+    "apply": "Carry out a plan.",
+    "run": "Run named jobs of a file, for schedulers.",
+    "status": "Say what is wrong with a cluster's slots.",
+    "fix": "Repair open slots, misplaced keys, slots without owner.",
+}
 _EXAMPLES = """\
 \b
 Examples:
@@ -23,7 +29,7 @@ Examples:
 
 @click.group(
     cls=LazyGroup,
-    homes={name: f"slotferry.cli.reshard.{name}:{name}" for name in _COMMANDS},
+    homes={name: Home(f"slotferry.cli.reshard.{name}", name, text) for name, text in _SUMMARIES.items()},
     epilog=_EXAMPLES,
 )
 def reshard() -> None:

@@ -16,9 +16,9 @@ import click
 
 from slotferry.cli.common.passwords import find_password
 from slotferry.cli.common.types import byte_rate, duration, milliseconds
-from slotferry.cli.config import read_toml
 from slotferry.cli.reshard.options import percent
 from slotferry.errors import OptionError, UsageError
+from slotferry.model.toml_file import read_toml
 
 if TYPE_CHECKING:
     from slotferry.net.connector import Connector
@@ -126,7 +126,7 @@ class JobSettings:
 
 def load_jobs(path: Path) -> dict[str, JobSettings]:
     """Return the jobs of the file at `path` by name. Raises `UsageError`."""
-    content = read_toml(path)
+    content = read_toml(path, "config file")
     if strange := content.keys() - {"defaults", "jobs"}:
         raise UsageError(
             f"the config file {path} has {sorted(strange)[0]!r} outside of [defaults] and [jobs.NAME]",

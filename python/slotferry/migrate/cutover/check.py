@@ -14,8 +14,6 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from redis.exceptions import RedisError
-
 from slotferry.errors import MigrationInterrupted, RefusedError
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.driver import EngineDriver, Work
@@ -24,6 +22,7 @@ from slotferry.migrate.cutover.border import CheckRequest
 from slotferry.migrate.following.beside import comparison_settings, driver_beside, sweeps_of
 from slotferry.model.cutover import Checked
 from slotferry.net.node import raise_for
+from slotferry.net.replies import ResponseError
 from slotferry.topology.discovery import discover_target
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class BothSides:
         with self._at_source() as node:
             replied = node.call_many([("RANDOMKEY",)] * _SAMPLED)
         for reply in replied:
-            if isinstance(reply, RedisError):
+            if isinstance(reply, ResponseError):
                 raise_for(reply, node, "RANDOMKEY")
         return [reply for reply in replied if isinstance(reply, bytes)]
 

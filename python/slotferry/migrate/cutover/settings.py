@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from redis.exceptions import ResponseError
-
 from slotferry.errors import SourceUnfitError
 from slotferry.jobs.journal.cutovers import ChangedSetting, CutoverRecords
 from slotferry.migrate.cutover.source import open_primary
 from slotferry.model.address import Address
 from slotferry.net import replies
 from slotferry.net.connector import Connector
+from slotferry.net.replies import ResponseError
 
 if TYPE_CHECKING:
     from slotferry.net.node import Node

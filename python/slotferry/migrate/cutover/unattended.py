@@ -14,9 +14,9 @@ from typing import Protocol
 from slotferry.errors import RefusedError
 from slotferry.jobs.control.window import Window, find_zone
 from slotferry.migrate.cutover.attempts import Attempt
-from slotferry.migrate.following.follower import Lag
 from slotferry.model.cutover import CutoverOptions
 from slotferry.model.events import Event, Notice
+from slotferry.model.follow import Lag
 
 AGAIN_SECONDS = 5.0
 MOST_AGAIN_SECONDS = 600.0

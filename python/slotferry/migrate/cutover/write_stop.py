@@ -12,14 +12,13 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from redis.exceptions import ResponseError
-
 from slotferry.errors import SlotferryError, SourceUnfitError
 from slotferry.jobs.journal.cutovers import ChangedSetting, CutoverRecords
 from slotferry.migrate.cutover.settings import put_back, read_setting, write_setting
 from slotferry.migrate.cutover.source import open_primary
 from slotferry.model.cutover import StopWrites
 from slotferry.net.connector import Connector
+from slotferry.net.replies import ResponseError
 
 if TYPE_CHECKING:
     from slotferry.net.node import Node

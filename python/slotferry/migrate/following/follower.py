@@ -7,22 +7,10 @@ are the source's (`master_repl_offset`), in bytes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from slotferry.model.follow import Lag
 from slotferry.net.connector import Connector
-
-
-@dataclass(frozen=True)
-class Lag:
-    """How far the target is behind what was received of the source's stream, at one instant."""
-
-    bytes: int
-    seconds: float
-    connected: bool
-    """Whether the stream flows now."""
-    in_doubt: bool
-    """Whether something waits for a comparison of both sides: until then no offset is clean."""
 
 
 class Follower(Protocol):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from slotferry.jobs.control.controls import Controls
-from slotferry.migrate.following.follower import Lag
+from slotferry.model.follow import Lag
 from slotferry.net.connector import Connector
 
 if TYPE_CHECKING:

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from redis.exceptions import ResponseError
-
 from slotferry._core import key_slot
 from slotferry.errors import SlotferryError
 from slotferry.model.address import Address
@@ -21,6 +19,7 @@ from slotferry.model.rules import Rewrite
 from slotferry.net import replies
 from slotferry.net.connector import Connector
 from slotferry.net.node import CLIENT_NAME, Node
+from slotferry.net.replies import ResponseError
 from slotferry.preflight.application.commands import (
     OTHERWISE,
     SPLITTABLE,

@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from redis.exceptions import ResponseError
-
 from slotferry._core import KeyMap
 from slotferry.model.key_filter import Selection
 from slotferry.net import replies
 from slotferry.net.connector import Connector
 from slotferry.net.node import Node
+from slotferry.net.replies import ResponseError
 from slotferry.preflight.keyspace.summary import KeyFacts, KeyspaceSums
 from slotferry.topology.databases import Route
 from slotferry.topology.discovery import SourceFacts
