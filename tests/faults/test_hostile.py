@@ -59,6 +59,9 @@ _FOUND = {
     "replies too many mix values up": Case(
         1987, _BY_NAME["apply"], "target", "MEMORY USAGE", 5, 5, "extra", False
     ),
+    "a slot that is said to be empty": Case(
+        8257, _BY_NAME["apply"], "target", "CLUSTER COUNTKEYSINSLOT", 16, 1, "odd", False
+    ),
     "a transaction with one command fewer": Case(
         3193, _BY_NAME["migrate chunked"], "target", "RENAMENX", 5, 1, "odd", True
     ),

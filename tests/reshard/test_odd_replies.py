@@ -157,6 +157,18 @@ def test_odd_replies_to_apply(bed: _Bed, command: str, chosen: tuple[str, ...] |
     bed.mend()
 
 
+def test_a_slot_that_is_said_to_be_empty_loses_nothing(bed: _Bed) -> None:
+    """Streams go by MIGRATE, and what counts is whether any is left behind."""
+    with bed.cluster.client() as client:
+        for key in keys_in(MOVING[-_SLOTS:], 1):
+            client.delete(key)
+            client.xadd(key, {"field": "value"})
+    bed.plan_to_and_fro()
+    bed.forge(answering(b":0\r\n", "CLUSTER", "COUNTKEYSINSLOT"))
+    bed.run("apply", str(bed.plan), bed.url, "--retry-for", "2s")
+    bed.mend()
+
+
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("chosen", [_FEW, _ALL])
 @pytest.mark.parametrize("command", [*_LOOKED_AT, *_HELD, *_MOVED_WITH])

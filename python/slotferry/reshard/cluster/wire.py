@@ -126,6 +126,21 @@ class Wire:
             replies += read(len(chunk))
         return replies
 
+    def filled(self, slots: Sequence[int]) -> list[int]:
+        """Return the slots of which the node holds keys.
+
+        Another node may be given what is empty here, and its keys are dropped then. So it is asked in two
+        ways, and only a slot with no key by both is empty. Raises for an error reply.
+        """
+        found: list[int] = []
+        for first in range(0, len(slots), _PIPELINE // 2):
+            some = slots[first : first + _PIPELINE // 2]
+            counted = slot_commands("COUNTKEYSINSLOT", some)
+            self.send(b"".join([*counted, *slot_commands("GETKEYSINSLOT", some, 1)]))
+            counts = self.lines(len(some))
+            found += [slot for slot, n in zip(some, counts, strict=True) if self.keys() or n != b":0"]
+        return found
+
     def lines(self, count: int) -> list[bytes]:
         """Read `count` one-line replies."""
         return [self._read(self._reader.line) for _ in range(count)]

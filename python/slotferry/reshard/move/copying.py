@@ -330,8 +330,8 @@ def discard_recorded(
                 continue
             say(f"dropping what an interrupted run has copied: slots {format_ranges(slots)} at {pair.target}")
             discard_copies(here, there, pair, slots, process, conflicts, client_name(job, pair), say)
-            counts = there.each(slot_commands("COUNTKEYSINSLOT", slots))
-            emptied = [slot for slot, count in zip(slots, counts, strict=True) if count == b":0"]
+            filled = set(there.filled(slots))
+            emptied = [slot for slot in slots if slot not in filled]
             there.each(slot_commands("SETSLOT", emptied, "STABLE"))
             settled += [(job, slot) for slot in emptied]
             found = True

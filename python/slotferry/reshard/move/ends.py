@@ -74,8 +74,7 @@ class Ends:
                     if node in sources:
                         self.processes[node] = replication_identity(wire, member)
                     slots = goes.get(node, [])
-                    counts = wire.each(slot_commands("COUNTKEYSINSLOT", slots))
-                    self._foreign.update(s for s, count in zip(slots, counts, strict=True) if count != b":0")
+                    self._foreign.update(wire.filled(slots))
             except SlotferryError:
                 self._foreign.update(goes.get(node, []))  # what it is, its moves will tell
 

@@ -65,12 +65,12 @@ class _RollBack:
         self._result = RolledBack()
 
     def run(self, slots: Sequence[int]) -> RolledBack:
-        held = set(self._held(slots))
+        held = set(self._target.filled(slots))
         fits = not held or has_room(self._source)
         untouched = [slot for slot in slots if slot not in held]
         self._source.each(slot_commands("SETSLOT", untouched, "STABLE"))
         self._target.each(slot_commands("SETSLOT", untouched, "STABLE"))
-        late = self._held(untouched)
+        late = self._target.filled(untouched)
         self._result.closed += [slot for slot in untouched if slot not in late]
         for slot in late:
             self._target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", self._pair.source.id)
@@ -82,11 +82,6 @@ class _RollBack:
                 what = f"{self._pair.source} has no memory left to take its keys back"
                 self._result.stuck[slot] = self._reason(what)
         return self._result
-
-    def _held(self, slots: Sequence[int]) -> list[int]:
-        """Return the slots of which the target holds keys."""
-        counts = self._target.each(slot_commands("COUNTKEYSINSLOT", slots))
-        return [slot for slot, count in zip(slots, counts, strict=True) if count != b":0"]
 
     def _bring_home(self, slot: int) -> None:
         source, target = self._pair.source.id, self._pair.target.id
@@ -102,10 +97,10 @@ class _RollBack:
                 self._source.call("CLUSTER", "SETSLOT", slot, "MIGRATING", target)
                 self._result.stuck[slot] = self._reason(error)
                 return
-            if self._held([slot]):
+            if self._target.filled([slot]):
                 continue
             self._target.call("CLUSTER", "SETSLOT", slot, "STABLE")
-            if not self._held([slot]):
+            if not self._target.filled([slot]):
                 self._result.closed.append(slot)
                 return
             self._target.call("CLUSTER", "SETSLOT", slot, "IMPORTING", source)

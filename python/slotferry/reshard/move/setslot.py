@@ -104,7 +104,7 @@ class SetslotMigrate:
         try:
             conflicted = self._empty(slots, listed, outcome, told)
         except NoRoomError as error:
-            filled = set(self._still_there(slots))
+            filled = set(self._source.filled(slots))
             self._finish([slot for slot in slots if slot not in filled], outcome)
             outcome.full = error
             return
@@ -126,7 +126,7 @@ class SetslotMigrate:
             before = outcome.keys
             tried = any(listed[slot].keys for slot in remaining)
             self._keys.move([(slot, listed[slot]) for slot in remaining], outcome, told, conflicted)
-            remaining = self._still_there([slot for slot in remaining if slot not in conflicted])
+            remaining = self._source.filled([slot for slot in remaining if slot not in conflicted])
             if remaining and tried and outcome.keys == before:
                 self._scheduler.nap(0.05, "some keys do not move yet")
             listed = self._keys.listed(remaining, outcome, opened=None)
@@ -175,7 +175,7 @@ class SetslotMigrate:
     def _sort_out(self, slots: Sequence[int], here: Member, there: Member, outcome: Moved) -> list[int]:
         """Return the slots to move; what others have moved or opened is left to them."""
         source, target = self.pair.source, self.pair.target
-        filled = set(self._still_there([slot for slot in slots if slot in there.slots]))
+        filled = set(self._source.filled([slot for slot in slots if slot in there.slots]))
         given = [slot for slot in slots if slot not in here.slots and slot in there.importing]
         finished = set(self._claim.finish(self._source, self._target, given))
         wanted = []
@@ -230,10 +230,10 @@ class SetslotMigrate:
         if copier is None or replication_identity(self._source, self.pair.source) != copier.process:
             return list(slots)
         fit = [s for s in slots if s not in here.migrating and self._recorded(s) == copier.process]
-        filled = set(_filled(self._target, fit))
+        filled = set(self._target.filled(fit))
         if left_over := [slot for slot in fit if slot in filled and slot in there.importing]:
             copier.discard(self._source, self._target, left_over)
-            filled = set(_filled(self._target, fit))
+            filled = set(self._target.filled(fit))
         fit = [slot for slot in fit if slot not in filled]
         counted = self._source.each(slot_commands("COUNTKEYSINSLOT", fit))
         counts = {
@@ -346,9 +346,6 @@ class SetslotMigrate:
             raise lost("cluster", f"moves slots by itself at {node}: {text}", "wait until that has ended")
         return f"{node} does not open it: {text}"
 
-    def _still_there(self, slots: Sequence[int]) -> list[int]:
-        return _filled(self._source, slots)
-
     # After
 
     def _finish(self, slots: Sequence[int], outcome: Moved) -> None:
@@ -361,9 +358,3 @@ class SetslotMigrate:
                 outcome.moved.append(slot)
             else:
                 outcome.left[slot] = CONTESTED
-
-
-def _filled(wire: Wire, slots: Sequence[int]) -> list[int]:
-    """Return the slots of which a node holds keys."""
-    counts = wire.each(slot_commands("COUNTKEYSINSLOT", slots))
-    return [slot for slot, count in zip(slots, counts, strict=True) if count != b":0"]
