@@ -20,6 +20,7 @@ from slotferry.preflight.application.crossslot import CommandUse
 from slotferry.preflight.application.monitor import MonitorRefusedError, Observed, Watch, parse_line
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import Running, run
+from tests.integration.migrating import migrate
 from tests.servers.kinds import ServerKind
 from tests.servers.raw import RawConnection, ServerError, connect, encode
 from tests.servers.shop import CHECKOUT, fill_shop, one_round, open_shop
@@ -331,6 +332,20 @@ def test_without_a_watch_the_statistics_tell_what_is_not_known(
     for name in ("MGET 5 times", "EVAL 5 times", "EXEC 5 times"):
         assert name in row.message
     assert "--watch" in row.advice
+
+
+def test_transactions_of_a_copy_are_not_the_applications(source: LocalServer, cluster: LocalCluster) -> None:
+    with connect(source) as client:
+        client.execute("RPUSH", "large", *("x" * 100 for _ in range(2_000)))
+        client.execute("CONFIG", "RESETSTAT")
+        assert migrate(source, cluster, big_key_bytes=65_536).ok
+        assert b"cmdstat_exec:" in client.execute("INFO", "commandstats")
+
+    row = slotferry.check(source.url, cluster.url).row("observed")
+
+    assert row is not None
+    assert row.status == "ok"
+    assert "not counted: EXEC" in row.message
 
 
 @pytest.mark.parametrize("source", ["redis-6.2", "redis-7.0", "valkey-9.1"], indirect=True)

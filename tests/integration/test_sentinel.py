@@ -231,3 +231,6 @@ def test_a_check_looks_at_the_primary_of_the_service(
     assert report.keyspace.keys >= KEYS
     assert observed is not None
     assert "MONITOR for" in observed.message
+    assert "not counted: PUBLISH" in observed.message  # the Sentinels' own
+    assert report.application is not None
+    assert "publish" not in report.application.otherwise

@@ -374,6 +374,22 @@ def test_what_is_in_motion_is_no_difference(source: LocalServer, cluster: LocalC
     assert report.keys.unchanged == 100
 
 
+def test_keys_that_are_read_again_are_shown_once(source: LocalServer, cluster: LocalCluster) -> None:
+    with source.client() as old, cluster.client() as new:
+        for i in range(3_000):
+            old.set(f"key:{i}", i)
+        assert migrate(source, cluster).ok
+        for i in range(3_000):
+            new.set(f"key:{i}", "other")
+    limited = VerifyOptions(max_keys_per_second=6_000)  # so that progress is told between two checkpoints
+    verification = Verification(source.url, cluster.url, limited)
+    progress = [event for event in verification.events() if isinstance(event, Progress)]
+
+    assert verification.result().differences == {"different": 3_000}
+    assert progress[-1].purpose == "verify"
+    assert all(event.done_keys <= event.keys.scanned for event in progress)
+
+
 def test_expiring_keys_are_no_difference(source: LocalServer, cluster: LocalCluster) -> None:
     with source.client() as old, cluster.client() as new:
         old.set("stays", 1)

@@ -22,6 +22,7 @@ from slotferry.preflight.application.commands import (
 from slotferry.preflight.application.crossslot import CommandFollower, CommandUse
 from slotferry.preflight.application.hashtags import find_placements, holds, render_tagged, rewrite_rule
 from slotferry.preflight.application.monitor import LineSplitter, Observed, OwnClients, parse_line, read_log
+from slotferry.preflight.application.tools import without_tools
 from slotferry.preflight.keyspace.patterns import parse_key
 
 _NAMED = {10: "\\n", 13: "\\r", 9: "\\t", 7: "\\a", 8: "\\b", 34: '\\"', 92: "\\\\"}
@@ -111,6 +112,8 @@ def test_whose_commands_they_are() -> None:
     assert not sent(b"1.1.1.1:3", b"GET", b"a")
     assert sent(b"1.1.1.1:3", b"client", b"setname", b"slotferry-reshard:host:1:ab")
     assert sent(b"1.1.1.1:3", b"DUMP", b"a")
+    assert sent(b"1.1.1.1:4", b"CLIENT", b"SETNAME", b"sentinel-a61f7e6d-cmd")
+    assert sent(b"1.1.1.1:4", b"PUBLISH", b"__sentinel__:hello", b"x")
     assert not sent(b"1.1.1.1:3", b"CLIENT", b"SETNAME", b"app")
     assert not sent(b"1.1.1.1:3", b"GET", b"a")
 
@@ -400,3 +403,19 @@ def test_slow_log_entries_that_were_cut_off() -> None:
     ]
 
     assert list(slow_entries(entries)) == [(b"MGET", b"a", b"b"), (b"GET", b"a")]
+
+
+def test_statistics_without_what_tools_have_sent() -> None:
+    calls = {"exec": 6, "unwatch": 6, "publish": 9, "get": 1}
+    app, sentinels = "id=1 addr=a:1 name= db=0", "id=2 addr=a:2 name=sentinel-a61f7e6d-cmd db=0"
+
+    left, note = without_tools(calls, app)
+    assert left == {"exec": 0, "unwatch": 6, "publish": 9, "get": 1}
+    assert note == "EXEC 6 times, as Slotferry copies large keys (by as many UNWATCH)"
+    assert unseen_several(left, CommandTable(), []) == {}
+    assert without_tools(calls, f"{app}\n{sentinels}") == (
+        {"exec": 0, "unwatch": 6, "get": 1},
+        f"{note}; PUBLISH 9 times, as Sentinels do",
+    )
+    assert without_tools({"exec": 7, "unwatch": 5}, app)[0]["exec"] == 2
+    assert without_tools({"exec": 7}, app) == ({"exec": 7}, "")

@@ -140,6 +140,14 @@ def test_a_bar_shows_keys_rate_bytes_state_and_time_left() -> None:
     assert "lost the connection" in printed
 
 
+def test_keys_that_are_compared_differ_and_do_not_fail() -> None:
+    compared = replace(
+        PROGRESS, state="running", reason="", keys=Keys(scanned=9, unchanged=7, failed=2), purpose="verify"
+    )
+    assert "1.5 MB, 2 different, 2.0s left" in show(BarDisplay(io.StringIO()), [compared])
+    assert "1.5 MB, 2 different, running" in phrases.describe_progress(compared)
+
+
 def test_what_is_in_hand_is_not_done() -> None:
     keys = Keys(scanned=2000, migrated=1999)
     large = replace(PROGRESS, state="running", reason="", keys=keys, done_keys=1999)

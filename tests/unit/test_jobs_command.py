@@ -92,6 +92,14 @@ def test_show(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert r"bad\n2" not in text
 
 
+def test_a_message_is_shown_with_its_advice(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = f"{'a reason that takes long to tell, ' * 12}: raise the limit"
+    with Journal.open(path) as journal:
+        failure = FailedKey(b"large", 1, "too_large", message, "new:7000")
+        journal.record("nightly", Advance(Totals(Keys(scanned=1)), failures=[failure]))
+    assert message in run(capsys, "show", "nightly")
+
+
 def test_show_as_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = lines(run(capsys, "show", "nightly", "--json"))
     assert [line["type"] for line in shown] == ["job", "run", "failure", "failure", "failure", "pending"]

@@ -105,3 +105,17 @@ def test_the_scanned_fraction_is_over_all_partitions(journal: FlakyJournal) -> N
     assert recorder.scanned_fraction == 0.0
     recorder.save()
     assert recorder.scanned_fraction == pytest.approx(0.75)
+
+
+def test_a_key_that_is_taken_up_again_is_counted_once(journal: FlakyJournal) -> None:
+    counts = Totals(Keys(scanned=3, migrated=1))
+    journal.record("job", Advance(counts, failures=[FAILURE], pending=[PENDING]))
+    names = [FAILURE.key, PENDING.key]
+    job = FakeJob([FakeCheckpoint(FakeCounts(0, 1, failed=1), resolved=names, failures=[FAILURE])])
+    recorder = Recorder(journal, "job", job.as_job())
+    for taken_up in (FakeCounts(0, 0), FakeCounts(0, 0, failed=1), FakeCounts(0, 1, failed=1)):
+        live = recorder.live(FakeSnapshot(taken_up))  # type: ignore[arg-type]
+        assert live.keys.done == live.keys.scanned == 103
+    recorder.save()
+    assert journal.totals("job").keys == Keys(scanned=103, migrated=102, failed=1)
+    assert live.keys == journal.totals("job").keys

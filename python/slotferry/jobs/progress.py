@@ -24,9 +24,12 @@ _RATE_WINDOW = 5.0
 class ProgressReporter:
     """Emits `Progress` events, not more often than every `PROGRESS_SECONDS`."""
 
-    def __init__(self, emit: Callable[[Event], None], *, counts_only: bool = False) -> None:
+    def __init__(
+        self, emit: Callable[[Event], None], *, counts_only: bool = False, purpose: str = "migrate"
+    ) -> None:
         """Report to `emit`; with `counts_only`: a scanned key is done."""
         self._emit = emit
+        self._purpose = purpose
         self._counts_only = counts_only
         self._begun = time.monotonic()
         self._next = 0.0
@@ -65,6 +68,7 @@ class ProgressReporter:
                 retries=totals.retries,
                 done_keys=done,
                 follow=self.follow,
+                purpose=self._purpose,
             )
         )
 

@@ -89,7 +89,7 @@ class Progress(Event):
     `done_keys` of them are acknowledged or given up (in a dry run: counted), the others are in hand.
     `state` is the engine's, or `following` once all is copied; `follow` tells how the source is followed;
     `reason` says why it is `waiting`. `expected_keys` is an estimate, None where
-    there is none yet.
+    there is none yet. `purpose` is `verify` where keys are compared: those that differ are `failed` then.
     """
 
     type: ClassVar[str] = "progress"
@@ -107,6 +107,7 @@ class Progress(Event):
     retries: int
     done_keys: int
     follow: FollowProgress | None = None
+    purpose: str = "migrate"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from slotferry.report.phrases import (
     describe_state,
     seconds_left,
     shown_part,
+    unsettled_parts,
 )
 from slotferry.report.terminal_bar import open_bar
 from slotferry.text import format_bytes, format_duration
@@ -72,8 +73,7 @@ def _describe(event: Progress) -> str:
         return f"following: {describe_following(event.follow)}"
     expected = f"/{event.expected_keys:,}" if event.expected_keys else ""
     parts = [f"{event.done_keys:,}{expected} keys", format_bytes(event.bytes)]
-    if event.keys.pending or event.keys.failed:
-        parts.append(f"{event.keys.pending:,} pending, {event.keys.failed:,} failed")
+    parts += unsettled_parts(event)
     if event.state != "running":
         # The reason needs the room, and the rate says little now.
         return ", ".join([*parts, describe_state(event)])

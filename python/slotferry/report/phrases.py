@@ -69,13 +69,19 @@ def describe_progress(event: Progress) -> str:
     if event.keys_per_second is not None:
         parts.append(f"{event.keys_per_second:,.0f} keys/s")
     parts.append(format_bytes(event.bytes))
-    outcomes = {"pending": event.keys.pending, "failed": event.keys.failed}
-    parts += [f"{count:,} {outcome}" for outcome, count in outcomes.items() if count]
+    parts += unsettled_parts(event)
     parts.append(describe_state(event))
     left = seconds_left(event)
     if left is not None:
         parts.append(f"about {format_duration(left)} left")
     return ", ".join(parts)
+
+
+def unsettled_parts(event: Progress) -> list[str]:
+    """Return how many keys did not end well so far."""
+    failed = "different" if event.purpose == "verify" else "failed"
+    outcomes = {"pending": event.keys.pending, failed: event.keys.failed}
+    return [f"{count:,} {outcome}" for outcome, count in outcomes.items() if count]
 
 
 def seconds_left(event: Progress) -> float | None:

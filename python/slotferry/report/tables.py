@@ -31,7 +31,7 @@ _OUTCOMES = {
 
 _MOST_HAPPENINGS = 25
 _NONE = "the target has none of them"
-_MESSAGE_WIDTH = 160  # --json has all of it
+_MESSAGE_WIDTH = 160  # 'jobs show' has the advice behind it as well
 
 
 class ResultTables(Display):
@@ -164,11 +164,9 @@ def dry_run_table(result: DryRunResult) -> str:
     return "\n".join([*lines, *align(rows, numbers=(1,), indent="  "), "nothing was written"])
 
 
-def failure_lines(failures: Sequence[FailedKey]) -> list[str]:
-    """Return a line for each failed key."""
-    rows = [
-        (key_place(f), f"slot {f.slot}", f.kind, f.node, cut(f.message, _MESSAGE_WIDTH)) for f in failures
-    ]
+def failure_lines(failures: Sequence[FailedKey], width: int = _MESSAGE_WIDTH) -> list[str]:
+    """Return a line for each failed key, with its message up to a width."""
+    rows = [(key_place(f), f"slot {f.slot}", f.kind, f.node, cut(f.message, width)) for f in failures]
     return align(rows, indent="  ")
 
 

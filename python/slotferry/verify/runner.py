@@ -15,6 +15,7 @@ from slotferry.errors import InternalError, RefusedError, SlotferryError, Target
 from slotferry.jobs.driver import EngineDriver, Work
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.recorder import Recorder
+from slotferry.jobs.progress import ProgressReporter
 from slotferry.jobs.runner import Runner
 from slotferry.model.events import Notice, PhaseStarted
 from slotferry.text import shorten_key
@@ -39,6 +40,7 @@ class _Comparing(Runner):
     def __init__(self, journal: Journal, name: str, driver: EngineDriver, options: VerifyOptions) -> None:
         super().__init__(journal, name, driver)
         self._options = options
+        self._progress = ProgressReporter(driver.emit, purpose="verify")
         self.paused_seconds = 0.0
         """How long it did nothing, to let a moment pass."""
 

@@ -42,6 +42,8 @@ kind_option = click.option(
 )
 
 
+_MESSAGE_WIDTH = 1_000  # whole, with its advice; only what a server made of it is cut
+
 _EXAMPLES = """\
 \b
 Examples:
@@ -418,7 +420,7 @@ def _show_keys(journal: Journal, record: JobRecord, limit: int) -> None:
         _show_differences(journal, record.name, limit)
     elif failures:
         click.echo(f"\nfailed keys ({len(failures):,} of {keys.failed:,}):")
-        click.echo("\n".join(failure_lines(failures)))
+        click.echo("\n".join(failure_lines(failures, _MESSAGE_WIDTH)))
     if pending:
         click.echo(f"\npending keys ({len(pending):,} of {keys.pending:,}):")
         shown = [(key_place(key), f"slot {key.slot}", key.reason) for key in pending]
@@ -427,7 +429,7 @@ def _show_keys(journal: Journal, record: JobRecord, limit: int) -> None:
         click.echo(
             f"\ncopied in part or to a shared name ({len(notes):,} of {journal.count_notes(record.name):,}):"
         )
-        click.echo("\n".join(failure_lines(notes)))
+        click.echo("\n".join(failure_lines(notes, _MESSAGE_WIDTH)))
 
 
 def _show_differences(journal: Journal, job: str, limit: int) -> None:

@@ -6,6 +6,7 @@ kept and written before a newer one is taken: nothing is lost to a full disk.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slotferry.jobs.journal.journal import Journal
@@ -61,9 +62,9 @@ class Recorder:
 
     def live(self, snapshot: Snapshot) -> Totals:
         """Return the job's figures at the instant of `snapshot`, recorded or not."""
-        return self._committed + (
-            _figures(Keys.of(snapshot.counts), snapshot.counts.bytes, snapshot) - self._reached
-        )
+        new = _figures(Keys.of(snapshot.counts), snapshot.counts.bytes, snapshot) - self._reached
+        totals = self._committed + new
+        return replace(totals, keys=_each_once(totals.keys, new.keys.failed))
 
     def save(self) -> None:
         """Write the checkpoint that is kept, or else the newest. Raises `JournalError` and keeps it."""
@@ -105,6 +106,19 @@ def _follow_mark(checkpoint: Checkpoint) -> FollowMark | None:
     position, in_doubt = checkpoint.follow
     copied = all(mark.done for mark in checkpoint.partitions)
     return FollowMark("following" if copied else "copying", *position, in_doubt)
+
+
+def _each_once(keys: Keys, failed_again: int) -> Keys:
+    """Return the counts without the old outcome of keys that have a new one which is not recorded yet.
+
+    A key that is taken up again is not scanned again, and failed or was pending: until the checkpoint that
+    takes it out of those it would be counted twice. Which of both it was is a guess until then: what fails
+    now (`failed_again` keys) has failed before, the others were pending, as long as any were.
+    """
+    twice = max(0, keys.done - keys.scanned)
+    failed = min(failed_again, twice)
+    pending = min(keys.pending, twice - failed)
+    return replace(keys, failed=max(0, keys.failed - twice + pending), pending=keys.pending - pending)
 
 
 def _figures(keys: Keys, size: int, snapshot: Snapshot) -> Totals:

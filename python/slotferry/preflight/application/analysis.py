@@ -18,7 +18,7 @@ from slotferry.model.address import Address
 from slotferry.model.rules import Rewrite
 from slotferry.net import replies
 from slotferry.net.connector import Connector
-from slotferry.net.node import CLIENT_NAME, Node
+from slotferry.net.node import Node
 from slotferry.net.replies import ResponseError
 from slotferry.preflight.application.commands import (
     OTHERWISE,
@@ -39,6 +39,7 @@ from slotferry.preflight.application.hashtags import (
     specificity,
 )
 from slotferry.preflight.application.monitor import MonitorRefusedError, OwnClients, Watch, read_log
+from slotferry.preflight.application.tools import is_tool, without_tools
 from slotferry.preflight.keyspace.patterns import Pattern
 from slotferry.preflight.keyspace.summary import Keyspace
 from slotferry.preflight.rows import Row, not_checked, ok, warning
@@ -122,6 +123,7 @@ class ApplicationStudy:
         self.rows: list[Row] = []
         self._sources: list[str] = []
         self._calls: dict[str, int] = {}
+        self._taken_out = ""
         self._followed = False
 
     def study(
@@ -183,6 +185,7 @@ class ApplicationStudy:
             self.rows.append(not_checked("observed", failure.message, failure.hint))
             return {}
         self._sources.append("INFO commandstats")
+        calls, self._taken_out = without_tools(calls, _client_list(node))
         return calls
 
     def _read_slow_log(self, node: Node, follower: CommandFollower) -> None:
@@ -298,6 +301,7 @@ class ApplicationStudy:
         if self._followed or not unseen:
             sources = ", ".join(found.sources) or "nothing"
             note = f"; called but not seen: {_count_list(unseen)}" if unseen else ""
+            note += f"; not counted: {self._taken_out}" if self._taken_out else ""
             self.rows.append(ok("observed", f"from {sources}{note}"))
         else:
             self.rows.append(
@@ -410,11 +414,11 @@ def _split(use: CommandUse) -> str:
 def slow_entries(entries: Any) -> Iterable[tuple[bytes, ...]]:
     """Yield the arguments of the entries of a SLOWLOG or COMMANDLOG reply, without what was cut off.
 
-    Entries of our own connections are left out. An entry: `id, time, µs, arguments, address, client's name`.
+    Entries of `tools` are left out. An entry: `id, time, µs, arguments, address, client's name`.
     """
     for entry in entries or ():
         if isinstance(entry, list) and len(entry) > 3 and isinstance(entry[3], list):
-            if len(entry) > 5 and isinstance(entry[5], bytes) and entry[5].startswith(CLIENT_NAME.encode()):
+            if len(entry) > 5 and isinstance(entry[5], bytes) and is_tool(entry[5]):
                 continue
             arguments = tuple(argument for argument in entry[3] if isinstance(argument, bytes))
             if arguments and _TRUNCATED.fullmatch(arguments[-1]):

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from slotferry.errors import SlotferryError
-from slotferry.net.node import CLIENT_NAME, Node
+from slotferry.net.node import Node
+from slotferry.preflight.application.tools import is_tool
 
 _HEAD = re.compile(rb'\+?\d+\.\d+ \[(\d+) (.*?)\] (?=")')
 _QUOTED = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
@@ -106,7 +107,7 @@ class LineSplitter:
 
 
 class OwnClients:
-    """Tells our own commands from the application's, by the names of the connections that sent them.
+    """Tells commands of Slotferry and of Sentinels from the application's, by the names of their connections.
 
     listed: a CLIENT LIST, of connections that had their names before. A connection that is named so later
     says it in MONITOR itself. Over a Unix socket all clients look alike: there nothing is left out.
@@ -120,14 +121,14 @@ class OwnClients:
         """Take over those of a later CLIENT LIST as well."""
         for line in listed.splitlines():
             fields = dict(part.partition("=")[::2] for part in line.split())
-            if fields.get("name", "").startswith(CLIENT_NAME):
+            if is_tool(fields.get("name", "").encode()):
                 self._known.add(fields.get("addr", "").encode())
 
     def sent(self, observed: Observed) -> bool:
-        """Whether it was one of ours that sent this; to be asked about every command, in order."""
+        """Whether it was one of these that sent this; to be asked about every command, in order."""
         name, *rest = observed.arguments
         if name.lower() == b"client" and len(rest) == 2 and rest[0].lower() == b"setname":
-            if rest[1].startswith(CLIENT_NAME.encode()):
+            if is_tool(rest[1]):
                 self._known.add(observed.client)
             else:
                 self._known.discard(observed.client)
