@@ -16,6 +16,7 @@ __all__ = [
     "EngineError",
     "ErrorKind",
     "Event",
+    "EventKind",
     "Failure",
     "FollowProgress",
     "FollowSettings",
@@ -264,7 +265,7 @@ class FollowProgress:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the mark waits for a comparison (`comparison_wanted`, or slots that did not fit)."""
+        """Whether the mark waits for a comparison (`COMPARISON_WANTED`, or slots that did not fit)."""
 
     @property
     def doubtful_slots(self) -> int:
@@ -310,7 +311,7 @@ class FollowProgress:
 
     @property
     def functions(self) -> int:
-        """Changes of the library of functions (`follow_functions` events)."""
+        """Changes of the library of functions (`FOLLOW_FUNCTIONS` events)."""
 
     @property
     def flushes(self) -> int:
@@ -318,7 +319,7 @@ class FollowProgress:
 
     @property
     def resyncs(self) -> int:
-        """How often the stream began anew with a gap (`follow_resynced` events)."""
+        """How often the stream began anew with a gap (`FOLLOW_RESYNCED` events)."""
 
     @property
     def comparisons(self) -> int:
@@ -546,37 +547,64 @@ class Survey:
         """
 
 @final
+class EventKind:
+    """What an `Event` is."""
+
+    TOPOLOGY_WANTED: EventKind
+    """A fresh topology of the target is needed."""
+    CHECKPOINT_WANTED: EventKind
+    """No page is begun before a checkpoint is taken."""
+    SOURCE_ACCESS_WANTED: EventKind
+    """The source refuses the login."""
+    TARGET_ACCESS_WANTED: EventKind
+    """A node of the target refuses the login."""
+    NODE_LOST: EventKind
+    """The connection to a node of the target is lost."""
+    NODE_BACK: EventKind
+    """It is reachable again."""
+    SOURCE_LOST: EventKind
+    """The connection to the source is lost."""
+    SOURCE_BACK: EventKind
+    """It is reachable again."""
+    SLOT_PARKED: EventKind
+    """A slot stays unavailable: its keys are kept as pending."""
+    BIG_KEY_AGAIN: EventKind
+    """A large key is copied from its start again."""
+    BUSY_KEY: EventKind
+    """A key is written all the time, and copied when it rests."""
+    ELEMENTS_GIVEN_UP: EventKind
+    """A large key that was followed by elements is copied whole again."""
+    ELEMENTS_REFUSED: EventKind
+    """A large key can't be followed by elements."""
+    BIG_KEYS_UNSEEN: EventKind
+    """The source does not say how large its keys are."""
+    FOLLOW_ATTACHED: EventKind
+    """The source's stream flows."""
+    FOLLOW_LOST: EventKind
+    """It does not flow any more."""
+    FOLLOW_RESYNCED: EventKind
+    """It began anew, with a gap."""
+    FOLLOW_FUNCTIONS: EventKind
+    """The source's functions were changed."""
+    COMPARISON_WANTED: EventKind
+    """Only a comparison of both sides settles what differs."""
+
+    @property
+    def value(self) -> str:
+        """The kind as `EngineNews` and the history name it: `node_lost` and so on."""
+
+    def __int__(self) -> int: ...
+
+@final
 class Event:
     """Something the control plane should know of or act on.
 
-    After `checkpoint_wanted` no page is begun before a checkpoint is taken: failures fill their part of the
+    After `CHECKPOINT_WANTED` no page is begun before a checkpoint is taken: failures fill their part of the
     byte budget.
     """
 
     @property
-    def kind(
-        self,
-    ) -> Literal[
-        "topology_wanted",
-        "checkpoint_wanted",
-        "source_access_wanted",
-        "target_access_wanted",
-        "node_lost",
-        "node_back",
-        "source_lost",
-        "source_back",
-        "slot_parked",
-        "big_key_again",
-        "busy_key",
-        "elements_given_up",
-        "elements_refused",
-        "big_keys_unseen",
-        "follow_attached",
-        "follow_lost",
-        "follow_resynced",
-        "follow_functions",
-        "comparison_wanted",
-    ]: ...
+    def kind(self) -> EventKind: ...
     @property
     def message(self) -> str: ...
     @property

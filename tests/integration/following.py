@@ -82,7 +82,7 @@ class Following:
             self.events += self.job.drain_events()
             if self.job.wait(0):
                 self.job.result()
-            return any(event.kind == kind for event in self.events)
+            return any(event.kind.value == kind for event in self.events)
 
         try:
             wait_until(came, f"no {kind} event", timeout=_CLEAN_SECONDS)
@@ -90,7 +90,7 @@ class Following:
             raise LocalServerError(f"{error}; there are {self.events}") from error
         while True:
             event = self.events.pop(0)
-            if event.kind == kind:
+            if event.kind.value == kind:
                 return event
 
     def wait_copied(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from slotferry._core import EventKind
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.integration.following import Following, Writer
 from tests.servers.compare import assert_equal
@@ -144,7 +145,7 @@ def test_large_keys_that_never_rest_are_copied_once_and_followed_by_their_elemen
             assert calls(cluster.primaries, "rename") == len(KEYS)  # each was put in its place once
             assert_equal(source, cluster)
             again = following.events + following.job.drain_events()
-            assert not [event for event in again if event.kind == "busy_key"]
+            assert not [event for event in again if event.kind == EventKind.BUSY_KEY]
 
 
 @pytest.mark.parametrize("source", SOURCES, indirect=True)

@@ -91,7 +91,7 @@ def test_a_round_is_as_large_as_a_chunk(source: LocalServer, cluster: LocalClust
 def kinds(following: Following) -> list[str]:
     """Return the kinds of all events that nobody has waited for."""
     following.events += following.job.drain_events()
-    return [event.kind for event in following.events]
+    return [event.kind.value for event in following.events]
 
 
 def test_an_element_that_can_not_be_read_is_a_failure_of_its_key(

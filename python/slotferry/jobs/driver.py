@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from slotferry._core import EngineError, ErrorKind
+from slotferry._core import EngineError, ErrorKind, EventKind
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.control.controls import Controls, Steering
 from slotferry.jobs.engine_errors import from_engine
@@ -245,22 +245,22 @@ class EngineDriver:
 
     def _serve(self, job: Job) -> None:
         for event in job.drain_events():
-            if event.kind == "topology_wanted":
+            if event.kind == EventKind.TOPOLOGY_WANTED:
                 self._refresher.want()
                 continue
-            if event.kind == "checkpoint_wanted":
+            if event.kind == EventKind.CHECKPOINT_WANTED:
                 self._checkpoint_wanted = True
                 continue
-            if event.kind in ("source_access_wanted", "source_lost"):
+            if event.kind in (EventKind.SOURCE_ACCESS_WANTED, EventKind.SOURCE_LOST):
                 self._access.want("source")
-            elif event.kind in ("target_access_wanted", "node_lost"):
+            elif event.kind in (EventKind.TARGET_ACCESS_WANTED, EventKind.NODE_LOST):
                 self._access.want("target")
-            if event.kind == "follow_functions":
+            if event.kind == EventKind.FOLLOW_FUNCTIONS:
                 self._functions_changed = True
-            if event.kind == "follow_resynced":
+            if event.kind == EventKind.FOLLOW_RESYNCED:
                 self.emit(Resynced(event.message))
                 continue
-            self.emit(EngineNews(event.kind, event.message, event.node, event.slot))
+            self.emit(EngineNews(event.kind.value, event.message, event.node, event.slot))
         for side, access in self._access.poll():
             job.set_access(side, access)
             self.emit(

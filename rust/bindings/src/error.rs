@@ -1,12 +1,13 @@
 //! The one place where errors cross to Python.
 //!
-//! Invariant: an `EngineError` carries `(kind, message)`, and the message no secret. A kind of the engine that is not
-//! given here does not compile.
+//! Invariant: an `EngineError` carries `(kind, message)`, and the message no secret.
 
 use pyo3::create_exception;
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use slotferry_core::Error;
+
+use crate::kinds::kinds;
 
 create_exception!(
     _core,
@@ -15,40 +16,9 @@ create_exception!(
     "What the engine raises: (kind, message)."
 );
 
-/// Makes a class for Python of these kinds, which are all that the engine has, and of one that only Python can meet.
-macro_rules! kinds {
-    ($($kind:ident),* $(,)?) => {
-        /// What kind of trouble an `EngineError` is.
-        #[pyclass(frozen, eq, hash, module = "slotferry._core", rename_all = "SCREAMING_SNAKE_CASE")]
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub(crate) enum ErrorKind {
-            $($kind,)*
-            Forked,
-        }
-
-        #[pymethods]
-        impl ErrorKind {
-            #[getter]
-            #[allow(clippy::trivially_copy_pass_by_ref, reason = "this is how Python calls it")]
-            fn value(&self) -> &'static str {
-                match self {
-                    $(Self::$kind => slotferry_core::ErrorKind::$kind.name(),)*
-                    Self::Forked => "forked",
-                }
-            }
-        }
-
-        impl From<slotferry_core::ErrorKind> for ErrorKind {
-            fn from(kind: slotferry_core::ErrorKind) -> Self {
-                match kind {
-                    $(slotferry_core::ErrorKind::$kind => Self::$kind,)*
-                }
-            }
-        }
-    };
-}
-
-kinds!(
+kinds! {
+    /// What kind of trouble an `EngineError` is.
+    ErrorKind:
     SourceLost,
     SourceChanged,
     SourceRefused,
@@ -61,8 +31,8 @@ kinds!(
     TargetRefused,
     Interrupted,
     Usage,
-    Internal,
-);
+    Internal; Forked = "forked"
+}
 
 /// An engine's error as a Python exception.
 pub(crate) fn raise(error: &Error) -> PyErr {

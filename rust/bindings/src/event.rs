@@ -2,6 +2,32 @@
 
 use pyo3::prelude::*;
 
+use crate::kinds::kinds;
+
+kinds! {
+    /// What an `Event` is.
+    EventKind:
+    TopologyWanted,
+    CheckpointWanted,
+    SourceAccessWanted,
+    TargetAccessWanted,
+    NodeLost,
+    NodeBack,
+    SourceLost,
+    SourceBack,
+    SlotParked,
+    BigKeyAgain,
+    BusyKey,
+    ElementsGivenUp,
+    ElementsRefused,
+    BigKeysUnseen,
+    FollowAttached,
+    FollowLost,
+    FollowResynced,
+    FollowFunctions,
+    ComparisonWanted,
+}
+
 /// Something the control plane should know of or act on.
 #[pyclass(frozen, module = "slotferry._core")]
 pub(crate) struct Event(pub slotferry_core::Event);
@@ -9,8 +35,8 @@ pub(crate) struct Event(pub slotferry_core::Event);
 #[pymethods]
 impl Event {
     #[getter]
-    fn kind(&self) -> &'static str {
-        self.0.kind
+    fn kind(&self) -> EventKind {
+        self.0.kind.into()
     }
     #[getter]
     fn message(&self) -> &str {

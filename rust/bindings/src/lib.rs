@@ -12,6 +12,7 @@ mod follow;
 mod handover;
 mod job;
 mod keymap;
+mod kinds;
 mod slot;
 mod snapshot;
 mod stream;
@@ -28,7 +29,7 @@ mod _core {
     #[pymodule_export]
     use super::error::{EngineError, ErrorKind};
     #[pymodule_export]
-    use super::event::Event;
+    use super::event::{Event, EventKind};
     #[pymodule_export]
     use super::filter::ValueFilter;
     #[pymodule_export]

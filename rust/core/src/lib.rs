@@ -22,7 +22,7 @@ pub mod topology;
 pub mod transform;
 
 pub use error::{Error, ErrorKind, Result};
-pub use job::control::{Doubts, Event, FollowStatus, Side, State};
+pub use job::control::{Doubts, Event, EventKind, FollowStatus, Side, State};
 pub use job::engine::{Depth, FollowSpec, JobSpec, OnConflict, OnFlush, Sweep, Verify};
 pub use job::supervisor::{Job, Snapshot};
 pub use resp::Eviction;

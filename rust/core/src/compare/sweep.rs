@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::error::ErrorKind;
-use crate::job::control::{Event, Side};
+use crate::job::control::{Event, EventKind, Side};
 use crate::job::engine::{Backoff, Engine, Sweep, names_room};
 use crate::job::progress::Outcome;
 use crate::ledger::books::PageId;
@@ -77,9 +77,9 @@ pub(crate) async fn sweep(engine: Rc<Engine>, place: usize, mut task: Sweep) {
         let since = *lost.get_or_insert_with(|| {
             engine.shared.tell(Event {
                 kind: if lost_kind == ErrorKind::SourceLost {
-                    "source_lost"
+                    EventKind::SourceLost
                 } else {
-                    "node_lost"
+                    EventKind::NodeLost
                 },
                 message: reason.clone(),
                 node: (lost_kind == ErrorKind::TargetLost).then(|| task.node.to_string()),

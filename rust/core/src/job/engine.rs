@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::error::{Error, ErrorKind};
-use crate::job::control::{Event, Shared};
+use crate::job::control::{Event, EventKind, Shared};
 use crate::job::progress::Outcome;
 use crate::job::survey::Survey;
 use crate::ledger::books::PageId;
@@ -309,7 +309,7 @@ impl Engine {
     pub fn hold_pages(&self) {
         if !self.pages_held.replace(true) {
             let message = "failures wait to be recorded".to_owned();
-            self.shared.tell(Event::source("checkpoint_wanted", message));
+            self.shared.tell(Event::new(EventKind::CheckpointWanted, message));
         }
     }
 

@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
-use crate::job::control::{Event, Side};
+use crate::job::control::{Event, EventKind, Side};
 use crate::job::engine::Engine;
 use crate::net::{Access, Address};
 
@@ -70,8 +70,8 @@ impl Engine {
             login.asked.set(Some(now));
             self.shared.tell(Event {
                 kind: match side {
-                    Side::Source => "source_access_wanted",
-                    Side::Target => "target_access_wanted",
+                    Side::Source => EventKind::SourceAccessWanted,
+                    Side::Target => EventKind::TargetAccessWanted,
                 },
                 message: format!("the {} {address} refuses the login: {message}", side.name()),
                 node: Some(address.to_string()),

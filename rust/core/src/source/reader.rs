@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::error::{Error, ErrorKind};
-use crate::job::control::{Event, Side};
+use crate::job::control::{Event, EventKind, Side};
 use crate::job::engine::{Backoff, Depth, Engine};
 use crate::net;
 use crate::net::{Bytes, Connection, Deadline, HandshakeError};
@@ -199,7 +199,7 @@ impl SourceReader {
             let since = *lost.get_or_insert_with(|| {
                 self.engine
                     .shared
-                    .tell(Event::source("source_lost", reason.clone()));
+                    .tell(Event::new(EventKind::SourceLost, reason.clone()));
                 now
             });
             if now - since >= self.engine.spec.retry_for {
@@ -279,8 +279,8 @@ impl SourceReader {
                     read?;
                     // Only what will not be asked for again counts: a connection that is opened and cut off does not.
                     if self.progress > before && lost.take().is_some() {
-                        self.engine.shared.tell(Event::source(
-                            "source_back",
+                        self.engine.shared.tell(Event::new(
+                            EventKind::SourceBack,
                             format!("source {}: reachable again", self.engine.spec.source),
                         ));
                         *backoff = Backoff::new();

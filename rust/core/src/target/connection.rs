@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::error::ErrorKind;
-use crate::job::control::{Event, Side};
+use crate::job::control::{Event, EventKind, Side};
 use crate::job::engine::{Backoff, Engine};
 use crate::net;
 use crate::net::{Connection, Deadline, HandshakeError};
@@ -44,7 +44,7 @@ pub(crate) async fn run(engine: Rc<Engine>, link: Rc<Link>) {
         let reason = match engine.open_target(&link.address).await {
             Ok((connection, _)) => {
                 if std::mem::take(&mut lost) {
-                    engine.tell_node("node_back", &link, "reachable again");
+                    engine.tell_node(EventKind::NodeBack, &link, "reachable again");
                 }
                 let mut session = Session::new(&engine, &link, connection);
                 let reason = session.serve().await;
@@ -79,14 +79,14 @@ pub(crate) async fn run(engine: Rc<Engine>, link: Rc<Link>) {
             }
         };
         if !std::mem::replace(&mut lost, true) {
-            engine.tell_node("node_lost", &link, &reason);
+            engine.tell_node(EventKind::NodeLost, &link, &reason);
         }
         tokio::time::sleep(backoff.step()).await;
     }
 }
 
 impl Engine {
-    fn tell_node(&self, kind: &'static str, link: &Link, message: &str) {
+    fn tell_node(&self, kind: EventKind, link: &Link, message: &str) {
         self.shared.tell(Event {
             kind,
             message: format!("{}: {message}", link.address),

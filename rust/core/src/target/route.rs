@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::error::{ErrorKind, Result};
-use crate::job::control::{Event, Side};
+use crate::job::control::{Event, EventKind, Side};
 use crate::job::engine::{Engine, OnConflict, jitter};
 use crate::job::progress::Outcome;
 use crate::ledger::books::PageId;
@@ -221,7 +221,7 @@ impl Engine {
         if router.topology_asked.is_none_or(|asked| now - asked >= ASK_EVERY) {
             router.topology_asked = Some(now);
             self.shared.tell(Event {
-                kind: "topology_wanted",
+                kind: EventKind::TopologyWanted,
                 message: why,
                 node: None,
                 slot,
@@ -314,7 +314,7 @@ impl Engine {
         let entry = batch.entries()[index];
         if first {
             self.shared.tell(Event {
-                kind: "slot_parked",
+                kind: EventKind::SlotParked,
                 message: format!("slot {} {reason}: its keys are kept as pending", entry.slot),
                 node: None,
                 slot: Some(entry.slot),

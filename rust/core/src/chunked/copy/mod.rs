@@ -27,7 +27,7 @@ use source::Source;
 use crate::chunked::compare::Sides;
 use crate::chunked::parts::{CHUNK_BYTES, Limits};
 use crate::error::ErrorKind;
-use crate::job::control::Event;
+use crate::job::control::{Event, EventKind};
 use crate::job::engine::{Backoff, Engine};
 use crate::job::progress::Outcome;
 use crate::ledger::books::PageId;
@@ -135,8 +135,8 @@ impl Engine {
     #[cold]
     pub(crate) fn sizes_unknown(&self, error: &[u8]) {
         if !self.big.blind.replace(true) {
-            self.shared.tell(Event::source(
-                "big_keys_unseen",
+            self.shared.tell(Event::new(
+                EventKind::BigKeysUnseen,
                 format!(
                     "large keys are not told from others, since the source answered {} to MEMORY USAGE",
                     said(error)
@@ -314,7 +314,7 @@ impl Engine {
             return Some(Ended::Settled);
         }
         self.shared.tell(Event {
-            kind: "big_key_again",
+            kind: EventKind::BigKeyAgain,
             message: format!("{} is copied from its start: {what}", shown(&big.source)),
             node: None,
             slot: Some(big.slot),

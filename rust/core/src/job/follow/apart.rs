@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Follow, MOST_LARGE};
 use crate::chunked::parts::Kind;
-use crate::job::control::Event;
+use crate::job::control::{Event, EventKind};
 use crate::job::engine::Engine;
 use crate::ledger::books::PageId;
 use crate::ledger::checkpoint::FollowMark;
@@ -76,8 +76,8 @@ impl Follow {
             busy.clear();
         }
         if busy.insert(Rc::clone(&taken.key)) {
-            engine.shared.tell(Event::source(
-                "busy_key",
+            engine.shared.tell(Event::new(
+                EventKind::BusyKey,
                 format!(
                     "{} is written all the time: it is copied when it rests, or when the writes are stopped",
                     shown(key)

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Follow, LOOK_EVERY, OnFlush, add};
 use crate::error::ErrorKind;
-use crate::job::control::Side;
+use crate::job::control::{EventKind, Side};
 use crate::job::engine::{Backoff, Engine};
 use crate::ledger::books::PageId;
 use crate::ledger::touched::Touch;
@@ -112,7 +112,7 @@ impl Follower for Listener {
                 add(&figures.functions, 1);
                 let source = &self.engine.spec.source;
                 let message = format!("source {source}: its functions were changed");
-                Follow::tell(&self.engine, "follow_functions", message);
+                Follow::tell(&self.engine, EventKind::FollowFunctions, message);
             }
             Effect::Published => add(&figures.published, 1),
             Effect::Script => add(&figures.scripts, 1),
@@ -155,17 +155,17 @@ impl Listener {
         let at = format!("at offset {} of {}", position.offset, position.id);
         let (kind, message) = match begun {
             Begun::Resumed => (
-                "follow_attached",
+                EventKind::FollowAttached,
                 format!("source {source}: its stream goes on {at}"),
             ),
             Begun::Anew { .. } if resynced => (
-                "follow_resynced",
+                EventKind::FollowResynced,
                 format!(
                     "source {source}: what came since the last position is gone; its stream begins anew {at}"
                 ),
             ),
             Begun::Anew { .. } => (
-                "follow_attached",
+                EventKind::FollowAttached,
                 format!("source {source}: followed from here on, {at}"),
             ),
         };
@@ -188,7 +188,7 @@ impl Listener {
             "source {}: {why}; both sides have to be compared",
             self.engine.spec.source
         );
-        Follow::tell(&self.engine, "comparison_wanted", message);
+        Follow::tell(&self.engine, EventKind::ComparisonWanted, message);
     }
 
     /// The source's database is another one all at once.
@@ -292,7 +292,7 @@ async fn stay_attached(engine: &Rc<Engine>, follow: &Rc<Follow>) {
         let reason = format!("source {source}: its stream is cut off: {reason}");
         let now = Instant::now();
         let since = *lost.get_or_insert_with(|| {
-            Follow::tell(engine, "follow_lost", reason.clone());
+            Follow::tell(engine, EventKind::FollowLost, reason.clone());
             now
         });
         if now - since >= engine.spec.retry_for {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::{Follow, MOST_LARGE};
 use crate::chunked::parts::Kind;
-use crate::job::control::Event;
+use crate::job::control::{Event, EventKind};
 use crate::job::engine::Engine;
 use crate::text::shown;
 
@@ -50,7 +50,9 @@ impl Follow {
             ""
         };
         let message = format!("{} is copied whole again: {why}{then}", shown(key));
-        engine.shared.tell(Event::source("elements_given_up", message));
+        engine
+            .shared
+            .tell(Event::new(EventKind::ElementsGivenUp, message));
     }
 
     /// Elements of keys of this type can't be read or written for want of permissions: such keys are copied whole.
@@ -62,7 +64,9 @@ impl Follow {
                 "large keys of type {} are copied whole, not followed by their elements: {why}",
                 kind.name()
             );
-            engine.shared.tell(Event::source("elements_refused", message));
+            engine
+                .shared
+                .tell(Event::new(EventKind::ElementsRefused, message));
         }
         drop(given_up);
         let received = self.received();

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::chunked::parts::Kind;
-use crate::job::control::{Doubts, Event, FollowStatus};
+use crate::job::control::{Doubts, Event, EventKind, FollowStatus};
 use crate::job::engine::Engine;
 use crate::ledger::books::PageId;
 use crate::ledger::touched::{Taken, Touch, Touched};
@@ -349,7 +349,7 @@ impl Follow {
             let source = &engine.spec.source;
             Self::tell(
                 engine,
-                "comparison_wanted",
+                EventKind::ComparisonWanted,
                 format!(
                     "source {source}: more keys were touched than fit in memory; both sides have to be compared in {slots} \
                      slots"
@@ -359,7 +359,7 @@ impl Follow {
     }
 
     /// Something that the control plane has to see to.
-    fn tell(engine: &Engine, kind: &'static str, message: String) {
-        engine.shared.tell(Event::source(kind, message));
+    fn tell(engine: &Engine, kind: EventKind, message: String) {
+        engine.shared.tell(Event::new(kind, message));
     }
 }
