@@ -99,6 +99,22 @@ def differing_keys(number: int) -> str:
     return f"{count_of(number, 'key')} {'differs' if number == 1 else 'differ'}"
 
 
+def slot_ranges(text: str) -> list[tuple[int, int]]:
+    """Return the ranges, both ends included, of `0-5460,7000` or `0-5460 7000`. Raises `ValueError`."""
+    found = []
+    for part in text.replace(",", " ").split():
+        span = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", part)
+        if span is None:
+            raise ValueError(f"{part[:20]!r} is no range of slots")
+        found.append((int(span[1]), int(span[2] or span[1])))
+    return found
+
+
+def slots_in(text: str) -> list[int]:
+    """Return the slots of such ranges. Raises `ValueError`."""
+    return [slot for first, last in slot_ranges(text) for slot in range(first, last + 1)]
+
+
 def format_slots(ranges: Sequence[tuple[int, int]], limit: int | None = None) -> str:
     """Return ranges of slots (both ends included) as `0-99,200`; beyond `limit` of them, how many more."""
     shown = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:limit]]

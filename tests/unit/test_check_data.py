@@ -11,6 +11,7 @@ from slotferry.preflight.keyspace.data import describe_place, judge_data, judge_
 from slotferry.preflight.keyspace.summary import KeyFacts, Keyspace, KeyspaceSums
 from slotferry.preflight.rows import Row
 from slotferry.preflight.survey import Survey
+from slotferry.topology.product import Product
 from tests.unit.test_check_rows import GB, ONE, SURVEY, TWO, with_info
 
 OWNERS = {slot: "new:1" if slot < 4096 else "new:2" for slot in range(16384)}
@@ -62,7 +63,7 @@ def test_module_types_that_the_target_lacks() -> None:
 
 
 def test_field_ttls_and_late_streams_need_a_target_that_knows_them() -> None:
-    new = tuple(replace(view, product="Redis 8.8.0") for view in (ONE, TWO))
+    new = tuple(replace(view, product=Product("redis", "8.8.0")) for view in (ONE, TWO))
 
     for kind, says in ((24, "--field-ttl drop"), (27, "newer target")):
         row = _row("types", PLAIN, rdb_types={0: b"a", kind: b"odd:key"})

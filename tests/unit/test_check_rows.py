@@ -16,6 +16,7 @@ from slotferry.preflight.report import CheckReport
 from slotferry.preflight.rows import Row
 from slotferry.preflight.survey import Clock, ClusterNode, ServerView, Survey, parse_cluster_nodes
 from slotferry.topology.discovery import Topology
+from slotferry.topology.product import Product
 
 GB = 1 << 30
 NODES = (
@@ -26,13 +27,17 @@ NODES = (
 )
 SOURCE = ServerView(
     "old:6379",
-    "Redis 7.0.15",
+    Product("redis", "7.0.15"),
     {"used_memory": "9000000", "used_memory_startup": "1000000", "db0": "keys=75,expires=0,avg_ttl=0",
      "db3": "keys=25,expires=0,avg_ttl=0"},
     clock=Clock(0.0, 0.001),
 )  # fmt: skip
 ONE = ServerView(
-    "new:1", "Redis 7.0.15", {"maxmemory_policy": "noeviction"}, clock=Clock(0.0, 0.001), nodes=NODES
+    "new:1",
+    Product("redis", "7.0.15"),
+    {"maxmemory_policy": "noeviction"},
+    clock=Clock(0.0, 0.001),
+    nodes=NODES,
 )
 TWO = replace(ONE, node="new:2", nodes=tuple(replace(n, flags=n.flags - {"myself"}) for n in NODES))
 SURVEY = Survey(
@@ -178,13 +183,13 @@ def test_a_fit_pair_has_nothing_but_ok_rows() -> None:
             "failed at new:2",
         ),
         (
-            replace(SURVEY, primaries=(replace(ONE, product="Redis 6.2.14"), TWO)),
+            replace(SURVEY, primaries=(replace(ONE, product=Product("redis", "6.2.14")), TWO)),
             "versions",
             "warning",
             "different versions: Redis 6.2.14, Redis 7.0.15",
         ),
         (
-            replace(SURVEY, source=replace(SURVEY.source, product="Redis 8.0.2")),
+            replace(SURVEY, source=replace(SURVEY.source, product=Product("redis", "8.0.2"))),
             "versions",
             "ok",
             "writes RDB version 12, which Redis 7.0.15 does not take: payloads are translated",
@@ -229,6 +234,11 @@ def test_expected_memory_follows_the_slots_and_the_database() -> None:
     assert expected_bytes(survey, {"new:1": 0.5, "new:2": 0.5}) == {"new:1": 3_000_000, "new:2": 3_000_000}
 
 
+def _product(text: str) -> Product:
+    family, version = text.split()
+    return Product("redis" if family == "Redis" else "valkey", version)
+
+
 @pytest.mark.parametrize(
     ("source", "target", "taken"),
     [
@@ -244,7 +254,10 @@ def test_expected_memory_follows_the_slots_and_the_database() -> None:
     ],
 )
 def test_rdb_versions(source: str, target: str, taken: bool) -> None:
-    assert takes_rdb(replace(ONE, product=target), rdb_version(replace(ONE, product=source))) is taken
+    assert (
+        takes_rdb(replace(ONE, product=_product(target)), rdb_version(replace(ONE, product=_product(source))))
+        is taken
+    )
 
 
 def test_cluster_nodes_are_parsed_as_far_as_they_are_readable() -> None:

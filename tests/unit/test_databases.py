@@ -15,10 +15,11 @@ from slotferry.topology.databases import (
     total_keys,
 )
 from slotferry.topology.discovery import ServerFacts, SourceFacts
+from slotferry.topology.product import Product
 
 SOURCE = Endpoint.parse("redis://old:6379", "source")
 TARGET = Endpoint.parse("redis://new:7000", "target")
-SERVER = ServerFacts("old:6379", "id-1", (7, 0, 15), "Redis 7.0.15", False)
+SERVER = ServerFacts("old:6379", "id-1", (7, 0, 15), Product("redis", "7.0.15"), False)
 FACTS = SourceFacts(SERVER, 10, 0.0001, databases={0: 10, 2: 20, 5: 30})
 
 

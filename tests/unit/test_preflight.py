@@ -10,10 +10,11 @@ from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
 from slotferry.preflight import find_problems
 from slotferry.topology.discovery import PrimaryFacts, ServerFacts, SourceFacts, TargetFacts, Topology
+from slotferry.topology.product import Product
 
-SERVER = ServerFacts("old:6379", "id-source", (7, 0, 15), "Redis 7.0.15", False)
+SERVER = ServerFacts("old:6379", "id-source", (7, 0, 15), Product("redis", "7.0.15"), False)
 SOURCE = SourceFacts(SERVER, 1000, 0.001)
-SEED = ServerFacts("new:7000", "id-target", (7, 2, 4), "Valkey 9.1.2", True)
+SEED = ServerFacts("new:7000", "id-target", (7, 2, 4), Product("valkey", "9.1.2"), True)
 TARGET = TargetFacts(SEED, Topology(((0, 16383, "new", 7000),)), (PrimaryFacts(SEED, "ok"),))
 
 

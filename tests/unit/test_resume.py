@@ -15,12 +15,15 @@ from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.rules import AddPrefix
 from slotferry.net.endpoints import Endpoint
 from slotferry.topology.discovery import ServerFacts, SourceFacts
+from slotferry.topology.product import Product
 
 SOURCE = Endpoint.parse("redis://u:secret@old:6379/2", "source")
 TARGET = Endpoint.parse("redis+cluster://new2:7000,new1:7000", "target")
 OPTIONS = Options(match=b"user:\xff*")
 SETUP = make_setup(SOURCE, TARGET, OPTIONS)
-FACTS = SourceFacts(ServerFacts("old:6379", "id-1", (7, 0, 15), "Redis 7.0.15", False), 1_000_000, 0.0001)
+FACTS = SourceFacts(
+    ServerFacts("old:6379", "id-1", (7, 0, 15), Product("redis", "7.0.15"), False), 1_000_000, 0.0001
+)
 
 
 @pytest.fixture

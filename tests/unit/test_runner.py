@@ -29,9 +29,10 @@ from slotferry.model.events import CheckpointSaved, Event, Notice, Progress
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
 from slotferry.topology.discovery import ServerFacts, SourceFacts, TargetFacts, Topology
+from slotferry.topology.product import Product
 from tests.unit.fakes import FakeCheckpoint, FakeCounts, FakeJob
 
-SERVER = ServerFacts("old:6379", "id", (7, 0, 15), "Redis 7.0.15", False)
+SERVER = ServerFacts("old:6379", "id", (7, 0, 15), Product("redis", "7.0.15"), False)
 Script = Callable[[Work], FakeJob]
 
 
@@ -183,7 +184,7 @@ def test_counts_that_do_not_add_up_are_a_bug(journal: Journal) -> None:
 
 
 def test_a_changed_source_lets_the_run_start_over(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    changed = SourceFacts(ServerFacts("old:6379", "id-2", (7, 0, 15), "Redis", False), 5, 0.001)
+    changed = SourceFacts(ServerFacts("old:6379", "id-2", (7, 0, 15), Product("redis", ""), False), 5, 0.001)
     monkeypatch.setattr(runner, "discover_source", lambda *_: changed)
     error = from_engine(ErrorKind.SOURCE_CHANGED, "the source has another run_id")
     journal.record("job", Advance(Totals(Keys(scanned=1)), failures=FAILED))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from slotferry.errors import UsageError
-from slotferry.model.toml_file import read_toml
+from slotferry.toml_file import read_toml
 
 TABLES = ("migrate", "verify", "check")
 

@@ -87,14 +87,14 @@ def _undo(path: Path, job: str, as_json: bool, parameters: dict[str, Any]) -> in
     from slotferry.migrate.cutover.recovery import undo
 
     if is_running(path, job):
-        told = ask(path, job, "cutover", action="undo")["told"]
+        done = ask(path, job, "cutover", action="undo")["messages"]
     else:
         with JobLock(path, job):
-            told = undo(_source(path, job, parameters), CutoverRecords(path, job))
+            done = undo(_source(path, job, parameters), CutoverRecords(path, job))
     if as_json:
-        click.echo(json_text({"type": "cutover_undone", "job": job, "told": told}))
+        click.echo(json_text({"type": "cutover_undone", "job": job, "messages": done}))
     else:
-        click.echo("\n".join(told) or f"nothing is to be undone for {job}")
+        click.echo("\n".join(done) or f"nothing is to be undone for {job}")
     return 0
 
 

@@ -14,7 +14,7 @@ from slotferry.jobs.progress import ProgressReporter
 from slotferry.migrate.key_list import KeyList, in_chunks
 from slotferry.model.counts import Keys, Totals
 from slotferry.model.events import DryRunResult
-from slotferry.preflight.survey import ServerView
+from slotferry.net.replies import keys_by_database
 from slotferry.topology.databases import Route, total_keys
 
 if TYPE_CHECKING:
@@ -90,6 +90,6 @@ def _holds_keys(sides: Sides) -> bool:
     targets = {route.target for route in sides.ways}
     for address in sides.target_facts.topology.primaries:
         with sides.target.open(address) as node:
-            if targets & ServerView(node.name, "", info=node.info()).keys.keys():
+            if targets & keys_by_database(node.info()).keys():
                 return True
     return False

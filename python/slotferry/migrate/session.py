@@ -363,7 +363,7 @@ class Session:
                 target=self._setup.target,
                 source_node=sides.source_facts.server.node,
                 source_role=sides.source_facts.found.role if sides.source_facts.found else None,
-                source_product=sides.source_facts.server.product,
+                source_product=str(sides.source_facts.server.product),
                 target_primaries=tuple(map(str, sides.target_facts.topology.primaries)),
                 partitions=partitions,
                 expected_keys=total_keys(sides.ways, sides.source_facts),

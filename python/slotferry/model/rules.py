@@ -111,7 +111,7 @@ def load_rules(path: Path) -> tuple[Rule, ...]:
     Raises `UsageError`, which names the rule, for a file that can't be read, is not TOML or holds anything
     but rules.
     """
-    from slotferry.model.toml_file import read_toml
+    from slotferry.toml_file import read_toml
 
     hint = "correct that place; patterns are best written in single quotes"
     content = read_toml(path, "rule file", hint)

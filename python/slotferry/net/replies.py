@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slotferry._core import SLOTS
+from slotferry.text import slots_in
 
 MOST_BYTES = 32 << 20
 MOST_ELEMENTS = 1 << 20
@@ -243,6 +244,28 @@ def number_of(fields: Mapping[str, str], name: str, default: int = 0) -> int:
     """Return a field of INFO as a whole number; `default` where it is none."""
     value = fields.get(name, "")
     return int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else default
+
+
+def keys_by_database(fields: Mapping[str, str]) -> dict[int, int]:
+    """Return how many keys each database holds, of the fields of INFO; empty ones are left out."""
+    found = {}
+    for name, value in fields.items():
+        database = re.fullmatch(r"db([0-9]{1,9})", name)
+        keys = re.match(r"keys=([1-9][0-9]{0,17})(?![0-9])", value)
+        if database and keys:
+            found[int(database[1])] = int(keys[1])
+    return found
+
+
+def slots(text: str) -> list[int]:
+    """Return the slots that ranges like `0-5,7` or `0-5 7` stand for. Raises `MalformedReplyError`."""
+    try:
+        found = slots_in(text)
+    except ValueError as error:
+        raise MalformedReplyError(f"where {error}") from None
+    if any(slot >= SLOTS for slot in found):
+        raise MalformedReplyError(f"with the slots {bare(text[:40])}")
+    return found
 
 
 def pairs(reply: Any) -> dict[str, str]:

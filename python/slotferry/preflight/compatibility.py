@@ -17,8 +17,8 @@ _NEUTRAL_RDB = 11
 
 def rdb_version(view: ServerView) -> int:
     """Return the RDB version that the server writes."""
-    table = _VALKEY_RDB if view.family == "Valkey" else _REDIS_RDB
-    return next(version for since, version in table if view.version >= since)
+    table = _VALKEY_RDB if view.product.family == "valkey" else _REDIS_RDB
+    return next(version for since, version in table if view.product.version >= since)
 
 
 def takes_rdb(view: ServerView, version: int) -> bool:
@@ -26,7 +26,7 @@ def takes_rdb(view: ServerView, version: int) -> bool:
     if view.rdb_versions is not None:
         return version in view.rdb_versions
     own = rdb_version(view)
-    return version == own or version <= (_NEUTRAL_RDB if view.family == "Valkey" else own)
+    return version == own or version <= (_NEUTRAL_RDB if view.product.family == "valkey" else own)
 
 
 def judge_compatibility(survey: Survey) -> list[Row]:
@@ -36,7 +36,7 @@ def judge_compatibility(survey: Survey) -> list[Row]:
 
 def _versions(survey: Survey) -> Row:
     source, written = survey.source, rdb_version(survey.source)
-    products = sorted({view.product for view in survey.primaries})
+    products = sorted({str(view.product) for view in survey.primaries})
     refusing = [view for view in survey.primaries if not takes_rdb(view, written)]
     if len(products) > 1:
         return warning(

@@ -123,7 +123,9 @@ def _backlog(stream: Stream) -> Row:
         )
     held = format_bytes(size)
     if stream.writes is None:
-        return not_checked("backlog", f"{held}; how much is written is not told", "give it a minute's writes")
+        return not_checked(
+            "backlog", f"{held}; how much is written is not known", "give it a minute's writes"
+        )
     if not stream.writes:
         return ok("backlog", f"{held}; nothing was written while it was looked at")
     seconds = size / stream.writes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +18,9 @@ from slotferry.net.connector import Connector
 from slotferry.net.node import Node
 from slotferry.net.replies import ResponseError
 from slotferry.preflight.rights import Command, denied_commands, source_probes, target_probes
+from slotferry.text import slot_ranges
 from slotferry.topology.discovery import SourceFacts, TargetFacts, Topology
+from slotferry.topology.product import Product
 
 _CLOCK_SAMPLES = 3
 _FAR = 0.01
@@ -64,7 +66,7 @@ class ServerView:
     """
 
     node: str
-    product: str
+    product: Product
     info: Mapping[str, str] = field(default_factory=dict)
     modules: frozenset[str] = frozenset()
     denied: tuple[str, ...] = ()
@@ -73,16 +75,6 @@ class ServerView:
     rdb_versions: frozenset[int] | None = None
     nodes: tuple[ClusterNode, ...] = ()
 
-    @property
-    def family(self) -> str:
-        """`Redis` or `Valkey`."""
-        return self.product.partition(" ")[0]
-
-    @property
-    def version(self) -> tuple[int, ...]:
-        """Its own version, as its family counts."""
-        return tuple(int(part) for part in re.findall(r"\d+", self.product.partition(" ")[2])[:3])
-
     def number(self, name: str, default: int = 0) -> int:
         """Return a field of INFO as a whole number."""
         return replies.number_of(self.info, name, default)
@@ -90,13 +82,7 @@ class ServerView:
     @property
     def keys(self) -> dict[int, int]:
         """How many keys each database holds; empty ones are left out."""
-        found = {}
-        for name, value in self.info.items():
-            database = re.fullmatch(r"db([0-9]{1,9})", name)
-            keys = re.match(r"keys=([1-9][0-9]{0,17})(?![0-9])", value)
-            if database and keys:
-                found[int(database[1])] = int(keys[1])
-        return found
+        return replies.keys_by_database(self.info)
 
     @property
     def data_bytes(self) -> int:
@@ -155,13 +141,13 @@ def survey_target(target: Connector, target_facts: TargetFacts) -> Survey:
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         primaries = list(pool.map(look, target_facts.topology.primaries))
-    nothing = ServerView("", "")
+    nothing = ServerView("", Product("redis", ""))
     return Survey(
         nothing, tuple(primaries), target_facts.topology, 0, target_database=target.endpoint.database
     )
 
 
-def _look(node: Node, product: str, probes: Iterable[Command], *, cluster: bool = False) -> ServerView:
+def _look(node: Node, product: Product, probes: Iterable[Command], *, cluster: bool = False) -> ServerView:
     return ServerView(
         node=node.name,
         product=product,
@@ -228,13 +214,15 @@ def parse_cluster_nodes(text: str) -> tuple[ClusterNode, ...]:
                 address=fields[1].partition("@")[0],
                 flags=frozenset(fields[2].split(",")),
                 primary_id="" if fields[3] == "-" else fields[3],
-                ranges=tuple(span for part in served if (span := _slot_range(part)) is not None),
+                ranges=_ranges(served),
                 open_slots=tuple(part.strip("[]") for part in fields[8:] if part.startswith("[")),
             )
         )
     return tuple(nodes)
 
 
-def _slot_range(text: str) -> tuple[int, int] | None:
-    span = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
-    return (int(span[1]), int(span[2] or span[1])) if span else None
+def _ranges(parts: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    try:
+        return tuple(slot_ranges(" ".join(parts)))
+    except ValueError:
+        return ()

@@ -26,12 +26,12 @@ from slotferry.net.link import lost, unfit
 from slotferry.net.node import Node, raise_for
 from slotferry.net.replies import ResponseError
 from slotferry.topology.clusters import are_one_cluster, mixed_target
+from slotferry.topology.product import Product, version_numbers
 from slotferry.topology.rdb_versions import probe_versions
 from slotferry.topology.sentinel import Found, ServiceFinder
 from slotferry.topology.target_limits import UNKNOWN, TargetLimits, ask_limits, smallest
 
 _WORD = re.compile(r"[\x21-\x7e]{1,100}")
-_PRODUCT = re.compile(r"[\x20-\x7e]{1,100}")
 _SEEDS_AT_ONCE = 16
 
 SlotRange = tuple[int, int, str, int]
@@ -45,7 +45,7 @@ class ServerFacts:
     node: str
     run_id: str
     version: tuple[int, ...]
-    product: str
+    product: Product
     cluster: bool
     replication_id: str = ""
     """`master_replid`: a primary and its replicas have one in common. Empty where it does not tell."""
@@ -186,7 +186,10 @@ def discover_source(connector: Connector, preferred: str = "") -> SourceFacts:
         if database and not server.cluster:
             node.need("SELECT", database)
         keys = node.need_parsed(replies.integer, "DBSIZE")
-        return SourceFacts(server, keys, node.round_trip(), found, _keyspace(node), _used_memory(node))
+        round_trip, info = node.round_trip(), node.info()
+        used = replies.number_of(info, "used_memory", -1)
+        databases = replies.keys_by_database(info)
+        return SourceFacts(server, keys, round_trip, found, databases, used if used >= 0 else None)
 
 
 def discover_target(connector: Connector, source: ServerFacts | None = None) -> TargetFacts:
@@ -356,32 +359,19 @@ def _server_facts(node: Node) -> ServerFacts:
         )
         raise unfit(node.side, f"is a Sentinel at {node.name}, which holds no keys", hint)
     run_id, version = info.get("run_id", ""), info.get("redis_version", "")
-    product = f"Valkey {info['valkey_version']}" if "valkey_version" in info else f"Redis {version}"
-    if not _WORD.fullmatch(run_id) or not _WORD.fullmatch(version) or not _PRODUCT.fullmatch(product):
+    product = Product.of(info)
+    if not all(_WORD.fullmatch(text) for text in (run_id, version, product.version_text)):
         raise unfit(
             node.side, f"does not say its run_id and version at {node.name}", "is INFO complete there?"
         )
     return ServerFacts(
         node=node.name,
         run_id=run_id,
-        version=tuple(int(part) for part in version.split(".") if re.fullmatch("[0-9]{1,9}", part)),
+        version=version_numbers(version),
         product=product,
         cluster=info.get("cluster_enabled") == "1" or info.get("redis_mode") == "cluster",
         replication_id=info.get("master_replid", "")[:100],
     )
-
-
-def _keyspace(node: Node) -> dict[int, int]:
-    """Return how many keys each database holds."""
-    lines = (
-        re.fullmatch(r"db([0-9]{1,9})=keys=([0-9]{1,18}),.*", f"{k}={v}") for k, v in node.info().items()
-    )
-    return {int(line[1]): int(line[2]) for line in lines if line}
-
-
-def _used_memory(node: Node) -> int | None:
-    used = replies.number_of(node.info(), "used_memory", -1)
-    return used if used >= 0 else None
 
 
 def cluster_info(node: Node) -> dict[str, str]:

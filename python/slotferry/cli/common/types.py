@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import click
 
+from slotferry import text
 from slotferry.jobs.limits import MIN_BIG_KEY, MIN_MEMORY
 from slotferry.jobs.partitions import MAX_PARTITIONS, is_partition_count
 
@@ -102,10 +103,13 @@ def databases(value: str | int) -> tuple[int, ...]:
 
 def slot_ranges(value: str | int) -> tuple[tuple[int, int], ...]:
     """Return the ranges, both ends included, of `0-5460,12000`."""
-    if not re.fullmatch(r"[0-9]{1,5}(-[0-9]{1,5})?(,[0-9]{1,5}(-[0-9]{1,5})?)*", str(value)):
+    try:
+        ranges = text.slot_ranges(str(value))
+    except ValueError:
+        ranges = []
+    if not ranges:
         raise click.BadParameter(f"{value!r} names no slots; write it like 0-5460,12000")
-    ends = [part.split("-") for part in str(value).split(",")]
-    return tuple((int(pair[0]), int(pair[-1])) for pair in ends)
+    return tuple(ranges)
 
 
 def type_names(value: str) -> tuple[str, ...]:

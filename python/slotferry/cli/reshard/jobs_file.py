@@ -18,7 +18,7 @@ from slotferry.cli.common.passwords import find_password
 from slotferry.cli.common.types import byte_rate, duration, milliseconds
 from slotferry.cli.reshard.options import percent
 from slotferry.errors import OptionError, UsageError
-from slotferry.model.toml_file import read_toml
+from slotferry.toml_file import read_toml
 
 if TYPE_CHECKING:
     from slotferry.net.connector import Connector

@@ -206,7 +206,7 @@ class Cutovers:
         if action == "begin":
             return {"ticket": self.begin(CutoverOptions(**request["options"])).ticket}
         if action == "undo":
-            return {"told": self.undo()}
+            return {"messages": self.undo()}
         number = int(request["ticket"])
         if not 0 < number <= len(self._attempts):
             raise UsageError(f"the run knows no cut-over {number}", hint="was it run again meanwhile?")

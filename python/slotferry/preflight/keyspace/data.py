@@ -120,7 +120,7 @@ def _types(keyspace: Keyspace, survey: Survey, rdb_types: Mapping[int, bytes]) -
             f"values of modules that the target lacks ({', '.join(missing)}): {parts or 'module types'}",
             "load the modules at every primary; or leave these keys out with --type or --match",
         )
-    if foreign and {view.family for view in survey.primaries} != {survey.source.family}:
+    if foreign and {view.product.family for view in survey.primaries} != {survey.source.product.family}:
         parts = ", ".join(f"{s.name} ({s.keys:,} of {keyspace.sampled:,} keys)" for s in foreign)
         return warning(
             "types",
@@ -144,14 +144,14 @@ def _types(keyspace: Keyspace, survey: Survey, rdb_types: Mapping[int, bytes]) -
 
 
 def _knows(view: ServerView, kind: int) -> bool:
-    return view.family == "Redis" and view.version >= _LATE_TYPES[kind]
+    return view.product.family == "redis" and view.product.version >= _LATE_TYPES[kind]
 
 
 def _field_ttls(survey: Survey, example: bytes) -> Row:
     unable = [
         view.node
         for view in survey.primaries
-        if view.version < ((9, 0) if view.family == "Valkey" else (7, 4))
+        if view.product.version < ((9, 0) if view.product.family == "valkey" else (7, 4))
     ]
     where = f"hashes have fields with a TTL, such as {shorten_key(example)}"
     if unable:

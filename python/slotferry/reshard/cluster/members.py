@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from slotferry.net.address_map import AddressMap
 from slotferry.net.connector import Connector
 from slotferry.net.link import lost, unfit
 from slotferry.reshard.cluster.wire import Wire, format_ranges, is_error, refused, text_of
+from slotferry.topology.product import Product
 
 _LOOKS, _LOOK_SECONDS = 20, 0.25  # while slots seem to be nobody's
 
@@ -182,12 +182,15 @@ def _ask_itself(connector: Connector, member: Member) -> Member:
         return member
     if member.id not in own or "myself" not in own[member.id].flags:
         return member  # another server sits on that address by now
-    product = "valkey" if "valkey_version" in fields else "redis"
-    version = fields.get("valkey_version") or fields.get("redis_version", "0")
-    numbers = tuple(int(part) for part in version.split(".") if re.fullmatch("[0-9]{1,9}", part))
+    product = Product.of(fields)
     view = {other.id: other.slots for other in own.values()}
     return replace(
-        own[member.id], address=member.address, product=product, version=numbers, answered=True, view=view
+        own[member.id],
+        address=member.address,
+        product=product.family,
+        version=product.version,
+        answered=True,
+        view=view,
     )
 
 
@@ -235,13 +238,9 @@ def _endpoints(reply: object, asked: Address, address_map: AddressMap) -> dict[s
 
 
 @functools.lru_cache(maxsize=256)
-def _slots_of(parts: tuple[str, ...]) -> frozenset[int]:
-    """Return the slots of parts like `5` and `0-100`; most nodes' are the same from one look to the next."""
-    served: set[int] = set()
-    for part in parts:
-        first, _, last = part.partition("-")
-        served.update(range(_slot(first), _slot(last or first) + 1))
-    return frozenset(served)
+def _slots_of(ranges: str) -> frozenset[int]:
+    """Return the slots of ranges; most nodes' are the same from one look to the next."""
+    return frozenset(replies.slots(ranges))
 
 
 def _slot(text: str) -> int:
@@ -283,7 +282,7 @@ def parse_nodes(
             flags=frozenset(flags.split(",")),
             primary_id=None if primary == "-" else primary,
             epoch=replies.integer(epoch.encode()),
-            slots=_slots_of(tuple(served)),
+            slots=_slots_of(" ".join(served)),
             migrating=migrating,
             importing=importing,
         )

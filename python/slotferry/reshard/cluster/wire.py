@@ -17,6 +17,7 @@ from slotferry.net.connector import Connector
 from slotferry.net.link import REPLY_TIMEOUT, command_name, encode, lost, malformed, shortest, unfit
 from slotferry.net.replies import MalformedReplyError, ReplyReader, bare
 from slotferry.redaction import redact
+from slotferry.text import format_slots
 
 _PIPELINE = 1000  # commands: enough to make the round trip cheap, few enough to let other clients through
 _LISTINGS = 16  # listings of slots: each may be long
@@ -206,13 +207,4 @@ def ranges_of(slots: Iterable[int]) -> list[tuple[int, int]]:
 
 def format_ranges(slots: Iterable[int]) -> str:
     """Return the slots as a person reads them: `0-5460,7000`."""
-    return ",".join(f"{a}-{b}" if a != b else str(a) for a, b in ranges_of(slots))
-
-
-def parse_ranges(text: str) -> list[int]:
-    """Return the slots that `0-5460,7000` means. Raises `ValueError`."""
-    slots: list[int] = []
-    for part in text.split(",") if text else []:
-        first, _, last = part.partition("-")
-        slots += range(int(first), int(last or first) + 1)
-    return slots
+    return format_slots(ranges_of(slots))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from slotferry._core import SLOTS
 from slotferry.net import replies
 from slotferry.net.connector import Connector
 from slotferry.net.link import lost
@@ -104,7 +103,7 @@ class ValkeyAtomic(_Atomic):
                 job
                 for job in self._jobs()
                 if not move_ended(job)
-                and wanted & set(slots_in(job["slot_ranges"]))
+                and wanted & set(replies.slots(job["slot_ranges"]))
                 and job["operation"] == "EXPORT"
             ]
             if not busy:
@@ -118,7 +117,7 @@ class ValkeyAtomic(_Atomic):
             jobs = [
                 j
                 for j in self._jobs()
-                if j["name"] not in before and set(slots_in(j["slot_ranges"])) == wanted
+                if j["name"] not in before and set(replies.slots(j["slot_ranges"])) == wanted
             ]
             if not jobs:
                 raise lost("cluster", f"forgot a slot migration at {self._pair.source}", "it is tried again")
@@ -270,18 +269,8 @@ def _jobs(reply: object, names: Sequence[str]) -> list[dict[str, str]]:
     for job in jobs:
         if missing := [name for name in names if name not in job]:
             raise replies.MalformedReplyError(f"with a job that has no {missing[0]}")
-        slots_in(job.get("slot_ranges") or job.get("slots", ""))
+        replies.slots(job.get("slot_ranges") or job.get("slots", ""))
     return jobs
-
-
-def slots_in(text: str) -> list[int]:
-    """Return the slots that ranges like `0-5,7` or `0-5 7` stand for. Raises `MalformedReplyError`."""
-    slots: list[int] = []
-    for part in text.replace(",", " ").split():
-        first, _, last = part.partition("-")
-        ends = [replies.integer(end.encode(), most=SLOTS - 1) for end in (first, last or first)]
-        slots += range(ends[0], ends[1] + 1)
-    return slots
 
 
 def move_ended(job: Mapping[str, str]) -> bool:

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 
 from slotferry.errors import RefusedError
 from slotferry.reshard.cluster.members import Cluster, Member
-from slotferry.reshard.cluster.wire import format_ranges, parse_ranges
+from slotferry.reshard.cluster.wire import format_ranges
 from slotferry.reshard.plan.model import Plan, PlannedNode
+from slotferry.text import slots_in
 
 
 def plan_shards(plan: Plan, cluster: Cluster, *, strict: bool = True) -> dict[str, Member]:
@@ -38,7 +39,7 @@ def drift_of(plan: Plan, cluster: Cluster) -> RefusedError | None:
     goes = {move.slot: move.target for move in plan.moves()}
     wrong: dict[str, list[int]] = {}
     for node in plan.nodes:
-        for slot in parse_ranges(node.slots):
+        for slot in slots_in(node.slots):
             fine = {shards[end].id for end in (node.id, goes.get(slot, node.id)) if end in shards}
             owner = cluster.owners[slot]
             if owner is None and _is_given_up(slot, node, goes, shards):

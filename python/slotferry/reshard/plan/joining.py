@@ -19,6 +19,7 @@ from slotferry.net.link import lost, unfit
 from slotferry.reshard.cluster.members import Cluster, Member
 from slotferry.reshard.cluster.methods import nodes_of
 from slotferry.reshard.cluster.wire import Wire, is_error, refused, text_of
+from slotferry.topology.product import Product
 
 _WAIT_SECONDS = 60.0
 _LOOK_SECONDS = 0.1
@@ -91,10 +92,8 @@ def _look(wire: Wire, announced: Address) -> Member:
             f"{announced} can't join the cluster: it holds keys in {', '.join(sorted(keys))}",
             hint="copy them with 'slotferry migrate' if they are needed, and empty it",
         )
-    product = "valkey" if "valkey_version" in fields else "redis"
-    version = fields.get("valkey_version") or fields.get("redis_version", "0")
-    numbers = tuple(int(part) for part in version.split(".") if re.fullmatch("[0-9]{1,9}", part))
-    return replace(member, peer=announced, product=product, version=numbers, answered=True)
+    product = Product.of(fields)
+    return replace(member, peer=announced, product=product.family, version=product.version, answered=True)
 
 
 def _fields(wire: Wire, *sections: str) -> dict[str, str]:

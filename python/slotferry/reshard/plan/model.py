@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from slotferry.errors import OptionError, RefusedError, UsageError
-from slotferry.reshard.cluster.wire import parse_ranges, ranges_of
+from slotferry.reshard.cluster.wire import ranges_of
 from slotferry.reshard.plan.balance import Move
 from slotferry.reshard.plan.joining import Joining
+from slotferry.text import slots_in
 
 _AnyPlan = TypeVar("_AnyPlan", bound="Plan")
 
@@ -87,7 +88,7 @@ class Transfer:
     @property
     def slot_list(self) -> list[int]:
         """The slots, in order."""
-        return parse_ranges(self.slots)
+        return slots_in(self.slots)
 
 
 @dataclass(frozen=True)
@@ -243,7 +244,7 @@ def count_ranges(plan: Plan) -> Mapping[str, tuple[int, int]]:
         taken[move.target].append(move.slot)
     counts = {}
     for node in plan.nodes:
-        before = parse_ranges(node.slots)
+        before = slots_in(node.slots)
         after = [slot for slot in before if slot not in moved] + taken[node.id]
         counts[node.id] = (len(ranges_of(before)), len(ranges_of(after)))
     return counts

@@ -93,7 +93,7 @@ def _check_whole(cluster: Cluster) -> None:
     if cluster.uncovered:
         raise RefusedError(
             f"the slots {format_ranges(cluster.uncovered)} have no owner",
-            hint="see 'slotferry reshard status', mend it with 'slotferry reshard fix', then plan again",
+            hint="see 'slotferry reshard status', repair it with 'slotferry reshard fix', then plan again",
         )
     down = sorted({str(cluster.members[o]) for o in cluster.owners if o and cluster.members[o].is_down})
     if down:

@@ -60,7 +60,7 @@ class FixReport:
         return {
             "type": "summary",
             "status": "completed" if self.exit_code == ExitCode.OK else "incomplete",
-            "mended_slots": self.repaired,
+            "repaired_slots": self.repaired,
             "left": [{"slot": slot, "reason": reason} for slot, reason in sorted(self.left.items())],
             "conflicts": self.conflicts,
             "conflicts_file": str(self.file) if self.conflicts else None,

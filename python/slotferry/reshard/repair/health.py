@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 from slotferry._core import SLOTS
 from slotferry.errors import SlotferryError
+from slotferry.net import replies
 from slotferry.net.connector import Connector
 from slotferry.reshard.cluster.members import Cluster, Member, read_cluster
 from slotferry.reshard.cluster.wire import Wire, count_of, format_ranges, is_error, refused, slot_commands
-from slotferry.reshard.move.atomic import migration_tasks, move_ended, slot_migrations, slots_in
+from slotferry.reshard.move.atomic import migration_tasks, move_ended, slot_migrations
 
 _LOOKS, _LOOK_SECONDS = (
     8,
@@ -155,7 +156,9 @@ def _look_at(connector: Connector, member: Member) -> tuple[dict[int, int], list
                 slots = job.get("slot_ranges") or job.get("slots", "")
                 what = f"{member} is moving them by itself: {job.get('state', 'under way')}"
                 moves.append(
-                    Finding("moving", tuple(slots_in(slots)), what, "wait, or cancel with --cancel-moves")
+                    Finding(
+                        "moving", tuple(replies.slots(slots)), what, "wait, or cancel with --cancel-moves"
+                    )
                 )
     return held, moves
 
