@@ -23,7 +23,7 @@ from slotferry.reshard.cluster.members import read_cluster
 from slotferry.reshard.cluster.wire import Wire
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.limits import Limits
-from slotferry.reshard.move.copying import lacking, replication_identity
+from slotferry.reshard.move.copying import missing_permission, replication_identity
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import run
 from tests.reshard.broken import half_moved, node_id, setslot
@@ -515,5 +515,5 @@ def test_looking_what_is_allowed_cuts_nobody_off(own: LocalCluster) -> None:
     connector = connect_to(own.url)
     with connect(node) as bystander, Wire(connector, Address(node.host, node.port)) as wire:
         number = bystander.execute("CLIENT", "ID")
-        assert lacking(wire) == ""
+        assert missing_permission(wire) == ""
         assert bystander.execute("CLIENT", "ID") == number

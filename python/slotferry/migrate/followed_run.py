@@ -92,11 +92,11 @@ class FollowedRun:
 
         records = CutoverRecords(self._options.journal_path, self._job)
         if self._options.restart:
-            told = put_back(sides.source, records)
+            messages = put_back(sides.source, records)
             records.forget_attempts()
         else:
-            told = recover(sides.source, records)
-        for text in told:
+            messages = recover(sides.source, records)
+        for text in messages:
             self._emit(Notice(text))
 
     def refuse_full_target(self, sides: Sides) -> None:

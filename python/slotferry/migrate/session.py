@@ -181,7 +181,7 @@ class Session:
             JobLock(path, self.job),
             ControlSocket(path, self.job, self.controls, self._status, answer=self.followed.answer) as socket,
         ):
-            self._history = HistoryWriter(lambda told: journal.tell(self.job, told))
+            self._history = HistoryWriter(lambda entries: journal.tell(self.job, entries))
             if socket.complaint:
                 self._emit(Notice(socket.complaint))
             self._forget_damaged(journal, self.job)

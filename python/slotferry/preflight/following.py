@@ -155,12 +155,12 @@ def _output_buffer(stream: Stream) -> Row:
         return ok("output-buffer", "a replica's output buffer has no limit")
     # The stream is read whatever the target does: what is left to bridge is a busy machine or network.
     wanted = max(1 << 20, round((stream.writes or 0.0) * _LEAST_BUFFER_SECONDS))
-    told = f"{format_bytes(hard)}, or {format_bytes(soft)} for {seconds} s" if soft else format_bytes(hard)
+    limit = f"{format_bytes(hard)}, or {format_bytes(soft)} for {seconds} s" if soft else format_bytes(hard)
     if min(limits) >= wanted:
-        return ok("output-buffer", f"a replica's output buffer may hold {told}")
+        return ok("output-buffer", f"a replica's output buffer may hold {limit}")
     return warning(
         "output-buffer",
-        f"a replica's output buffer may hold {told}: less than {format_duration(_LEAST_BUFFER_SECONDS)} of "
+        f"a replica's output buffer may hold {limit}: less than {format_duration(_LEAST_BUFFER_SECONDS)} of "
         "your writes, so the source hangs up on a slow network",
         f"CONFIG SET client-output-buffer-limit 'replica {_power_of_two(wanted) * 4 >> 20}mb "
         f"{_power_of_two(wanted) >> 20}mb 60'",
@@ -217,12 +217,12 @@ def _calls(node: Node) -> dict[str, int]:
 
 def _buffer_limits(node: Node) -> tuple[int, int, int] | None:
     try:
-        told = node.parsed(replies.pairs, "CONFIG", "GET", "client-output-buffer-limit")
+        setting = node.parsed(replies.pairs, "CONFIG", "GET", "client-output-buffer-limit")
     except ResponseError:
         return None
     match = re.search(
         r"\b(?:slave|replica) ([0-9]{1,18}) ([0-9]{1,18}) ([0-9]{1,9})",
-        told.get("client-output-buffer-limit", ""),
+        setting.get("client-output-buffer-limit", ""),
     )
     return None if match is None else (int(match[1]), int(match[2]), int(match[3]))
 

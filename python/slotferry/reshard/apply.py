@@ -250,7 +250,7 @@ class _Applier:
         mover.ends.look(cluster, shards, todo)
         self._start_telling(cluster, shards, todo)
         addresses = sorted({m.address for m in shards.values()})
-        last_move, told = time.monotonic(), ""
+        last_move, noticed = time.monotonic(), ""
         workers = max(1, len(shards) - 1)
         with (
             LatencyWatch(self._connector, self._scheduler, addresses),
@@ -262,14 +262,14 @@ class _Applier:
                 done_before = self._tally.advance
                 trouble = mover.move(pool, cluster, shards, todo, self._tick)
                 if self._tally.advance > done_before:
-                    last_move, told = time.monotonic(), ""
+                    last_move, noticed = time.monotonic(), ""
                 held = trouble is None and self._scheduler.holds
                 if trouble is not None:
                     if time.monotonic() - last_move > self._options.retry_for:
                         raise trouble
-                    if trouble.message != told:
-                        told = trouble.message
-                        self._notice(f"{told}; trying again")
+                    if trouble.message != noticed:
+                        noticed = trouble.message
+                        self._notice(f"{noticed}; trying again")
                     self._nap("a target is full" if mover.full else "a node is away")
                 elif held:
                     self._hold(mover)
@@ -310,12 +310,12 @@ class _Applier:
     def _hold(self, mover: Mover) -> None:
         """Wait while the scheduler holds, without connections: servers may end silent ones."""
         mover.close()
-        told = ""
+        noticed = ""
         for condition in self._scheduler.held():
             self._tick(condition)
-            if self._scheduler.others and not told:
-                told = self._scheduler.others
-                self._notice(f"{told}; waiting until it has ended")
+            if self._scheduler.others and not noticed:
+                noticed = self._scheduler.others
+                self._notice(f"{noticed}; waiting until it has ended")
             time.sleep(TICK_SECONDS)
 
     def _open_outside_window(self, journal: ReshardJournal, cluster: Cluster) -> set[int]:

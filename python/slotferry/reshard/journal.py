@@ -298,6 +298,6 @@ class ReshardJournal:
 
 def _why(summary: str | None) -> str:
     """Return what a run's summary says about why it ended."""
-    told = {} if summary is None else json.loads(summary)
-    error = told.get("error") or {}
-    return str(error.get("message") or told.get("reason") or "")
+    summary_fields = {} if summary is None else json.loads(summary)
+    error = summary_fields.get("error") or {}
+    return str(error.get("message") or summary_fields.get("reason") or "")

@@ -158,8 +158,8 @@ class TargetFacts:
     @property
     def rdb_versions(self) -> list[int]:
         """The RDB versions that every primary takes; empty where one of them does not tell."""
-        told = [primary.rdb_versions or frozenset() for primary in self.primaries]
-        return sorted(frozenset.intersection(*told)) if told else []
+        taken = [primary.rdb_versions or frozenset() for primary in self.primaries]
+        return sorted(frozenset.intersection(*taken)) if taken else []
 
     @property
     def fingerprint(self) -> str:

@@ -27,8 +27,8 @@ UNKNOWN = TargetLimits()
 
 def ask_limits(node: Node) -> TargetLimits:
     """Ask a node, whose user may lack the right to. Raises `SlotferryError` where it goes away."""
-    told = node.call_many([("CONFIG", "GET", name) for name in _SETTINGS])
-    return TargetLimits(*map(lambda name, reply: _number(node, name, reply), _SETTINGS, told))
+    replies = node.call_many([("CONFIG", "GET", name) for name in _SETTINGS])
+    return TargetLimits(*map(lambda name, reply: _number(node, name, reply), _SETTINGS, replies))
 
 
 def smallest(limits: Sequence[TargetLimits]) -> TargetLimits:

@@ -276,12 +276,12 @@ class JournalReader:
             "SELECT run, at, last, kind, message, count FROM story WHERE job = ? AND run > ? ORDER BY at, id",
             *(name, since),
         )
-        told = [HistoryEntry(*row) for row in rows]
+        entries = [HistoryEntry(*row) for row in rows]
         for run in runs:
             if run.number > since:
-                last = max((entry.last for entry in told if entry.run == run.number), default=run.started)
-                told += _begin_and_end(run, last)
-        return sorted(told, key=lambda entry: (entry.run, entry.at))
+                last = max((entry.last for entry in entries if entry.run == run.number), default=run.started)
+                entries += _begin_and_end(run, last)
+        return sorted(entries, key=lambda entry: (entry.run, entry.at))
 
     def has_cutovers(self, name: str) -> bool:
         """Whether a job has tried to cut over, or has left a setting of its source changed."""
@@ -312,10 +312,10 @@ class JournalReader:
 def _begin_and_end(run: RunRecord, last: float) -> list[HistoryEntry]:
     """Return a run's begin and end; of one that was killed, the end is when it told something `last`."""
     begun = f"run {run.number} {'resumed' if run.resumed else 'began'} on {run.host}"
-    told = [HistoryEntry(run.number, run.started, run.started, "run", begun)]
+    entries = [HistoryEntry(run.number, run.started, run.started, "run", begun)]
     if run.status != "running":
         at = last if run.ended is None else run.ended
         why = f": {run.error_message}" if run.error_message else ""
         message = f"run {run.number} {run.status.replace('_', ' ')}{why}"
-        told.append(HistoryEntry(run.number, at, at, "run", message))
-    return told
+        entries.append(HistoryEntry(run.number, at, at, "run", message))
+    return entries

@@ -118,7 +118,7 @@ class Accounting:
         to the next run. Raises `TargetLostError`.
         """
         deadline = time.monotonic() + (self._driver.options.retry_for if wait else 0.0)
-        told = False
+        noticed = False
         while True:
             self._driver.cancel.check()
             try:
@@ -135,9 +135,9 @@ class Accounting:
                         f"the target can't be asked whether it still has what was written: {error}",
                         hint=RESUME_HINT,
                     ) from error
-                if not told:
+                if not noticed:
                     self._tell(f"all is written; waiting to see whether the target still has it: {error}")
-                    told = True
+                    noticed = True
                 time.sleep(_AGAIN_SECONDS)
         self._observe(now)
         if not self._counted:

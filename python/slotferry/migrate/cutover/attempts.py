@@ -70,8 +70,8 @@ class Attempt:
         try:
             records.keep(report, self.steps)
         except JournalError as error:
-            told = f"what came of it is not in the journal: {error}"
-            return replace(report, warning=f"{report.warning}; {told}" if report.warning else told)
+            problem = f"what came of it is not in the journal: {error}"
+            return replace(report, warning=f"{report.warning}; {problem}" if report.warning else problem)
         return report
 
     def perform(self, cutover: Cutover, records: CutoverRecords) -> None:

@@ -384,17 +384,17 @@ class Cutover:
         """Count what is written at the source until the hold is over. Ends early where that is asked for."""
         fence, until = self._found.fence, time.monotonic() + self._options.hold
         pause = threading.Event()
-        told = 0
+        reported = 0
         if fence is None or not self._options.hold:
             return
         self._tell("hold", "begun", f"writes at the source are counted for {self._options.hold:g} s")
         while time.monotonic() < until and not self._cancel.level and not watch.broken:
             pause.wait(max(0.0, min(_HOLD_TICK_SECONDS, until - time.monotonic())))
-            if watch.written(fence.offset).keys <= told:
+            if watch.written(fence.offset).keys <= reported:
                 continue
             written = self._written(watch, _try_to_read(node))
-            if written.keys > told:
-                told = written.keys
+            if written.keys > reported:
+                reported = written.keys
                 self._tell("hold", "failed", _describe(written))
 
     def _look_once_more(self, watch: StreamWatch) -> None:

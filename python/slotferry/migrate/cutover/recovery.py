@@ -25,7 +25,7 @@ def recover(source: Connector, records: CutoverRecords) -> list[str]:
             f"the job {job} is cut over already",
             hint="the application speaks to the target: to begin anew, discard the job",
         )
-    told = put_back(source, records)
+    messages = put_back(source, records)
     for attempt in attempts:
         if attempt.outcome:
             continue
@@ -36,8 +36,10 @@ def recover(source: Connector, records: CutoverRecords) -> list[str]:
                 f"'slotferry cutover {job} --undo' and run it again",
             )
         records.end(attempt.number, "abandoned", f"it was killed in the step {attempt.step}")
-        told.append(f"the cut-over {attempt.number} was killed in the step {attempt.step}: it is abandoned")
-    return told
+        messages.append(
+            f"the cut-over {attempt.number} was killed in the step {attempt.step}: it is abandoned"
+        )
+    return messages
 
 
 def undo(source: Connector, records: CutoverRecords) -> list[str]:
@@ -46,9 +48,9 @@ def undo(source: Connector, records: CutoverRecords) -> list[str]:
     Returns a sentence about each thing done. For a job that nobody runs. What is cut over stays so. Raises
     `SlotferryError`.
     """
-    told = put_back(source, records)
+    messages = put_back(source, records)
     for attempt in records.attempts():
         if not attempt.outcome:
             records.end(attempt.number, "abandoned", "it was killed, and undone")
-            told.append(f"the cut-over {attempt.number}, which was killed, is undone")
-    return told
+            messages.append(f"the cut-over {attempt.number}, which was killed, is undone")
+    return messages

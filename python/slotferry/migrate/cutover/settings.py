@@ -43,12 +43,12 @@ def write_setting(node: Node, name: str, value: str) -> None:
 
 def put_back(source: Connector, records: CutoverRecords) -> list[str]:
     """Put back every setting that the journal has; return a sentence about each. Raises `SlotferryError`."""
-    told = []
+    messages = []
     for setting in reversed(records.changed_settings()):
         with _open(source, setting.node) as node:
-            told.append(_put_back(node, setting))
+            messages.append(_put_back(node, setting))
         records.forget(setting)
-    return told
+    return messages
 
 
 def _open(source: Connector, name: str) -> Node:

@@ -19,6 +19,8 @@ from slotferry.reshard.cluster.members import Member, parse_nodes
 from slotferry.reshard.cluster.wire import Wire, slot_commands
 
 MethodName = Literal["auto", "setslot", "atomic"]
+OnProgress = Callable[[int, int], None]
+"""Hears of keys and bytes as they arrive."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,10 @@ class Method(Protocol):
     most_slots: int
     most_bytes: int
 
-    def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
+    def move(self, slots: Sequence[int], on_progress: OnProgress, *, shared: bool = False) -> Moved:
         """Move the slots. Raises `SlotferryError`.
 
-        `told` hears of keys and bytes as they arrive; `shared` says that the source feeds another target too.
+        `on_progress` hears of keys and bytes as they arrive; `shared`: the source feeds another target too.
         """
 
     def close(self) -> None:

@@ -5,14 +5,14 @@ Invariant: nothing is half moved. On failure the servers undo what they have beg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from slotferry.net import replies
 from slotferry.net.connector import Connector
 from slotferry.net.link import lost
 from slotferry.net.replies import bare
 from slotferry.reshard.cluster.members import Member
-from slotferry.reshard.cluster.methods import Moved, Pair, itself
+from slotferry.reshard.cluster.methods import Moved, OnProgress, Pair, itself
 from slotferry.reshard.cluster.wire import (
     Wire,
     count_of,
@@ -55,7 +55,7 @@ class ValkeyAtomic(_Atomic):
     name = "valkey-atomic"
     _TIMES = 3
 
-    def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
+    def move(self, slots: Sequence[int], on_progress: OnProgress, *, shared: bool = False) -> Moved:
         """Hand the slots over as one job of the servers; see `Method.move`."""
         del shared  # the servers do one after the other
         outcome = Moved()
@@ -63,7 +63,7 @@ class ValkeyAtomic(_Atomic):
         here = itself(self._source, self._pair.source)
         there = itself(self._target, self._pair.target)
         wanted = _still_to_move(slots, here, there, outcome)
-        _count_arrived(self._target, outcome, told)
+        _count_arrived(self._target, outcome, on_progress)
         if not wanted:
             return outcome
         keys = _keys_in(self._source, wanted)
@@ -80,7 +80,7 @@ class ValkeyAtomic(_Atomic):
             return outcome
         outcome.moved += wanted
         outcome.keys += keys
-        told(keys, 0)
+        on_progress(keys, 0)
         return outcome
 
     def _refused(self, reply: bytes, slots: Sequence[int], outcome: Moved) -> Moved:
@@ -158,7 +158,7 @@ class RedisAtomic(_Atomic):
 
     name = "redis-atomic"
 
-    def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
+    def move(self, slots: Sequence[int], on_progress: OnProgress, *, shared: bool = False) -> Moved:
         """Let the target import the slots as one task; see `Method.move`."""
         del shared
         outcome = Moved()
@@ -166,7 +166,7 @@ class RedisAtomic(_Atomic):
         here = itself(self._source, self._pair.source)
         there = itself(self._target, self._pair.target)
         wanted = _still_to_move(slots, here, there, outcome)
-        _count_arrived(self._target, outcome, told)
+        _count_arrived(self._target, outcome, on_progress)
         if not wanted:
             return outcome
         keys = _keys_in(self._source, wanted)
@@ -184,7 +184,7 @@ class RedisAtomic(_Atomic):
         self._await_end(self._target.take(replies.text, task, "CLUSTER MIGRATION"), wanted)
         outcome.moved += wanted
         outcome.keys += keys
-        told(keys, 0)
+        on_progress(keys, 0)
         return outcome
 
     def _await_others(self) -> None:
@@ -225,11 +225,11 @@ def _still_to_move(slots: Sequence[int], here: Member, there: Member, outcome: M
     return wanted
 
 
-def _count_arrived(target: Wire, outcome: Moved, told: Callable[[int, int], None]) -> None:
+def _count_arrived(target: Wire, outcome: Moved, on_progress: OnProgress) -> None:
     """Count the keys of slots that the servers went on to move after an earlier run of ours had ended."""
     if outcome.moved:
         outcome.keys += _keys_in(target, outcome.moved)
-        told(outcome.keys, 0)
+        on_progress(outcome.keys, 0)
 
 
 def _keys_in(wire: Wire, slots: Sequence[int]) -> int:

@@ -23,7 +23,7 @@ from slotferry.net import replies
 from slotferry.net.connector import Connector
 from slotferry.net.link import encode, lost
 from slotferry.reshard.cluster.members import Cluster, Member
-from slotferry.reshard.cluster.methods import Pair, correct_owner, itself
+from slotferry.reshard.cluster.methods import OnProgress, Pair, correct_owner, itself
 from slotferry.reshard.cluster.wire import Wire, format_ranges, is_error, refused, slot_commands
 from slotferry.reshard.journal import ReshardJournal
 from slotferry.reshard.limits import Scheduler
@@ -52,7 +52,7 @@ def can_copy(source: Member, target: Member) -> bool:
     return source.product == target.product == "redis"
 
 
-def lacking(wire: Wire) -> str:
+def missing_permission(wire: Wire) -> str:
     """Return the command of a handover that the user may not run there; empty where it may run all.
 
     The probes change nothing: the key is nobody's, and so is the client's number. It is not 0, which stands
@@ -162,7 +162,7 @@ class SlotCopier:
             self._beside = ThreadPoolExecutor(1, "slotferry-copy")
         return self._beside.submit(handover.hand_over, ready)
 
-    def end(self, under_way: HandingOver, told: Callable[[int, int], None]) -> Handed:
+    def end(self, under_way: HandingOver, on_progress: OnProgress) -> Handed:
         """Wait for what was begun. Slots that were not handed over are as before, but the target imports."""
         result = Handed()
         refusals = []
@@ -176,7 +176,7 @@ class SlotCopier:
                 result.error = lost("cluster", f"was lost at {node}: {why}", "see whether that node runs")
             elif fate == "refused":
                 refusals.append(why)
-        told(result.keys, result.bytes)
+        on_progress(result.keys, result.bytes)
         self._scheduler.pay(result.bytes)
         if result.keys:
             self._bytes_per_key = result.bytes / result.keys

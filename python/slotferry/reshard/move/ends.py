@@ -12,7 +12,7 @@ from slotferry.errors import SlotferryError
 from slotferry.net.connector import Connector
 from slotferry.reshard.cluster.members import Cluster, Member
 from slotferry.reshard.cluster.wire import Wire, count_of, is_error, slot_commands
-from slotferry.reshard.move.copying import can_copy, lacking, replication_identity
+from slotferry.reshard.move.copying import can_copy, missing_permission, replication_identity
 from slotferry.reshard.plan.balance import Move
 
 
@@ -67,7 +67,7 @@ class Ends:
             try:
                 member = cluster.members[node]
                 with Wire(self._connector, member.address) as wire:
-                    if command := lacking(wire):
+                    if command := missing_permission(wire):
                         self._say_slow(f"{member}: the user may not run {command}")
                         self._foreign.update(goes.get(node, []))
                         continue

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from slotferry.errors import SlotferryError
 from slotferry.net.connector import Connector
 from slotferry.net.link import encode, lost
-from slotferry.reshard.cluster.methods import Moved, Pair
+from slotferry.reshard.cluster.methods import Moved, OnProgress, Pair
 from slotferry.reshard.cluster.wire import Wire, decode_key, is_error, refused, slot_commands, text_of
 from slotferry.reshard.limits import Scheduler
 from slotferry.reshard.move.conflicts import ConflictFile, Keep
@@ -132,7 +132,7 @@ class KeyBatches:
         self,
         listed: Sequence[tuple[int, Listed]],
         outcome: Moved,
-        told: Callable[[int, int], None],
+        on_progress: OnProgress,
         conflicted: set[int],
     ) -> None:
         """Send the listed keys; `conflicted` takes the slots where one differs between the two nodes.
@@ -151,13 +151,13 @@ class KeyBatches:
                     self.source.set_timeout(timeout * 2 * _DEPTH)
                     self.source.send(self._migrate(batch, timeout))
                     if len(under_way) >= self._depth:
-                        self._settle(under_way.popleft(), outcome, told, conflicted)
+                        self._settle(under_way.popleft(), outcome, on_progress, conflicted)
             while under_way:
-                self._settle(under_way.popleft(), outcome, told, conflicted)
+                self._settle(under_way.popleft(), outcome, on_progress, conflicted)
         except NoRoomError:
             while under_way:  # so that nothing moves any more, and every reply is read
                 with suppress(NoRoomError):
-                    self._settle(under_way.popleft(), outcome, told, conflicted)
+                    self._settle(under_way.popleft(), outcome, on_progress, conflicted)
             raise
 
     def _batches(self, listed: Listed) -> Iterable[tuple[Sequence[bytes], int]]:
@@ -180,7 +180,7 @@ class KeyBatches:
         self,
         done: tuple[int, Sequence[bytes], int, float],
         outcome: Moved,
-        told: Callable[[int, int], None],
+        on_progress: OnProgress,
         conflicted: set[int],
     ) -> None:
         slot, batch, size, _ = done
@@ -195,7 +195,7 @@ class KeyBatches:
             outcome.bytes += size
             keys, held = self.sent.get(slot, (0, 0))
             self.sent[slot] = keys + len(batch), held + size
-            told(len(batch), size)
+            on_progress(len(batch), size)
             return
         text = text_of(reply)
         if "BUSYKEY" in text:

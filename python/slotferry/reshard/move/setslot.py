@@ -12,7 +12,7 @@ from slotferry.errors import SlotferryError
 from slotferry.net.connector import Connector
 from slotferry.net.link import lost
 from slotferry.reshard.cluster.members import Member
-from slotferry.reshard.cluster.methods import Moved, Pair, correct_owner, itself, nodes_of
+from slotferry.reshard.cluster.methods import Moved, OnProgress, Pair, correct_owner, itself, nodes_of
 from slotferry.reshard.cluster.wire import (
     Wire,
     count_of,
@@ -74,7 +74,7 @@ class SetslotMigrate:
         if self._copier is not None:
             self._copier.close()
 
-    def move(self, slots: Sequence[int], told: Callable[[int, int], None], *, shared: bool = False) -> Moved:
+    def move(self, slots: Sequence[int], on_progress: OnProgress, *, shared: bool = False) -> Moved:
         """Move the slots, all of them open at once; see `Method.move`."""
         self._keys.begin(shared=shared)
         outcome = Moved()
@@ -82,7 +82,7 @@ class SetslotMigrate:
         wanted = self._sort_out(slots, here, there, outcome)
         if not wanted:
             return outcome
-        rest = self._hand_over(wanted, here, there, outcome, told)
+        rest = self._hand_over(wanted, here, there, outcome, on_progress)
         if outcome.full is not None:
             return outcome
         if self._copier is not None and self._scheduler.holds:
@@ -90,7 +90,7 @@ class SetslotMigrate:
         listed = self._keys.listed(rest, outcome, opened=here.migrating.keys())
         self._close_at_target([s for s in rest if s in outcome.left and s not in here.migrating])
         opened = self._open([slot for slot in rest if slot not in outcome.left], outcome)
-        self._complete(opened, listed, outcome, told)
+        self._complete(opened, listed, outcome, on_progress)
         return outcome
 
     def _complete(
@@ -98,11 +98,11 @@ class SetslotMigrate:
         slots: Sequence[int],
         listed: Mapping[int, Listed],
         outcome: Moved,
-        told: Callable[[int, int], None],
+        on_progress: OnProgress,
     ) -> None:
         """Move the keys of open slots, and make the slots the target's."""
         try:
-            conflicted = self._empty(slots, listed, outcome, told)
+            conflicted = self._empty(slots, listed, outcome, on_progress)
         except NoRoomError as error:
             filled = set(self._source.filled(slots))
             self._finish([slot for slot in slots if slot not in filled], outcome)
@@ -117,7 +117,7 @@ class SetslotMigrate:
         slots: Sequence[int],
         listed: Mapping[int, Listed],
         outcome: Moved,
-        told: Callable[[int, int], None],
+        on_progress: OnProgress,
     ) -> set[int]:
         """Move keys until none is left. Return the slots where keys stay because they differ."""
         conflicted: set[int] = set()
@@ -125,14 +125,14 @@ class SetslotMigrate:
         while remaining:
             before = outcome.keys
             tried = any(listed[slot].keys for slot in remaining)
-            self._keys.move([(slot, listed[slot]) for slot in remaining], outcome, told, conflicted)
+            self._keys.move([(slot, listed[slot]) for slot in remaining], outcome, on_progress, conflicted)
             remaining = self._source.filled([slot for slot in remaining if slot not in conflicted])
             if remaining and tried and outcome.keys == before:
                 self._scheduler.nap(0.05, "some keys do not move yet")
             listed = self._keys.listed(remaining, outcome, opened=None)
         return conflicted
 
-    def roll_back(self, slots: Sequence[int], outcome: Moved, told: Callable[[int, int], None]) -> RolledBack:
+    def roll_back(self, slots: Sequence[int], outcome: Moved, on_progress: OnProgress) -> RolledBack:
         """Close the slots that `move` has left open because the target was full.
 
         No process may be recorded any more that they are copied from: keys lie on the target alone now.
@@ -143,7 +143,7 @@ class SetslotMigrate:
         size = sum(self._keys.sent.get(slot, (0, 0))[1] for slot in back.closed)
         outcome.keys -= keys
         outcome.bytes -= size
-        told(-keys, -size)
+        on_progress(-keys, -size)
         return back
 
     def move_back(self, slots: Sequence[int]) -> Moved:
@@ -219,7 +219,7 @@ class SetslotMigrate:
         here: Member,
         there: Member,
         outcome: Moved,
-        told: Callable[[int, int], None],
+        on_progress: OnProgress,
     ) -> list[int]:
         """Hand over what can be handed over whole, a part at a time; return the slots that can't be.
 
@@ -241,11 +241,11 @@ class SetslotMigrate:
         }
         self._to_close = []
         try:
-            handed = self._hand_over_parts(copier, copier.parts(counts), here, outcome, told)
-            self._close_handed(outcome, told)
+            handed = self._hand_over_parts(copier, copier.parts(counts), here, outcome, on_progress)
+            self._close_handed(outcome, on_progress)
         except Exception:
             with suppress(SlotferryError):
-                self._close_after_failure(outcome, told)
+                self._close_after_failure(outcome, on_progress)
             raise
         return [slot for slot in slots if slot not in handed]
 
@@ -255,7 +255,7 @@ class SetslotMigrate:
         parts: Iterable[list[int]],
         here: Member,
         outcome: Moved,
-        told: Callable[[int, int], None],
+        on_progress: OnProgress,
     ) -> set[int]:
         """Return the slots that were handed over; the last of them are still to be closed."""
         handed: set[int] = set()
@@ -263,7 +263,7 @@ class SetslotMigrate:
             if self._scheduler.holds:
                 break
             if self._scheduler.is_limited:
-                self._close_handed(outcome, told)  # no slot is open while one waits for a turn
+                self._close_handed(outcome, on_progress)  # no slot is open while one waits for a turn
             self._scheduler.check_abandoned()
             self._scheduler.wait_turn(0)
             if number:
@@ -274,9 +274,9 @@ class SetslotMigrate:
             correct_owner(self._target, closed, self.pair.source.id, self._seen_by_target)
             under_way = copier.begin(closed, self._source, self._target)
             try:
-                self._close_handed(outcome, told)
+                self._close_handed(outcome, on_progress)
             finally:
-                result = copier.end(under_way, told)
+                result = copier.end(under_way, on_progress)
                 outcome.keys += result.keys
                 outcome.bytes += result.bytes
                 handed.update(result.slots)
@@ -287,13 +287,13 @@ class SetslotMigrate:
                 break
         return handed
 
-    def _close_handed(self, outcome: Moved, told: Callable[[int, int], None]) -> None:
+    def _close_handed(self, outcome: Moved, on_progress: OnProgress) -> None:
         """Make slots the target's that were handed over, with what has come into them meanwhile."""
         slots = self._to_close
-        self._complete(slots, dict.fromkeys(slots, Listed((), ())), outcome, told)
+        self._complete(slots, dict.fromkeys(slots, Listed((), ())), outcome, on_progress)
         self._to_close = []
 
-    def _close_after_failure(self, outcome: Moved, told: Callable[[int, int], None]) -> None:
+    def _close_after_failure(self, outcome: Moved, on_progress: OnProgress) -> None:
         """Close what was handed over, over new connections: to the old ones, replies may be outstanding."""
         if not self._to_close:
             return
@@ -306,7 +306,7 @@ class SetslotMigrate:
             wire.set_timeout(_LAST_TRY_SECONDS)
         # Some may be the target's already.
         self._to_close = self._sort_out(self._to_close, *self._states(), outcome)
-        self._close_handed(outcome, told)
+        self._close_handed(outcome, on_progress)
 
     def _leave_unbegun(self, slots: Sequence[int], here: Member) -> list[int]:
         """Close what need not be begun any more; return the slots that an earlier run has begun."""
