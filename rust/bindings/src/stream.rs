@@ -28,7 +28,8 @@ pub(crate) fn stream_keys<'py>(
             let kind = match effect {
                 Effect::Key { database, name }
                 | Effect::KeyInPart { database, name, .. }
-                | Effect::Elements { database, name, .. } => {
+                | Effect::Elements { database, name, .. }
+                | Effect::Ends { database, name, .. } => {
                     touched.push((offset, database, PyBytes::new(py, name)));
                     return false;
                 }

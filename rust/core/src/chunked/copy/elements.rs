@@ -75,7 +75,7 @@ pub(crate) enum Whither {
 impl Copy<'_> {
     /// Whether the key is written, so that its elements have to be followed while it is copied.
     pub(crate) fn moves(&self, kind: Kind) -> bool {
-        let can = matches!(kind, Kind::Set | Kind::SortedSet | Kind::Hash);
+        let can = matches!(kind, Kind::Set | Kind::SortedSet | Kind::Hash | Kind::List);
         let follow = self.engine.follow.as_ref();
         can && follow.is_some_and(|follow| follow.owns(self.big.page) || follow.has(&self.big.source))
     }
@@ -99,7 +99,11 @@ impl Copy<'_> {
             .shared
             .ledger()
             .set_big_position(&self.big.source, None);
-        match self.build(look, temporary).await {
+        let built = match look.kind {
+            Kind::List => self.build_list(temporary, look.length).await,
+            _ => self.build(look, temporary).await,
+        };
+        match built {
             Ok((expires_at, bytes, count)) => {
                 follow.publish_elements(self.engine, &self.big.source, expires_at, count);
                 Ok(Some(Done::Settled(Outcome::Migrated, bytes)))
@@ -223,7 +227,7 @@ impl Copy<'_> {
     }
 
     /// As [`Self::pause`], for a key that is written meanwhile.
-    async fn pause_moving(&self) -> Attempt<()> {
+    pub(crate) async fn pause_moving(&self) -> Attempt<()> {
         if !self.engine.may_read_part().await {
             return Err(Stop::Drained);
         }

@@ -6,6 +6,8 @@
 mod elements;
 mod existing;
 mod groups;
+mod list_target;
+mod lists;
 mod one_key;
 mod rounds;
 mod second_look;
@@ -232,7 +234,7 @@ impl Engine {
                     self.stop(error.kind, error.message);
                     return Ended::Left;
                 }
-                Stop::Moved | Stop::Gone | Stop::Ordinary => {}
+                Stop::Moved | Stop::Gone | Stop::Ordinary | Stop::Uncertain(_) => {}
                 Stop::Source(reason) => {
                     let since = cuts.lost(self, big, copy.source.opened, now);
                     if let Some(times) = cuts.too_many(copy.source.opened, now - since, self.spec.retry_for) {

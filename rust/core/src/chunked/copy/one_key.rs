@@ -49,6 +49,8 @@ pub(crate) enum Stop {
     Gone,
     /// Its elements can't be followed: it is copied the ordinary way, at once.
     Ordinary,
+    /// What the target has of a key that is followed there is not certain any more.
+    Uncertain(String),
 }
 
 pub(crate) type Attempt<T> = Result<T, Stop>;

@@ -12,7 +12,7 @@ use crate::chunked::copy::Big;
 use crate::chunked::copy::elements::Whither;
 use crate::chunked::copy::one_key::{Attempt, Copy, Stop};
 use crate::chunked::copy::source::Source;
-use crate::chunked::parts::CHUNK_BYTES;
+use crate::chunked::parts::{CHUNK_BYTES, Kind};
 use crate::error::ErrorKind;
 use crate::job::engine::Engine;
 use crate::job::follow::{Cuts, Follow, Round};
@@ -115,6 +115,7 @@ impl Engine {
             // It is deleted as any key.
             Err(Stop::Gone | Stop::Ordinary) => follow.leave_round(&round.key),
             // Copied whole it is met as any key.
+            Err(Stop::Uncertain(why)) => follow.leave_list(self, &round, &why),
             Err(Stop::Changed(why)) => follow.give_up_elements(self, &round.key, why),
             Err(Stop::Failed(FailureKind::Denied, why, _)) => {
                 follow.leave_round(&round.key);
@@ -154,6 +155,9 @@ impl Copy<'_> {
     /// Read and write the elements of a round, a chunk at a time. Where the job is paused meanwhile, those that are
     /// written are taken out of it.
     async fn write_round(&mut self, round: &mut Round) -> Attempt<u64> {
+        if round.kind == Kind::List {
+            return self.write_list_round(round).await;
+        }
         let mut written = 0;
         loop {
             self.engine.limiter.take(0, CHUNK_BYTES);

@@ -96,6 +96,10 @@ impl Follower for Listener {
                 let touch = self.touch(offset, selected);
                 self.follow.touch_elements(&self.engine, name, elements, touch);
             }
+            Effect::Ends { name, change, .. } => {
+                let touch = self.touch(offset, selected);
+                self.follow.touch_ends(&self.engine, name, change, touch);
+            }
             Effect::Flushed(database) => {
                 if database.is_none_or(|database| database == own) {
                     add(&figures.flushes, 1);
@@ -130,6 +134,9 @@ impl Follower for Listener {
     fn received(&mut self, offset: u64, selected: u32, commands: u64, writes: u64) {
         if let Some(position) = &mut self.follow.stream.borrow_mut().position {
             (position.offset, position.database) = (offset, selected);
+        }
+        if self.follow.awaited.get() > 0 {
+            self.follow.arrived.notify_waiters();
         }
         add(&self.follow.figures.commands, commands);
         add(&self.follow.figures.writes, writes);

@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::positions::Positions;
 use super::{COALESCE, Follow, add};
 use crate::chunked::copy::{Big, CUT_PATIENCE, MOST_CUTS};
 use crate::chunked::parts::Kind;
@@ -24,14 +25,14 @@ const ELEMENT_BYTES: usize = 64;
 
 /// One key.
 #[derive(Debug)]
-struct Part {
+pub(super) struct Part {
     slot: u16,
     target: Vec<u8>,
-    kind: Kind,
+    pub(super) kind: Kind,
     /// Touched and not read since.
     elements: HashSet<Vec<u8>>,
     /// The first touch of those, or of the key's expiry.
-    first: Option<Touch>,
+    pub(super) first: Option<Touch>,
     /// The first touch of those that are being read and written.
     in_hand: Option<Touch>,
     /// It is being built under another name; the touch that was taken out of the set for it.
@@ -44,6 +45,8 @@ struct Part {
     /// How many elements may be read in one go, as far as that is known.
     count: usize,
     cuts: Cuts,
+    /// Of a list.
+    pub(super) positions: Positions,
 }
 
 /// Connections that ended, one after another, while a round went over them.
@@ -79,7 +82,7 @@ pub(crate) struct Round {
 /// The keys.
 #[derive(Debug, Default)]
 pub(super) struct Parts {
-    keys: HashMap<Rc<[u8]>, Part>,
+    pub(super) keys: HashMap<Rc<[u8]>, Part>,
     bytes: usize,
     /// A key of which elements are being written now; it may be followed so no longer.
     in_round: Option<Rc<[u8]>>,
@@ -147,6 +150,7 @@ fn kind_of(container: Container) -> Kind {
         Container::Set => Kind::Set,
         Container::SortedSet => Kind::SortedSet,
         Container::Hash => Kind::Hash,
+        Container::List => Kind::List,
     }
 }
 
@@ -176,6 +180,10 @@ impl Follow {
             return;
         };
         part.first.get_or_insert(touch);
+        if part.kind == Kind::List {
+            // An expiry, which adds nothing to the length.
+            part.positions.note(touch, None);
+        }
         for element in elements {
             if !part.elements.contains(element) {
                 parts.bytes += element.len() + ELEMENT_BYTES;
@@ -236,6 +244,7 @@ impl Follow {
             not_before: 0,
             count: 1,
             cuts: Cuts::default(),
+            positions: Positions::default(),
         };
         // Recorded by name, it does not hold the mark however long it takes.
         touched.owe_copying(&big.source);
@@ -298,6 +307,10 @@ impl Follow {
     /// The keys that an earlier run followed by their elements.
     pub(super) fn go_on_with_elements(&self, engine: &Engine) {
         for (key, kind) in self.left_followed.take() {
+            // What was written of a list behind the mark is not known: once it is touched, it is copied whole.
+            if kind == Kind::List {
+                continue;
+            }
             let placed = engine.with_naming(|naming| match naming {
                 None => Some((key.clone(), crate::slot::key_slot(&key))),
                 Some((map, scratch)) => map.place(&key, scratch).map(|(name, slot)| (name.to_vec(), slot)),
@@ -316,6 +329,7 @@ impl Follow {
                     not_before: 0,
                     count: 1,
                     cuts: Cuts::default(),
+                    positions: Positions::default(),
                 };
                 self.parts.borrow_mut().keys.insert(Rc::from(key), part);
             }

@@ -8,7 +8,9 @@ mod apart;
 mod attached;
 mod elements;
 mod given_up;
+mod lists;
 mod pages;
+mod positions;
 mod scanned;
 #[cfg(test)]
 mod tests;
@@ -31,6 +33,8 @@ pub(crate) use apart::is_apart;
 use elements::Parts;
 pub(crate) use elements::{Cuts, Round};
 use given_up::GivenUp;
+pub(crate) use lists::Unread;
+pub(crate) use positions::Run;
 use scanned::Scanned;
 
 /// A key that was touched waits for so long, so that one that is written all the time is copied a few times a second.
@@ -140,6 +144,9 @@ pub(crate) struct Follow {
     pub woken: Notify,
     /// Wakes who publishes: something has landed that is waited for.
     progressed: Notify,
+    /// Wakes those, so many, who wait for the stream to come to an offset.
+    arrived: Notify,
+    awaited: Cell<u32>,
 }
 
 impl Follow {
@@ -167,6 +174,8 @@ impl Follow {
             over: Cell::new(false),
             woken: Notify::new(),
             progressed: Notify::new(),
+            arrived: Notify::new(),
+            awaited: Cell::new(0),
             spec,
         }
     }

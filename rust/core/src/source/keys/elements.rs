@@ -1,7 +1,11 @@
-//! Which arguments of a command name the elements that it touches, of a set, a sorted set or a hash.
+//! Which arguments of a command name the elements that it touches, of a set, a sorted set or a hash; and which commands
+//! touch the ends of a list alone (`ends.rs`).
 //!
 //! Invariant: what is named is all that the command changes of the key, but for the key's own expiry; one argument too
 //! many does no harm, as an element is read before it is written.
+
+use crate::source::keys::ends;
+use crate::source::keys::ends::{Change, Ends};
 
 /// What a key holds whose elements are named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +16,8 @@ pub enum Container {
     SortedSet,
     /// Fields.
     Hash,
+    /// Entries at its ends.
+    List,
 }
 
 /// Where the elements stand. Places count from 0, the command's name.
@@ -31,6 +37,8 @@ pub(crate) enum Elements {
     Fields {
         step: usize,
     },
+    /// Nowhere: it changes the ends of a list.
+    Ends(Ends),
 }
 
 /// What a command names, by its name in lower case; none where that is not known. Read in the servers' sources (Redis
@@ -38,6 +46,9 @@ pub(crate) enum Elements {
 pub(crate) fn of(command: &[u8]) -> Option<(Option<Container>, Elements)> {
     use Container::{Hash, Set, SortedSet};
     let rest = |first, step| Elements::From { first, step };
+    if let Some(ends) = ends::of(command) {
+        return Some((Some(Container::List), Elements::Ends(ends)));
+    }
     let (container, elements) = match command {
         b"expire" | b"pexpire" | b"expireat" | b"pexpireat" | b"persist" => {
             return Some((None, Elements::None));
@@ -70,6 +81,8 @@ pub(crate) struct Look {
     fields: Option<(usize, usize)>,
     /// The number of them comes next.
     number_next: bool,
+    /// What it says of the ends of a list.
+    words: ends::Words,
     /// What the command touched is not known for certain.
     pub failed: bool,
 }
@@ -93,7 +106,7 @@ impl Look {
     pub fn is_here(&self, at: usize, count: usize) -> bool {
         self.wanted
             && match self.elements {
-                None | Some(Elements::None) => false,
+                None | Some(Elements::None | Elements::Ends(_)) => false,
                 Some(Elements::At(place)) => at == place,
                 Some(Elements::From { first, step }) => at >= first && (at - first).is_multiple_of(step),
                 Some(Elements::Scored) => at >= 3 && (count - 1 - at).is_multiple_of(2),
@@ -105,11 +118,19 @@ impl Look {
 
     /// Whether a short word may say where the elements stand.
     pub fn wants_word(&self) -> bool {
-        self.wanted && self.fields.is_none() && matches!(self.elements, Some(Elements::Fields { .. }))
+        self.wanted
+            && match self.elements {
+                Some(Elements::Fields { .. }) => self.fields.is_none(),
+                Some(Elements::Ends(ends)) => ends.has_words(),
+                _ => false,
+            }
     }
 
     /// A word that is no key and no element, at a place of `count`.
     pub fn word(&mut self, word: &[u8], at: usize, count: usize) {
+        if let Some(Elements::Ends(ends)) = self.elements {
+            return self.words.take(ends, word, at);
+        }
         let Some(Elements::Fields { step }) = self.elements else {
             return;
         };
@@ -127,6 +148,19 @@ impl Look {
             }
         } else {
             self.number_next = word.eq_ignore_ascii_case(b"FIELDS");
+        }
+    }
+
+    /// Whether the command changes the ends of lists.
+    pub fn has_ends(&self) -> bool {
+        matches!(self.elements, Some(Elements::Ends(_)))
+    }
+
+    /// What the command, of `count` arguments, did to the ends of its key with this number; none where it is not certain.
+    pub fn change(&self, key: u64, count: usize) -> Option<Change> {
+        match self.elements {
+            Some(Elements::Ends(ends)) if !self.failed => ends.change(key, count, &self.words),
+            _ => None,
         }
     }
 

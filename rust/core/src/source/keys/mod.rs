@@ -4,10 +4,12 @@
 //! only a whole comparison answers that. No more than one key and a few short words of a command are held.
 
 mod elements;
+mod ends;
 mod layout;
 mod table;
 
 pub use elements::Container;
+pub use ends::{Change, End};
 use layout::{Class, Layout, Place, Plan};
 pub use table::{Table, TableError};
 
@@ -24,7 +26,7 @@ pub enum Effect<'a> {
         name: &'a [u8],
     },
     /// It may have changed no more of this key than elements of it and its expiry. Who answers true is told which:
-    /// [`Self::Elements`], or [`Self::Key`] where that turns out not to be known.
+    /// [`Self::Elements`] or [`Self::Ends`], or [`Self::Key`] where that turns out not to be known.
     KeyInPart {
         /// The key's database.
         database: u32,
@@ -41,6 +43,15 @@ pub enum Effect<'a> {
         name: &'a [u8],
         /// Members or fields; none: its expiry alone.
         elements: &'a [Vec<u8>],
+    },
+    /// Entries of a list were added or taken at an end, and nothing else of it changed. Told once a command.
+    Ends {
+        /// The key's database.
+        database: u32,
+        /// The key.
+        name: &'a [u8],
+        /// What was done.
+        change: Change,
     },
     /// It emptied a database; `None`: all of them.
     Flushed(Option<u32>),
@@ -76,8 +87,8 @@ pub struct KeyReader {
     plan: Plan,
     /// A key whose database comes behind it.
     held: Vec<u8>,
-    /// Keys of the command that are followed by their elements, and those.
-    in_part: Vec<Vec<u8>>,
+    /// Keys of the command that are followed by their elements, each with its number among the keys, and those.
+    in_part: Vec<(u64, Vec<u8>)>,
     elements: Vec<Vec<u8>>,
     element_bytes: usize,
     wants_ack: bool,
@@ -194,7 +205,7 @@ impl KeyReader {
                     container,
                 }) {
                     self.plan.elements.wanted = true;
-                    self.in_part.push(bytes.to_vec());
+                    self.in_part.push((self.plan.found - 1, bytes.to_vec()));
                 }
             }
             Place::Key => {
@@ -256,9 +267,16 @@ impl KeyReader {
     fn end_in_part(&mut self, tell: &mut impl FnMut(Effect<'_>) -> bool) {
         let database = self.database;
         let is_whole = self.plan.elements.is_whole() && !self.plan.is_incomplete();
-        for name in std::mem::take(&mut self.in_part) {
+        for (number, name) in std::mem::take(&mut self.in_part) {
             let (name, elements) = (name.as_slice(), self.elements.as_slice());
-            if is_whole {
+            let change = self.plan.elements.change(number, self.plan.at());
+            if let Some(change) = change.filter(|_| is_whole) {
+                tell(Effect::Ends {
+                    database,
+                    name,
+                    change,
+                });
+            } else if is_whole && !self.plan.elements.has_ends() {
                 tell(Effect::Elements {
                     database,
                     name,
