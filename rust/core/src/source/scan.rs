@@ -4,7 +4,7 @@
 //! `cursor & (P − 1) ≠ s`; so each key belongs to one partition for good, across rehashing, and SCAN's
 //! guarantee holds per partition (SCAN walks the buckets in reverse-binary order: `dictScan` of the servers).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use crate::resp::ScanPage;
 use crate::slot::key_slot;
@@ -102,7 +102,7 @@ impl Scanner {
     pub fn take_head(&mut self, page: &ScanPage<'_>, head: u64, overlap: &mut Overlap) {
         // A page that runs over that partition's end as well may hold keys that nobody has brought.
         if page.cursor != 0 && page.cursor & self.mask == head {
-            overlap.remember(&Keys::collect(page.keys()), usize::MAX);
+            overlap.remember(head, &Keys::collect(page.keys()), usize::MAX);
         }
         self.state = ScanState::Idle;
     }
@@ -137,11 +137,11 @@ impl Scanner {
         };
         if self.mask > 0 {
             if last {
-                keys.retain(|key| !overlap.knows(key));
+                keys.retain(|key| !overlap.is_of_another(key, self.index));
             }
             // A page that is both first and last has run over itself: it may hold another partition's keys.
             if !last {
-                overlap.remember(&keys, self.unremembered);
+                overlap.remember(self.index, &keys, self.unremembered);
             }
         }
         self.unremembered = self.unremembered.saturating_sub(keys.len());
@@ -160,25 +160,26 @@ fn passed(from: u64, to: u64) -> f64 {
     to.reverse_bits().wrapping_sub(from.reverse_bits()) as f64
 }
 
-/// The first keys of every partition, but those of a page that is its last one as well.
+/// The first keys of every partition, but those of a page that is its last one as well; and which one's they are.
 ///
 /// The last page of a partition runs over into the first ones of the next, so these keys come twice. Those
-/// that another partition has brought already are its business: it accounts for them.
+/// that another partition has brought, or will bring, are its business: it accounts for them. Its own are never left
+/// out: a look at its head may know keys behind the place where it goes on.
 #[derive(Debug, Default)]
-pub(crate) struct Overlap(HashSet<Box<[u8]>>);
+pub(crate) struct Overlap(HashMap<Box<[u8]>, u64>);
 
 impl Overlap {
-    fn knows(&self, key: &[u8]) -> bool {
-        self.0.contains(key)
+    fn is_of_another(&self, key: &[u8], index: u64) -> bool {
+        self.0.get(key).is_some_and(|&owner| owner != index)
     }
 
-    fn remember(&mut self, keys: &Keys, most: usize) {
+    fn remember(&mut self, owner: u64, keys: &Keys, most: usize) {
         self.0.extend(
             keys.iter()
                 .map(|(key, _)| key)
                 .take(most)
                 .filter(|key| key.len() <= LONGEST_REMEMBERED)
-                .map(Box::from),
+                .map(|key| (Box::from(key), owner)),
         );
     }
 }
@@ -403,6 +404,22 @@ mod tests {
         assert_eq!(take(&mut first, &mut overlap, 3, &[b"early", b"b"]), [b"b"]);
         let fresh = fresh_partitions(&[(0, 4), (1, 1)]);
         assert_eq!(Scanner::new(0, 0, 2, 4).looks_behind(&fresh).next_head, None);
+    }
+
+    #[test]
+    fn a_partition_that_goes_on_among_its_first_keys_brings_the_others_itself() {
+        let fresh = fresh_partitions(&[(0, 4), (1, 5)]);
+        let mut overlap = Overlap::default();
+        let mut first = Scanner::new(0, 0, 2, 4).looks_behind(&fresh);
+        let mut second = Scanner::new(1, 1, 2, 5).looks_behind(&fresh);
+        let data = reply(3, &[b"brought", b"own"]);
+        let Ok(Decoded::Whole(Ok(page), _)) = decode_scan(&data) else {
+            panic!("is a page");
+        };
+        first.take_head(&page, 1, &mut overlap);
+        // Its last page, and all that is left of it.
+        assert_eq!(take(&mut second, &mut overlap, 0, &[b"own"]), [b"own"]);
+        assert_eq!(take(&mut first, &mut overlap, 3, &[b"own", b"b"]), [b"b"]);
     }
 
     #[test]
