@@ -343,6 +343,7 @@ class Failure:
     ) -> Literal[
         "conflict",
         "ttl_conflict",
+        "collision",
         "payload",
         "too_large",
         "denied",
@@ -358,6 +359,7 @@ class Failure:
         """What it was.
 
         `conflict`: the target holds another value; `ttl_conflict`: the same value with another TTL;
+        `collision`: while following, the source has another key that gets the same name;
         `payload`: the target can't load it, translated or not; `too_large`: the target's limits forbid it;
         `denied`: NOPERM for this key; `error`:
         anything else. Of notes: `field_ttl_dropped`: the fields of a hash lost their TTLs. Of a verification:
@@ -477,6 +479,20 @@ class KeyMap:
     def renames(self) -> bool:
         """Whether there are rules: keys may have other names at the target."""
 
+    @property
+    def is_one_to_one(self) -> bool:
+        """Whether no two keys can get one name: there are prefixes that are added, and nothing else."""
+
+    @property
+    def without_way_back(self) -> str | None:
+        """The pattern of the first rule that drops something of a name; None where there is none.
+
+        Without one, the target's name says which names the key may have at the source.
+        """
+
+    def sources(self, name: bytes, /) -> list[bytes] | None:
+        """Return all keys that are taken and get this name at the target; None where they may be too many."""
+
     def place(self, key: bytes, /) -> tuple[bytes, int] | None:
         """Return the target's name for a key of the source and its slot; None for a key that is not taken."""
 
@@ -572,6 +588,8 @@ class EventKind:
     """A large key is copied from its start again."""
     BUSY_KEY: EventKind
     """A key is written all the time, and copied when it rests."""
+    NAMES_SHARED: EventKind
+    """Two keys of the source get one name at the target."""
     ELEMENTS_GIVEN_UP: EventKind
     """A large key that was followed by elements is copied whole again."""
     ELEMENTS_REFUSED: EventKind

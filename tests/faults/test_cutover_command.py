@@ -407,6 +407,8 @@ def test_it_cuts_over_by_itself_when_it_is_ready(shop: Shop, tmp_path: Path) -> 
     with shop.start(*words, "--within", "60s", "--run", switches) as running, Load(shop.source) as load:
         done = running.finish()
         assert (done.code, done.summary["status"]) == (0, "cut_over"), done
+        steps = [(line["step"], line["state"]) for line in done.lines if line["type"] == "cutover_step"]
+        assert steps[-2:] == [("go", "done"), ("hold", "done")]
         assert switched.exists()
         wait_until(lambda: load.refused > 0, "no write is refused")
         load.stop()

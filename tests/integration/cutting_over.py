@@ -38,6 +38,7 @@ class HarnessFollower:
     """The harness's job as a follower; what the driver would see to, nobody does here."""
 
     job = JOB
+    database = 0
 
     def __init__(self, following: Following, source: LocalServer, *, copied: bool = True) -> None:
         self._following = following

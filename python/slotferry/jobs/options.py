@@ -246,8 +246,29 @@ def _check_follow(options: Options) -> None:
         (options.keys_from is not None, "{keys_from}"),
         (selection.probes or selection.types, "filters of type, size or TTL"),
         (options.db == "all" or len(options.db or ()) > 1, "several databases"),
-        (selection.renames or options.map_db, "rules or databases that rename keys"),
         (options.keep_eviction_metadata, "{keep_eviction_metadata}"),
     ):
         if given:
             raise OptionError("{follow} is given together with " + what, hint="leave one of them out")
+    _check_way_back(options)
+
+
+def _check_way_back(options: Options) -> None:
+    """Raise `OptionError` where a key of the target would not say what it may be called at the source."""
+    key_map = options.selection.key_map()
+    if key_map is None or key_map.is_one_to_one:
+        return
+    if (pattern := key_map.without_way_back) is not None:
+        raise OptionError(
+            "{follow} is given together with a rule that has no way back: not all that {pattern!r} matches "
+            "is in its template",
+            hint="make it of plain text and groups, each of which the template takes up, such as "
+            "'^user:([0-9]+):(.*)$ => user:{{$1}}:$2'",
+            pattern=pattern,
+        )
+    if options.on_collision != "refuse":
+        raise OptionError(
+            "{follow} is given together with {on_collision} {value}",
+            hint="leave it out: keys that get one name while they are followed are recorded",
+            value=options.on_collision,
+        )

@@ -123,8 +123,11 @@ class FollowedRun:
         from slotferry.migrate.following.runner import FollowRunner
 
         path = self._options.journal_path
-        self._follower = follower = RunFollower(self._job, driver.sides.source, self._controls)
-        records, check = CutoverRecords(path, self._job), BothSides(driver, path, self._job)
+        (way,) = driver.sides.ways
+        follower = RunFollower(self._job, driver.sides.source, self._controls, way.source)
+        self._follower = follower
+        records = CutoverRecords(path, self._job)
+        check = BothSides(driver, path, self._job, lambda: follower.shared_names)
         self.cutovers = cutovers = Cutovers(follower, records, check, self._emit, driver.cancel)
         self.handlers["cutover"] = cutovers.answer
         when_ready = self._when_ready(follower, cutovers)

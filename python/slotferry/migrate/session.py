@@ -200,7 +200,8 @@ class Session:
                 self.followed.refuse_full_target(sides)
             functions = self._plan_functions(sides)
             goes_on = resumes and record is not None and record.run_id == sides.source_facts.server.run_id
-            collisions = () if goes_on else self._find_collisions(sides)
+            # What is followed already is looked at beside it, so that one key does not hold up all others.
+            collisions = () if goes_on or (resumes and options.follow) else self._find_collisions(sides)
             driver = EngineDriver(sides, options, self._emit, self._cancel, self.controls)
             accounting = Accounting(journal, self.job, driver, self._names)
             figures.resumed = prepare_job(

@@ -18,6 +18,7 @@ kinds! {
     SlotParked,
     BigKeyAgain,
     BusyKey,
+    NamesShared,
     ElementsGivenUp,
     ElementsRefused,
     BigKeysUnseen,

@@ -70,6 +70,23 @@ impl KeyMap {
         self.0.renames()
     }
 
+    #[getter]
+    fn is_one_to_one(&self) -> bool {
+        self.0.is_one_to_one()
+    }
+
+    #[getter]
+    fn without_way_back(&self) -> Option<&str> {
+        self.0.without_way_back()
+    }
+
+    #[pyo3(signature = (name, /))]
+    fn sources<'py>(&self, py: Python<'py>, name: &[u8]) -> Option<Vec<Bound<'py, PyBytes>>> {
+        let mut scratch = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = self.0.sources(name, &mut scratch).ok()?;
+        Some(found.iter().map(|source| PyBytes::new(py, source)).collect())
+    }
+
     #[pyo3(signature = (key, /))]
     fn place<'py>(&self, py: Python<'py>, key: &[u8]) -> Option<(Bound<'py, PyBytes>, u16)> {
         let mut scratch = self.1.lock().unwrap_or_else(PoisonError::into_inner);

@@ -16,6 +16,10 @@ from slotferry.model.cutover import CheckDepth, Checked
 class HeldFollower(Follower, Protocol):
     """A run that follows its source and can be held."""
 
+    @property
+    def database(self) -> int:
+        """The database of the source that is followed."""
+
     def position(self) -> tuple[str, int, int] | None:
         """Return the mark (replication id, offset, database selected there); None as in `lag`."""
 

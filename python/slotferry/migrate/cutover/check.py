@@ -7,7 +7,7 @@ source does not tell its replicas, and so not the run: that is copied by the run
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -44,10 +44,16 @@ _UNTOLD_TYPES = (b"stream", b"vectorset")
 class BothSides:
     """A `border.Check` of the job that `driver` drives."""
 
-    def __init__(self, driver: EngineDriver, journal: Path, job: str) -> None:
+    def __init__(
+        self, driver: EngineDriver, journal: Path, job: str, always: Callable[[], Sequence[bytes]]
+    ) -> None:
+        """Take the run's driver and job, and what tells keys that are compared at every depth."""
         self._driver = driver
+        self._always = always
         self._journal = journal
         self._job = job
+        (way,) = driver.sides.ways
+        self._key_map = driver.options.selection.key_map(way.prefix, whole=True)
 
     def __call__(self, request: CheckRequest) -> Checked:
         """Compare what is asked for, as long as it is wanted. Raises `SlotferryError`."""
@@ -55,18 +61,20 @@ class BothSides:
             return Checked(0, 0)
         comparison, copied = _Comparison(self._driver, request), 0
         try:
-            names = [*request.touched, *self._unsettled()]
+            names = [*request.touched, *self._unsettled(), *self._always()]
             if request.depth == "sample":
                 names += self._sample()
+            if self._key_map is not None:
+                names = [name for name in names if self._key_map.place(name) is not None]
             if request.depth == "full":
                 comparison.scan()
                 comparison.sweep()
             comparison.compare(list(dict.fromkeys(names)))
-            comparison.look_again()
+            comparison.look_again(self._there(list(comparison.differing)))
             untold = self._untold(list(comparison.differing))
             if untold and request.copy_again(untold):
                 copied = len(untold)
-                comparison.look_again()
+                comparison.look_again(list(comparison.differing))
         except MigrationInterrupted:
             # Ended by itself: it is asked for no more, or enough is known.
             if request.is_wanted() and len(comparison.differing) <= _MOST_DIFFERING:
@@ -112,6 +120,21 @@ class BothSides:
                 found += [name for name, kind in zip(asked, types, strict=True) if kind in _UNTOLD_TYPES]
         return found
 
+    def _there(self, names: Sequence[bytes]) -> list[bytes]:
+        """Return these keys; for one that the source lacks, those that it has and that get the same name."""
+        key_map = self._key_map
+        if key_map is None or key_map.is_one_to_one or not names:
+            return list(names)
+        found: dict[bytes, None] = {}
+        with self._at_source() as node:
+            for name in names:
+                placed = key_map.place(name)
+                sharing = (placed and key_map.sources(placed[0])) or [name]
+                replies = node.call_many([("EXISTS", key) for key in sharing])
+                there = [key for key, reply in zip(sharing, replies, strict=True) if reply == 1]
+                found.update(dict.fromkeys(there or [name]))
+        return list(found)
+
     @contextmanager
     def _at_source(self) -> Iterator[Node]:
         sides = self._driver.sides
@@ -149,9 +172,9 @@ class _Comparison:
         facts = discover_target(sides.target, sides.source_facts.server)
         self._look(Work(settings={"sweeps": sweeps_of(facts)}), 1)
 
-    def look_again(self) -> None:
-        """Compare once more what differs: it may have expired meanwhile."""
-        names, self.differing = list(self.differing), {}
+    def look_again(self, names: Sequence[bytes]) -> None:
+        """Compare once more `names`, which stand for what differs: it may have expired meanwhile."""
+        self.differing = {}
         if names:
             self._look(Work(keys=names), 1)
 

@@ -178,7 +178,7 @@ class Cutover:
     def _do_all(self) -> None:
         position = self._wait_for_lag()
         start = choose_start(self._follower.source, self._follower.earlier_position(), position)
-        with StreamWatch(self._follower.source, start) as watch:
+        with StreamWatch(self._follower.source, start, self._follower.database) as watch:
             self._read_to(watch, position[1])  # so that writes are not stopped for what is past
             stop = make_write_stop(self._options.stop_writes, self._follower.source, self._records)
             self._enter("stop", f"stopping writes at the source ({self._options.stop_writes})")

@@ -55,8 +55,10 @@ def choose_start(source: Connector, earlier: Position | None, now: Position) -> 
 class StreamWatch:
     """Reads from `with` to its end, in a thread, from `position` on (replication id, offset, database)."""
 
-    def __init__(self, source: Connector, position: Position) -> None:
+    def __init__(self, source: Connector, position: Position, own: int) -> None:
+        """Take where to read, and the number of the database of which keys are named."""
         self._source = source
+        self._own = own
         self._id, self._offset, self._database = position
         self._link: Link | None = None
         self._commands = b""
@@ -215,10 +217,9 @@ class StreamWatch:
         """Take in the whole commands that are there; return how many bytes that were."""
         keys, effects, used, selected = stream_keys(self._commands, bytes(self._buffer), self._database)
         start = self._offset
-        own = self._source.endpoint.database
         with self._changed:
             for at, database, name in keys:
-                if database == own:
+                if database == self._own:
                     is_deletion = _DELETION.match(self._buffer, at) is not None
                     self._note(name, start + at, is_deletion=is_deletion)
             for at, what, name in effects:

@@ -29,13 +29,16 @@ _TICK_SECONDS = 0.005
 class RunFollower:
     """Follows for as long as a run does, over all its engine jobs."""
 
-    def __init__(self, job: str, source: Connector, controls: Controls) -> None:
+    def __init__(self, job: str, source: Connector, controls: Controls, database: int) -> None:
         self.job = job
         self.source = source
+        self.database = database
         self.copied = False
         self.engine: Job | None = None
         self.in_doubt = False
-        """Whether the target may have lost something, or both sides are being compared."""
+        """Whether the target may have lost something, or a look goes on that a cut-over waits for."""
+        self.shared_names: Sequence[bytes] = ()
+        """Keys of the source that were found to share their names with others."""
         self.finished = False
         """Whether the run was told to end well."""
         self._controls = controls

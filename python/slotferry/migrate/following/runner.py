@@ -36,6 +36,7 @@ from slotferry.migrate.account.book import OpenDoubts
 from slotferry.migrate.following.beside import driver_beside
 from slotferry.migrate.following.comparison import Comparison
 from slotferry.migrate.following.run_follower import RunFollower
+from slotferry.migrate.following.shared_names import SharedNames
 from slotferry.migrate.functions import drop_functions, load_functions, plan_functions
 from slotferry.model.events import Event, Notice
 from slotferry.model.follow import FollowProgress
@@ -71,6 +72,7 @@ class FollowRunner(Runner):
         self._aside_fails_since: float | None = None
         self._next_aside = 0.0
         self._functions_wanted = driver.options.functions
+        self._shared_names = SharedNames(driver)
         self._libraries = LibraryRecords(journal, name)
         self._digests: Mapping[str, str] | None = None
         """What the libraries are that were brought aside, for the journal."""
@@ -145,7 +147,8 @@ class FollowRunner(Runner):
             open_doubts = self._accounting.open_doubts()
         except JournalError:
             return  # as for checkpoints, which tell of it: it is looked at again
-        self._follower.in_doubt = bool(open_doubts.doubts)
+        self._follower.in_doubt = bool(open_doubts.doubts) or self._shared_names.wanted
+        self._follower.shared_names = self._shared_names.found
         if self._aside is not None:
             ended = self._aside.ended  # before its events are taken: none comes after
             for event in self._aside.events():
@@ -167,6 +170,8 @@ class FollowRunner(Runner):
                 self._bring_functions(driver, known)
 
             self._aside = _Aside(self._driver, bring, loads_functions=True)
+        elif self._progress.copied and self._shared_names.wanted:
+            self._aside = _Aside(self._driver, lambda driver: self._shared_names.find(driver, job))
         elif self._progress.copied and (follow.in_doubt or open_doubts.doubts):
             self._compare(job, partitions, open_doubts, settles=follow.in_doubt)
 

@@ -196,9 +196,10 @@ fn take(engine: &Engine, page: &ScanPage<'_>) -> Page {
     let taken = page
         .keys()
         .filter(|key| sample.is_none_or(|sample| sample.takes(key)));
-    // A filter of names narrows this direction too; rules that rename keys have no way back.
+    // A filter of names narrows this direction too, and rules are gone back.
     let keys = engine.with_naming(|naming| match naming {
         None => Keys::collect(taken),
+        Some(naming) if naming.0.renames() => Keys::found(taken, naming),
         Some(naming) => Keys::select(taken, naming),
     });
     Page {
@@ -239,7 +240,30 @@ async fn look_up(source: &mut Client, keys: &Keys) -> Result<Vec<(usize, Option<
             _ => return Err(CallError::Refused("its reply to EXISTS is none".to_owned())),
         }
     }
-    Ok(absent)
+    Ok(if keys.are_renamed() {
+        by_name(keys, absent)
+    } else {
+        absent
+    })
+}
+
+/// Of several keys that would get one name of the target all have to be absent: then one of them stands for it.
+fn by_name(keys: &Keys, absent: Vec<(usize, Option<Vec<u8>>)>) -> Vec<(usize, Option<Vec<u8>>)> {
+    let mut absent = absent.into_iter().peekable();
+    let (mut kept, mut start) = (Vec::new(), 0);
+    while start < keys.len() {
+        let name = keys.target(start);
+        let end = (start..keys.len()).find(|&place| keys.target(place) != name);
+        let end = end.unwrap_or(keys.len());
+        let mut group: Vec<_> = std::iter::from_fn(|| absent.next_if(|(place, _)| *place < end)).collect();
+        if group.len() == end - start {
+            // One that may not be asked for says that nothing is known.
+            let told = group.iter().position(|(_, error)| error.is_some());
+            kept.push(group.swap_remove(told.unwrap_or(0)));
+        }
+        start = end;
+    }
+    kept
 }
 
 /// Whether a NOPERM is about the command and not about the key.
@@ -309,7 +333,11 @@ fn note_misplaced(engine: &Engine, task: &Sweep, page: &Page, absent: &[(usize, 
     let router = engine.router.borrow();
     let topology = router.topology();
     let here = topology.find(&task.node);
-    for (place, (key, slot)) in page.keys.iter().enumerate() {
+    for (place, (_, slot)) in page.keys.iter().enumerate() {
+        let key = page.keys.target(place);
+        if place > 0 && page.keys.are_renamed() && page.keys.target(place - 1) == key {
+            continue;
+        }
         let owner = topology.owner(slot);
         let Some(other) = owner.filter(|_| owner != here) else {
             continue;

@@ -45,6 +45,8 @@ pub enum EventKind {
     BigKeyAgain,
     /// A key is written all the time, and copied when it rests.
     BusyKey,
+    /// Two keys of the source get one name at the target.
+    NamesShared,
     /// A large key that was followed by elements is copied whole again.
     ElementsGivenUp,
     /// A large key can't be followed by elements.
@@ -78,6 +80,7 @@ impl EventKind {
             Self::SlotParked => "slot_parked",
             Self::BigKeyAgain => "big_key_again",
             Self::BusyKey => "busy_key",
+            Self::NamesShared => "names_shared",
             Self::ElementsGivenUp => "elements_given_up",
             Self::ElementsRefused => "elements_refused",
             Self::BigKeysUnseen => "big_keys_unseen",

@@ -239,7 +239,8 @@ impl Engine {
     pub fn new(mut spec: JobSpec, shared: Arc<Shared>) -> crate::error::Result<Rc<Self>> {
         let follow = spec.follow.clone().map(|follow| {
             let owed = std::mem::take(&mut spec.names);
-            Rc::new(Follow::new(follow, owed, &spec.big_positions))
+            let siblings = spec.key_map.as_ref().is_some_and(|map| !map.is_one_to_one());
+            Rc::new(Follow::new(follow, owed, &spec.big_positions, siblings))
         });
         Ok(Rc::new(Self {
             budget: Budget::new(spec.memory_limit),

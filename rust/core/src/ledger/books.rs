@@ -12,7 +12,7 @@ use slab::Slab;
 use crate::job::progress::{Counts, Outcome};
 use crate::ledger::checkpoint::{Checkpoint, FollowMark, Mark};
 use crate::ledger::held::Held;
-use crate::ledger::unsettled::{Failure, Pending};
+use crate::ledger::unsettled::{Failure, FailureKind, Pending};
 
 /// A page's number while it is open.
 pub type PageId = u32;
@@ -145,7 +145,21 @@ impl Ledger {
     /// The source is followed up to here, and these keys of earlier runs are settled by that.
     pub fn set_follow(&mut self, mark: FollowMark, resolved: Vec<Vec<u8>>) {
         self.follow = Some(mark);
+        if !resolved.is_empty() {
+            self.forget_collisions(&resolved);
+        }
         self.settled.resolved.extend(resolved);
+    }
+
+    /// What was not recorded yet of names that keys of the source shared, and do no longer.
+    fn forget_collisions(&mut self, resolved: &[Vec<u8>]) {
+        let mut gone = 0;
+        self.settled.failures.retain(|failure| {
+            let is_over = failure.kind == FailureKind::Collision && resolved.contains(&failure.key);
+            gone += if is_over { failure.weight() } else { 0 };
+            !is_over
+        });
+        self.unrecorded = self.unrecorded.saturating_sub(gone);
     }
 
     fn insert(

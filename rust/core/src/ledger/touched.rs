@@ -283,6 +283,26 @@ impl Touched {
         }
     }
 
+    /// A key that was taken is not to be copied; these are, since the same touch. One that is owed holds no mark: they are
+    /// as of `received` then.
+    pub fn hand_over(&mut self, id: KeyId, others: &[(&[u8], u16)], received: Option<Touch>) {
+        let Some(entry) = self.entries.get(id as usize) else {
+            return;
+        };
+        let touch = if entry.owed { received } else { Some(entry.touch) };
+        for (key, slot) in others {
+            if let Some(touch) = touch {
+                self.touch_before(key, *slot, touch);
+            }
+        }
+        self.landed(id);
+    }
+
+    /// Since when a key of the set is touched.
+    pub fn touch_of(&self, id: KeyId) -> Option<Touch> {
+        self.entries.get(id as usize).map(|entry| entry.touch)
+    }
+
     /// Whether there may be a key to take.
     pub fn has_ready(&self) -> bool {
         !self.again.is_empty() || !self.fresh.is_empty() || !self.owed.is_empty()

@@ -70,6 +70,8 @@ pub enum FailureKind {
     Conflict,
     /// The target holds the same value with another TTL.
     TtlConflict,
+    /// The source has another key that gets the same name.
+    Collision,
     /// The target can't load the payload, nor a translation of it.
     Payload,
     /// The target takes no command or value so large.
@@ -108,6 +110,7 @@ impl FailureKind {
         match self {
             Self::Conflict => "conflict",
             Self::TtlConflict => "ttl_conflict",
+            Self::Collision => "collision",
             Self::Payload => "payload",
             Self::TooLarge => "too_large",
             Self::Denied => "denied",

@@ -103,7 +103,7 @@ impl SourceReader {
         }
         if let Some(follow) = &self.engine.follow {
             // It is copied anyway, and maybe just now.
-            keys.retain(|key| !follow.has(key));
+            keys.retain(|key| !follow.has(key) && !follow.diverts(&self.engine, key));
         }
         if self.questions.is_empty() || keys.len() == 0 {
             self.enter(number, keys, used);

@@ -247,6 +247,22 @@ impl Keys {
         named
     }
 
+    /// The keys of the source that get these names of the target: those of one name stand together. A name that none
+    /// gets is left out; one that too many may get stands for itself.
+    pub fn found<'a>(names: impl Iterator<Item = &'a [u8]>, (map, scratch): Naming<'_>) -> Self {
+        let mut found = Self {
+            renamed: map.renames(),
+            ..Self::default()
+        };
+        for name in names {
+            let sources = map.sources(name, scratch);
+            for source in sources.unwrap_or_else(|_| vec![name.to_vec()]) {
+                found.push(&source, name, key_slot(name));
+            }
+        }
+        found
+    }
+
     fn push(&mut self, key: &[u8], name: &[u8], slot: u16) {
         self.index.push(KeyRef {
             start: self.bytes.len(),

@@ -8,6 +8,7 @@ use regex::bytes::{CaptureLocations, Regex};
 
 use crate::error::{Result, usage};
 use crate::slot::{SLOTS, key_slot};
+use crate::transform::inverse::Reverse;
 use crate::transform::pattern::{any_of, compile};
 use crate::transform::template::Template;
 
@@ -63,10 +64,12 @@ pub struct Scratch {
 }
 
 #[derive(Debug)]
-enum Step {
+pub(crate) enum Step {
     Rewrite {
         regex: Regex,
         template: Template,
+        /// None: it drops something of a name.
+        reverse: Option<Reverse>,
         last: bool,
     },
     AddPrefix(Vec<u8>),
@@ -105,6 +108,14 @@ impl KeyMap {
     /// Whether names may change; else every key that is taken keeps its own.
     pub fn renames(&self) -> bool {
         !self.steps.is_empty() || !self.prefix.is_empty()
+    }
+
+    pub(crate) fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    pub(crate) fn prefix(&self) -> &[u8] {
+        &self.prefix
     }
 
     /// The target's name and slot for a key of the source; `None` if the key is not taken.
@@ -159,6 +170,7 @@ impl KeyMap {
                     regex,
                     template,
                     last,
+                    ..
                 } => {
                     let groups = rewrites.next().expect("each rewrite has its groups");
                     let Some(found) = regex.captures_read(groups, name) else {
@@ -193,6 +205,7 @@ impl Step {
                 let regex = compile(pattern)?;
                 let template = Template::parse(template, &regex)?;
                 Self::Rewrite {
+                    reverse: Reverse::of(&regex, template.parts()),
                     regex,
                     template,
                     last: *last,

@@ -3,6 +3,7 @@
 //! Invariant: pure functions of a key; the same key is always chosen and named alike.
 
 pub mod filter;
+pub mod inverse;
 pub mod keymap;
 mod pattern;
 pub(crate) mod sample;

@@ -10,8 +10,9 @@ use crate::error::{Result, usage};
 #[derive(Debug)]
 pub(crate) struct Template(Vec<Part>);
 
+/// One part of it.
 #[derive(Debug, PartialEq, Eq)]
-enum Part {
+pub(crate) enum Part {
     Text(Vec<u8>),
     Group(usize),
 }
@@ -67,6 +68,10 @@ impl Template {
             parts.push(Part::Text(text));
         }
         Ok(Self(parts))
+    }
+
+    pub fn parts(&self) -> &[Part] {
+        &self.0
     }
 
     /// Append what it stands for where the pattern has matched `name` with these groups.

@@ -227,6 +227,7 @@ impl Engine {
         let (engine, followed) = (Rc::clone(self), Rc::clone(follow));
         self.spawn(async move { stay_attached(&engine, &followed).await });
         self.spawn(Rc::clone(self).keep_elements(Rc::clone(follow)));
+        self.spawn(Rc::clone(self).ask_for_siblings(Rc::clone(follow)));
         let (engine, followed) = (Rc::clone(self), Rc::clone(follow));
         self.spawn(async move {
             let mut look = tokio::time::interval(LOOK_EVERY);

@@ -101,6 +101,11 @@ impl Parts {
         self.in_round.as_deref() == Some(key)
     }
 
+    /// The key of which a round is under way.
+    pub fn in_round(&self) -> Option<Rc<[u8]>> {
+        self.in_round.clone()
+    }
+
     /// Whether a round is under way, of whichever key.
     pub fn has_round(&self) -> bool {
         self.in_round.is_some()

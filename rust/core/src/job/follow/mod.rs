@@ -12,6 +12,7 @@ mod lists;
 mod pages;
 mod positions;
 mod scanned;
+mod siblings;
 #[cfg(test)]
 mod tests;
 
@@ -36,6 +37,7 @@ use given_up::GivenUp;
 pub(crate) use lists::Unread;
 pub(crate) use positions::Run;
 use scanned::Scanned;
+use siblings::Siblings;
 
 /// A key that was touched waits for so long, so that one that is written all the time is copied a few times a second.
 const COALESCE: Duration = Duration::from_millis(100);
@@ -120,6 +122,7 @@ pub(crate) struct Follow {
     stream: RefCell<Stream>,
     pages: RefCell<HashMap<PageId, Page>>,
     scanned: RefCell<Scanned>,
+    siblings: Siblings,
     large: RefCell<HashSet<Rc<[u8]>>>,
     /// Keys that were told to be busy, and have not been copied since.
     busy: RefCell<HashSet<Rc<[u8]>>>,
@@ -150,14 +153,21 @@ pub(crate) struct Follow {
 }
 
 impl Follow {
-    /// `owed` were pending or failed in an earlier run; `positions` has what it said of large keys.
-    pub fn new(spec: FollowSpec, owed: Vec<Vec<u8>>, positions: &[(Vec<u8>, String)]) -> Self {
+    /// `owed` were pending or failed in an earlier run; `positions` has what it said of large keys; with `siblings`, two
+    /// keys may get one name.
+    pub fn new(
+        spec: FollowSpec,
+        owed: Vec<Vec<u8>>,
+        positions: &[(Vec<u8>, String)],
+        siblings: bool,
+    ) -> Self {
         Self {
             begun: Instant::now(),
             touched: RefCell::new(Touched::new(spec.memory)),
             stream: RefCell::default(),
             pages: RefCell::default(),
             scanned: RefCell::new(Scanned::new()),
+            siblings: Siblings::new(siblings),
             large: RefCell::default(),
             busy: RefCell::default(),
             owed: RefCell::new(owed.into_iter().collect()),

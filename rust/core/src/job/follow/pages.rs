@@ -22,8 +22,15 @@ impl Follow {
 
     /// The bulk copy begins with a page.
     pub fn scan(&self, page: PageId, keys: &Keys) {
-        let keys = keys.iter().map(|(key, _)| key);
-        self.scanned.borrow_mut().open(page, keys);
+        let by_target = self.siblings.is_on;
+        let names = (0..keys.len()).map(|place| {
+            if by_target {
+                keys.target(place)
+            } else {
+                keys.get(place).0
+            }
+        });
+        self.scanned.borrow_mut().open(page, names);
     }
 
     /// Take the next keys, in pages; none now: empty.
@@ -31,15 +38,29 @@ impl Follow {
         if self.pages.borrow().len() >= MOST_PAGES || self.over.get() {
             return Vec::new();
         }
+        if self.siblings.is_on {
+            return self.siblings.take();
+        }
+        let scanned = self.scanned.borrow();
+        let taken = self.take_touched(|key| scanned.is_free(key));
+        self.in_pages(taken)
+    }
+
+    /// Take touched keys that are `free`, and of which no elements are being written.
+    pub(super) fn take_touched(&self, mut free: impl FnMut(&[u8]) -> bool) -> Vec<Taken> {
         let newest = match self.fence.get() {
             Some(_) => u32::MAX,
             None => self.now().saturating_sub(COALESCE.as_millis() as u32),
         };
-        let (scanned, parts) = (self.scanned.borrow(), self.parts.borrow());
+        let parts = self.parts.borrow();
         let mut touched = self.touched.borrow_mut();
-        let taken = touched.take(PAGE_KEYS, PAGE_BYTES, newest, |key| {
-            scanned.is_free(key) && !parts.is_in_round(key)
-        });
+        touched.take(PAGE_KEYS, PAGE_BYTES, newest, |key| {
+            !parts.is_in_round(key) && free(key)
+        })
+    }
+
+    /// Large keys have pages of their own, for which others need not wait.
+    pub(super) fn in_pages(&self, taken: Vec<Taken>) -> Vec<Vec<Taken>> {
         let large = self.large.borrow();
         let (alone, together): (Vec<_>, Vec<_>) =
             taken.into_iter().partition(|taken| large.contains(&taken.key));
@@ -98,6 +119,7 @@ impl Follow {
         let mut owed = self.owed.borrow_mut();
         let mut busy = self.busy.borrow_mut();
         for (place, taken) in page.keys.iter().enumerate() {
+            self.siblings.let_go(taken.id);
             if page.returned.contains(&place) {
                 touched.returned(taken.id);
                 continue;
@@ -109,6 +131,9 @@ impl Follow {
             {
                 self.resolved.borrow_mut().push(key);
             }
+        }
+        if self.siblings.is_on {
+            touched.release();
         }
         drop((touched, owed, busy));
         self.woken.notify_one();

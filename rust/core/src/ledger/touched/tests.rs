@@ -156,3 +156,18 @@ fn a_key_that_is_owed_does_not_hold_the_mark_and_is_taken_when_it_rests() {
     assert_eq!(touched.clean(at(60)), at(60));
     assert!(touched.is_empty());
 }
+
+#[test]
+fn a_key_that_is_handed_over_leaves_its_touch_to_another() {
+    let mut touched = Touched::new(10_000);
+    touched.touch(b"a", 1, at(10));
+    let taken = touched.take(10, 100, u32::MAX, |_| true);
+    touched.touch(b"b", 2, at(20));
+    assert_eq!(touched.touch_of(taken[0].id), Some(at(10)));
+    touched.hand_over(taken[0].id, &[(b"b", 2)], Some(at(30)));
+    assert_eq!(touched.mark(at(40)), at(10));
+    let taken = touched.take(10, 100, u32::MAX, |_| true);
+    assert_eq!(names(&taken), [b"b"]);
+    touched.landed(taken[0].id);
+    assert_eq!((touched.mark(at(40)), touched.is_empty()), (at(40), true));
+}
