@@ -12,6 +12,7 @@ left out, or one too many, shifts those behind it: each is then an answer that i
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -199,7 +200,7 @@ def _written(bed: Bed, case: Case) -> Iterator[str]:
 def _truth(bed: Bed, case: Case, ended: Ended, lies: list[Lie], loaded: Holding) -> Iterator[str]:
     """Whether what it says is so, and whether what was there is there."""
     if case.kind.arguments[0] == "reshard":
-        yield from _nothing_lost(bed, loaded)
+        yield from _nothing_lost(bed, loaded, _told_to_expire(lies))
         if ended.code == 0 and case.kind.name == "apply" and not _believable(case, lies):
             yield from _moved(bed)
         return
@@ -216,9 +217,18 @@ def _differences(bed: Bed) -> list[str]:
     return compare(bed.real_source, bed.cluster, ttl_tolerance_ms=5_000).problems[:5]
 
 
-def _nothing_lost(bed: Bed, loaded: Holding) -> Iterator[str]:
+def _told_to_expire(lies: list[Lie]) -> set[bytes]:
+    """Return the keys of which the node said that they live so long yet: nobody can know better."""
+    return {
+        lie.arguments[1]
+        for lie in lies
+        if lie.arguments[0].upper() == b"PTTL" and re.fullmatch(rb":[0-9]+\r\n", lie.told.reply or b"")
+    }
+
+
+def _nothing_lost(bed: Bed, loaded: Holding, expired: set[bytes]) -> Iterator[str]:
     held = bed.holds(*bed.cluster.primaries)
-    for key in loaded.keys() - held.keys():
+    for key in loaded.keys() - held.keys() - expired:
         yield f"the cluster has lost {key!r}"
     if other := unlike(loaded, held):
         yield f"the cluster holds another value of {other[:3]}"

@@ -59,6 +59,9 @@ _FOUND = {
     "replies too many mix values up": Case(
         1987, _BY_NAME["apply"], "target", "MEMORY USAGE", 5, 5, "extra", False
     ),
+    "a source that does not close a slot": Case(
+        7019, _BY_NAME["apply"], "target", "CLUSTER SETSLOT", 11, 5, "redirect", True
+    ),
     "a slot that is said to be empty": Case(
         8257, _BY_NAME["apply"], "target", "CLUSTER COUNTKEYSINSLOT", 16, 1, "odd", False
     ),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.net.connector import Connector
-from slotferry.reshard.cluster.members import Cluster, read_cluster
+from slotferry.reshard.cluster.members import Cluster, Member, read_cluster
 from slotferry.reshard.cluster.wire import Wire, format_ranges, is_error, slot_commands
 from slotferry.reshard.cluster.wire import count_of as keys_of
 from slotferry.reshard.journal import ReshardJournal
@@ -53,9 +53,15 @@ class Contest:
         goes = {move.slot: shards[move.target].id for move in self.plan.moves() if move.target in shards}
         contested = {slot for slot, why in tally.left.items() if why == CONTESTED}
         contested |= {s for s in tally.moved if s in goes and cluster.owners[s] != goes[s]}
-        if not contested:
+        # A node that refused to be told whose they are.
+        still_open = {s for s in tally.moved if any(_shows_open(m, s) for m in cluster.members.values())}
+        if not contested | still_open:
             return
-        self.say(f"slots {format_ranges(contested)} are claimed by others too; looking after their keys")
+        if contested:
+            self.say(f"slots {format_ranges(contested)} are claimed by others too; looking after their keys")
+        if still_open := still_open - contested:
+            self.say(f"slots {format_ranges(still_open)} are moved, but a node still shows them as open")
+        contested |= still_open
         self.wait()
         wrong = repair_slots(self.connector, self.journal, contested, self.conflicts, self.say, self.cancel)
         cluster = read_cluster(self.connector)
@@ -89,3 +95,7 @@ class Contest:
             for slot in had
             if slot not in held
         }
+
+
+def _shows_open(member: Member, slot: int) -> bool:
+    return slot in member.migrating or slot in member.importing

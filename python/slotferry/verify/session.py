@@ -169,7 +169,6 @@ class VerifySession(Session):
             self._file.write(json.dumps(difference.to_dict()) + "\n" for difference in differences)
         except OutputError as error:
             self._lost_output = error
-            self._emit(Notice(error.message))
 
     def _compare(self, journal: Journal, sides: Sides) -> None:
         options = self._verify
