@@ -62,6 +62,9 @@ _FOUND = {
     "a source that does not close a slot": Case(
         7019, _BY_NAME["apply"], "target", "CLUSTER SETSLOT", 11, 5, "redirect", True
     ),
+    "a read that is answered BUSYKEY": Case(
+        9922, _BY_NAME["verify repairs"], "target", "PEXPIRETIME", 6, 1_000_000, "error", True
+    ),
     "a slot that is said to be empty": Case(
         8257, _BY_NAME["apply"], "target", "CLUSTER COUNTKEYSINSLOT", 16, 1, "odd", False
     ),
