@@ -6,10 +6,11 @@
 
 use std::time::{Duration, Instant};
 
+use crate::chunked::copy::LIMITS;
 use crate::chunked::copy::one_key::{Attempt, Copy, Done, Stop};
 use crate::chunked::copy::source::Look;
 use crate::chunked::copy::stream::Lost;
-use crate::chunked::copy::{LIMITS, temporary};
+use crate::chunked::copy::target::{expiry_is_lost, push_expiry};
 use crate::chunked::parts;
 use crate::chunked::parts::Kind;
 use crate::job::progress::Outcome;
@@ -20,16 +21,13 @@ use crate::resp::Tree;
 use crate::text::shown;
 
 /// So many touched elements are worth a go while parts are still to be copied.
-const WORTH: usize = 200;
+pub(super) const WORTH: usize = 200;
 
 /// With fewer left, a key is given its name: the rest follows there.
-const FEW: usize = 50;
+pub(super) const FEW: usize = 50;
 
 /// So often more than half as many elements may be touched while others are read as those were; then they won't get few.
-const MOST_VAIN: u32 = 3;
-
-/// By how many ms two readings of one expiry may differ where a server tells it as what is left.
-const JITTER: u64 = 5;
+pub(super) const MOST_VAIN: u32 = 3;
 
 /// What tells the expiry says this of a key that is not there (any more).
 const GONE: i64 = -2;
@@ -75,7 +73,7 @@ pub(crate) enum Whither {
 impl Copy<'_> {
     /// Whether the key is written, so that its elements have to be followed while it is copied.
     pub(crate) fn moves(&self, kind: Kind) -> bool {
-        let can = matches!(kind, Kind::Set | Kind::SortedSet | Kind::Hash | Kind::List);
+        let can = !matches!(kind, Kind::String);
         let follow = self.engine.follow.as_ref();
         can && follow.is_some_and(|follow| follow.owns(self.big.page) || follow.has(&self.big.source))
     }
@@ -124,6 +122,9 @@ impl Copy<'_> {
         // The key will change, and no transaction is to fail for it.
         self.ask(Commands::one(&[b"UNWATCH"])).await?;
         self.source.begin();
+        if look.kind == Kind::Stream {
+            return self.build_stream(look, temporary).await;
+        }
         self.unlink(temporary).await?;
         let mut progress = Self::afresh(look);
         progress.place = look.kind.scan_start();
@@ -209,21 +210,28 @@ impl Copy<'_> {
     async fn publish(&mut self, kind: Kind, temporary: &[u8]) -> Attempt<u64> {
         let read = self.apply(temporary, kind, &[], Whither::Temporary).await?;
         self.pause_moving().await?;
-        let expired = read.expires_at > 0 && read.expires_at <= read.now;
-        if !read.there || expired {
+        if !read.there {
+            return Err(Stop::Changed("it went while it was copied"));
+        }
+        self.give_name(temporary, (read.expires_at, read.now)).await?;
+        Ok(read.expires_at)
+    }
+
+    /// Give what is built this expiry, as read at this time of the source, and its name.
+    pub(super) async fn give_name(&mut self, temporary: &[u8], (expires_at, now): (u64, u64)) -> Attempt<()> {
+        if expires_at > 0 && expires_at <= now {
             return Err(Stop::Changed("it went while it was copied"));
         }
         let name = self.big.target.clone();
-        let at = read.expires_at.to_string();
-        let ttl: &[&[u8]] = if read.expires_at == 0 {
+        let at = expires_at.to_string();
+        let ttl: &[&[u8]] = if expires_at == 0 {
             &[b"PERSIST", temporary]
         } else {
             &[b"PEXPIREAT", temporary, at.as_bytes()]
         };
         // Without the UNLINK, RENAME would free a large value at once.
         let commands: [&[&[u8]]; 3] = [ttl, &[b"UNLINK", &name], &[b"RENAME", temporary, &name]];
-        self.tell(&commands).await?;
-        Ok(read.expires_at)
+        self.tell(&commands).await.map(drop)
     }
 
     /// As [`Self::pause`], for a key that is written meanwhile.
@@ -309,18 +317,11 @@ impl Copy<'_> {
             }
         }
         let expires_at = read.expires_at;
-        let at = expires_at.to_string();
         let (had, touched) = match whither {
             Whither::Temporary => (None, 0),
             Whither::Published { expires_at, touched } => (expires_at, touched as u64),
         };
-        let keeps_expiry = had.is_some_and(|had| had.abs_diff(expires_at) <= JITTER);
-        match whither {
-            Whither::Temporary => commands.push(&[b"PEXPIRE", name, temporary::LIFETIME_MS]),
-            Whither::Published { .. } if keeps_expiry => commands.push(&[b"PTTL", name]),
-            Whither::Published { .. } if expires_at == 0 => commands.push(&[b"PERSIST", name]),
-            Whither::Published { .. } => commands.push(&[b"PEXPIREAT", name, at.as_bytes()]),
-        }
+        let keeps_expiry = push_expiry(&mut commands, name, whither, expires_at);
         let count = commands.count() - before;
         let replies = self.execute(commands, count).await?;
         let length = replies.first().and_then(Tree::integer).unwrap_or_default();
@@ -334,8 +335,7 @@ impl Copy<'_> {
         if had.is_none() && length.max(0).cast_unsigned() <= touched && touched < read.length {
             return Err(Stop::Changed("the target has only a part of it"));
         }
-        let left = replies.last().and_then(Tree::integer).unwrap_or(-2);
-        if keeps_expiry && (left < -1 || (left == -1) != (expires_at == 0)) {
+        if keeps_expiry && expiry_is_lost(replies.last(), expires_at) {
             return Err(Stop::Changed("the target has lost its expiry, or part of it"));
         }
         Ok(there)

@@ -54,6 +54,12 @@ pub(crate) fn read_history(key: &[u8]) -> Commands {
     Commands::one(&[b"XINFO", b"STREAM", key])
 }
 
+/// The ID of the first entry, by [`read_history`].
+pub(crate) fn first_id(reply: &Tree) -> Option<Vec<u8>> {
+    let entry = field(reply.elements(), "first-entry")?.into_elements()?;
+    entry.into_iter().next()?.into_text()
+}
+
 pub(crate) fn history(reply: Tree) -> Option<History> {
     let items = reply.into_elements()?;
     Some(History {

@@ -79,7 +79,11 @@ impl Engine {
             in_doubt: &mut in_doubt,
         };
         copy.connect_source().await?;
-        let ended = copy.write_round(round).await;
+        let ended = if round.kind == Kind::Stream {
+            copy.write_stream_round(round).await
+        } else {
+            copy.write_round(round).await
+        };
         wires.source_cut = matches!(ended, Err(Stop::Source(_))) && wires.source.client.is_none();
         ended
     }

@@ -82,7 +82,7 @@ impl Copy<'_> {
     }
 
     /// The source's replies, errors among them.
-    async fn call_source(&mut self, commands: Commands) -> Attempt<Vec<Tree>> {
+    pub(super) async fn call_source(&mut self, commands: Commands) -> Attempt<Vec<Tree>> {
         let Some(client) = &mut self.source.client else {
             return Err(Stop::Source("not connected".to_owned()));
         };

@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use crate::chunked::copy::elements::Whither;
 use crate::chunked::copy::one_key::{Attempt, Copy, Stop};
 use crate::chunked::copy::temporary;
 use crate::error::{Error, ErrorKind};
@@ -14,6 +15,9 @@ use crate::net::client::{CallError, Client, Commands};
 use crate::reply::{Verdict, judge, said};
 use crate::resp::Tree;
 use crate::text::shown;
+
+/// By how many ms two readings of one expiry may differ where a server tells it as what is left.
+const JITTER: u64 = 5;
 
 impl Copy<'_> {
     /// Run commands at the slot's owner, in one transaction if there are several; what they answered.
@@ -178,4 +182,28 @@ impl Copy<'_> {
             }
         }
     }
+}
+
+/// Append the command that gives a key this expiry; whether it has it already, so that it is only asked for.
+pub(super) fn push_expiry(commands: &mut Commands, name: &[u8], whither: Whither, expires_at: u64) -> bool {
+    let at = expires_at.to_string();
+    match whither {
+        Whither::Temporary => commands.push(&[b"PEXPIRE", name, temporary::LIFETIME_MS]),
+        Whither::Published {
+            expires_at: Some(had),
+            ..
+        } if had.abs_diff(expires_at) <= JITTER => {
+            commands.push(&[b"PTTL", name]);
+            return true;
+        }
+        Whither::Published { .. } if expires_at == 0 => commands.push(&[b"PERSIST", name]),
+        Whither::Published { .. } => commands.push(&[b"PEXPIREAT", name, at.as_bytes()]),
+    }
+    false
+}
+
+/// Whether the answer of a key that has this expiry already says that it has another.
+pub(super) fn expiry_is_lost(left: Option<&Tree>, expires_at: u64) -> bool {
+    let left = left.and_then(Tree::integer).unwrap_or(-2);
+    left < -1 || (left == -1) != (expires_at == 0)
 }

@@ -69,6 +69,17 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
+    /// Nothing, up to a place.
+    pub fn empty(next: Place) -> Self {
+        Self {
+            elements: Vec::new(),
+            entries: Vec::new(),
+            expiries: Vec::new(),
+            next,
+            is_last: false,
+        }
+    }
+
     pub fn bytes(&self) -> usize {
         let plain: usize = self.elements.iter().map(|element| element.len() + 16).sum();
         let entries: usize = self

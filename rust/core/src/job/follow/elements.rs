@@ -13,7 +13,8 @@ use crate::chunked::copy::{Big, CUT_PATIENCE, MOST_CUTS};
 use crate::chunked::parts::Kind;
 use crate::job::engine::Engine;
 use crate::ledger::touched::Touch;
-use crate::source::keys::Container;
+use crate::rdb::StreamId;
+use crate::source::keys::{Container, StreamElement};
 
 /// So many keys are followed by their elements at most. A round takes a round trip to either side, and one is under way at
 /// a time: with a millisecond each, a thousand keys that are all written are two seconds behind.
@@ -22,6 +23,9 @@ const MOST_KEYS: usize = 1_000;
 /// Elements of all keys that are remembered at most, in bytes, and what one costs beside its name.
 const MOST_BYTES: usize = 32 << 20;
 const ELEMENT_BYTES: usize = 64;
+
+/// So many ms later than a round has seen what a stream begins with, all is received that was done before.
+const BEFORE_TRIMMING: u32 = 10;
 
 /// One key.
 #[derive(Debug)]
@@ -47,6 +51,8 @@ pub(super) struct Part {
     cuts: Cuts,
     /// Of a list.
     pub(super) positions: Positions,
+    /// Of a stream: the first entry that the source had when the last round read it.
+    first_seen: Option<StreamId>,
 }
 
 /// Connections that ended, one after another, while a round went over them.
@@ -77,6 +83,9 @@ pub(crate) struct Round {
     /// See [`Part`].
     pub count: usize,
     pub cuts: Cuts,
+    pub first_seen: Option<StreamId>,
+    /// Entries were trimmed since then, so one more round is due.
+    pub again: bool,
 }
 
 /// The keys.
@@ -156,6 +165,7 @@ fn kind_of(container: Container) -> Kind {
         Container::SortedSet => Kind::SortedSet,
         Container::Hash => Kind::Hash,
         Container::List => Kind::List,
+        Container::Stream => Kind::Stream,
     }
 }
 
@@ -207,6 +217,15 @@ impl Follow {
         }
     }
 
+    /// All of a stream's groups is touched, if it is followed by its elements; whether it is.
+    pub(super) fn touch_groups(&self, engine: &Engine, key: &[u8], touch: Touch) -> bool {
+        let follows = self.follows_elements(key, Some(Container::Stream));
+        if follows {
+            self.touch_elements(engine, key, &[StreamElement::AllGroups.to_bytes()], touch);
+        }
+        follows
+    }
+
     /// A key is a touched key, as a whole.
     pub(super) fn leave_elements(&self, key: &[u8], touch: Option<Touch>) {
         let removed = self.parts.borrow_mut().remove(key);
@@ -250,6 +269,7 @@ impl Follow {
             count: 1,
             cuts: Cuts::default(),
             positions: Positions::default(),
+            first_seen: None,
         };
         // Recorded by name, it does not hold the mark however long it takes.
         touched.owe_copying(&big.source);
@@ -304,6 +324,10 @@ impl Follow {
     pub fn publish_elements(&self, engine: &Engine, key: &[u8], expires_at: u64, count: usize) {
         if let Some(part) = self.parts.borrow_mut().keys.get_mut(key) {
             (part.building, part.base, part.in_hand) = (false, None, None);
+            if part.kind == Kind::Stream {
+                // What was trimmed meanwhile is there still.
+                part.first = part.first.or(self.received());
+            }
             (part.expires_at, part.count) = (Some(expires_at), count);
         }
         self.publish(engine);
@@ -326,7 +350,8 @@ impl Follow {
                     target,
                     kind,
                     elements: HashSet::new(),
-                    first: None,
+                    // What was trimmed before the mark may be there still.
+                    first: self.received().filter(|_| kind == Kind::Stream),
                     in_hand: None,
                     building: false,
                     base: None,
@@ -335,6 +360,7 @@ impl Follow {
                     count: 1,
                     cuts: Cuts::default(),
                     positions: Positions::default(),
+                    first_seen: None,
                 };
                 self.parts.borrow_mut().keys.insert(Rc::from(key), part);
             }
@@ -370,6 +396,8 @@ impl Follow {
             expires_at: part.expires_at,
             count: part.count,
             cuts: part.cuts,
+            first_seen: part.first_seen,
+            again: false,
         })
     }
 
@@ -382,6 +410,11 @@ impl Follow {
             part.in_hand = None;
             (part.expires_at, part.count) = (Some(expires_at), round.count);
             part.cuts = Cuts::default();
+            part.first_seen = round.first_seen;
+            if round.again {
+                part.first = part.first.or(self.received());
+                part.not_before = self.now() + BEFORE_TRIMMING;
+            }
         }
         drop(parts);
         self.touched.borrow_mut().release();

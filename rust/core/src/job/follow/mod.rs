@@ -260,11 +260,13 @@ impl Follow {
         self.progressed.notify_one();
     }
 
-    /// Copy these keys, as if they had been touched now.
+    /// Copy these keys, as if they had been touched now; of a stream that is followed by its elements, the groups.
     pub fn touch_now(&self, engine: &Engine, keys: &[Vec<u8>]) {
         if let Some(touch) = self.received() {
             for key in keys {
-                self.touch(engine, key, touch);
+                if !self.touch_groups(engine, key, touch) {
+                    self.touch(engine, key, touch);
+                }
             }
             self.woken.notify_one();
         }

@@ -1,11 +1,12 @@
-//! Which arguments of a command name the elements that it touches, of a set, a sorted set or a hash; and which commands
-//! touch the ends of a list alone (`ends.rs`).
+//! Which arguments of a command name the elements that it touches, of a set, a sorted set, a hash or a stream
+//! (`stream_elements.rs`); and which commands touch the ends of a list alone (`ends.rs`).
 //!
 //! Invariant: what is named is all that the command changes of the key, but for the key's own expiry; one argument too
 //! many does no harm, as an element is read before it is written.
 
 use crate::source::keys::ends;
 use crate::source::keys::ends::{Change, Ends};
+use crate::source::keys::stream_elements::{StreamCommand, StreamLook};
 
 /// What a key holds whose elements are named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub enum Container {
     Hash,
     /// Entries at its ends.
     List,
+    /// Entries, groups, and what is pending in these.
+    Stream,
 }
 
 /// Where the elements stand. Places count from 0, the command's name.
@@ -39,12 +42,14 @@ pub(crate) enum Elements {
     },
     /// Nowhere: it changes the ends of a list.
     Ends(Ends),
+    /// As a command on a stream has them.
+    Stream(StreamCommand),
 }
 
 /// What a command names, by its name in lower case; none where that is not known. Read in the servers' sources (Redis
 /// 6.2 to 8.6, Valkey to 9.1), as their streams have it: SPOP comes as SREM, GEOADD as ZADD.
 pub(crate) fn of(command: &[u8]) -> Option<(Option<Container>, Elements)> {
-    use Container::{Hash, Set, SortedSet};
+    use Container::{Hash, Set, SortedSet, Stream};
     let rest = |first, step| Elements::From { first, step };
     if let Some(ends) = ends::of(command) {
         return Some((Some(Container::List), Elements::Ends(ends)));
@@ -65,6 +70,12 @@ pub(crate) fn of(command: &[u8]) -> Option<(Option<Container>, Elements)> {
             (Hash, Elements::Fields { step: 1 })
         }
         b"hsetex" => (Hash, Elements::Fields { step: 2 }),
+        b"xadd" => (Stream, Elements::Stream(StreamCommand::Add)),
+        b"xtrim" => (Stream, Elements::Stream(StreamCommand::Trim)),
+        b"xdel" => (Stream, Elements::Stream(StreamCommand::Delete)),
+        b"xack" => (Stream, Elements::Stream(StreamCommand::Acknowledge)),
+        b"xclaim" => (Stream, Elements::Stream(StreamCommand::Claim)),
+        b"xgroup" => (Stream, Elements::Stream(StreamCommand::Group)),
         _ => return None,
     };
     Some((Some(container), elements))
@@ -79,6 +90,7 @@ pub(crate) struct Look {
     pub wanted: bool,
     /// Elements behind FIELDS stand from here to here.
     fields: Option<(usize, usize)>,
+    stream: StreamLook,
     /// The number of them comes next.
     number_next: bool,
     /// What it says of the ends of a list.
@@ -113,17 +125,34 @@ impl Look {
                 Some(Elements::Fields { step }) => self
                     .fields
                     .is_some_and(|(first, end)| at >= first && at < end && (at - first).is_multiple_of(step)),
+                Some(Elements::Stream(command)) => self.stream.is_here(command, at),
             }
     }
 
-    /// Whether a short word may say where the elements stand.
-    pub fn wants_word(&self) -> bool {
-        self.wanted
-            && match self.elements {
-                Some(Elements::Fields { .. }) => self.fields.is_none(),
-                Some(Elements::Ends(ends)) => ends.has_words(),
-                _ => false,
-            }
+    /// Whether a short word at a place may say where the elements stand.
+    pub fn wants_word(&self, at: usize) -> bool {
+        match self.elements {
+            Some(Elements::Fields { .. }) => self.wanted && self.fields.is_none(),
+            Some(Elements::Ends(ends)) => self.wanted && ends.has_words(),
+            // It comes before the key.
+            Some(Elements::Stream(StreamCommand::Group)) => at == 1,
+            _ => false,
+        }
+    }
+
+    /// An element.
+    pub fn element(&mut self, element: &[u8]) {
+        if let Some(Elements::Stream(command)) = self.elements {
+            self.stream.take(command, element);
+        }
+    }
+
+    /// What the whole command touches, `elements` being those that stood in it; none where that is not known.
+    pub fn touched(&self, elements: Vec<Vec<u8>>) -> Option<Vec<Vec<u8>>> {
+        match self.elements {
+            Some(Elements::Stream(command)) => self.stream.touched(command, &elements),
+            _ => Some(elements),
+        }
     }
 
     /// A word that is no key and no element, at a place of `count`.
@@ -131,10 +160,15 @@ impl Look {
         if let Some(Elements::Ends(ends)) = self.elements {
             return self.words.take(ends, word, at);
         }
+        if let Some(Elements::Stream(StreamCommand::Group)) = self.elements
+            && at == 1
+        {
+            return self.stream.subcommand(word);
+        }
         let Some(Elements::Fields { step }) = self.elements else {
             return;
         };
-        if !self.wants_word() {
+        if !self.wants_word(at) {
             return;
         }
         if std::mem::take(&mut self.number_next) {
@@ -174,11 +208,11 @@ impl Look {
 #[cfg(test)]
 mod tests {
     use crate::resp::encode;
-    use crate::source::keys::{Effect, KeyReader, Table};
+    use crate::source::keys::{Effect, KeyReader, StreamElement, Table};
 
     #[test]
     fn elements_of_the_commands_that_name_them() {
-        for (command, elements) in [
+        assert_told(&[
             ("SADD k a b", "a b"),
             ("SREM k a b", "a b"),
             ("SMOVE k k2 m", "m | m"),
@@ -195,7 +229,62 @@ mod tests {
             ("HPEXPIREAT k 99 FIELDS 3 f g", "whole"),
             ("HPEXPIREAT k 99 FIELDS x f", "whole"),
             ("HPERSIST k f", "whole"),
-        ] {
+        ]);
+    }
+
+    #[test]
+    fn what_a_command_touches_of_a_stream() {
+        assert_told(&[
+            ("XADD k 5-1 f v", ""),
+            ("XADD k NOMKSTREAM MAXLEN ~ 5 LIMIT 9 5-1 f v", ""),
+            ("XADD k KEEPREF MINID = 4-0 5-1 f v", ""),
+            ("XADD k MAXLEN 5 5-1 DELREF v", ""),
+            ("XADD k DELREF MAXLEN = 5 5-1 f v", "whole"),
+            ("XADD k ACKED MAXLEN = 5 5-1 f v", "whole"),
+            ("XADD k IDMP p i 5-1 f v", "whole"),
+            ("XADD k * f v", "whole"),
+            ("XADD k MAXLEN 5", "whole"),
+            ("XTRIM k MAXLEN = 5", ""),
+            ("XTRIM k MINID 5-1 KEEPREF", ""),
+            ("XTRIM k MAXLEN 5 DELREF", "whole"),
+            ("XTRIM k ACKED MAXLEN 5", "whole"),
+            ("XTRIM k", "whole"),
+            ("XDEL k 5-1 6", "deleted 5-1 deleted 6-0"),
+            ("XDEL k x", "whole"),
+            ("XACK k g 5-1 6-1", "pending g 5-1 pending g 6-1"),
+            (
+                "XCLAIM k g c 0 5-1 TIME 9 RETRYCOUNT 1 FORCE JUSTID LASTID 5-1",
+                "pending g 5-1 group g",
+            ),
+            ("XCLAIM k g c 0 5-1 6-1", "pending g 5-1 pending g 6-1 group g"),
+            ("XCLAIM k g c 0", "whole"),
+            ("XGROUP CREATE k g 5-1 ENTRIESREAD 4", "all of g"),
+            ("xgroup destroy k g", "all of g"),
+            ("XGROUP DELCONSUMER k g c", "all of g"),
+            ("XGROUP SETID k g 5-1", "group g"),
+            ("XGROUP CREATECONSUMER k g c", "group g"),
+            ("XGROUP FROBNICATE k g", "whole"),
+            ("XSETID k 5-1", "whole"),
+            ("XDELEX k KEEPREF IDS 1 5-1", "whole"),
+        ]);
+    }
+
+    fn shown(element: &[u8]) -> String {
+        let text = |group: Vec<u8>| String::from_utf8(group).unwrap();
+        match StreamElement::parse(element) {
+            Some(StreamElement::Pending { group, id }) => {
+                format!("pending {} {}-{}", text(group), id.ms, id.seq)
+            }
+            Some(StreamElement::Group(group)) => format!("group {}", text(group)),
+            Some(StreamElement::WholeGroup(group)) => format!("all of {}", text(group)),
+            Some(StreamElement::AllGroups) => "all groups".to_owned(),
+            Some(StreamElement::Deleted(id)) => format!("deleted {}-{}", id.ms, id.seq),
+            None => text(element.to_vec()),
+        }
+    }
+
+    fn assert_told(commands: &[(&str, &str)]) {
+        for (command, elements) in commands {
             let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
             let mut data = Vec::new();
             encode::command(&mut data, &words);
@@ -208,7 +297,8 @@ mod tests {
                         match effect {
                             Effect::KeyInPart { .. } => return true,
                             Effect::Elements { elements, .. } => {
-                                found.push(String::from_utf8(elements.join(&b' ')).unwrap());
+                                let shown: Vec<_> = elements.iter().map(|element| shown(element)).collect();
+                                found.push(shown.join(" "));
                             }
                             _ => found.push("whole".to_owned()),
                         }
@@ -216,7 +306,7 @@ mod tests {
                     });
                     buffer.drain(..progress.unwrap().used);
                 }
-                assert_eq!(found.join(" | "), elements, "{command}");
+                assert_eq!(found.join(" | "), *elements, "{command}");
             }
         }
     }

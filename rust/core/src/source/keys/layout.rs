@@ -157,7 +157,7 @@ impl Plan {
         if self.elements.is_here(self.at, self.count) {
             return length <= LONGEST_NAME;
         }
-        if self.elements.wants_word() {
+        if self.elements.wants_word(self.at) {
             return length <= LONGEST_WORD;
         }
         length <= LONGEST_WORD && !matches!(self.layout, Layout::Range { .. })
@@ -208,6 +208,7 @@ impl Plan {
             };
         }
         if self.elements.is_here(self.at, self.count) {
+            self.elements.element(bytes);
             return Place::Element;
         }
         self.elements.word(bytes, self.at, self.count);

@@ -6,11 +6,13 @@
 mod elements;
 mod ends;
 mod layout;
+mod stream_elements;
 mod table;
 
 pub use elements::Container;
 pub use ends::{Change, End};
 use layout::{Class, Layout, Place, Plan};
+pub(crate) use stream_elements::StreamElement;
 pub use table::{Table, TableError};
 
 use crate::source::stream::{Commands, Item, StreamError};
@@ -41,7 +43,7 @@ pub enum Effect<'a> {
         database: u32,
         /// The key.
         name: &'a [u8],
-        /// Members or fields; none: its expiry alone.
+        /// Members, fields, or what is named of a stream; none: no more than its expiry and, of a stream, its ends.
         elements: &'a [Vec<u8>],
     },
     /// Entries of a list were added or taken at an end, and nothing else of it changed. Told once a command.
@@ -265,18 +267,19 @@ impl KeyReader {
     /// The same, where keys of it are followed by their elements.
     #[cold]
     fn end_in_part(&mut self, tell: &mut impl FnMut(Effect<'_>) -> bool) {
-        let database = self.database;
         let is_whole = self.plan.elements.is_whole() && !self.plan.is_incomplete();
-        for (number, name) in std::mem::take(&mut self.in_part) {
-            let (name, elements) = (name.as_slice(), self.elements.as_slice());
-            let change = self.plan.elements.change(number, self.plan.at());
+        let (database, elements) = (self.database, std::mem::take(&mut self.elements));
+        let is_named = is_whole && !self.plan.elements.has_ends();
+        let touched = is_named.then(|| self.plan.elements.touched(elements)).flatten();
+        for (number, name) in &std::mem::take(&mut self.in_part) {
+            let change = self.plan.elements.change(*number, self.plan.at());
             if let Some(change) = change.filter(|_| is_whole) {
                 tell(Effect::Ends {
                     database,
                     name,
                     change,
                 });
-            } else if is_whole && !self.plan.elements.has_ends() {
+            } else if let Some(elements) = &touched {
                 tell(Effect::Elements {
                     database,
                     name,
@@ -286,7 +289,6 @@ impl KeyReader {
                 tell(Effect::Key { database, name });
             }
         }
-        self.elements = Vec::new();
         self.element_bytes = 0;
     }
 

@@ -55,6 +55,7 @@ impl Table {
         lower.copy_from_slice(name);
         lower.make_ascii_lowercase();
         match known(lower) {
+            Some(layout) if lower == b"xgroup" => (layout, elements::of(lower)),
             Some(layout) => (layout, None),
             None => self.0.get(&*lower).copied().unwrap_or(unknown),
         }
@@ -82,6 +83,12 @@ impl Table {
             ("lrem", range(1, 1, 1)),
             ("blpop", range(1, -2, 1)),
             ("xclaim", range(1, 1, 1)),
+            ("xadd", range(1, 1, 1)),
+            ("xtrim", range(1, 1, 1)),
+            ("xdel", range(1, 1, 1)),
+            ("xack", range(1, 1, 1)),
+            ("xsetid", range(1, 1, 1)),
+            ("xdelex", range(1, 1, 1)),
             ("json.new", range(1, 1, 1)),
             ("sadd", range(1, 1, 1)),
             ("srem", range(1, 1, 1)),
