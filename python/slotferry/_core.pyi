@@ -25,12 +25,14 @@ __all__ = [
     "KeyMap",
     "PartitionMark",
     "Pending",
+    "RdbBeginning",
     "Snapshot",
     "Survey",
     "ValueFilter",
     "__version__",
     "key_slot",
     "key_slots",
+    "look_at_rdb",
     "stream_keys",
 ]
 
@@ -108,6 +110,36 @@ def stream_keys(
     it is touched; other effects (offset, what, name of an unknown command); the offset behind the last whole
     command; and the database that is selected there. Keys of a command that is not whole yet may be among
     them. Raises `EngineError(USAGE, …)` for bytes that are neither.
+    """
+
+@final
+class RdbBeginning:
+    """What an RDB file says before its first key."""
+
+    @property
+    def version(self) -> int:
+        """Its RDB version: 80 and above are Valkey's."""
+
+    @property
+    def fields(self) -> list[tuple[bytes, bytes]]:
+        """Name and value of each field about the server that wrote it (`redis-ver`, `ctime` and so on)."""
+
+    @property
+    def libraries(self) -> list[bytes]:
+        """The code of each library of functions."""
+
+    @property
+    def first_database(self) -> tuple[int, int | None] | None:
+        """The first database with keys and, where the file tells, how many; None: no keys follow."""
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Its size in bytes, compressed or not, and when it was changed last, in ns since the epoch."""
+
+def look_at_rdb(path: str, name: str, /) -> RdbBeginning:
+    """Look at the beginning of an RDB file, which may be compressed with gzip or zstd.
+
+    Messages call it `name`. Raises `EngineError(SOURCE_REFUSED, …)` for what is no RDB that can be read.
     """
 
 @final
@@ -606,6 +638,10 @@ class EventKind:
     """The source's functions were changed."""
     COMPARISON_WANTED: EventKind
     """Only a comparison of both sides settles what differs."""
+    FILE_DAMAGED: EventKind
+    """The checksum of an RDB file is wrong, and it is taken as it is."""
+    FILE_DATABASES: EventKind
+    """An RDB file has keys in other databases than the one that is read."""
 
     @property
     def value(self) -> str:
@@ -642,6 +678,7 @@ class Job:
         cls,
         *,
         source: tuple[str, int] | str,
+        file: tuple[str | None, str, tuple[int, int] | None, int, bool, int] | None = None,
         source_access: Access,
         source_run_id: str,
         source_replication_id: str = ...,
@@ -686,8 +723,17 @@ class Job:
     ) -> Job:
         """Describe a job; nothing is opened before `start`.
 
-        `source` is `(host, port)` or the path of a Unix socket. `source_run_id` is what INFO said when the
-        cursors were taken: another one ends the job with `SOURCE_CHANGED`. `target_rdb_versions`
+        `source` is `(host, port)` or the path of a Unix socket. `file`, `(path, name, stamp, database,
+        whether a wrong checksum is only told, the target's time in ms)`, is an RDB file that is read
+        instead (path None: stdin), as long as it has its `stamp` (`RdbBeginning.stamp`; None: not
+        checked); `source` only names it then. It has one partition, whose cursor is the offset in the
+        file at which a key ends, 0 at first; it is always read from its beginning. `keys` are taken
+        from it wherever they stand. A value whose bytes in the file are more than a quarter of
+        `memory_limit` is a failure (`too_large`). What ends a file early ends the job with
+        `SOURCE_REFUSED`, once all that was whole is settled. It takes no `match`, `follow`, `sweeps`,
+        `delete_extra`, and no `verify` of `lengths` or of `keys`. `source_run_id` is what INFO said
+        when the cursors were taken: another one ends the job with `SOURCE_CHANGED`.
+        `target_rdb_versions`
         are those of the payloads that every node of the target takes: others get another footer or are
         translated, hashes whose fields have TTLs by the policy `field_ttl`; with none, only what the target
         refuses is. `target_limits` are the least `proto-max-bulk-len` and `client-query-buffer-limit`, in

@@ -34,7 +34,7 @@ _TEXTS = [*_PAGES, *(path for path in sorted(_ROOT.glob("*.md")) if path.name !=
 # Options of other programs that the pages show.
 _OTHERS = {
     *("--all-targets", "--cluster", "--cluster-pipeline", "--fault-seed", "--fuzz-dir", "--locked", "--long"),
-    *("--manifest-path", "--release", "--scan", "--workspace", "--durations"),
+    *("--manifest-path", "--rdb", "--release", "--scan", "--workspace", "--durations"),
 }
 
 

@@ -22,13 +22,14 @@ from slotferry.errors import MigrationInterrupted, RefusedError, UsageError
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.control.controls import Rates
 from slotferry.jobs.options import Options
+from slotferry.migrate.file_source import check_file_options
 from slotferry.migrate.session import Session, as_our_error, status_of
 from slotferry.model.counts import Keys
 from slotferry.model.cutover import CutoverOptions, CutoverReport
 from slotferry.model.events import CheckpointSaved, Event, Progress, RunEnded
 from slotferry.model.follow import Lag
 from slotferry.model.report import Report
-from slotferry.net.endpoints import Endpoint, parse_endpoint
+from slotferry.net.endpoints import Endpoint, file_endpoint, parse_endpoint
 
 __all__ = ["CutoverOptions", "CutoverReport", "Keys", "Lag", "Migration", "Options", "Report"]
 
@@ -37,7 +38,7 @@ class Migration:
     """One run of a migration; the same again (a new `Migration`) resumes what was interrupted.
 
     `source` is a URL `redis://`, `rediss://`, `unix://`, or `redis+sentinel://h1:p1,h2:p2/service/db` for a
-    service behind Sentinel; `target` is `redis+cluster://h1:p1,h2:p2`,
+    service behind Sentinel, or the path of an RDB file (`-` for stdin); `target` is `redis+cluster://h1:p1,h2:p2`,
     `rediss+cluster://…` or the URL of one of its nodes. Raises `UsageError` for a URL, a TLS file or an
     option that makes no sense; nothing is connected before the run starts.
 
@@ -45,18 +46,21 @@ class Migration:
     cancelled and waited for.
     """
 
+    _reads_files = True
+
     def __init__(
         self, source: str | Endpoint, target: str | Endpoint, options: Options | None = None
     ) -> None:
         self.options = options or Options()
         source_end = (
-            parse_endpoint(source, "source")
+            parse_endpoint((self._reads_files and _file(source)) or source, "source")
             .with_credentials(self.options.source_password, self.options.source_tls)
             .with_sentinel_login(self.options.sentinel_username, self.options.sentinel_password)
         )
         target_end = parse_endpoint(target, "target").with_credentials(
             self.options.target_password, self.options.target_tls
         )
+        check_file_options(source_end, self.options)
         for end in (source_end, target_end):
             end.check_files()  # reads the TLS files: now is the time to complain
         self._source, self._target = source_end, target_end
@@ -277,3 +281,8 @@ class _EventQueue:
             yield event
             if isinstance(event, RunEnded):
                 return
+
+
+def _file(source: str | Endpoint) -> Endpoint | None:
+    """Return the RDB file that a source names; None for a server."""
+    return file_endpoint(source) if isinstance(source, str) else None

@@ -31,6 +31,7 @@ class Verification(Migration):
     """
 
     options: VerifyOptions
+    _reads_files = False
 
     def __init__(
         self, source: str | Endpoint, target: str | Endpoint, options: VerifyOptions | None = None

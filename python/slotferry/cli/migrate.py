@@ -76,6 +76,8 @@ Examples:
   slotferry migrate rediss://old:6380 rediss+cluster://new1:7000 --source-ca ca.pem --target-ca ca.pem
   slotferry migrate 'redis+sentinel://s1,s2,s3/mymaster?role=prefer-replica' redis+cluster://new1:7000
   slotferry migrate redis://old:6379 redis://nat:17000 --address-map 10.0.0.7:7000=nat:17000
+  slotferry migrate dump.rdb redis+cluster://new1:7000
+  aws s3 cp s3://backups/dump.rdb.gz - | slotferry migrate - redis+cluster://new1:7000
   slotferry migrate unix:///run/redis.sock redis://new1:7000 --dry-run
   slotferry migrate redis://old:6379 redis://new1:7000 --verify
   slotferry migrate redis://old:6379 redis+cluster://new1:7000 --follow
@@ -186,6 +188,11 @@ Exit codes:
 )
 @click.option("--restart", is_flag=True, help="Forget what the journal knows of this job and start over.")
 @click.option(
+    "--ignore-checksum",
+    is_flag=True,
+    help="Take an RDB file whose checksum is wrong, and say so.",
+)
+@click.option(
     "--skip-check",
     metavar="NAME",
     multiple=True,
@@ -257,7 +264,8 @@ def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any
 
     SOURCE is redis://[user:password@]host:port/db, rediss://... (TLS), unix:///path?db=0, or for a service
     behind Sentinel redis+sentinel://host:port,host:port/service/db, with ?role=replica or
-    ?role=prefer-replica to spare its primary. TARGET is redis+cluster://host:port,host:port,
+    ?role=prefer-replica to spare its primary; or the path of an RDB file, plain, gzip or zstd, - for stdin.
+    TARGET is redis+cluster://host:port,host:port,
     rediss+cluster://..., or the redis:// URL of one of its nodes.
 
     Passwords are best given in SLOTFERRY_SOURCE_PASSWORD, SLOTFERRY_TARGET_PASSWORD and

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from slotferry._core import EngineError, ErrorKind, EventKind
+from slotferry.errors import SourceUnfitError
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.control.controls import Controls, Steering
 from slotferry.jobs.engine_errors import from_engine
@@ -37,6 +38,7 @@ from slotferry.topology.discovery import (
     TopologyRefresher,
 )
 from slotferry.topology.eviction import Eviction
+from slotferry.topology.rdb_file import target_now
 from slotferry.topology.sentinel import ServiceFinder, SourceWatch
 from slotferry.topology.views import TopologyViews
 
@@ -112,6 +114,7 @@ class EngineDriver:
         """The job in the journal, after which temporary keys are named; None: nothing is resumed."""
         self._checkpoint_wanted = False
         self._functions_changed = False
+        self._stdin_is_read = False
         self.topology = sides.target_facts.topology
         """The target's, as it is known now."""
         self._access = AccessKeeper({"source": sides.source, "target": sides.target})
@@ -125,12 +128,14 @@ class EngineDriver:
         source, facts = self.sides.source.endpoint, self.sides.source_facts
         route, selection = work.route or self.sides.ways[0], self.options.selection
         address = facts.address(source)
+        file = self._file(route)
         settings: dict[str, Any] = {
+            "file": file,
             "source": source.path if address is None else (address.host, address.port),
             "source_access": self.sides.source.access(route.source),
             "source_run_id": facts.server.run_id,
             "source_replication_id": facts.server.replication_id,
-            "source_has_pexpiretime": facts.server.has_pexpiretime,
+            "source_has_pexpiretime": file is not None or facts.server.has_pexpiretime,
             "target_access": self.sides.target.access(route.target),
             "target_has_pexpiretime": self.sides.target_facts.has_pexpiretime,
             "target_rdb_versions": self.sides.target_facts.rdb_versions,
@@ -142,10 +147,10 @@ class EngineDriver:
             "target_nodes": sorted(self.topology.node_ids),
             "address_map": self.sides.target.address_map.rules,
             "on_conflict": self.options.on_conflict,
-            "key_map": selection.key_map(route.prefix),
+            "key_map": selection.key_map(route.prefix, whole=file is not None),
             "value_filter": selection.value_filter(),
             "eviction": self.sides.eviction,
-            "match": selection.scan_match,
+            "match": selection.scan_match if file is None else None,
             "type": selection.scan_type,
             "page_keys": PAGE_KEYS,
             "memory_limit": self.options.memory_limit,
@@ -166,6 +171,20 @@ class EngineDriver:
                 scan_only=work.scan_only,
                 **{**settings, **work.settings},
             )
+
+    def _file(self, route: Route) -> tuple[str | None, str, tuple[int, int] | None, int, bool, int] | None:
+        """Return the RDB file to read, as the engine takes it; None for a server. Raises `SlotferryError`."""
+        file = self.sides.source_facts.file
+        if file is None:
+            return None
+        if file.path is None and self._stdin_is_read:
+            raise SourceUnfitError(
+                "the RDB file came from stdin, and has to be read again for keys that the target lacks",
+                hint="save it in a file, and copy from that",
+            )
+        self._stdin_is_read = True
+        now = target_now(self.sides.target, self.sides.target_facts)
+        return (file.path, file.name, file.stamp, route.source, self.options.ignore_checksum, now)
 
     def _big_key_bytes(self) -> int | None:
         """Return from which size on keys are copied in parts; None where no key can be so large."""

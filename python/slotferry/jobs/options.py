@@ -74,6 +74,7 @@ class Options(KeyChoice):
     journal: the journal's file; None: `default_journal_path()`.
     job: the job's name in the journal; None: made from source and target.
     restart: forget what the journal knows of the job and start over.
+    ignore_checksum: take an RDB file whose checksum is wrong, and tell of it.
     skip_check: names of checks of the preflight whose errors are only told (see `slotferry check`).
     fail_if_empty: a run that finds no key is not `ok` (exit code 3); else it is told with a warning alone.
     verify: compare both sides afterwards, as a `Verification` does.
@@ -108,6 +109,7 @@ class Options(KeyChoice):
     journal: Path | str | None = None
     job: str | None = None
     restart: bool = False
+    ignore_checksum: bool = False
     skip_check: Sequence[str] = ()
     fail_if_empty: bool = False
     verify: bool = False

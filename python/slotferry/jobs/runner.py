@@ -176,6 +176,9 @@ class Runner:
         """Return how many keys there will have been; with a filter, judged by how far the cursors are."""
         if self._driver.options.keys_from is not None:
             return scanned
+        file = self._driver.sides.source_facts.file
+        if file is not None:
+            return file.expected_keys(recorder.keys.scanned, recorder.position)
         if not self._driver.options.filtered:
             sides = self._driver.sides
             return max(scanned, total_keys(sides.ways, sides.source_facts))

@@ -19,6 +19,7 @@ from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
 from slotferry.topology.databases import check_routes, plan_routes
 from slotferry.topology.discovery import discover_source, discover_target
+from slotferry.topology.rdb_file import look_at_file
 
 Judge = Callable[[Sides], Sequence[preflight.Row]]
 
@@ -54,7 +55,8 @@ class FirstLook:
             raise preflight.source_is_cluster(str(self._source.addresses[0]))
         source, target = self.connectors()
         with looking(self._cancel, source, target):
-            source_facts = discover_source(source, preferred)
+            is_file = self._source.is_file
+            source_facts = look_at_file(self._source) if is_file else discover_source(source, preferred)
             for note in source_facts.notes:
                 emit(Notice(note))
             self._cancel.check()

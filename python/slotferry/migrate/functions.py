@@ -57,13 +57,11 @@ def plan_functions(
     `known` are the digests of libraries that were loaded from this source before: those that it has no more
     are to be deleted, where the target still has them so.
     """
-    found = source_facts.found
-    with source.open(None if found is None else found.address) as node:
-        try:
-            wanted = _libraries(node)
-        except NoPermissionError:
-            notify(f"the source user may not look at functions: none are copied; {_LIST_HINT}")
-            return FunctionPlan()
+    try:
+        wanted = _libraries_of_source(source, source_facts)
+    except NoPermissionError:
+        notify(f"the source user may not look at functions: none are copied; {_LIST_HINT}")
+        return FunctionPlan()
     if wanted is None:
         return FunctionPlan()
     gone = {name: digest for name, digest in (known or {}).items() if name not in wanted}
@@ -153,6 +151,14 @@ def _opened(target: Connector, target_facts: TargetFacts, address: Address) -> I
 def _digest(code: bytes | None) -> str:
     """Return what tells a library's code from other code; empty for none."""
     return "" if code is None else hashlib.sha256(code).hexdigest()
+
+
+def _libraries_of_source(source: Connector, facts: SourceFacts) -> dict[str, bytes] | None:
+    """Return the code of each library of a server or a file, as `_libraries` does."""
+    if facts.file is not None:
+        return dict(facts.file.libraries)
+    with source.open(None if facts.found is None else facts.found.address) as node:
+        return _libraries(node)
 
 
 def _libraries(node: Node) -> dict[str, bytes] | None:

@@ -107,6 +107,8 @@ def planned_partitions(options: Options, facts: SourceFacts) -> int:
 
 
 def _partitions(options: Options, facts: SourceFacts, keys: int) -> int:
+    if facts.file is not None:
+        return 1
     if options.parallel_scans is None:
         return plan_partitions(facts.round_trip, keys)
     return useful_partitions(options.parallel_scans, keys)
@@ -160,10 +162,7 @@ def prepare_job(
     if record.run_id != run_id:
         before = _as_before(databases)
         journal.reset(name, setup, record.partition_count, run_id, before, follows_on=options.follow)
-        notify(
-            f"the source is another process than the one that job {name} began with (a restart or failover "
-            "changed its run_id), so its cursors are void: every partition is scanned again from the start"
-        )
+        notify(_changed(name, facts))
         return False
     wanted = options.parallel_scans
     if wanted is not None and record.partition_count not in (wanted, useful_partitions(wanted, facts.keys)):
@@ -179,6 +178,19 @@ def prepare_job(
             "what the source has got since then is not looked for; --restart looks at every key"
         )
     return True
+
+
+def _changed(name: str, facts: SourceFacts) -> str:
+    """Return why nothing that the job `name` has recorded of its source holds any more."""
+    if facts.file is not None:
+        return (
+            f"the file is another than the one that job {name} began with (its size, time or beginning "
+            "differs, or it comes from stdin): it is read from its start"
+        )
+    return (
+        f"the source is another process than the one that job {name} began with (a restart or failover "
+        "changed its run_id), so its cursors are void: every partition is scanned again from the start"
+    )
 
 
 def _as_before(databases: dict[int, int]) -> list[int] | dict[int, int]:

@@ -7,6 +7,7 @@ of a URL that could be one. Schemes: the redis-py ones, `redis+cluster://h1:p1,h
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,8 +31,12 @@ _SCHEMES = (
     "unix",
     *(tls + kind for kind in (_CLUSTER, _SENTINEL) for tls in ("redis", "rediss")),
 )
+_FILE = "file"
+STDIN = "-"
+"""The path of a file that comes from stdin."""
 _QUERY_KEYS = ("db", "username", "password")
 _SENTINEL_QUERY_KEYS = (*_QUERY_KEYS, "role", "sentinel_username", "sentinel_password")
+_FILE_NAME = re.compile(r"\.{0,2}/(?!/)[^@]*|[^@]*\.(rdb|gz|zst)")
 _LONGEST_PASSWORD = 64 << 10
 _ENCODE_HINT = "percent-encode '/', '?', '#' and '@' in a user name or password"
 
@@ -64,8 +69,9 @@ class Service:
 class Endpoint:
     """One side of a migration.
 
-    `addresses` is empty for a Unix socket, whose path is `path`; they are the Sentinels' where the side is a
-    `service` behind Sentinel, and the credentials those of its servers.
+    `addresses` is empty for a Unix socket, whose path is `path`, and for an RDB file (scheme `file`; the path
+    `-` is stdin); they are the Sentinels' where the side is a `service` behind Sentinel, and the credentials
+    those of its servers.
     """
 
     scheme: str
@@ -91,6 +97,16 @@ class Endpoint:
         return self.scheme.startswith("rediss")
 
     @property
+    def is_file(self) -> bool:
+        """Whether this is an RDB file."""
+        return self.scheme == _FILE
+
+    @property
+    def is_stdin(self) -> bool:
+        """Whether this is an RDB file that comes from stdin."""
+        return self.is_file and self.path == STDIN
+
+    @property
     def is_cluster_url(self) -> bool:
         """Whether the URL says that this is a cluster."""
         return self.scheme.endswith(_CLUSTER)
@@ -98,6 +114,8 @@ class Endpoint:
     @property
     def identity(self) -> str:
         """The canonical URL without user and secrets: what the journal knows this side by."""
+        if self.is_file:
+            return f"file://{quote(self.path or '')}"
         if self.path is not None:
             return f"unix://{quote(self.path)}?db={self.database}"
         service = f"/{quote(self.service.name, safe='')}" if self.service else ""
@@ -203,8 +221,23 @@ def _read_pem(path: Path | None) -> bytes | None:
     return content
 
 
+def file_endpoint(given: str) -> Endpoint | None:
+    """Return the RDB file that a source names: `-`, or a path that is there or looks so; None: a URL."""
+    if given == STDIN:
+        return Endpoint(_FILE, path=STDIN)
+    if not given or "://" in given:
+        return None
+    is_there = os.path.lexists(given)
+    return Endpoint(_FILE, path=os.path.abspath(given)) if is_there or _FILE_NAME.fullmatch(given) else None
+
+
 def parse_endpoint(given: str | Endpoint, side: Side) -> Endpoint:
     """Return the endpoint of a URL. Raises `UsageError` for one that makes no sense on that side."""
+    if isinstance(given, str) and side == "source" and file_endpoint(given) is not None:
+        raise UsageError(
+            f"the source is an RDB file, {given}, which only 'slotferry migrate' reads",
+            hint="load it into a server, and name that one",
+        )
     endpoint = Endpoint.parse(given, side) if isinstance(given, str) else given
     if side == "target" and endpoint.path is not None:
         raise UsageError(

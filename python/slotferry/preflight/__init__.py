@@ -12,13 +12,13 @@ from dataclasses import replace
 from slotferry.errors import SlotferryError
 from slotferry.net.connector import Connector
 from slotferry.preflight.compatibility import judge_compatibility
-from slotferry.preflight.fitness import judge_fitness, slot_owners, tag_might_overflow
+from slotferry.preflight.fitness import judge_fitness, judge_target, slot_owners, tag_might_overflow
 from slotferry.preflight.following import judge_following, look_at_stream
 from slotferry.preflight.keyspace.sampling import quick_shares
 from slotferry.preflight.rights import judge_rights
 from slotferry.preflight.rows import Row, apply_skips
 from slotferry.preflight.servers import judge_servers, source_is_cluster
-from slotferry.preflight.survey import Survey, take_survey
+from slotferry.preflight.survey import Survey, survey_target, take_survey
 from slotferry.topology.discovery import SourceFacts, TargetFacts
 
 __all__ = [
@@ -68,6 +68,8 @@ def find_rows(
     rows = apply_skips(judge_servers(source_facts, target_facts, target.endpoint.database), skips)
     if any(row.status == "error" for row in rows):
         return rows
+    if source_facts.file is not None:
+        return rows + apply_skips(judge_target_alone(target, target_facts, wait_replicas), skips)
     survey = take_survey(source, source_facts, target, target_facts)
     keys_to_move = survey.source_keys if keys is None else keys
     survey = replace(survey, source_keys=keys_to_move, filtered=filtered, wait_replicas=wait_replicas)
@@ -81,6 +83,13 @@ def find_rows(
             stream = look_at_stream(node, source_facts.server, seconds=0.0)
         rows += apply_skips(judge_following(stream), skips)
     return rows
+
+
+def judge_target_alone(target: Connector, facts: TargetFacts, wait_replicas: int) -> list[Row]:
+    """Return the rows that need no server as the source. Raises `TargetLostError`."""
+    survey = replace(survey_target(target, facts), wait_replicas=wait_replicas)
+    denied = {view.node: view.denied for view in survey.primaries}
+    return [*judge_rights("target", denied), *judge_target(survey)]
 
 
 def judge_survey(survey: Survey, shares: Mapping[str, float] | None = None) -> list[Row]:

@@ -32,7 +32,11 @@ def describe_start(event: RunStarted) -> str:
     what = "looks at" if event.dry_run else "resumes" if event.resumed else "begins"
     scans = "1 parallel scan" if event.partitions == 1 else f"{event.partitions} parallel scans"
     server = f"{event.source_role} {event.source_node}, " if event.source_role else ""
-    server += f"{event.source_product}, {event.expected_keys:,} keys"
+    keys = f", {event.expected_keys:,} keys"
+    server += f"{event.source_product}{keys}"
+    if event.source.startswith("file:"):
+        # How many keys a file has is known at its end.
+        server, scans = f"RDB file of {event.source_product}".rstrip(), "read from its beginning"
     return (
         f"{event.job} {what}: {event.source} ({server}) to "
         f"primaries {', '.join(event.target_primaries)}; {scans}"

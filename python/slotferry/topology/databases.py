@@ -82,6 +82,9 @@ def plan_routes(
 ) -> tuple[Route, ...]:
     """Return the way of each database to copy, in order. Raises `UsageError` or `SourceUnfitError`."""
     ways = {route.source: route for route in map(parse_map, mapped)}
+    if source.is_file and databases is not None and databases != "all":
+        # As a URL names the database of a server.
+        return tuple(Route(number, target.database) for number in databases)
     if databases is None:
         chosen: Sequence[int] = (source.database,)
     elif source.database:
@@ -118,7 +121,7 @@ def check_routes(
     routes: Sequence[Route], source: Connector, target: Connector, facts: TargetFacts
 ) -> list[str]:
     """Select every database once; return what the user should know. Raises where one is not there."""
-    for route in routes:
+    for route in () if source.endpoint.is_file else routes:
         if refusal := _refusal(source, route.source):
             raise SourceUnfitError(
                 f"the source has no database {route.source}: {refusal}", hint="correct --db or the URL"

@@ -26,6 +26,7 @@ from slotferry.net.link import lost, unfit
 from slotferry.net.node import Node, raise_for
 from slotferry.net.replies import ResponseError
 from slotferry.topology.clusters import are_one_cluster, mixed_target
+from slotferry.topology.file_facts import FileFacts
 from slotferry.topology.product import Product, version_numbers
 from slotferry.topology.rdb_versions import probe_versions
 from slotferry.topology.sentinel import Found, ServiceFinder
@@ -76,6 +77,8 @@ class SourceFacts:
     databases: Mapping[int, int] = field(default_factory=dict)
     """How many keys each database holds; those that hold none are left out."""
     used_memory: int | None = None
+    file: FileFacts | None = None
+    """The RDB file that it is, where it is no server."""
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -27,6 +27,8 @@ kinds! {
     FollowResynced,
     FollowFunctions,
     ComparisonWanted,
+    FileDamaged,
+    FileDatabases,
 }
 
 /// Something the control plane should know of or act on.

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use slotferry_core::net::{Address, AddressMap, AddressRule};
 use slotferry_core::rdb::{FieldTtl, Show, Target};
 use slotferry_core::resp::encode::ExpiryCommand;
+use slotferry_core::source::file::FileSpec;
 use slotferry_core::topology::SlotRange;
 use slotferry_core::{Depth, Eviction, JobSpec, OnConflict, Sample, Side, Sweep, TargetLimits, Verify};
 
@@ -36,6 +37,16 @@ enum Source {
 
 /// Index, cursor, host, port and `run_id` of a primary.
 type PySweep = (u32, u64, String, u16, String);
+
+/// Path, name, stamp, database, whether a wrong checksum is taken, and the target's time: see the stub.
+type PyFile = (
+    Option<std::path::PathBuf>,
+    String,
+    Option<(u64, i64)>,
+    u64,
+    bool,
+    u64,
+);
 
 type PyRange = (u16, u16, String, u16);
 
@@ -99,6 +110,7 @@ impl Job {
     #[pyo3(signature = (
         *,
         source,
+        file = None,
         source_access,
         source_run_id,
         source_replication_id = String::new(),
@@ -150,6 +162,7 @@ impl Job {
     )]
     fn new(
         source: Source,
+        file: Option<PyFile>,
         source_access: &Bound<'_, Access>,
         source_run_id: String,
         source_replication_id: String,
@@ -197,6 +210,16 @@ impl Job {
                 Source::Tcp(host, port) => Address::tcp(host, port),
                 Source::Unix(path) => Address::Unix(path),
             },
+            file: file.map(
+                |(path, name, stamp, database, ignores_checksum, target_now)| FileSpec {
+                    path,
+                    name,
+                    stamp,
+                    database,
+                    ignores_checksum,
+                    target_now,
+                },
+            ),
             source_access: source_access.get().0.clone(),
             source_run_id,
             source_replication_id,

@@ -7,6 +7,7 @@ mod access;
 mod checkpoint;
 mod error;
 mod event;
+mod file;
 mod filter;
 mod follow;
 mod handover;
@@ -30,6 +31,8 @@ mod _core {
     use super::error::{EngineError, ErrorKind};
     #[pymodule_export]
     use super::event::{Event, EventKind};
+    #[pymodule_export]
+    use super::file::{RdbBeginning, look_at_rdb};
     #[pymodule_export]
     use super::filter::ValueFilter;
     #[pymodule_export]

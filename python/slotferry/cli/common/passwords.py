@@ -95,8 +95,10 @@ def find_password(
 
 
 def _has_password(party: Side, url: str) -> bool:
-    from slotferry.net.endpoints import Endpoint
+    from slotferry.net.endpoints import Endpoint, file_endpoint
 
+    if party != "target" and file_endpoint(url) is not None:
+        return False
     if party == "Sentinel":
         endpoint: Endpoint = Endpoint.parse(url, "source")
         return endpoint.service is not None and endpoint.service.password is not None

@@ -60,6 +60,11 @@ class Recorder:
         parts = (1.0 if m.done else scanned_fraction(m.index, m.cursor, count) for m in self._marks.values())
         return sum(parts) / len(self._marks) if self._marks else 1.0
 
+    @property
+    def position(self) -> int:
+        """The cursor of the first partition as recorded: of a file, the bytes that are done."""
+        return max((mark.cursor for mark in self._marks.values()), default=0)
+
     def live(self, snapshot: Snapshot) -> Totals:
         """Return the job's figures at the instant of `snapshot`, recorded or not."""
         new = _figures(Keys.of(snapshot.counts), snapshot.counts.bytes, snapshot) - self._reached

@@ -165,7 +165,7 @@ class Accounting:
         # Listed keys are chosen here, by the slots that they have under their new names.
         chosen = selection if slots == _ALL or self._names is not None else replace(selection, slots=slots)
         settings: dict[str, Any] = {
-            "key_map": chosen.key_map(way.prefix),
+            "key_map": chosen.key_map(way.prefix, whole=self._driver.sides.source.endpoint.is_file),
             "verify": (_TTL_TOLERANCE, "values" if by_value else "existence", False),
             "wait_replicas": 0,
             "eviction": None,

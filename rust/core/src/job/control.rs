@@ -63,6 +63,10 @@ pub enum EventKind {
     FollowFunctions,
     /// Only a comparison of both sides settles what differs.
     ComparisonWanted,
+    /// The checksum of an RDB file is wrong, and it is taken as it is.
+    FileDamaged,
+    /// An RDB file has keys in other databases than the one that is read.
+    FileDatabases,
 }
 
 impl EventKind {
@@ -89,6 +93,8 @@ impl EventKind {
             Self::FollowResynced => "follow_resynced",
             Self::FollowFunctions => "follow_functions",
             Self::ComparisonWanted => "comparison_wanted",
+            Self::FileDamaged => "file_damaged",
+            Self::FileDatabases => "file_databases",
         }
     }
 }

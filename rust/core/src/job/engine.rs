@@ -31,6 +31,7 @@ use crate::compare::verdict::Rules;
 use crate::job::follow::Follow;
 pub use crate::job::follow::{FollowSpec, OnFlush};
 use crate::net::login::Login;
+use crate::source::file::FileSpec;
 use crate::source::names::Names;
 use crate::source::scan::Overlap;
 use crate::target::batch::Spares;
@@ -92,6 +93,8 @@ pub struct Sweep {
 pub struct JobSpec {
     /// Where the source listens.
     pub source: Address,
+    /// The RDB file that is read instead; `source` only names it then.
+    pub file: Option<FileSpec>,
     /// How to log in there.
     pub source_access: Access,
     /// The server process that the cursors come from.
@@ -182,6 +185,9 @@ pub struct JobSpec {
 /// leave room for others.
 const LARGE_SHARE: usize = 16;
 
+/// No server gives more in one reply, unless it is set to.
+const LARGEST_OF_FILE: usize = 1 << 30;
+
 /// The names of pages that are under way take no more than this part of the byte budget.
 const NAMES_SHARE: usize = 8;
 
@@ -227,6 +233,8 @@ pub(crate) struct Engine {
     pub pages_held: Cell<bool>,
     pub readers_running: Cell<usize>,
     pub fatal: RefCell<Option<Error>>,
+    /// How the job ends once all that is under way is settled.
+    pub ending: RefCell<Option<Error>>,
     /// Name and payload of a key that the target takes in one command have so many bytes at most.
     pub largest: usize,
     /// Something changed that the supervisor should look at.
@@ -276,6 +284,7 @@ impl Engine {
             pages_held: Cell::new(false),
             readers_running: Cell::new(0),
             fatal: RefCell::new(None),
+            ending: RefCell::new(None),
             largest: if spec.verify.is_some() {
                 usize::MAX
             } else {
@@ -327,11 +336,17 @@ impl Engine {
         (self.spec.memory_limit / LARGE_SHARE).max(SMALLEST_LARGE) * DECODED
     }
 
+    /// The largest payload that is compared as a whole; a file can't be asked for parts of one.
+    fn compared_whole(&self) -> usize {
+        let part = (self.spec.memory_limit / LARGE_SHARE).max(SMALLEST_LARGE);
+        self.spec.file.as_ref().map_or(part, |_| LARGEST_OF_FILE)
+    }
+
     /// How keys are compared, in a verification.
     pub fn rules(&self) -> Option<Rules> {
         self.spec.verify.map(|verify| Rules {
             verify,
-            large: (self.spec.memory_limit / LARGE_SHARE).max(SMALLEST_LARGE),
+            large: self.compared_whole(),
         })
     }
 

@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 use crate::compare::sweep::sweep;
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::control::{Command, Doubts, Event, FollowStatus, Shared, Side, State, lock};
-use crate::job::engine::{Engine, JobSpec, OnConflict};
+use crate::job::engine::{Depth, Engine, JobSpec, OnConflict};
 use crate::job::follow::is_apart;
 use crate::job::progress::Counts;
 use crate::ledger::checkpoint::{Checkpoint, Mark};
 use crate::net::Access;
+use crate::source::file::FileSource;
 use crate::source::reader::SourceReader;
 use crate::throttle::reply_timer::note_wake;
 use crate::topology;
@@ -258,6 +259,22 @@ fn check(spec: &JobSpec) -> Result<()> {
     if spec.page_keys == 0 || spec.source_connections == 0 || spec.memory_limit == 0 {
         return usage("page_keys, source_connections and memory_limit must be at least 1".to_owned());
     }
+    if spec.file.is_some()
+        && (spec.follow.is_some()
+            || !spec.sweeps.is_empty()
+            || spec.delete_extra
+            || spec.pattern.is_some()
+            || spec.partition_count != 1
+            || spec
+                .verify
+                .is_some_and(|verify| verify.depth == Depth::Length || !spec.names.is_empty()))
+    {
+        return usage(
+            "a file is read in one partition, without follow, match, sweeps, delete_extra, and verifies neither lengths nor \
+             keys by name"
+                .to_owned(),
+        );
+    }
     if let Some(follow) = &spec.follow {
         // Who is followed is copied again and again: over what is there, and by name alone.
         let by_name = spec.pattern.is_none() && spec.type_name.is_none() && spec.value_filter.is_none();
@@ -308,12 +325,14 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
         .spec
         .source_connections
         .min(engine.spec.partitions.len().max(1));
-    engine.probe(
-        engine.source_server(),
-        engine.spec.source.clone(),
-        Side::Source,
-        || true,
-    );
+    if engine.spec.file.is_none() {
+        engine.probe(
+            engine.source_server(),
+            engine.spec.source.clone(),
+            Side::Source,
+            || true,
+        );
+    }
     let sweeps = engine.spec.sweeps.iter().cloned().enumerate();
     let mut lanes_to_start = Some(readers);
     engine
@@ -337,9 +356,7 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
         if engine.follow.as_ref().is_none_or(|follow| follow.has_begun())
             && let Some(readers) = lanes_to_start.take()
         {
-            for number in 0..readers {
-                engine.spawn(SourceReader::new(Rc::clone(engine), number, readers).run());
-            }
+            start_readers(engine, readers);
             if engine.follow.is_some() {
                 engine.spawn(SourceReader::following(Rc::clone(engine), readers).run());
             }
@@ -375,6 +392,9 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
         let drained = cut && engine.readers_running.get() == 0 && engine.budget.is_empty_of_values();
         if idle || drained {
             if engine.shared.ledger().is_confirmed() {
+                if let Some(error) = engine.ending.borrow_mut().take() {
+                    return Err(error);
+                }
                 return if cut { Err(interrupted()) } else { Ok(()) };
             }
             engine.barrier_wanted.notify_one();
@@ -382,6 +402,16 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
         if drain_until.is_some_and(|until| Instant::now() >= until) {
             return Err(interrupted());
         }
+    }
+}
+
+fn start_readers(engine: &Rc<Engine>, readers: usize) {
+    if let Some(file) = engine.spec.file.clone() {
+        engine.spawn(FileSource::new(Rc::clone(engine), file).run());
+        return;
+    }
+    for number in 0..readers {
+        engine.spawn(SourceReader::new(Rc::clone(engine), number, readers).run());
     }
 }
 

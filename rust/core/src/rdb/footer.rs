@@ -6,7 +6,7 @@
 //! Layout (Redis `cluster.c`, `createDumpPayload`): `type (1) | value | RDB version (2, LE) | CRC64 (8, LE)`,
 //! the CRC over everything before it.
 
-use crc::{CRC_64_REDIS, Crc, Table};
+use crc::{CRC_64_REDIS, Crc, Digest, Table};
 
 use crate::rdb::error::PayloadError;
 
@@ -54,6 +54,11 @@ impl Footer {
             crc: u64::from_le_bytes(crc),
         }
     }
+}
+
+/// Begins a CRC64 over bytes that come one after another.
+pub(crate) fn checksum() -> Digest<'static, u64, Table<16>> {
+    CRC64.digest()
 }
 
 /// Returns the CRC64 of any bytes, to tell names apart.

@@ -7,13 +7,14 @@
 //! gets into a target, `write` lays values out for older servers; `type_byte` says which servers know a value
 //! type; `decode`, `hash` and `stream_encoding` turn bytes into a `value` or `stream`, with
 //! `reader` for the RDB format and `packed` for what is packed into its strings (`listpack`, `ziplist`,
-//! `zipmap`, `intset`).
+//! `zipmap`, `intset`). `file` reads RDB files, whose values become payloads without being decoded.
 
 mod cursor;
 mod decode;
 mod describe;
 mod element;
 mod error;
+pub mod file;
 mod footer;
 mod hash;
 mod intset;

@@ -1,10 +1,11 @@
-//! What is read: the source's replication stream, and the keys that its commands touch.
+//! What is read: a server's keys, its replication stream and the keys that its commands touch, or an RDB file.
 //!
 //! Invariant: the source is only read, and nothing here knows of a target.
 
 pub(crate) mod ask;
 pub(crate) mod dump;
 pub(crate) mod fetch;
+pub mod file;
 pub mod keys;
 pub(crate) mod names;
 pub(crate) mod passing_on;

@@ -152,6 +152,13 @@ impl Engine {
 
     /// Copy a key in parts, after those that wait already.
     pub(crate) fn take_big(self: &Rc<Self>, big: Big) {
+        if self.spec.file.is_some() {
+            let (name, bytes) = (shown(&big.source), big.size);
+            let message = format!(
+                "{name} takes {bytes} bytes, more than the target takes in one command, and a file can't be asked for parts"
+            );
+            return self.fail_big(&big, FailureKind::TooLarge, message, String::new());
+        }
         self.budget.hold_names(big.weight());
         self.big.queue.borrow_mut().push_back(big);
         if !self.big.running.replace(true) {

@@ -20,6 +20,7 @@ const KEY: &[u8] = b"large";
 fn spec() -> JobSpec {
     JobSpec {
         source: Address::tcp("source".to_owned(), 6379),
+        file: None,
         source_access: Access::default(),
         source_run_id: String::new(),
         source_replication_id: String::new(),
