@@ -354,7 +354,7 @@ def _calls(bed: Bed) -> int:
         with connect(node) as connection:
             told = connection.execute("INFO", "commandstats").decode()
         total += sum(
-            int(calls) for calls in re.findall(r"^cmdstat_restore:calls=([0-9]+)", told, re.MULTILINE)
+            int(calls) for calls in re.findall(r"^cmdstat_(?:restore|set):calls=([0-9]+)", told, re.MULTILINE)
         )
     return total
 

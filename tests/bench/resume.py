@@ -36,7 +36,7 @@ def main() -> None:
         written = bed.keys_in_cluster()
         _reset_statistics(bed)
         summary = run(*command).summary
-        sent = sum(_restores(node) for node in bed.cluster.primaries)
+        sent = sum(_writes(node) for node in bed.cluster.primaries)
         there = bed.keys_in_cluster()
     print(f"{written:,} of {keys:,} keys were written when the first run was killed")
     print(f"{sent:,} keys were sent by the second run: {sent - (keys - written):,} more than were missing")
@@ -51,10 +51,10 @@ def _reset_statistics(bed: Bed) -> None:
             client.config_resetstat()
 
 
-def _restores(node: LocalServer) -> int:
+def _writes(node: LocalServer) -> int:
     with node.client() as client:
         statistics: Any = client.info("commandstats")
-    return int(statistics.get("cmdstat_restore", {}).get("calls", 0))
+    return sum(int(statistics.get(f"cmdstat_{name}", {}).get("calls", 0)) for name in ("restore", "set"))
 
 
 if __name__ == "__main__":

@@ -75,11 +75,11 @@ def test_a_second_signal_stops_at_once_and_loses_nothing(filled: LocalServer, cl
 
 
 def _silent(node: LocalServer) -> bool:
-    """Whether no RESTORE came between two looks."""
+    """Whether no SET came between two looks."""
     seen = []
     with node.client() as client:
         for _ in range(2):
-            seen.append(client.info("commandstats")["cmdstat_restore"]["calls"])
+            seen.append(client.info("commandstats")["cmdstat_set"]["calls"])
             client.execute_command("WAIT", 1, 200)  # the server's own 200 ms: there is no replica
     return bool(seen[0] == seen[1])
 

@@ -36,7 +36,8 @@ _TARGET = {
     "ACL DRYRUN": 15,
 }
 _TARGET_COPY = {
-    "RESTORE": 60,
+    "RESTORE": 30,
+    "SET": 30,
     "TIME": 9,
     "CLUSTER NODES": 3,
     "FUNCTION LIST": 3,

@@ -149,12 +149,12 @@ _ODD_LATER = {
 def test_odd_cluster_slots_in_mid_run(sides: Sides, reply: bytes, capfd: pytest.CaptureFixture[str]) -> None:
     """Once keys are written, a redirect that is none makes the run look at the topology again."""
     odd = answering(reply, "CLUSTER", "SLOTS")
-    again = answering(b"-TRYAGAIN\r\n", "RESTORE", times=3)
+    again = answering(b"-TRYAGAIN\r\n", "SET", times=3)
     writing = False
 
     def forge(arguments: tuple[bytes, ...]) -> object:
         nonlocal writing
-        writing = writing or (arguments[0] == b"RESTORE" and arguments[1].startswith(b"key:"))
+        writing = writing or (arguments[0] == b"SET" and arguments[1].startswith(b"key:"))
         return (odd(arguments) or again(arguments)) if writing else None
 
     sides.forge_target(forge)  # type: ignore[arg-type]

@@ -163,7 +163,7 @@ def test_reading_pauses_while_only_a_primary_s_restores_are_slow(
     cluster = stack.enter_context(LocalCluster(kind.binary))
     proxies = put_behind_proxies(cluster, stack)
     with _limited(source.url, cluster, 250) as migration:
-        proxies[1].delayed_command = b"RESTORE"  # so pings go through as ever
+        proxies[1].delayed_command = b"SET"  # so pings go through as ever
         proxies[1].delay = 0.4  # each way
         reason = _wait_for(migration, "paused")
         assert f"target {proxies[1].address}" in reason

@@ -125,9 +125,13 @@ def test_a_source_that_sends_a_byte_now_and_then_is_lost(sides: Sides, name: str
     assert sides.source.address in raised.value.message
 
 
+def _writes(arguments: tuple[bytes, ...]) -> bool:
+    return arguments[0] in (b"RESTORE", b"SET")
+
+
 def test_a_busy_key_where_nothing_is_becomes_a_recorded_failure(sides: Sides) -> None:
     def forge(arguments: tuple[bytes, ...]) -> Forgery | None:
-        if arguments[:2] == (b"RESTORE", b"key:7"):
+        if _writes(arguments) and arguments[1] == b"key:7":
             return Forgery(b"-BUSYKEY Target key name already exists.\r\n", withheld=True)
         return None
 
@@ -144,7 +148,7 @@ def test_a_reply_that_is_left_out_counts_for_no_other_key(sides: Sides) -> None:
     left = [3]
 
     def forge(arguments: tuple[bytes, ...]) -> Forgery | None:
-        if arguments[0] == b"RESTORE" and arguments[1].startswith(b"key:") and left[0]:
+        if _writes(arguments) and arguments[1].startswith(b"key:") and left[0]:
             left[0] -= 1
             return Forgery(b"", withheld=True)
         return None
@@ -192,7 +196,7 @@ def test_a_command_that_is_left_out_of_a_transaction_is_no_success(
 
 def test_a_reply_that_is_always_left_out_ends_the_run_or_leaves_the_key(sides: Sides) -> None:
     def forge(arguments: tuple[bytes, ...]) -> Forgery | None:
-        return Forgery(b"", withheld=True) if arguments[:2] == (b"RESTORE", b"key:7") else None
+        return Forgery(b"", withheld=True) if _writes(arguments) and arguments[1] == b"key:7" else None
 
     sides.forge_target(forge)
 
@@ -203,7 +207,7 @@ def test_redirects_to_ever_new_ports_come_to_an_end(sides: Sides) -> None:
     ports = iter(range(20_000, 60_000))
 
     def forge(arguments: tuple[bytes, ...]) -> Forgery | None:
-        if arguments[:2] == (b"RESTORE", b"key:7"):
+        if _writes(arguments) and arguments[1] == b"key:7":
             return Forgery(b"-MOVED %d 127.0.0.1:%d\r\n" % (key_slot(b"key:7"), next(ports)), withheld=True)
         return None
 

@@ -190,6 +190,7 @@ mod tests {
         let theirs = theirs.map(|(body, at)| (sealed(body), at));
         let wanted = Restore {
             number: 0,
+            is_string: false,
             rdb_version: None,
             eviction: None,
             key: b"k",
@@ -270,6 +271,7 @@ mod tests {
         });
         let wanted = Restore {
             number: 0,
+            is_string: false,
             rdb_version: None,
             eviction: None,
             key: b"k",

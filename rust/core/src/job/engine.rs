@@ -34,7 +34,7 @@ use crate::net::login::Login;
 use crate::source::file::FileSpec;
 use crate::source::names::Names;
 use crate::source::scan::Overlap;
-use crate::target::batch::Spares;
+use crate::target::batch::{Spares, Writing};
 use crate::target::health::Health;
 pub use crate::target::limits::TargetLimits;
 use crate::target::route::Router;
@@ -229,6 +229,8 @@ pub(crate) struct Engine {
     pub cut_short: Cell<bool>,
     /// The source refuses GETRANGE: every key is read with DUMP.
     pub plain_refused: Cell<bool>,
+    /// The target refuses SET: every key is written with RESTORE.
+    pub sets_refused: Cell<bool>,
     /// Pages were held back until failures are recorded.
     pub pages_held: Cell<bool>,
     pub readers_running: Cell<usize>,
@@ -281,6 +283,7 @@ impl Engine {
             draining: Cell::new(false),
             cut_short: Cell::new(false),
             plain_refused: Cell::new(false),
+            sets_refused: Cell::new(false),
             pages_held: Cell::new(false),
             readers_running: Cell::new(0),
             fatal: RefCell::new(None),
@@ -303,6 +306,16 @@ impl Engine {
         self.source_clock
             .get()
             .map_or(0, |(then, came)| then + came.elapsed().as_millis() as u64)
+    }
+
+    /// How fresh keys are written.
+    #[inline]
+    pub fn writing(&self) -> Writing {
+        Writing {
+            replace: self.spec.on_conflict == OnConflict::Replace,
+            // A verification keeps what is to be compared.
+            sets: self.spec.verify.is_none() && !self.sets_refused.get(),
+        }
     }
 
     /// Whether nothing is left to read or to write.

@@ -4,7 +4,7 @@
 //! called the same only if commands that read or consume the values give the same for both.
 //!
 //! Where it lives: `footer` checks and rewrites the version and the checksum; `translate` decides how a payload
-//! gets into a target, `write` lays values out for older servers; `type_byte` says which servers know a value
+//! gets into a target, `write` lays values out for older servers, `plain` finds the strings that need no RESTORE; `type_byte` says which servers know a value
 //! type; `decode`, `hash` and `stream_encoding` turn bytes into a `value` or `stream`, with
 //! `reader` for the RDB format and `packed` for what is packed into its strings (`listpack`, `ziplist`,
 //! `zipmap`, `intset`). `file` reads RDB files, whose values become payloads without being decoded.
@@ -21,6 +21,7 @@ mod intset;
 mod listpack;
 mod lzf;
 mod packed;
+mod plain;
 mod reader;
 mod stream;
 mod stream_encoding;
@@ -36,13 +37,14 @@ pub(crate) use describe::PartOf;
 pub use describe::Show;
 pub use error::PayloadError;
 pub use footer::{FOOTER_LEN, Footer, fingerprint, split, verify, with_version};
+pub use plain::{PlainString, plain_string};
 pub use stream::{Consumer, Delivery, Entry, EntryFields, Group, History, Idempotence, Stream, StreamId};
 pub use translate::{
     FieldTtl, Passage, Target, TranslateError, Translated, module_name, patch_version, seal_stream,
 };
 pub use type_byte::{Kind, kind_name, min_version, rewritable_version};
 pub use value::{Field, Value};
-pub use write::append_string;
+pub use write::{append_string, string_payload};
 
 /// What [`same_value`] lets each of the two decoded values take, in bytes counted roughly: 1 GiB.
 pub const DECODE_LIMIT: usize = 1 << 30;

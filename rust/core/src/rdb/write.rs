@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::rdb::footer::Footer;
+use crate::rdb::footer::{FOOTER_LEN, Footer};
 use crate::rdb::listpack::Writer;
 use crate::rdb::stream::{EntryFields, Group, NOT_KNOWN, Stream, StreamId};
 use crate::rdb::type_byte as types;
@@ -237,6 +237,16 @@ pub fn append_string(out: &mut Vec<u8>, bytes: &[u8]) {
     string(out, bytes);
     let footer = Footer::new(&out[start..], REDIS_6_2).to_bytes();
     out.extend_from_slice(&footer);
+}
+
+/// How long the payload is that [`append_string`] makes of so many bytes.
+pub const fn string_payload(bytes: usize) -> usize {
+    let length = match bytes {
+        ..0x40 => 1,
+        ..0x4000 => 2,
+        _ => 5,
+    };
+    1 + length + bytes + FOOTER_LEN
 }
 
 pub(crate) fn string(out: &mut Vec<u8>, bytes: &[u8]) {

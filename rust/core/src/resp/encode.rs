@@ -189,6 +189,24 @@ pub fn restore(out: &mut Vec<u8>, key: &[u8], expires_at: u64, payload: &[u8], r
     end
 }
 
+/// Append `SET key value [NX] [PXAT expires-at]`; `expires_at` as in [`restore`].
+#[inline]
+pub fn set(out: &mut Vec<u8>, key: &[u8], expires_at: u64, value: &[u8], replace: bool) {
+    out.reserve(key.len() + value.len() + 224);
+    let arguments = 3 + u8::from(!replace) + 2 * u8::from(expires_at > 0);
+    out.extend_from_slice(&[b'*', b'0' + arguments]);
+    out.extend_from_slice(b"\r\n$3\r\nSET\r\n");
+    bulk(out, key);
+    bulk(out, value);
+    if !replace {
+        out.extend_from_slice(b"$2\r\nNX\r\n");
+    }
+    if expires_at > 0 {
+        out.extend_from_slice(b"$4\r\nPXAT\r\n");
+        number(out, expires_at);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,6 +226,18 @@ mod tests {
         assert_eq!(
             written(|out| restore(out, b"k", 17, b"", true)),
             "*6\r\n$7\r\nRESTORE\r\n$1\r\nk\r\n$2\r\n17\r\n$0\r\n\r\n$7\r\nREPLACE\r\n$6\r\nABSTTL\r\n"
+        );
+    }
+
+    #[test]
+    fn set_with_and_without_expiry() {
+        assert_eq!(
+            written(|out| set(out, b"k", 0, b"value", true)),
+            "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nvalue\r\n"
+        );
+        assert_eq!(
+            written(|out| set(out, b"k", 17, b"", false)),
+            "*6\r\n$3\r\nSET\r\n$1\r\nk\r\n$0\r\n\r\n$2\r\nNX\r\n$4\r\nPXAT\r\n$2\r\n17\r\n"
         );
     }
 

@@ -20,7 +20,10 @@ pub(crate) struct Restore<'a> {
     pub key: &'a [u8],
     /// Milliseconds since the epoch; 0: does not expire.
     pub expires_at: u64,
+    /// As DUMP gives it.
     pub payload: &'a [u8],
+    /// The payload is none, but the bytes of a string, which [`crate::job::engine::Engine::writing`] takes as they are.
+    pub is_string: bool,
     /// The RDB version to put into the payload's footer in place of its own.
     pub rdb_version: Option<u16>,
     /// How cold or hot it is, where that is carried over.

@@ -11,7 +11,7 @@ use crate::net;
 use crate::net::Connection;
 use crate::resp::{Decoded, ProtocolError, Reply, decode, decode_scan_on, decode_time};
 use crate::source::fetch::{Ask, Ended};
-use crate::source::passing_on::concerns_one_key;
+use crate::source::passing_on::{Payload, concerns_one_key};
 use crate::source::plain_strings::Reading;
 use crate::source::reader::SourceReader;
 use crate::source::scan::{Keys, ScanState};
@@ -312,13 +312,14 @@ impl SourceReader {
             (Ok(_), reply) if plain => self.leave_to_dump(number, read, &reply),
             (Ok(expiry), Reply::Bulk(payload)) => {
                 self.fetches[number].count_string(payload);
+                let payload = payload.map(Payload::Dumped);
                 self.pass_on(number, read, expiry, payload, source_now, measure);
             }
             (Ok(expiry), Reply::Integer(length)) if self.engine.is_quick() => {
                 self.pass_on_quickly(number, read, expiry, length, source_now);
             }
             (Ok(expiry), Reply::Integer(_)) if self.engine.depth() == Some(Depth::Existence) => {
-                self.pass_on(number, read, expiry, Some(&THERE), source_now, None);
+                self.pass_on(number, read, expiry, Some(Payload::Dumped(&THERE)), source_now, None);
             }
             // Of another type than it was a moment ago.
             (Ok(expiry), Reply::Error(error))

@@ -12,6 +12,15 @@ use crate::source::fetch::{Ended, Fetch};
 use crate::source::reader::SourceReader;
 use crate::text::shown;
 
+/// What a key was found to hold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Payload<'a> {
+    /// What DUMP gave, or what stands for it.
+    Dumped(&'a [u8]),
+    /// The bytes of a string.
+    String(&'a [u8]),
+}
+
 impl SourceReader {
     #[inline]
     fn measured(&self, measure: Option<i64>) -> Option<(Eviction, u64)> {
@@ -25,7 +34,7 @@ impl SourceReader {
         number: usize,
         read: usize,
         expiry: i64,
-        payload: Option<&[u8]>,
+        payload: Option<Payload<'_>>,
         source_now: u64,
         measure: Option<i64>,
     ) {
@@ -39,11 +48,16 @@ impl SourceReader {
         };
         match payload {
             Some(payload) if expiry != -2 && (expires_at == 0 || expires_at > source_now) => {
+                let (payload, is_string) = match payload {
+                    Payload::Dumped(payload) => (payload, false),
+                    Payload::String(value) => (value, true),
+                };
                 let restore = Restore {
                     number: read as u32,
                     key: fetch.keys.target(read),
                     expires_at,
                     payload,
+                    is_string,
                     rdb_version: None,
                     eviction: self.measured(measure),
                 };
@@ -66,7 +80,7 @@ impl SourceReader {
         source_now: u64,
     ) {
         let stand_in = self.fetches[number].shapes[read].stand_in(length);
-        let payload = stand_in.as_ref().map(<[u8; 9]>::as_slice);
+        let payload = stand_in.as_ref().map(|payload| Payload::Dumped(payload));
         self.pass_on(number, read, expiry, payload, source_now, None);
     }
 
@@ -78,6 +92,7 @@ impl SourceReader {
             key: fetch.keys.target(read),
             expires_at: 0,
             payload: b"",
+            is_string: false,
             rdb_version: None,
             eviction: None,
         };

@@ -8,6 +8,7 @@ use crate::chunked::copy::Big;
 use crate::rdb::append_string;
 use crate::resp::Reply;
 use crate::source::fetch::Fetch;
+use crate::source::passing_on::Payload;
 use crate::source::reader::SourceReader;
 
 /// How the keys of a page are read.
@@ -103,10 +104,13 @@ impl SourceReader {
             });
             return;
         }
+        if self.engine.writing().sets {
+            return self.pass_on(number, read, expiry, Some(Payload::String(value)), now, None);
+        }
         let mut payload = std::mem::take(&mut self.payload);
         payload.clear();
         append_string(&mut payload, value);
-        self.pass_on(number, read, expiry, Some(&payload), now, None);
+        self.pass_on(number, read, expiry, Some(Payload::Dumped(&payload)), now, None);
         if payload.capacity() <= KEPT {
             self.payload = payload;
         }

@@ -1,10 +1,11 @@
-//! A batch: encoded RESTOREs for one primary in one contiguous buffer, and the index to find each again.
+//! A batch: encoded RESTOREs for one primary, and SETs of plain strings, in one contiguous buffer, and the index to find
+//! each again.
 //!
 //! Invariant: an entry's command can be sent again as it stands, to any node.
 
 use crate::job::engine::Engine;
 use crate::ledger::books::PageId;
-use crate::rdb::patch_version;
+use crate::rdb::{PlainString, append_string, patch_version, plain_string, string_payload};
 use crate::resp::encode::ExpiryCommand;
 use crate::resp::{Decoded, Eviction, Reply, Restore, decode, encode};
 
@@ -25,7 +26,16 @@ const LONGEST_ASKED: usize = 256;
 /// What the read of an expiry takes besides the name.
 const QUESTION_BYTES: usize = 40;
 
-/// One key's RESTORE within a batch.
+/// How fresh keys are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Writing {
+    /// Over what the target has.
+    pub replace: bool,
+    /// Plain strings by SET.
+    pub sets: bool,
+}
+
+/// One key's RESTORE, or SET, within a batch.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Entry {
     /// Where the command ends in the buffer; it begins where the one before ends.
@@ -42,6 +52,8 @@ pub(crate) struct Entry {
     pub in_doubt: bool,
     /// It was translated after the target refused it.
     pub translated: bool,
+    /// It is a SET.
+    pub is_set: bool,
     /// How often the target has called its key busy and then had none.
     pub phantoms: u8,
     /// How many connections have ended with it, one after another.
@@ -72,6 +84,14 @@ impl Batch {
         }
     }
 
+    /// An empty one that goes the way that `other` went.
+    pub fn like(other: &Self) -> Self {
+        Self {
+            asking: other.asking,
+            ..Self::default()
+        }
+    }
+
     pub fn is_asking(&self) -> bool {
         self.asking
     }
@@ -95,8 +115,60 @@ impl Batch {
 
     /// Append a key fresh from the source; return its weight in the byte budget.
     #[inline]
-    pub fn push(&mut self, page: PageId, slot: u16, restore: &Restore<'_>, replace: bool) -> usize {
+    pub fn push(&mut self, page: PageId, slot: u16, restore: &Restore<'_>, writing: Writing) -> usize {
         debug_assert!(!self.asking);
+        let start = self.commands.len();
+        debug_assert!(writing.sets || !restore.is_string);
+        let is_set = writing.sets && restore.eviction.is_none() && self.push_set(restore, writing.replace);
+        if !is_set {
+            self.push_restore(restore, writing.replace);
+        }
+        let end = self.commands.len();
+        self.entries.push(Entry {
+            end,
+            payload: if restore.is_string {
+                string_payload(restore.payload.len())
+            } else {
+                restore.payload.len()
+            },
+            page,
+            number: restore.number,
+            slot,
+            hops: 0,
+            in_doubt: false,
+            translated: false,
+            is_set,
+            phantoms: 0,
+            cuts: 0,
+        });
+        end - start + ENTRY_BYTES
+    }
+
+    /// Append the SET of a plain string; false for all other values.
+    #[inline]
+    fn push_set(&mut self, restore: &Restore<'_>, replace: bool) -> bool {
+        let (key, expires_at) = (restore.key, restore.expires_at);
+        let plain = if restore.is_string {
+            Some(PlainString::Bytes(restore.payload))
+        } else {
+            plain_string(restore.payload)
+        };
+        match plain {
+            Some(PlainString::Bytes(value)) => {
+                encode::set(&mut self.commands, key, expires_at, value, replace);
+            }
+            Some(PlainString::Integer(value)) => {
+                let mut digits = itoa::Buffer::new();
+                let value = digits.format(value).as_bytes();
+                encode::set(&mut self.commands, key, expires_at, value, replace);
+            }
+            None => return false,
+        }
+        true
+    }
+
+    #[inline]
+    fn push_restore(&mut self, restore: &Restore<'_>, replace: bool) {
         let start = self.commands.len();
         let payload_end = encode::restore(
             &mut self.commands,
@@ -112,20 +184,6 @@ impl Batch {
         if let Some(measure) = restore.eviction {
             encode::eviction(&mut self.commands, start, measure);
         }
-        let end = self.commands.len();
-        self.entries.push(Entry {
-            end,
-            payload: restore.payload.len(),
-            page,
-            number: restore.number,
-            slot,
-            hops: 0,
-            in_doubt: false,
-            translated: false,
-            phantoms: 0,
-            cuts: 0,
-        });
-        end - start + ENTRY_BYTES
     }
 
     /// Append the deletion of a key; return its weight in the byte budget.
@@ -142,6 +200,7 @@ impl Batch {
             hops: 0,
             in_doubt: false,
             translated: false,
+            is_set: false,
             phantoms: 0,
             cuts: 0,
         });
@@ -179,7 +238,27 @@ impl Batch {
         });
     }
 
-    /// The RESTORE of entry `index`, without an ASKING.
+    /// Entry `index` of another batch, as a RESTORE: only that says why a value is not taken, and has a payload to be
+    /// compared with. Returns what it weighs more than before.
+    pub fn push_as_restore(&mut self, other: &Self, index: usize) -> usize {
+        let entry = other.entries[index];
+        if !entry.is_set {
+            self.push_again(entry, other.command(index));
+            return 0;
+        }
+        let (restore, replace) = other.set(index);
+        let (mut payload, mut command) = (Vec::new(), Vec::new());
+        append_string(&mut payload, restore.payload);
+        encode::restore(&mut command, restore.key, restore.expires_at, &payload, replace);
+        let entry = Entry {
+            is_set: false,
+            ..entry
+        };
+        self.push_again(entry, &command);
+        command.len().saturating_sub(other.command(index).len())
+    }
+
+    /// The command of entry `index`, without an ASKING.
     pub fn command(&self, index: usize) -> &[u8] {
         let mut start = index.checked_sub(1).map_or(0, |before| self.entries[before].end);
         if self.asking {
@@ -188,23 +267,42 @@ impl Batch {
         &self.commands[start..self.entries[index].end]
     }
 
-    /// The arguments of entry `index`; those that a deletion lacks are empty.
-    pub fn restore(&self, index: usize) -> Restore<'_> {
-        let mut rest = self.command(index);
-        let mut argument = || loop {
-            if rest.is_empty() {
-                return b"".as_slice();
+    /// The arguments of a SET, its value in place of a payload, and whether it replaces.
+    fn set(&self, index: usize) -> (Restore<'_>, bool) {
+        let mut argument = arguments(self.command(index));
+        let _name = argument();
+        let (key, payload) = (argument(), argument());
+        let (mut replace, mut expires_at) = (true, 0);
+        loop {
+            match argument() {
+                b"" => break,
+                b"NX" => replace = false,
+                _ => expires_at = parsed(argument()),
             }
-            match decode(rest) {
-                Ok(Decoded::Whole(reply, used)) => {
-                    rest = &rest[used..];
-                    if let Reply::Bulk(Some(bytes)) = reply {
-                        return bytes;
-                    }
-                }
-                other => unreachable!("our own command does not decode: {other:?}"),
-            }
+        }
+        let restore = Restore {
+            number: self.entries[index].number,
+            key,
+            expires_at,
+            payload,
+            is_string: false,
+            rdb_version: None,
+            eviction: None,
         };
+        (restore, replace)
+    }
+
+    /// The arguments of entry `index`; those that a deletion lacks are empty, and so is the payload of a SET
+    /// ([`Self::push_as_restore`] makes one).
+    pub fn restore(&self, index: usize) -> Restore<'_> {
+        if self.entries[index].is_set {
+            let payload = b"";
+            return Restore {
+                payload,
+                ..self.set(index).0
+            };
+        }
+        let mut argument = arguments(self.command(index));
         let _name = argument();
         let key = argument();
         let expires_at = argument();
@@ -224,6 +322,7 @@ impl Batch {
             key,
             expires_at: parsed(expires_at),
             payload,
+            is_string: false,
             rdb_version: None,
             eviction,
         }
@@ -243,6 +342,24 @@ impl Batch {
             0
         };
         commands - prefixes + self.entries.len() * ENTRY_BYTES
+    }
+}
+
+/// The arguments of our own command, its name first; behind the last come empty ones.
+fn arguments<'a>(mut rest: &'a [u8]) -> impl FnMut() -> &'a [u8] {
+    move || loop {
+        if rest.is_empty() {
+            return b"".as_slice();
+        }
+        match decode(rest) {
+            Ok(Decoded::Whole(reply, used)) => {
+                rest = &rest[used..];
+                if let Reply::Bulk(Some(bytes)) = reply {
+                    return bytes;
+                }
+            }
+            other => unreachable!("our own command does not decode: {other:?}"),
+        }
     }
 }
 
@@ -282,6 +399,115 @@ impl Spares {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::flight::read_restores;
+
+    fn writing(replace: bool) -> Writing {
+        Writing { replace, sets: true }
+    }
+
+    #[test]
+    fn plain_strings_are_set_and_can_be_restored() {
+        let (mut text, mut number) = (Vec::new(), b"\0\xc1\x39\x30".to_vec());
+        append_string(&mut text, b"a value");
+        let footer = crate::rdb::Footer::new(&number, 11);
+        number.extend_from_slice(&footer.to_bytes());
+        let restore = |number, payload, expires_at| Restore {
+            number,
+            key: b"k",
+            expires_at,
+            payload,
+            is_string: false,
+            rdb_version: Some(9),
+            eviction: None,
+        };
+        let mut batch = Batch::default();
+        let mut weight = 0;
+        for replace in [true, false] {
+            weight += batch.push(1, 2, &restore(0, &text, 0), writing(replace));
+            weight += batch.push(1, 2, &restore(1, &number, 17), writing(replace));
+        }
+        assert_eq!(weight, batch.total_weight());
+        let commands: Vec<String> = (0..4)
+            .map(|index| {
+                let mut argument = arguments(batch.command(index));
+                let words = std::iter::repeat_with(&mut argument).take_while(|word| !word.is_empty());
+                words
+                    .map(|word| word.escape_ascii().to_string())
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            })
+            .collect();
+        assert_eq!(
+            commands,
+            [
+                "SET k a value",
+                "SET k 12345 PXAT 17",
+                "SET k a value NX",
+                "SET k 12345 NX PXAT 17"
+            ]
+        );
+        assert!((0..4).all(|index| batch.restore(index).payload.is_empty()));
+        assert_eq!(batch.restore(3).expires_at, 17);
+
+        let mut restores = Batch::asking();
+        for index in 0..4 {
+            let more = restores.push_as_restore(&batch, index);
+            assert_eq!(batch.weight(index) + more, restores.weight(index));
+        }
+        assert_eq!(restores.restore(2).payload, text);
+        assert_eq!(restores.restore(3).expires_at, 17);
+        assert!(crate::rdb::same_value(restores.restore(1).payload, &number, 0).unwrap());
+        let has = |index: usize, word: &[u8]| {
+            let mut argument = arguments(restores.command(index));
+            std::iter::repeat_with(&mut argument)
+                .take(7)
+                .any(|own| own == word)
+        };
+        assert!(has(0, b"REPLACE") && has(1, b"REPLACE") && has(1, b"ABSTTL"));
+        assert!(!has(2, b"REPLACE") && !has(3, b"REPLACE"));
+
+        // A measure of its use needs RESTORE.
+        let mut others = Batch::default();
+        let measured = Restore {
+            eviction: Some((Eviction::Frequency, 7)),
+            ..restore(0, &text, 0)
+        };
+        others.push(1, 2, &measured, writing(true));
+        let writing = Writing {
+            replace: true,
+            sets: false,
+        };
+        others.push(1, 2, &restore(1, &text, 0), writing);
+        assert!(others.entries().iter().all(|entry| !entry.is_set));
+        assert_eq!(Batch::default().push_as_restore(&others, 0), 0);
+    }
+
+    #[test]
+    fn nil_is_a_busy_key_for_a_set_alone() {
+        let mut text = Vec::new();
+        append_string(&mut text, b"v");
+        let restore = Restore {
+            number: 0,
+            key: b"k",
+            expires_at: 0,
+            payload: &text,
+            is_string: false,
+            rdb_version: None,
+            eviction: None,
+        };
+        for (sets, said) in [(true, "BUSYKEY"), (false, "nil, which is no reply")] {
+            let mut batch = Batch::default();
+            batch.push(1, 2, &restore, Writing { replace: false, sets });
+            batch.seal(ExpiryCommand::Absolute);
+            let (mut replies, mut errors) = (0, Vec::new());
+            let read = read_restores(b"$-1\r\n:-1\r\n", &batch, &mut replies, &mut errors);
+            assert_eq!(read.unwrap(), (10, true, 0));
+            assert!(errors[0].1.starts_with(said.as_bytes()), "{errors:?}");
+            // Where a reply is missing or one too many, it is no seal's.
+            let (mut replies, mut errors) = (0, Vec::new());
+            read_restores(b"+OK\r\n$-1\r\n", &batch, &mut replies, &mut errors).unwrap_err();
+        }
+    }
 
     #[test]
     fn entries_are_found_again() {
@@ -293,10 +519,11 @@ mod tests {
                 key,
                 expires_at: slot as u64 * 1000,
                 payload: b"$4\r\n",
+                is_string: false,
                 rdb_version: None,
                 eviction: (slot == 2).then_some((Eviction::Frequency, 7)),
             };
-            weight += batch.push(7, slot as u16, &restore, slot == 1);
+            weight += batch.push(7, slot as u16, &restore, writing(slot == 1));
         }
         assert_eq!(weight, batch.total_weight());
         batch.seal(ExpiryCommand::Absolute);
@@ -327,10 +554,11 @@ mod tests {
                 key: &vec![b'k'; name],
                 expires_at: u64::MAX,
                 payload: &vec![0; payload],
+                is_string: false,
                 rdb_version: None,
                 eviction: Some((Eviction::IdleTime, u64::MAX)),
             };
-            batch.push(0, 0, &restore, true);
+            batch.push(0, 0, &restore, writing(true));
             let (length, capacity) = (batch.commands.len(), batch.commands.capacity());
             batch.seal(ExpiryCommand::Absolute);
             assert!(batch.commands.len() > length);

@@ -12,7 +12,7 @@ use crate::target::batch::{BATCH_BYTES, Batch};
 #[derive(Debug)]
 pub(crate) enum Flight {
     Restore {
-        /// Sealed: a reply that RESTORE never gives follows theirs.
+        /// Sealed: a reply that neither RESTORE nor SET gives follows theirs.
         batch: Batch,
         /// Replies so far, ASKINGs' and the seal's included.
         replies: usize,
@@ -78,6 +78,9 @@ impl Flight {
     }
 }
 
+/// What RESTORE says where SET … NX answers nil.
+const BUSY: &[u8] = b"BUSYKEY Target key name already exists.";
+
 /// Bytes used, whether the flight is done, and how many bytes the next reply needs (0: unknown).
 pub(crate) type ReadProgress = Result<(usize, bool, usize), ProtocolError>;
 
@@ -109,6 +112,8 @@ pub(crate) fn read_restores(
                     Reply::Error(text) => text.to_vec(),
                     // A deletion, whether the key was still there or not.
                     Reply::Integer(_) if is_restore && batch.entries()[index].payload == 0 => continue,
+                    // SET … NX, and the key is there.
+                    Reply::Bulk(None) if is_restore && batch.entries()[index].is_set => BUSY.to_vec(),
                     other => format!("{}, which is no reply to RESTORE", other.kind()).into_bytes(),
                 };
                 // A refused ASKING shows in the reply to the RESTORE that follows it: that one is judged.
@@ -122,7 +127,7 @@ pub(crate) fn read_restores(
         let rest = &data[at..];
         match decode(rest)? {
             Decoded::Partial(_) => return Ok((at, false, 0)),
-            Decoded::Whole(Reply::Integer(_) | Reply::Bulk(_) | Reply::Error(_), used) => {
+            Decoded::Whole(Reply::Integer(_) | Reply::Bulk(Some(_)) | Reply::Error(_), used) => {
                 at += used;
                 *replies += 1;
             }

@@ -78,7 +78,7 @@ impl Outgoing for Flights {
 mod tests {
     use super::*;
     use crate::resp::Restore;
-    use crate::target::batch::Batch;
+    use crate::target::batch::{Batch, Writing};
 
     fn flight(payload: usize) -> Flight {
         let mut batch = Batch::default();
@@ -87,10 +87,15 @@ mod tests {
             key: b"k",
             expires_at: 0,
             payload: &vec![0; payload],
+            is_string: false,
             rdb_version: None,
             eviction: None,
         };
-        batch.push(0, 0, &restore, false);
+        let writing = Writing {
+            replace: false,
+            sets: true,
+        };
+        batch.push(0, 0, &restore, writing);
         Flight::Restore {
             batch,
             replies: 0,

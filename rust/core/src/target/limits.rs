@@ -121,7 +121,7 @@ impl Engine {
             page: entry.page,
             number: restore.number,
             slot: entry.slot,
-            size: restore.payload.len() as u64,
+            size: entry.payload as u64,
             source: self.source_name(batch, index),
             target: restore.key.to_vec(),
             in_doubt: false,

@@ -11,7 +11,7 @@ use crate::job::engine::Engine;
 use crate::ledger::books::PageId;
 use crate::net::Address;
 use crate::resp::Restore;
-use crate::target::batch::{Batch, Entry};
+use crate::target::batch::{Batch, Entry, Writing};
 use crate::target::flight::Flight;
 use crate::target::full::Full;
 use crate::topology::NodeId;
@@ -52,9 +52,9 @@ impl Link {
 
     /// Append a fresh key to the open batch; a full batch is queued.
     #[inline]
-    pub fn push(&self, engine: &Engine, page: PageId, slot: u16, restore: &Restore<'_>, replace: bool) {
+    pub fn push(&self, engine: &Engine, page: PageId, slot: u16, restore: &Restore<'_>, writing: Writing) {
         let mut open = self.open.borrow_mut();
-        engine.budget.hold(open.push(page, slot, restore, replace));
+        engine.budget.hold(open.push(page, slot, restore, writing));
         if open.is_full() {
             let full = std::mem::replace(&mut *open, engine.spares.borrow_mut().take());
             self.enqueue(Flight::of(full, engine));

@@ -37,8 +37,7 @@ impl Session<'_> {
                 if busy.is_empty() {
                     self.engine.spares.borrow_mut().give(batch);
                 } else {
-                    let comparison = Comparison::new(batch, busy, self.engine, None);
-                    self.link.enqueue(Flight::Compare(Box::new(comparison)));
+                    self.compare(batch, busy);
                 }
             }
             Flight::Compare(mut comparison) => {
@@ -60,6 +59,23 @@ impl Session<'_> {
             }
             Flight::Wait(wait) => wait.settle(self.engine, self.link),
         }
+    }
+
+    /// Look at what the target holds for the entries `busy` of a batch whose others are settled.
+    #[cold]
+    fn compare(&self, batch: Batch, mut busy: Vec<usize>) {
+        let mut compared = batch;
+        if busy.iter().any(|&index| compared.entries()[index].is_set) {
+            let set = compared;
+            compared = Batch::like(&set);
+            for &index in &busy {
+                self.engine.budget.hold(compared.push_as_restore(&set, index));
+            }
+            busy = (0..busy.len()).collect();
+            self.engine.spares.borrow_mut().give(set);
+        }
+        let comparison = Comparison::new(compared, busy, self.engine, None);
+        self.link.enqueue(Flight::Compare(Box::new(comparison)));
     }
 
     /// Settle the first `replied` entries of a batch, apart from those with an error.
@@ -147,6 +163,7 @@ impl Session<'_> {
     pub(crate) fn handle_errors(&self, batch: &Batch, errors: &[(usize, Vec<u8>)]) -> Vec<usize> {
         let (mut busy, is_asking) = (Vec::new(), batch.is_asking());
         let mut waiting: Vec<(bool, String, Batch)> = Vec::new();
+        let mut restores = Batch::like(batch);
         for (index, error) in errors {
             let index = *index;
             let entry = Entry {
@@ -165,6 +182,15 @@ impl Session<'_> {
                 waiting[at].2.push_again(entry, batch.command(index));
             };
             match judge(error) {
+                // Only RESTORE's reply says what is wrong with a key.
+                verdict @ (Verdict::Payload | Verdict::Denied | Verdict::Refused | Verdict::Failed)
+                    if entry.is_set =>
+                {
+                    if verdict == Verdict::Refused {
+                        self.engine.sets_refused.set(true);
+                    }
+                    self.engine.budget.hold(restores.push_as_restore(batch, index));
+                }
                 Verdict::Moved { .. } | Verdict::Ask(_) if entry.hops > MOST_HOPS => wait(entry, false),
                 // It says nothing of where this key belongs.
                 Verdict::Moved { slot, .. } if slot != entry.slot => wait(entry, false),
@@ -213,6 +239,9 @@ impl Session<'_> {
                     );
                 }
             }
+        }
+        if !restores.is_empty() {
+            self.engine.send_batch(self.link.node, restores);
         }
         for (full, reason, batch) in waiting {
             // Who asks to be let in is asked for by another node: it goes that way again.

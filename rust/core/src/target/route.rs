@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{ErrorKind, Result};
 use crate::job::control::{Event, EventKind, Side};
-use crate::job::engine::{Engine, OnConflict, jitter};
+use crate::job::engine::{Engine, jitter};
 use crate::job::progress::Outcome;
 use crate::ledger::books::PageId;
 use crate::ledger::unsettled::Pending;
@@ -63,6 +63,9 @@ impl Engine {
         if self.spec.verify.is_some() {
             return self.route_to_compare(page, slot, restore);
         }
+        if restore.is_string {
+            return self.route_as_is(page, slot, restore);
+        }
         match self.spec.target_rdb.passage(restore.payload) {
             Passage::AsIs => self.route_as_is(page, slot, restore),
             Passage::Footer(version) => {
@@ -97,21 +100,21 @@ impl Engine {
         if restore.key.len() + restore.payload.len() > self.largest {
             return self.copy_in_chunks(page, slot, restore);
         }
-        let replace = self.spec.on_conflict == OnConflict::Replace;
+        let writing = self.writing();
         let owner = self.router.borrow().topology.owner(slot);
         let Some(owner) = owner else {
             let mut batch = Batch::default();
-            self.budget.hold(batch.push(page, slot, restore, replace));
+            self.budget.hold(batch.push(page, slot, restore, writing));
             self.delay(batch, false, "not served by any node");
             return;
         };
         let router = self.router.borrow();
         if let Some(Some(link)) = router.links.get(owner.index()) {
-            link.push(self, page, slot, restore, replace);
+            link.push(self, page, slot, restore, writing);
             return;
         }
         drop(router);
-        self.link(owner).push(self, page, slot, restore, replace);
+        self.link(owner).push(self, page, slot, restore, writing);
     }
 
     /// Delete a key that the source lacks.

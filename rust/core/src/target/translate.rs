@@ -125,11 +125,7 @@ impl Session<'_> {
             payload: translated.payload.len(),
             ..entry
         };
-        let mut again = if batch.is_asking() {
-            Batch::asking()
-        } else {
-            Batch::default()
-        };
+        let mut again = Batch::like(batch);
         again.push_again(entry, &command);
         self.engine.budget.hold(again.weight(0));
         let name = self.engine.named(entry.page, &restore);

@@ -481,6 +481,7 @@ impl Big {
             key: &self.target,
             expires_at,
             payload,
+            is_string: false,
             rdb_version: None,
             eviction: None,
         }
