@@ -242,8 +242,8 @@ pub fn append_string(out: &mut Vec<u8>, bytes: &[u8]) {
 /// How long the payload is that [`append_string`] makes of so many bytes.
 pub const fn string_payload(bytes: usize) -> usize {
     let length = match bytes {
-        ..0x40 => 1,
-        ..0x4000 => 2,
+        0..0x40 => 1,
+        0x40..0x4000 => 2,
         _ => 5,
     };
     1 + length + bytes + FOOTER_LEN

@@ -22,7 +22,7 @@ pub(crate) struct Restore<'a> {
     pub expires_at: u64,
     /// As DUMP gives it.
     pub payload: &'a [u8],
-    /// The payload is none, but the bytes of a string, which [`crate::job::engine::Engine::writing`] takes as they are.
+    /// The payload is none, but the bytes of a string that is to be SET.
     pub is_string: bool,
     /// The RDB version to put into the payload's footer in place of its own.
     pub rdb_version: Option<u16>,

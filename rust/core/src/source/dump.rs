@@ -319,7 +319,14 @@ impl SourceReader {
                 self.pass_on_quickly(number, read, expiry, length, source_now);
             }
             (Ok(expiry), Reply::Integer(_)) if self.engine.depth() == Some(Depth::Existence) => {
-                self.pass_on(number, read, expiry, Some(Payload::Dumped(&THERE)), source_now, None);
+                self.pass_on(
+                    number,
+                    read,
+                    expiry,
+                    Some(Payload::Dumped(&THERE)),
+                    source_now,
+                    None,
+                );
             }
             // Of another type than it was a moment ago.
             (Ok(expiry), Reply::Error(error))

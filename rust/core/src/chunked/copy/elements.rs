@@ -70,6 +70,19 @@ pub(crate) enum Whither {
     },
 }
 
+impl Whither {
+    /// The same, now that it has this expiry.
+    pub fn with_expiry(self, had: u64) -> Self {
+        match self {
+            Self::Temporary => self,
+            Self::Published { touched, .. } => Self::Published {
+                expires_at: Some(had),
+                touched,
+            },
+        }
+    }
+}
+
 impl Copy<'_> {
     /// Whether the key is written, so that its elements have to be followed while it is copied.
     pub(crate) fn moves(&self, kind: Kind) -> bool {

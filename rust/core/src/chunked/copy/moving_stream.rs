@@ -15,10 +15,10 @@ use crate::chunked::copy::stream_told::{AtTarget, Batch, Told, is_same};
 use crate::chunked::copy::temporary;
 use crate::chunked::parts;
 use crate::chunked::parts::CHUNK_BYTES;
+use crate::chunked::parts::StreamElement;
 use crate::job::follow::{Cuts, Round};
 use crate::net::client::Commands;
 use crate::rdb::StreamId;
-use crate::source::keys::StreamElement;
 
 /// Elements that are looked at in one go.
 const SLICE: usize = 500;
@@ -232,7 +232,7 @@ impl Copy<'_> {
         elements: &mut Vec<Vec<u8>>,
         count: &mut usize,
         first_seen: Option<StreamId>,
-        whither: Whither,
+        mut whither: Whither,
     ) -> Attempt<Told> {
         let mut at = self.look_at_target(name).await?;
         self.name_all_groups(elements, &at).await?;
@@ -282,6 +282,7 @@ impl Copy<'_> {
                 first_seen,
             };
             let (told, is_all) = self.stream_step(name, &mut at, slice, count, whither).await?;
+            whither = whither.with_expiry(told.expires_at);
             if !is_all {
                 continue;
             }

@@ -13,11 +13,11 @@ use crate::chunked::copy::groups::Group;
 use crate::chunked::copy::one_key::{Attempt, Copy, Stop};
 use crate::chunked::copy::stream_told::{AtTarget, Batch, Deliveries, Told, add_placeholders, id};
 use crate::chunked::copy::target::{expiry_is_lost, push_expiry};
+use crate::chunked::parts::StreamElement;
 use crate::chunked::parts::{Chunk, Kind, Most, Oversize, Pending, PendingPage, PendingReads, Place};
 use crate::net::client::Commands;
 use crate::rdb::StreamId;
 use crate::resp::Tree;
-use crate::source::keys::StreamElement;
 
 const NO_ENTRY: &str = "a message that is pending in it is not there any more";
 

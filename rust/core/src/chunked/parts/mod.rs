@@ -6,6 +6,7 @@
 mod pieces;
 mod same;
 mod stream;
+mod stream_element;
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use crate::resp::Tree;
 pub(crate) use pieces::{Most, Oversize};
 pub(crate) use same::{At, Unequal, Unexpected, expiries, is_unknown_command};
 pub(crate) use stream::{Pending, PendingPage, PendingReads, consumers, facts, groups};
+pub(crate) use stream_element::StreamElement;
 
 /// What a chunk should weigh: some tenths of a millisecond on either server.
 pub(crate) const CHUNK_BYTES: usize = 128 * 1024;

@@ -11,10 +11,11 @@ use super::positions::Positions;
 use super::{COALESCE, Follow, add};
 use crate::chunked::copy::{Big, CUT_PATIENCE, MOST_CUTS};
 use crate::chunked::parts::Kind;
+use crate::chunked::parts::StreamElement;
 use crate::job::engine::Engine;
 use crate::ledger::touched::Touch;
 use crate::rdb::StreamId;
-use crate::source::keys::{Container, StreamElement};
+use crate::source::keys::Container;
 
 /// So many keys are followed by their elements at most. A round takes a round trip to either side, and one is under way at
 /// a time: with a millisecond each, a thousand keys that are all written are two seconds behind.
@@ -53,6 +54,10 @@ pub(super) struct Part {
     pub(super) positions: Positions,
     /// Of a stream: the first entry that the source had when the last round read it.
     first_seen: Option<StreamId>,
+    /// What was trimmed behind this offset is at the target still, until a round has found no more of it.
+    trimmed: Option<u64>,
+    /// The last touch.
+    last: Option<Touch>,
 }
 
 /// Connections that ended, one after another, while a round went over them.
@@ -86,6 +91,8 @@ pub(crate) struct Round {
     pub first_seen: Option<StreamId>,
     /// Entries were trimmed since then, so one more round is due.
     pub again: bool,
+    /// The last touch before it was taken.
+    last: Option<Touch>,
 }
 
 /// The keys.
@@ -137,6 +144,11 @@ impl Parts {
         let parts = self.keys.values().filter(|part| with_built || !part.building);
         let touches = parts.flat_map(|part| [part.first, part.in_hand, part.base]);
         touches.flatten().min_by_key(|touch| touch.offset)
+    }
+
+    /// Up to here nothing is at the target still that was trimmed; none where no key is trimmed.
+    pub fn trimmed(&self) -> Option<u64> {
+        self.keys.values().filter_map(|part| part.trimmed).min()
     }
 
     /// The keys that are at the target.
@@ -195,6 +207,7 @@ impl Follow {
             return;
         };
         part.first.get_or_insert(touch);
+        part.last = Some(touch);
         if part.kind == Kind::List {
             // An expiry, which adds nothing to the length.
             part.positions.note(touch, None);
@@ -270,6 +283,8 @@ impl Follow {
             cuts: Cuts::default(),
             positions: Positions::default(),
             first_seen: None,
+            trimmed: None,
+            last: None,
         };
         // Recorded by name, it does not hold the mark however long it takes.
         touched.owe_copying(&big.source);
@@ -327,6 +342,7 @@ impl Follow {
             if part.kind == Kind::Stream {
                 // What was trimmed meanwhile is there still.
                 part.first = part.first.or(self.received());
+                part.trimmed = part.last.map(|touch| touch.offset);
             }
             (part.expires_at, part.count) = (Some(expires_at), count);
         }
@@ -345,13 +361,14 @@ impl Follow {
                 Some((map, scratch)) => map.place(&key, scratch).map(|(name, slot)| (name.to_vec(), slot)),
             });
             if let Some((target, slot)) = placed {
+                // What was trimmed before the mark may be there still.
+                let trimmed = self.received().filter(|_| kind == Kind::Stream);
                 let part = Part {
                     slot,
                     target,
                     kind,
                     elements: HashSet::new(),
-                    // What was trimmed before the mark may be there still.
-                    first: self.received().filter(|_| kind == Kind::Stream),
+                    first: trimmed,
                     in_hand: None,
                     building: false,
                     base: None,
@@ -361,6 +378,8 @@ impl Follow {
                     cuts: Cuts::default(),
                     positions: Positions::default(),
                     first_seen: None,
+                    trimmed: trimmed.map(|touch| touch.offset.saturating_sub(1)),
+                    last: None,
                 };
                 self.parts.borrow_mut().keys.insert(Rc::from(key), part);
             }
@@ -398,6 +417,7 @@ impl Follow {
             cuts: part.cuts,
             first_seen: part.first_seen,
             again: false,
+            last: part.last,
         })
     }
 
@@ -414,6 +434,9 @@ impl Follow {
             if round.again {
                 part.first = part.first.or(self.received());
                 part.not_before = self.now() + BEFORE_TRIMMING;
+                part.trimmed = round.last.map(|touch| touch.offset).or(part.trimmed);
+            } else {
+                part.trimmed = None;
             }
         }
         drop(parts);

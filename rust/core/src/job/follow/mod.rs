@@ -305,6 +305,7 @@ impl Follow {
         };
         let mark = first(touched.mark(received), parts.first(false));
         let clean = first(touched.clean(received), parts.first(true)).offset;
+        let clean = clean.min(parts.trimmed().unwrap_or(u64::MAX));
         let busy_keys: Vec<_> = touched.owed().map(<[u8]>::to_vec).collect();
         let apart = apart::texts(&busy_keys, parts.at_target());
         let given_up = touched.are_slots_in_doubt();

@@ -169,6 +169,7 @@ impl Page<'_> {
             key: keys.target(number as usize),
             expires_at: key.expires_at.unwrap_or(0),
             payload: b"",
+            is_string: false,
             rdb_version: None,
             eviction: measured(engine, key),
         };

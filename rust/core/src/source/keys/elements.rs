@@ -207,8 +207,9 @@ impl Look {
 
 #[cfg(test)]
 mod tests {
+    use crate::chunked::parts::StreamElement;
     use crate::resp::encode;
-    use crate::source::keys::{Effect, KeyReader, StreamElement, Table};
+    use crate::source::keys::{Effect, KeyReader, Table};
 
     #[test]
     fn elements_of_the_commands_that_name_them() {

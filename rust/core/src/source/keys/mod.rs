@@ -12,7 +12,6 @@ mod table;
 pub use elements::Container;
 pub use ends::{Change, End};
 use layout::{Class, Layout, Place, Plan};
-pub(crate) use stream_elements::StreamElement;
 pub use table::{Table, TableError};
 
 use crate::source::stream::{Commands, Item, StreamError};
