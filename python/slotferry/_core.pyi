@@ -827,8 +827,12 @@ class Job:
     def finish_following(self, offset: int, /) -> None:
         """End the job, well, once the stream up to `offset` is at the target. Returns at once."""
 
-    def touch(self, keys: Sequence[bytes], /) -> None:
-        """Copy these keys of the source as if its stream had touched them now. Returns at once."""
+    def touch(self, keys: Sequence[bytes], /, *, untold: bool = False) -> None:
+        """Copy these keys of the source as if its stream had touched them now. Returns at once.
+
+        With `untold`, of a stream that is followed by its elements no more than its groups: what a source
+        does not tell its replicas is there.
+        """
 
     def begin_comparison(self) -> tuple[bool, list[int]]:
         """Begin to settle what is in doubt; return (whether it is all keys, else the slots of the target).

@@ -159,6 +159,23 @@ def test_a_stream_or_a_group_that_the_target_lost_is_copied_whole(
             assert_same(source, cluster)
 
 
+def test_a_stream_that_was_found_different_is_copied_whole(
+    source: LocalServer, cluster: LocalCluster
+) -> None:
+    with source.client() as client, cluster.client() as target:
+        fill(client)
+        with Following(source, cluster, big_key_bytes=LARGE) as following:
+            with Writer(Workload(client)):
+                wait_followed(following)
+            following.wait_clean()
+            middle, _ = target.xrange("stream", count=20)[-1]
+            target.xdel("stream", middle)
+            following.job.touch([b"stream"])
+            client.set("behind", "it")
+            following.wait_clean()
+            assert_same(source, cluster)
+
+
 def test_without_the_permission_to_write_elements_it_is_copied_whole(
     source: LocalServer, cluster: LocalCluster
 ) -> None:

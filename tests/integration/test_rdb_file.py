@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -286,15 +287,33 @@ def test_a_value_beyond_the_budget_fails_alone(cluster: LocalCluster, tmp_path: 
     assert "raise --memory-limit" in report.failures[0].message
 
 
+def test_what_goes_on_behind_its_rdb_is_told_by_every_run(cluster: LocalCluster, tmp_path: Path) -> None:
+    file = tmp_path / "appendonly.aof"
+    file.write_bytes(_file(_string(b"key", b"v")) + b"*3\r\n$3\r\nSET\r\n$5\r\nlater\r\n$1\r\nv\r\n")
+    for _ in range(2):
+        report, _ = copy(file, cluster, tmp_path)
+        assert isinstance(report.error, RefusedError)
+        assert "goes on behind its RDB" in str(report.error)
+    assert count_keys(cluster) == 1
+
+
+def test_a_pipe_is_sent_to_stdin(cluster: LocalCluster, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.rdb"
+    os.mkfifo(pipe)
+    report, _ = copy(pipe, cluster, tmp_path)
+    assert "give - and send it to stdin" in str(report.error)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
         (b"", "empty"),
         (b"*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n", "append-only file"),
-        (gzip.compress(b"hello, world"), "neither with REDIS"),
+        (gzip.compress(b"hello, world", mtime=0), "neither with REDIS"),
         (b"REDIS0099" + bytes(20), "version REDIS0099 is not known"),
         (b"REDIS00", "less than nine bytes"),
         (b"#!/bin/sh\nexit 0\n", "neither with REDIS"),
+        (b"REDIS0009" + b"\xfc12345678" * 10, "told again and again"),
     ],
 )
 def test_what_is_no_rdb_is_refused_in_a_sentence(

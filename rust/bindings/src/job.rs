@@ -383,9 +383,9 @@ impl Job {
         Ok(())
     }
 
-    #[pyo3(signature = (keys, /))]
-    fn touch(&self, keys: Vec<Vec<u8>>) -> PyResult<()> {
-        self.inner()?.touch(keys);
+    #[pyo3(signature = (keys, /, *, untold = false))]
+    fn touch(&self, keys: Vec<Vec<u8>>, untold: bool) -> PyResult<()> {
+        self.inner()?.touch(keys, untold);
         Ok(())
     }
 

@@ -148,6 +148,8 @@ def _of_stdin(party: Side) -> str:
     other = context.meta.setdefault(_STDIN, option)
     if str(context.params.get("keys_from")) == "-":
         other = "--keys-from"
+    if context.params.get("source") == "-":
+        other = "SOURCE"
     if other != option:
         raise UsageError(
             f"{other} and {option} both read stdin", hint="give one of them as a file or with a command"

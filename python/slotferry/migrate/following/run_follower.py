@@ -114,7 +114,7 @@ class RunFollower:
         if engine is None or seen is None:
             return False
         copied = seen.copied + len(keys)
-        engine.touch(keys)
+        engine.touch(keys, untold=True)
         while is_wanted() and engine is self.engine and (seen := self._progress()) is not None:
             if seen.copied >= copied and not seen.touched:
                 return True

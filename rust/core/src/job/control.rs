@@ -267,7 +267,7 @@ pub(crate) enum Command {
     Fence(u64),
     EndFence(u64),
     FinishFollowing(u64),
-    Touch(Vec<Vec<u8>>),
+    Touch { keys: Vec<Vec<u8>>, untold: bool },
     BeginComparison(mpsc::SyncSender<Doubts>),
     EndComparison(Vec<Vec<u8>>),
     Drain,

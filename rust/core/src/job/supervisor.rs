@@ -194,9 +194,10 @@ impl Job {
         self.shared.command(Command::FinishFollowing(offset));
     }
 
-    /// Copy these keys as if the source's stream had touched them now.
-    pub fn touch(&self, keys: Vec<Vec<u8>>) {
-        self.shared.command(Command::Touch(keys));
+    /// Copy these keys as if the source's stream had touched them now; with `untold` only what it would not tell, where
+    /// that is known.
+    pub fn touch(&self, keys: Vec<Vec<u8>>, untold: bool) {
+        self.shared.command(Command::Touch { keys, untold });
     }
 
     /// A comparison begins: what it has to look at. Fails with `Usage` when no stream is followed.
@@ -374,7 +375,7 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
                 Command::Fence(_)
                 | Command::EndFence(_)
                 | Command::FinishFollowing(_)
-                | Command::Touch(_)
+                | Command::Touch { .. }
                 | Command::BeginComparison(_)
                 | Command::EndComparison(_) => follow_command(engine, command),
                 Command::Drain => {
@@ -424,7 +425,7 @@ fn follow_command(engine: &Rc<Engine>, command: Command) {
         Command::Fence(offset) => follow.set_fence(offset),
         Command::EndFence(offset) => follow.end_fence(offset),
         Command::FinishFollowing(offset) => follow.finish_at(offset),
-        Command::Touch(keys) => follow.touch_now(engine, &keys),
+        Command::Touch { keys, untold } => follow.touch_now(engine, &keys, untold),
         Command::EndComparison(differing) => follow.end_comparison(engine, &differing),
         Command::BeginComparison(answer) => {
             // Who asked may have given up.

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use crate::job::progress::Counts;
-use crate::ledger::unsettled::{Failure, Pending};
+use crate::ledger::unsettled::{Failure, FailureKind, Pending};
 use crate::source::stream::Position;
 
 /// How far a partition is accounted for.
@@ -57,6 +57,9 @@ impl Checkpoint {
     pub(crate) fn add(&mut self, later: Self) {
         self.marks = later.marks;
         self.counts = later.counts;
+        let is_resolved = |failure: &Failure| later.resolved.contains(&failure.key);
+        self.failures
+            .retain(|failure| failure.kind != FailureKind::Collision || !is_resolved(failure));
         self.failures.extend(later.failures);
         self.pending.extend(later.pending);
         self.notes.extend(later.notes);

@@ -82,7 +82,11 @@ impl Reverse {
         }
         let Some((part, rest)) = template.split_first() else {
             if !self.at_end || at == name.len() {
-                found.push(self.put_together(&name[..start], groups, &name[at..]));
+                let whole = self.put_together(&name[..start], groups, &name[at..]);
+                // Where the last group is open, each of its ends gives the same.
+                if found.last() != Some(&whole) {
+                    found.push(whole);
+                }
             }
             return;
         };
@@ -129,7 +133,8 @@ fn taken_apart(pattern: &str) -> Option<Reverse> {
         match byte {
             b'\\' => {
                 let (&escaped, after) = after.split_first()?;
-                if !escaped.is_ascii_punctuation() {
+                // `\<` and `\>` are borders of words.
+                if !escaped.is_ascii_punctuation() || matches!(escaped, b'<' | b'>') {
                     return None;
                 }
                 text.push(escaped);
@@ -378,6 +383,8 @@ mod tests {
             ("(?i)a", "b"),
             ("a|b", "c"),
             (r"\bx", "y"),
+            (r"\<x", "y"),
+            (r"x\>", "y"),
             ("a.", "b"),
             ("(?:a)b", "b"),
         ] {

@@ -260,11 +260,12 @@ impl Follow {
         self.progressed.notify_one();
     }
 
-    /// Copy these keys, as if they had been touched now; of a stream that is followed by its elements, the groups.
-    pub fn touch_now(&self, engine: &Engine, keys: &[Vec<u8>]) {
+    /// Copy these keys, as if they had been touched now; with `untold`, of a stream that is followed by its elements no
+    /// more than its groups: what a source does not tell its replicas is there.
+    pub fn touch_now(&self, engine: &Engine, keys: &[Vec<u8>], untold: bool) {
         if let Some(touch) = self.received() {
             for key in keys {
-                if !self.touch_groups(engine, key, touch) {
+                if !(untold && self.touch_groups(engine, key, touch)) {
                     self.touch(engine, key, touch);
                 }
             }

@@ -154,13 +154,13 @@ impl Follow {
     /// A key that the bulk copy could not copy, since it is written to all the time, is followed instead.
     pub fn take_over(&self, engine: &Engine, key: &[u8]) {
         self.owed.borrow_mut().insert(key.to_vec());
-        self.touch_now(engine, &[key.to_vec()]);
+        self.touch_now(engine, &[key.to_vec()], false);
     }
 
     /// Keys of an earlier run that were pending or failed: copied as if they had been touched.
     pub(crate) fn touch_owed(&self, engine: &Engine) {
         let owed: HashSet<Vec<u8>> = self.owed.borrow().clone();
-        self.touch_now(engine, &owed.into_iter().collect::<Vec<_>>());
+        self.touch_now(engine, &owed.into_iter().collect::<Vec<_>>(), false);
     }
 }
 

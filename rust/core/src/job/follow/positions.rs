@@ -10,6 +10,9 @@ use crate::source::keys::{Change, End};
 /// Changes that are remembered at most while a range is being read; with more, all is unknown.
 const MOST_CHANGES: usize = 200_000;
 
+/// Room for so many is kept.
+const KEPT_CHANGES: usize = 1_000;
+
 /// A list at one offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Run {
@@ -187,6 +190,10 @@ impl Positions {
             if let (Some(run), Some(change)) = (&mut self.run, change) {
                 run.apply(change);
             }
+        }
+        // The room of a burst is given back.
+        if self.changes.capacity() > KEPT_CHANGES {
+            self.changes.shrink_to(KEPT_CHANGES);
         }
     }
 }

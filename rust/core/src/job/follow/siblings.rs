@@ -174,6 +174,10 @@ impl Follow {
     /// The source lacks a key, and has another one that gets its name: that one is copied.
     fn hand_over(&self, asked: &Asked) {
         let slot = key_slot(&asked.target);
+        for other in &asked.others_there {
+            // It is copied whole: no round may go beside that.
+            self.leave_elements(other, self.received());
+        }
         let others = asked.others_there.iter().map(|other| (other.as_slice(), slot));
         let (others, received): (Vec<_>, _) = (others.collect(), self.received());
         let mut touched = self.touched.borrow_mut();

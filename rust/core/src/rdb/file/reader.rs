@@ -29,6 +29,9 @@ const EXPIRY_S: u8 = 253;
 const SELECT: u8 = 254;
 const END: u8 = 255;
 
+/// Bytes of what stands before a key's type, each part of it once, and then some.
+const MOST_ATTRIBUTES: usize = 64;
+
 /// What is known of the key that is being read.
 #[derive(Debug, Default)]
 struct Entry {
@@ -376,6 +379,9 @@ impl FileReader {
     /// The next of what stands before a key's value; false where it is not whole.
     fn attribute(&mut self, data: &[u8]) -> Result<bool, FileError> {
         let at = self.entry.looked;
+        if at > MOST_ATTRIBUTES {
+            return Err(self.malformed("a key's expiry and use are told again and again", at));
+        }
         let Some((&byte, rest)) = data.get(at..).unwrap_or_default().split_first() else {
             return Ok(false);
         };

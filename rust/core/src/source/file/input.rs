@@ -151,11 +151,17 @@ pub fn look(path: &Path, name: &str) -> Result<Beginning> {
             format!("the file {name} can't be read: {text}"),
         )
     };
-    let mut file = File::open(path).map_err(|error| refused(plain(&error)))?;
-    let metadata = file.metadata().map_err(|error| refused(plain(&error)))?;
+    let metadata = std::fs::metadata(path).map_err(|error| refused(plain(&error)))?;
     if metadata.is_dir() {
         return Err(refused("it is a directory; name the RDB file in it".to_owned()));
     }
+    // It is opened more than once, which a pipe does not bear.
+    if !metadata.is_file() {
+        return Err(refused(
+            "it is a pipe or a device; give - and send it to stdin".to_owned(),
+        ));
+    }
+    let mut file = File::open(path).map_err(|error| refused(plain(&error)))?;
     let mut beginning = Beginning {
         stamp: stamp(&metadata),
         ..Beginning::default()
@@ -192,6 +198,12 @@ pub fn look(path: &Path, name: &str) -> Result<Beginning> {
             return Ok(beginning);
         }
         data.drain(..at);
+        if reader.offset() > MOST_LOOKED_AT as u64 {
+            return Err(refused(format!(
+                "more than {} MB stand before its first key",
+                MOST_LOOKED_AT >> 20
+            )));
+        }
         // A first key is not waited for: what is told stands before it.
         if data.len() > PIECE && beginning.first_database.is_some() || data.len() > MOST_LOOKED_AT {
             return Ok(beginning);

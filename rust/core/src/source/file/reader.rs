@@ -14,7 +14,7 @@ use crate::job::control::{Event, EventKind};
 use crate::job::engine::Engine;
 use crate::job::progress::Outcome;
 use crate::rdb::file::{Checksum, FileError, FileReader, Item, Step};
-use crate::rdb::kind_name;
+use crate::rdb::{Kind, kind_name};
 use crate::source::file::pages::{Choice, Origin, Page, Taken};
 use crate::source::file::{FileSpec, input};
 use crate::text::shown;
@@ -219,7 +219,7 @@ impl FileSource {
             }
         };
         self.engine.limiter.take(taken.len() + named.len(), bytes);
-        let entered = self.enter(&taken, &named, matches!(pause, Ok(Pause::Over)));
+        let entered = self.enter(&taken, &named, false);
         drop((taken, named));
         self.buffer = data;
         entered.and(pause)
@@ -282,7 +282,9 @@ impl FileSource {
         by_name
             && match key {
                 Taken::Whole(key) => self.choice.takes(key, now),
-                // Whether it has a TTL is not known any more, and does not matter: it is not copied.
+                // What a module calls its type is not known any more: it is rather told as failed than left out.
+                Taken::Large(_, type_byte, _) if Kind::of(*type_byte) == Some(Kind::Module) => true,
+                // Whether it has a TTL is not known either; it is not copied.
                 Taken::Large(_, type_byte, _) => self.choice.takes_as(kind_name(*type_byte), -1),
             }
     }
@@ -323,14 +325,20 @@ impl FileSource {
     async fn end(&mut self, input: &mut Receiver<crate::error::Result<Vec<u8>>>) -> Result<bool, Error> {
         let mut rest = self.buffer.len() - self.used;
         // To the end of the input, where it is seen whether the file has changed meanwhile.
-        while let Some(Some(piece)) = self.more(input).await {
-            rest += piece?.len();
+        loop {
+            match self.more(input).await {
+                None => return Ok(false),
+                Some(None) => break,
+                Some(Some(piece)) => rest += piece?.len(),
+            }
         }
         for name in std::mem::take(&mut self.names) {
             self.pass_on_absent(name);
         }
         self.engine.nudge();
         if rest == 0 {
+            // Only now is the file known to be whole: a run that ends before has to look at its end again.
+            self.enter(&[], &[], true)?;
             return Ok(true);
         }
         let message = format!(
