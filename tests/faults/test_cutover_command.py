@@ -477,7 +477,7 @@ def test_python_cuts_over_too(shop: Shop) -> None:
         assert (failed.outcome, failed.exit_code) == ("abandoned", 3)
         done = migration.cutover(CutoverOptions(within=60, hold=0, check="full"))
         assert done.is_done
-        assert done.checked == 500
+        assert done.checked >= 500  # SCAN may bring a key more than once
         steps = [event for event in events if isinstance(event, CutoverStep)]
         report = migration.result()
     assert (report.status, report.ok, report.exit_code) == ("cut_over", True, 0)

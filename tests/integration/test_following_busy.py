@@ -113,7 +113,8 @@ def test_what_is_owed_is_copied_at_the_fence_and_by_the_next_run(
             following.job.resume()
             following.wait_clean()
             assert_equal(source, cluster)
-            assert following.job.checkpoint().big_positions == []
+            # It is owed no more; once it is copied, it may be followed by its ends.
+            assert following.job.checkpoint().big_positions in ([], [(b"busy", "followed list")])
 
 
 def test_who_gives_up_waiting_lets_a_busy_key_rest_again(source: LocalServer, cluster: LocalCluster) -> None:
