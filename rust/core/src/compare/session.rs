@@ -67,6 +67,16 @@ pub(crate) struct Comparison {
     errors: Vec<(usize, Vec<u8>)>,
 }
 
+impl Engine {
+    /// How keys are compared, in a verification.
+    pub fn rules(&self) -> Option<Rules> {
+        self.spec.verify.map(|verify| Rules {
+            verify,
+            large: self.compared_whole(),
+        })
+    }
+}
+
 impl Comparison {
     /// Prepare to read the entries `picks` of `batch`, the way that the batch went (with ASKING or without).
     pub fn new(batch: Batch, picks: Vec<usize>, engine: &Engine, rules: Option<Rules>) -> Self {

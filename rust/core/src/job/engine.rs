@@ -27,14 +27,13 @@ use crate::transform::keymap::KeyMap;
 
 use crate::chunked::compare::LargeKeys;
 use crate::chunked::copy::BigKeys;
-use crate::compare::verdict::Rules;
 use crate::job::follow::Follow;
 pub use crate::job::follow::{FollowSpec, OnFlush};
 use crate::net::login::Login;
 use crate::source::file::FileSpec;
 use crate::source::names::Names;
 use crate::source::scan::Overlap;
-use crate::target::batch::{Spares, Writing};
+use crate::target::batch::Spares;
 use crate::target::health::Health;
 pub use crate::target::limits::TargetLimits;
 use crate::target::route::Router;
@@ -308,16 +307,6 @@ impl Engine {
             .map_or(0, |(then, came)| then + came.elapsed().as_millis() as u64)
     }
 
-    /// How fresh keys are written.
-    #[inline]
-    pub fn writing(&self) -> Writing {
-        Writing {
-            replace: self.spec.on_conflict == OnConflict::Replace,
-            // A verification keeps what is to be compared.
-            sets: self.spec.verify.is_none() && !self.sets_refused.get(),
-        }
-    }
-
     /// Whether nothing is left to read or to write.
     pub fn is_idle(&self) -> bool {
         self.readers_running.get() == 0 && self.shared.ledger().open_pages() == 0
@@ -350,17 +339,9 @@ impl Engine {
     }
 
     /// The largest payload that is compared as a whole; a file can't be asked for parts of one.
-    fn compared_whole(&self) -> usize {
+    pub fn compared_whole(&self) -> usize {
         let part = (self.spec.memory_limit / LARGE_SHARE).max(SMALLEST_LARGE);
         self.spec.file.as_ref().map_or(part, |_| LARGEST_OF_FILE)
-    }
-
-    /// How keys are compared, in a verification.
-    pub fn rules(&self) -> Option<Rules> {
-        self.spec.verify.map(|verify| Rules {
-            verify,
-            large: self.compared_whole(),
-        })
     }
 
     /// Whether differences are told with what the values hold.

@@ -97,6 +97,9 @@ impl Follow {
             return false;
         }
         let hash = hash_of(&name_of(engine, key));
+        if !self.siblings.names.borrow().contains(&hash) {
+            return false;
+        }
         let in_hand = self.siblings.in_hand.borrow();
         let Some((&id, _)) = in_hand.iter().find(|(_, of)| **of == hash) else {
             return false;
