@@ -2,7 +2,7 @@
 
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use slotferry_core::source::stream::Position;
+use slotferry_core::ledger::position::Position;
 use slotferry_core::{FollowSpec, FollowStatus, OnFlush};
 
 use crate::error::usage;

@@ -1,7 +1,7 @@
 //! `Counts` and `Snapshot`: figures, read-only.
 
 use pyo3::prelude::*;
-use slotferry_core::job::progress;
+use slotferry_core::ledger::progress;
 
 use crate::follow::FollowProgress;
 

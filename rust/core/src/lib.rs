@@ -6,6 +6,7 @@
 pub mod chunked;
 pub mod compare;
 pub mod error;
+pub mod event;
 pub mod handover;
 pub mod job;
 pub mod ledger;
@@ -22,7 +23,8 @@ pub mod topology;
 pub mod transform;
 
 pub use error::{Error, ErrorKind, Result};
-pub use job::control::{Doubts, Event, EventKind, FollowStatus, Side, State};
+pub use event::{Event, EventKind, Side};
+pub use job::control::{Doubts, FollowStatus, State};
 pub use job::engine::{Depth, FollowSpec, JobSpec, OnConflict, OnFlush, Sweep, Verify};
 pub use job::supervisor::{Job, Snapshot};
 pub use resp::Eviction;

@@ -3,8 +3,6 @@
 //! Invariant: every reply leads to exactly one verdict; what is not known is a recorded failure, never a
 //! silent success and never an endless retry.
 
-use std::fmt::Write;
-
 use crate::net::{Address, AddressMap};
 
 /// What to do about one key after one reply.
@@ -47,22 +45,6 @@ impl Redirect {
     pub fn address(&self, asked: &Address, map: &AddressMap) -> Address {
         map.named(&self.host, self.port, asked)
     }
-}
-
-/// So much of a server's error is shown: enough for any that a server words itself.
-const MOST_SAID: usize = 300;
-
-/// What a server says in an error, as it may be shown: one line of printable characters, of bounded length.
-pub fn said(error: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&error[..error.len().min(MOST_SAID)]);
-    let mut text: String = text
-        .chars()
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .collect();
-    if error.len() > MOST_SAID {
-        let _ = write!(text, "... ({} bytes)", error.len());
-    }
-    text
 }
 
 /// Judge an error reply, given without its leading `-`.
@@ -147,13 +129,6 @@ mod tests {
         ] {
             assert_eq!(judge(text.as_bytes()), Verdict::Failed, "{text}");
         }
-    }
-
-    #[test]
-    fn what_a_server_says_is_shown_on_one_line_and_in_part() {
-        assert_eq!(said(b"ERR no\r\x1b[2J\xff"), "ERR no  [2J\u{fffd}");
-        let long = said(&vec![b'x'; 60_000]);
-        assert!(long.len() < 400 && long.ends_with("(60000 bytes)"), "{long}");
     }
 
     #[test]

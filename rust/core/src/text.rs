@@ -1,6 +1,6 @@
-//! Keys as text for people, as `slotferry/text.py` shows them too.
+//! Keys and servers' errors as text for people, keys as `slotferry/text.py` shows them too.
 //!
-//! Invariant: one line of printable characters, of bounded length, whatever bytes a key holds.
+//! Invariant: one line of printable characters, of bounded length, whatever bytes a key or an error holds.
 
 use std::fmt::Write;
 
@@ -15,6 +15,22 @@ pub(crate) fn shown(key: &[u8]) -> String {
         _ if key.len() > LONGEST => format!("{}… ({} bytes)", escaped(&key[..LONGEST]), key.len()),
         _ => escaped(key),
     }
+}
+
+/// So much of a server's error is shown: enough for any that a server words itself.
+const MOST_SAID: usize = 300;
+
+/// What a server says in an error, as it may be shown: one line of printable characters, of bounded length.
+pub fn said(error: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&error[..error.len().min(MOST_SAID)]);
+    let mut text: String = text
+        .chars()
+        .map(|character| if character.is_control() { ' ' } else { character })
+        .collect();
+    if error.len() > MOST_SAID {
+        let _ = write!(text, "... ({} bytes)", error.len());
+    }
+    text
 }
 
 fn escaped(bytes: &[u8]) -> String {
@@ -46,6 +62,13 @@ fn hex(text: &mut String, bytes: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_server_says_is_shown_on_one_line_and_in_part() {
+        assert_eq!(said(b"ERR no\r\x1b[2J\xff"), "ERR no  [2J\u{fffd}");
+        let long = said(&vec![b'x'; 60_000]);
+        assert!(long.len() < 400 && long.ends_with("(60000 bytes)"), "{long}");
+    }
 
     #[test]
     fn keys_are_shown_as_lists_of_them_are() {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use regex::Regex;
 
 /// Rooms that any other may name: they name none themselves, but each other.
-const LEAVES: &[&str] = &["error", "slot", "text"];
+const LEAVES: &[&str] = &["error", "event", "slot", "text"];
 
 /// Each other room, and those that it may name besides. `lib.rs` names them all.
 const ROOMS: &[(&str, &[&str])] = &[
@@ -19,9 +19,9 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("transform", &[]),
     ("reply", &["net"]),
     ("topology", &["net"]),
-    ("net", &["job", "reply", "resp"]),
-    ("ledger", &["job", "source"]),
-    ("throttle", &["job"]),
+    ("net", &["resp"]),
+    ("ledger", &[]),
+    ("throttle", &[]),
     (
         "source",
         &[

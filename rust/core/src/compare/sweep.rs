@@ -10,16 +10,16 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::error::ErrorKind;
-use crate::job::control::{Event, EventKind, Side};
+use crate::event::{Event, EventKind, Side};
 use crate::job::engine::{Backoff, Engine, Sweep, names_room};
-use crate::job::progress::Outcome;
 use crate::ledger::books::PageId;
+use crate::ledger::progress::Outcome;
 use crate::ledger::unsettled::{Failure, FailureKind, SideBySide};
 use crate::net::client::{CallError, Client, Commands};
-use crate::reply::said;
 use crate::resp::{Decoded, ScanPage, ScanProgress, Tree, decode_scan_on, encode};
 use crate::source::scan::Keys;
 use crate::source::walk::Walk;
+use crate::text::said;
 use crate::throttle::page_size::Pace;
 
 /// So many pages' worth of keys are asked for at once, since a primary has one SCAN alone.
@@ -101,10 +101,12 @@ pub(crate) async fn sweep(engine: Rc<Engine>, place: usize, mut task: Sweep) {
 /// One pair of connections' life; `Ok` at the end or when the job drains.
 async fn walk(engine: &Rc<Engine>, place: usize, task: &mut Sweep) -> Result<(), Stopped> {
     let spec = &engine.spec;
-    let mut target = Client::open(engine, Side::Target, &task.node, Some(&task.run_id))
+    let mut target = engine
+        .converse(Side::Target, &task.node, Some(&task.run_id))
         .await
         .map_err(Stopped::Target)?;
-    let mut source = Client::open(engine, Side::Source, &spec.source, Some(&spec.source_run_id))
+    let mut source = engine
+        .converse(Side::Source, &spec.source, Some(&spec.source_run_id))
         .await
         .map_err(Stopped::Source)?;
     engine.health.borrow_mut().source(None, Instant::now());

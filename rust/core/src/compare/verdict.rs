@@ -5,7 +5,7 @@
 
 use crate::compare::shape;
 use crate::job::engine::{Depth, Verify};
-use crate::job::progress::Outcome;
+use crate::ledger::progress::Outcome;
 use crate::ledger::unsettled::{Difference, FailureKind};
 use crate::rdb::{Comparison, PayloadError, compare_values, describe, same_bytes};
 use crate::resp::Restore;

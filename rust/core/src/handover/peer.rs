@@ -46,7 +46,7 @@ impl Peer {
         let mut refusal = None;
         peer.replies(1, |reply| {
             if let Reply::Error(text) = reply {
-                refusal = Some(crate::reply::said(text));
+                refusal = Some(crate::text::said(text));
             }
             0
         })

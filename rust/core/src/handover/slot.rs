@@ -466,7 +466,7 @@ pub(crate) fn note(refusal: &mut Option<String>, reply: &Reply<'_>) {
     if let Reply::Error(text) = reply
         && refusal.is_none()
     {
-        *refusal = Some(crate::reply::said(text));
+        *refusal = Some(crate::text::said(text));
     }
 }
 

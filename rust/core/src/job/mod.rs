@@ -5,6 +5,6 @@
 pub(crate) mod control;
 pub(crate) mod engine;
 pub(crate) mod follow;
-pub mod progress;
+pub(crate) mod login;
 pub mod supervisor;
 pub mod survey;

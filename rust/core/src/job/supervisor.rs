@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use crate::compare::sweep::sweep;
 use crate::error::{Error, ErrorKind, Result};
-use crate::job::control::{Command, Doubts, Event, FollowStatus, Shared, Side, State, lock};
+use crate::event::{Event, Side};
+use crate::job::control::{Command, Doubts, FollowStatus, Shared, State, lock};
 use crate::job::engine::{Depth, Engine, JobSpec, OnConflict};
 use crate::job::follow::is_apart;
-use crate::job::progress::Counts;
 use crate::ledger::checkpoint::{Checkpoint, Mark};
+use crate::ledger::progress::Counts;
 use crate::net::Access;
 use crate::source::file::FileSource;
 use crate::source::reader::SourceReader;

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, VecDeque};
 
 use slab::Slab;
 
-use crate::job::progress::{Counts, Outcome};
 use crate::ledger::checkpoint::{Checkpoint, FollowMark, Mark};
 use crate::ledger::held::Held;
+use crate::ledger::progress::{Counts, Outcome};
 use crate::ledger::unsettled::{Failure, FailureKind, Pending};
 
 /// A page's number while it is open.

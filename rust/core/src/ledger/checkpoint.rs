@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use crate::job::progress::Counts;
+use crate::ledger::position::Position;
+use crate::ledger::progress::Counts;
 use crate::ledger::unsettled::{Failure, FailureKind, Pending};
-use crate::source::stream::Position;
 
 /// How far a partition is accounted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,5 +5,7 @@
 pub mod books;
 pub mod checkpoint;
 pub(crate) mod held;
+pub mod position;
+pub mod progress;
 pub mod touched;
 pub mod unsettled;

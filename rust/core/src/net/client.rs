@@ -5,10 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::job::control::Side;
-use crate::job::engine::Engine;
 use crate::net;
-use crate::net::{Address, Bytes, Connection, Deadline, HandshakeError, Outgoing, Question};
+use crate::net::{Bytes, Connection, Deadline, Outgoing};
 use crate::resp::{Decoded, ProtocolError, Tree, encode};
 
 /// An answer that stays away so long is not waited for any more, or no longer than passing errors are retried.
@@ -83,36 +81,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connect and log in; `run_id` says which process it has to be.
-    pub async fn open(
-        engine: &Engine,
-        side: Side,
-        address: &Address,
-        run_id: Option<&str>,
-    ) -> Result<Self, CallError> {
-        let opened = match side {
-            Side::Source => {
-                let access = engine.login(side).current();
-                net::open(address, &access, Question::Process).await
-            }
-            Side::Target => engine.open_target(address).await,
-        };
-        let (connection, found) = opened.map_err(|error| match error {
-            HandshakeError::Lost(message) => CallError::Lost(message),
-            HandshakeError::Denied(message) if engine.want_access(side, address, &message) => {
-                CallError::Lost(message)
-            }
-            HandshakeError::Denied(message) | HandshakeError::Refused(message) => CallError::Refused(message),
-        })?;
-        match run_id {
-            Some(wanted) if wanted != found.run_id => Err(CallError::Changed(format!(
-                "is another process now (run_id {}, the cursor is from {wanted})",
-                found.run_id
-            ))),
-            _ => Ok(Self {
-                connection,
-                deadline: Deadline::new(PATIENCE.min(engine.spec.retry_for)),
-            }),
+    /// Talk over what is opened; an answer that stays away for `patience` is not waited for any longer.
+    pub fn new(connection: Connection, patience: Duration) -> Self {
+        Self {
+            connection,
+            deadline: Deadline::new(PATIENCE.min(patience)),
         }
     }
 

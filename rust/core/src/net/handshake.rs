@@ -7,8 +7,8 @@ use std::io;
 use std::time::Duration;
 
 use crate::net::{Access, Address, Bytes, Connection, Identity, Question};
-use crate::reply::said;
 use crate::resp::{Decoded, Tree, encode};
+use crate::text::said;
 
 /// How long connecting and logging in may take, where the access does not say.
 const PATIENCE: Duration = Duration::from_secs(10);

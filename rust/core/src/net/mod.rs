@@ -10,7 +10,6 @@ mod deadline;
 mod handshake;
 mod hangup;
 mod identity;
-pub(crate) mod login;
 mod tls;
 
 use std::fmt;

@@ -3,13 +3,13 @@
 //! Invariant: a TTL is never lengthened; a key that the source lacks is written nowhere.
 
 use crate::error::{Error, ErrorKind};
-use crate::job::progress::Outcome;
+use crate::ledger::progress::Outcome;
 use crate::ledger::unsettled::{Failure, FailureKind};
-use crate::reply::said;
 use crate::resp::encode::ExpiryCommand;
 use crate::resp::{Eviction, Restore};
 use crate::source::fetch::{Ended, Fetch};
 use crate::source::reader::SourceReader;
+use crate::text::said;
 use crate::text::shown;
 
 /// What a key was found to hold.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::error::{Error, ErrorKind};
-use crate::job::control::{Event, EventKind, Side};
+use crate::event::{Event, EventKind, Side};
 use crate::job::engine::{Backoff, Depth, Engine};
 use crate::net;
 use crate::net::{Bytes, Connection, Deadline, HandshakeError};

@@ -17,10 +17,10 @@ use tokio::sync::Notify;
 
 use crate::error::ErrorKind;
 use crate::job::engine::Engine;
-use crate::reply::said;
 use crate::resp::{Decoded, Reply, decode, encode};
 use crate::target::flight::{Flight, ReadProgress};
 use crate::target::link::Link;
+use crate::text::said;
 
 /// While keys flow, a barrier is held this often.
 const EVERY: Duration = Duration::from_millis(200);

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::error::ErrorKind;
-use crate::job::control::{Event, EventKind, Side};
+use crate::event::{Event, EventKind, Side};
 use crate::job::engine::{Backoff, Engine};
 use crate::net;
 use crate::net::{Connection, Deadline, HandshakeError};

@@ -5,7 +5,7 @@
 //! data, whoever named the address (CLUSTER SLOTS, MOVED, ASK).
 
 use crate::error::ErrorKind;
-use crate::job::control::Side;
+use crate::event::Side;
 use crate::job::engine::Engine;
 use crate::net;
 use crate::net::{Address, Connection, HandshakeError, Identity, Question};

@@ -6,7 +6,7 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use crate::job::control::Side;
+use crate::event::Side;
 use crate::job::engine::Engine;
 use crate::net;
 use crate::net::{Address, Bytes, Connection, Question};
@@ -23,6 +23,11 @@ const RETRY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Engine {
+    /// From which latency on the reading pauses, if it does: a job that only counts keys has no pings to end it.
+    pub fn pause_above(&self) -> Option<Duration> {
+        self.limiter.threshold().filter(|_| !self.spec.scan_only)
+    }
+
     /// Ping the server `name` at `address` while `is_wanted`; nothing is done without a threshold.
     pub fn probe(
         self: &Rc<Self>,

@@ -8,13 +8,14 @@ use std::time::Instant;
 use crate::compare::session::Comparison;
 use crate::error::ErrorKind;
 use crate::job::engine::OnConflict;
-use crate::job::progress::Outcome;
 use crate::ledger::books::PageId;
+use crate::ledger::progress::Outcome;
 use crate::ledger::unsettled::{Failure, FailureKind};
-use crate::reply::{Verdict, judge, said};
+use crate::reply::{Verdict, judge};
 use crate::target::batch::{Batch, Entry};
 use crate::target::connection::Session;
 use crate::target::flight::Flight;
+use crate::text::said;
 use crate::text::shown;
 
 /// After so many redirects in a row an entry waits for a fresh topology: two nodes disagree.

@@ -7,10 +7,10 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::error::{ErrorKind, Result};
-use crate::job::control::{Event, EventKind, Side};
+use crate::event::{Event, EventKind, Side};
 use crate::job::engine::{Engine, jitter};
-use crate::job::progress::Outcome;
 use crate::ledger::books::PageId;
+use crate::ledger::progress::Outcome;
 use crate::ledger::unsettled::Pending;
 use crate::net::Address;
 use crate::rdb::{FieldTtl, Passage};

@@ -6,15 +6,15 @@
 use std::rc::Rc;
 
 use crate::job::engine::{Engine, OnConflict};
-use crate::job::progress::Outcome;
 use crate::ledger::books::PageId;
+use crate::ledger::progress::Outcome;
 use crate::ledger::unsettled::{Failure, FailureKind};
 use crate::rdb::{PayloadError, Target, TranslateError, Translated};
-use crate::reply::said;
 use crate::resp::Restore;
 use crate::resp::encode;
 use crate::target::batch::{Batch, Entry};
 use crate::target::connection::Session;
+use crate::text::said;
 use crate::text::shown;
 
 /// What every server from Redis 6.2 on takes.

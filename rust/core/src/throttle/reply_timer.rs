@@ -10,8 +10,6 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use crate::job::engine::Engine;
-
 thread_local! {
     /// When this thread last woke: what it found then had not been there before.
     static WOKE: Cell<Option<Instant>> = const { Cell::new(None) };
@@ -79,13 +77,6 @@ impl ReplyTimer {
     fn until(&self, woke: Instant) -> Option<Duration> {
         let reply_timer = woke.saturating_duration_since(self.since?);
         (reply_timer > self.threshold?).then_some(reply_timer)
-    }
-}
-
-impl Engine {
-    /// From which latency on the reading pauses, if it does: a job that only counts keys has no pings to end it.
-    pub fn pause_above(&self) -> Option<Duration> {
-        self.limiter.threshold().filter(|_| !self.spec.scan_only)
     }
 }
 

@@ -6,13 +6,14 @@ use std::rc::Rc;
 
 use crate::chunked::compare::Broken;
 use crate::chunked::parts;
-use crate::job::control::Side;
+use crate::event::Side;
 use crate::job::engine::Engine;
 use crate::ledger::unsettled::FailureKind;
 use crate::net::Address;
 use crate::net::client::{CallError, Client, Commands};
-use crate::reply::{Verdict, judge, said};
+use crate::reply::{Verdict, judge};
 use crate::resp::Tree;
+use crate::text::said;
 
 /// An open connection to a side.
 pub(crate) struct Open {
@@ -29,7 +30,7 @@ impl Open {
         run_id: Option<&str>,
     ) -> Result<Self, CallError> {
         Ok(Self {
-            client: Client::open(engine, side, address, run_id).await?,
+            client: engine.converse(side, address, run_id).await?,
             has_field_ttls: true,
         })
     }

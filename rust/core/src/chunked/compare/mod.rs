@@ -17,10 +17,10 @@ use pair::Pair;
 
 use crate::chunked::parts::{Limits, Unequal};
 use crate::error::ErrorKind;
-use crate::job::control::Side;
+use crate::event::Side;
 use crate::job::engine::{Backoff, Engine};
-use crate::job::progress::Outcome;
 use crate::ledger::books::PageId;
+use crate::ledger::progress::Outcome;
 use crate::ledger::unsettled::{Difference, Failure, FailureKind, Pending, SideBySide};
 use crate::net::Address;
 use crate::net::client::CallError;

@@ -13,7 +13,7 @@ use crate::chunked::copy::stream::Lost;
 use crate::chunked::copy::target::{expiry_is_lost, push_expiry};
 use crate::chunked::parts;
 use crate::chunked::parts::Kind;
-use crate::job::progress::Outcome;
+use crate::ledger::progress::Outcome;
 use crate::ledger::unsettled::FailureKind;
 use crate::net::client::Commands;
 use crate::rdb::FieldTtl;

@@ -9,7 +9,7 @@ use crate::chunked::copy::one_key::{Attempt, Copy, Stop};
 use crate::compare::verdict::TTL_TOLERANCE;
 use crate::error::{Error, ErrorKind};
 use crate::job::engine::OnConflict;
-use crate::job::progress::Outcome;
+use crate::ledger::progress::Outcome;
 use crate::ledger::unsettled::FailureKind;
 use crate::net::Address;
 use crate::net::client::CallError;

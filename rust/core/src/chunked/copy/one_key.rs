@@ -18,7 +18,7 @@ use crate::chunked::parts;
 use crate::chunked::parts::{Chunk, Kind, Most, Oversize, Place};
 use crate::error::Error;
 use crate::job::engine::{Engine, OnConflict};
-use crate::job::progress::Outcome;
+use crate::ledger::progress::Outcome;
 use crate::ledger::unsettled::FailureKind;
 use crate::net::Address;
 use crate::net::client::{Client, Commands};

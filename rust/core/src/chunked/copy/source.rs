@@ -6,13 +6,13 @@ use crate::chunked::copy::one_key::{Attempt, Copy, Done, Progress, Stop};
 use crate::chunked::parts;
 use crate::chunked::parts::{Chunk, Kind};
 use crate::error::{Error, ErrorKind};
-use crate::job::control::Side;
-use crate::job::progress::Outcome;
+use crate::event::Side;
+use crate::ledger::progress::Outcome;
 use crate::ledger::unsettled::FailureKind;
 use crate::net::client::{CallError, Client, Commands};
-use crate::reply::said;
 use crate::resp::Tree;
 use crate::resp::encode::ExpiryCommand;
+use crate::text::said;
 use crate::text::shown;
 
 /// How far the last look at a key's age may be off, in seconds: the server's own clock for it ticks slowly.
@@ -53,7 +53,9 @@ impl Copy<'_> {
             return Ok(());
         }
         let spec = &self.engine.spec;
-        let client = Client::open(self.engine, Side::Source, &spec.source, Some(&spec.source_run_id));
+        let client = self
+            .engine
+            .converse(Side::Source, &spec.source, Some(&spec.source_run_id));
         let client = client.await.map_err(|error| match error {
             CallError::Lost(message) => Stop::Source(message),
             CallError::Refused(message) => Stop::Fatal(Error::new(

@@ -8,7 +8,7 @@ use crate::chunked::copy::one_key::{Attempt, Copy, Done, Stop};
 use crate::chunked::copy::source::Look;
 use crate::chunked::parts::{Kind, Place};
 use crate::job::engine::OnConflict;
-use crate::job::progress::Outcome;
+use crate::ledger::progress::Outcome;
 use crate::net::Address;
 use crate::net::client::{Commands, NotTaken};
 use crate::resp::Tree;

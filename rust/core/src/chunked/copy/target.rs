@@ -8,12 +8,13 @@ use crate::chunked::copy::elements::Whither;
 use crate::chunked::copy::one_key::{Attempt, Copy, Stop};
 use crate::chunked::copy::temporary;
 use crate::error::{Error, ErrorKind};
-use crate::job::control::Side;
+use crate::event::Side;
 use crate::ledger::unsettled::FailureKind;
 use crate::net::Address;
 use crate::net::client::{CallError, Client, Commands};
-use crate::reply::{Verdict, judge, said};
+use crate::reply::{Verdict, judge};
 use crate::resp::Tree;
+use crate::text::said;
 use crate::text::shown;
 
 /// By how many ms two readings of one expiry may differ where a server tells it as what is left.
@@ -75,7 +76,7 @@ impl Copy<'_> {
             });
         };
         if self.target.as_ref().is_none_or(|(node, _)| *node != owner) {
-            let client = Client::open(self.engine, Side::Target, &address, None).await;
+            let client = self.engine.converse(Side::Target, &address, None).await;
             let client = client.map_err(|error| match error {
                 CallError::Refused(message) => Stop::Fatal(Error::new(
                     ErrorKind::TargetRefused,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{Follow, MOST_LARGE};
 use crate::chunked::parts::Kind;
-use crate::job::control::{Event, EventKind};
+use crate::event::{Event, EventKind};
 use crate::job::engine::Engine;
 use crate::ledger::books::PageId;
 use crate::ledger::checkpoint::FollowMark;

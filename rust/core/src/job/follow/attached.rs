@@ -8,14 +8,15 @@ use std::time::{Duration, Instant};
 
 use super::{Follow, LOOK_EVERY, OnFlush, add};
 use crate::error::ErrorKind;
-use crate::job::control::{EventKind, Side};
+use crate::event::{EventKind, Side};
 use crate::job::engine::{Backoff, Engine};
 use crate::ledger::books::PageId;
+use crate::ledger::position::Position;
 use crate::ledger::touched::Touch;
 use crate::net::Access;
 use crate::resp::Restore;
 use crate::source::keys::Effect;
-use crate::source::stream::{Attachment, Begun, Ended, Follower, Position};
+use crate::source::stream::{Attachment, Begun, Ended, Follower};
 
 /// A connection that lasts so long was a good one, even if nothing came: sources ping every 10 s by default.
 const STEADY: Duration = Duration::from_secs(60);

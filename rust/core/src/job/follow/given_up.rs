@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::{Follow, MOST_LARGE};
 use crate::chunked::parts::Kind;
-use crate::job::control::{Event, EventKind};
+use crate::event::{Event, EventKind};
 use crate::job::engine::Engine;
 use crate::text::shown;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::positions::Run;
 use super::{Follow, Round};
 use crate::chunked::parts::Kind;
-use crate::job::control::{Event, EventKind};
+use crate::event::{Event, EventKind};
 use crate::job::engine::Engine;
 use crate::ledger::touched::Touch;
 use crate::source::keys::Change;

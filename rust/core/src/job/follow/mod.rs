@@ -24,11 +24,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::chunked::parts::Kind;
-use crate::job::control::{Doubts, Event, EventKind, FollowStatus};
+use crate::event::{Event, EventKind};
+use crate::job::control::{Doubts, FollowStatus};
 use crate::job::engine::Engine;
 use crate::ledger::books::PageId;
+use crate::ledger::position::Position;
 use crate::ledger::touched::{Taken, Touch, Touched};
-use crate::source::stream::Position;
 
 pub(crate) use apart::is_apart;
 use elements::Parts;

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use super::{COALESCE, Follow, MOST_LARGE, MOST_PAGES, PAGE_BYTES, PAGE_KEYS, Page, add};
 use crate::job::engine::Engine;
-use crate::job::progress::Outcome;
 use crate::ledger::books::PageId;
+use crate::ledger::progress::Outcome;
 use crate::ledger::touched::Taken;
 use crate::ledger::unsettled::Pending;
 use crate::source::scan::Keys;

@@ -13,14 +13,14 @@ use tokio::sync::Notify;
 
 use super::{Follow, LOOK_EVERY};
 use crate::error::ErrorKind;
-use crate::job::control::{Event, EventKind, Side};
+use crate::event::{Event, EventKind, Side};
 use crate::job::engine::Engine;
 use crate::ledger::touched::{KeyId, Taken};
 use crate::ledger::unsettled::{Failure, FailureKind};
 use crate::net::client::{CallError, Client, Commands};
-use crate::reply::said;
 use crate::resp::Tree;
 use crate::slot::key_slot;
+use crate::text::said;
 use crate::text::shown;
 
 /// So many pages may wait to be read.
@@ -283,8 +283,10 @@ impl Engine {
         let spec = &self.spec;
         let client = match source {
             Some(client) => client,
-            None => source
-                .insert(Client::open(self, Side::Source, &spec.source, Some(&spec.source_run_id)).await?),
+            None => source.insert(
+                self.converse(Side::Source, &spec.source, Some(&spec.source_run_id))
+                    .await?,
+            ),
         };
         let mut replies = client.call(commands).await?.into_iter();
         for each in asked {

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use crate::compare::shape::THERE;
 use crate::job::engine::{Depth, Engine};
-use crate::job::progress::Outcome;
 use crate::ledger::books::PageId;
+use crate::ledger::progress::Outcome;
 use crate::ledger::unsettled::{Failure, FailureKind};
 use crate::rdb::file::Key;
 use crate::rdb::module_name;

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Receiver;
 
 use crate::error::{Error, ErrorKind};
-use crate::job::control::{Event, EventKind};
+use crate::event::{Event, EventKind};
 use crate::job::engine::Engine;
-use crate::job::progress::Outcome;
+use crate::ledger::progress::Outcome;
 use crate::rdb::file::{Checksum, FileError, FileReader, Item, Step};
 use crate::rdb::{Kind, kind_name};
 use crate::source::file::pages::{Choice, Origin, Page, Taken};

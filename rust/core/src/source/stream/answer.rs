@@ -2,9 +2,9 @@
 //!
 //! Invariant: what another try may help against is told from what it won't.
 
-use crate::reply::said;
 use crate::resp::Decoded;
 use crate::source::stream::error::{StreamError, line};
+use crate::text::said;
 
 /// No server's replication id is longer; they have 40 hexadecimal digits.
 const LONGEST_ID: usize = 64;

@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::ledger::position::Position;
 use crate::net;
 use crate::net::{Access, Address, Bytes, Connection, HandshakeError, Question};
 use crate::resp::{Decoded, ProtocolError, Tree};
@@ -24,17 +25,6 @@ const ACK_EVERY: Duration = Duration::from_secs(1);
 
 /// No reply of the handshake is longer; COMMAND of a server with every module has some 500 kB.
 const MOST_BYTES: usize = 16 << 20;
-
-/// A place in a stream of commands.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Position {
-    /// The history that the offset counts in.
-    pub id: String,
-    /// So many bytes of it came before.
-    pub offset: u64,
-    /// The database that is selected there.
-    pub database: u32,
-}
 
 /// How a stream begins on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,11 +5,11 @@
 
 use std::collections::VecDeque;
 
-use crate::reply::said;
 use crate::resp::{Tree, encode};
 use crate::source::keys::Table;
 use crate::source::stream::answer::Answer;
 use crate::source::stream::attach::Ended;
+use crate::text::said;
 
 /// The version that is announced to Valkey, which else sends an RDB version that can't hold all of its types.
 const VERSION: &[u8] = b"9.0.0";

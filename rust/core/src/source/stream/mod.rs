@@ -10,6 +10,6 @@ mod framing;
 mod handshake;
 mod snapshot;
 
-pub use attach::{Attachment, Begun, Ended, Follower, Position};
+pub use attach::{Attachment, Begun, Ended, Follower};
 pub use error::StreamError;
 pub use framing::{Commands, Item, Step};

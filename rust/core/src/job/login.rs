@@ -6,9 +6,11 @@
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
-use crate::job::control::{Event, EventKind, Side};
+use crate::event::{Event, EventKind, Side};
 use crate::job::engine::Engine;
-use crate::net::{Access, Address};
+use crate::net;
+use crate::net::client::{CallError, Client};
+use crate::net::{Access, Address, HandshakeError, Question};
 
 /// Other credentials are asked for at most this often.
 const ASK_EVERY: Duration = Duration::from_millis(250);
@@ -57,6 +59,36 @@ impl Engine {
         access.untouched = current.untouched;
         access.patience = current.patience;
         *current = access;
+    }
+
+    /// Connect to one server and log in, for a conversation; `run_id` says which process it has to be.
+    pub async fn converse(
+        &self,
+        side: Side,
+        address: &Address,
+        run_id: Option<&str>,
+    ) -> Result<Client, CallError> {
+        let opened = match side {
+            Side::Source => {
+                let access = self.login(side).current();
+                net::open(address, &access, Question::Process).await
+            }
+            Side::Target => self.open_target(address).await,
+        };
+        let (connection, found) = opened.map_err(|error| match error {
+            HandshakeError::Lost(message) => CallError::Lost(message),
+            HandshakeError::Denied(message) if self.want_access(side, address, &message) => {
+                CallError::Lost(message)
+            }
+            HandshakeError::Denied(message) | HandshakeError::Refused(message) => CallError::Refused(message),
+        })?;
+        match run_id {
+            Some(wanted) if wanted != found.run_id => Err(CallError::Changed(format!(
+                "is another process now (run_id {}, the cursor is from {wanted})",
+                found.run_id
+            ))),
+            _ => Ok(Client::new(connection, self.spec.retry_for)),
+        }
     }
 
     /// The server at `address` refused the login: ask for another one. Returns whether there may be one.
