@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import ssl
 import sys
@@ -265,7 +266,8 @@ def test_connections_stay_alive_and_hang_up_from_another_thread() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a connection under way can't be hung up on")
 def test_a_host_that_does_not_answer_is_hung_up_on_from_another_thread() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, socket.socket() as first:
-        first.connect(full.getsockname())  # nobody else is let in as long as it is not accepted
+        first.connect(full.getsockname())
+        select.select([full], [], [])  # it waits to be accepted: nobody else is let in
         connector = Connector(
             Endpoint.parse(f"redis://127.0.0.1:{full.getsockname()[1]}", "cluster"), "cluster"
         )
