@@ -58,7 +58,15 @@ def test_a_run_that_copies_loads_no_more_than_it_needs(tmp_path: Path) -> None:
         loaded = loaded_by("migrate", source, target, "--journal", str(tmp_path / "journal.db"))
     assert "slotferry.migrate.session" in loaded
     parts = ("migrate.cutover", "migrate.following", "verify", "reshard", "testing", "preflight.application")
-    unneeded = {"redis", "asyncio", "ssl", "tqdm", "tomllib", *(f"slotferry.{part}" for part in parts)}
+    unneeded = {
+        "redis",
+        "asyncio",
+        "ssl",
+        "tqdm",
+        "tomllib",
+        "prometheus_client",
+        *(f"slotferry.{part}" for part in parts),
+    }
     assert not loaded & unneeded
 
 

@@ -106,7 +106,7 @@ def test_a_pause_is_made_where_nothing_is_open_and_says_by_whom() -> None:
         "running", "finishing the slots in hand: paused by the operator, 0 s"
     )
     held = scheduler.held()
-    assert next(held) == Condition("paused", "by the operator, 0 s")
+    assert next(held) == Condition("paused", "by the operator, 0 s", "operator")
     scheduler.resume()
     assert list(held) == []
     assert not scheduler.holds

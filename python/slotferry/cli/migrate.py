@@ -20,6 +20,7 @@ import click
 from slotferry.cli.common.command import note_config
 from slotferry.cli.common.cutover_options import CUTOVER_OPTIONS, cutover_options, take_cutover_options
 from slotferry.cli.common.ending import ending_signals, meaning
+from slotferry.cli.common.metrics import Metrics, metrics_options
 from slotferry.cli.common.passwords import File
 from slotferry.cli.common.selection import (
     OrderedCommand,
@@ -246,6 +247,7 @@ Exit codes:
     show_default=True,
     help="On stderr: a bar, a line every 5 seconds, or only notices.",
 )
+@metrics_options
 @network_options
 @tls_options("source")
 @tls_options("target")
@@ -282,9 +284,12 @@ def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any
     """
     from slotferry.cli.common.report_file import ReportFile
 
+    metrics = Metrics(parameters)
     migration = _migration(**parameters)
     file = ReportFile(report)
-    return file.end(follow(migration, as_json, progress))
+    with metrics:
+        ended = follow(migration, as_json, progress, metrics)
+    return file.end(ended, metrics.lost)
 
 
 def _migration(source: str, target: str, **parameters: Any) -> Migration:
@@ -324,7 +329,7 @@ def _refuse_policy(parameters: dict[str, Any]) -> None:
         )
 
 
-def follow(migration: Migration, as_json: bool, progress: Any) -> Report:
+def follow(migration: Migration, as_json: bool, progress: Any, metrics: Metrics) -> Report:
     """Run, show it, and return the report."""
     from slotferry.model.events import RunEnded
 
@@ -335,6 +340,7 @@ def follow(migration: Migration, as_json: bool, progress: Any) -> Report:
         stack.enter_context(migration)
         stack.enter_context(_signals(migration))
         for event in migration.events():
+            metrics.handle(event)
             for display in displays:
                 display.handle(event)
             if isinstance(event, RunEnded):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.common.metrics import Metrics, metrics_options
 from slotferry.cli.common.passwords import File
 from slotferry.cli.common.selection import (
     OrderedCommand,
@@ -184,6 +185,7 @@ Exit codes:
     show_default=True,
     help="On stderr: a bar, a line every 5 seconds, or only notices.",
 )
+@metrics_options
 @network_options
 @tls_options("source")
 @tls_options("target")
@@ -205,9 +207,12 @@ def verify(as_json: bool, progress: Any, report: Path | None, **parameters: Any)
     """
     from slotferry.cli.common.report_file import ReportFile
 
+    metrics = Metrics(parameters)
     verification = _verification(**parameters)
     file = ReportFile(report)
-    return file.end(follow(verification, as_json, progress))
+    with metrics:
+        ended = follow(verification, as_json, progress, metrics)
+    return file.end(ended, metrics.lost)
 
 
 def _verification(source: str, target: str, **parameters: Any) -> Verification:

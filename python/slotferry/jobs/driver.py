@@ -85,6 +85,15 @@ class Work:
     route: Route | None = None
 
 
+@dataclass(frozen=True)
+class RunFigures:
+    """What a run has used and done, over all its core jobs, and by whom it is paused, if it is."""
+
+    engine_cpu_seconds: float
+    keys_by_primary: tuple[tuple[str, int], ...]
+    paused_by: str | None
+
+
 def copy_id(record: JobRecord, database: int) -> str:
     """Return what names a job and its source among all jobs, whatever journals they are in."""
     names = (record.name, record.created, record.setup.source, database)
@@ -112,6 +121,8 @@ class EngineDriver:
         self.keys_by_primary: Counter[str] = Counter()
         self.record: JobRecord | None = None
         """The job in the journal, after which temporary keys are named; None: nothing is resumed."""
+        self._uncounted = False
+        """Whether a core job goes on, whose figures are not among these yet."""
         self._checkpoint_wanted = False
         self._functions_changed = False
         self._stdin_is_read = False
@@ -195,6 +206,7 @@ class EngineDriver:
         """Run `job` to its end, calling `tick` about ten times a second. Raises what ended it."""
         with self._engine_errors(), self._source_watch() as watch:
             job.start()
+            self._uncounted = True
             try:
                 self._loop(job, tick, watch)
             except BaseException:
@@ -296,7 +308,21 @@ class EngineDriver:
         missing = sum(last - first + 1 for first, last in topology.missing)
         self.emit(TopologyChanged(tuple(map(str, topology.primaries)), missing))
 
+    def figures(self, snapshot: Snapshot) -> RunFigures:
+        """Return the run's figures at the instant of `snapshot`, which is its newest core job's."""
+        cpu, primaries = self.engine_cpu_seconds, self.keys_by_primary
+        if self._uncounted:
+            cpu += snapshot.engine_cpu_seconds
+            primaries = primaries + Counter(dict(snapshot.keys_by_primary))
+        return RunFigures(cpu, tuple(sorted(primaries.items())), self._paused_by(snapshot))
+
+    def _paused_by(self, snapshot: Snapshot) -> str | None:
+        if snapshot.state != "paused":
+            return None
+        return "operator" if self.controls.paused else "cutover" if self.controls.held else "latency"
+
     def _count(self, snapshot: Snapshot) -> None:
+        self._uncounted = False
         self.engine_cpu_seconds += snapshot.engine_cpu_seconds
         self.keys_by_primary.update(dict(snapshot.keys_by_primary))
 

@@ -16,6 +16,7 @@ from slotferry.model.follow import FollowProgress
 
 if TYPE_CHECKING:
     from slotferry._core import Snapshot
+    from slotferry.jobs.driver import RunFigures
 
 PROGRESS_SECONDS = 0.1
 _RATE_WINDOW = 5.0
@@ -25,11 +26,19 @@ class ProgressReporter:
     """Emits `Progress` events, not more often than every `PROGRESS_SECONDS`."""
 
     def __init__(
-        self, emit: Callable[[Event], None], *, counts_only: bool = False, purpose: str = "migrate"
+        self,
+        emit: Callable[[Event], None],
+        figures: Callable[[Snapshot], RunFigures],
+        *,
+        counts_only: bool = False,
+        purpose: str = "migrate",
+        side: str = "source",
     ) -> None:
-        """Report to `emit`; with `counts_only`: a scanned key is done."""
+        """Report to `emit`; with `counts_only`: a scanned key is done. `figures` are the driver's."""
         self._emit = emit
+        self._figures = figures
         self._purpose = purpose
+        self._side = side
         self._counts_only = counts_only
         self._begun = time.monotonic()
         self._next = 0.0
@@ -52,6 +61,7 @@ class ProgressReporter:
         if snapshot.follow is not None:
             rate = _rate(self._writes, now, snapshot.follow.writes)
             self.follow = FollowProgress.of(snapshot.follow).at_rate(rate)
+        figures = self._figures(snapshot)
         follows = self.follow is not None and self.copied and snapshot.state == "running"
         self._emit(
             Progress(
@@ -69,6 +79,10 @@ class ProgressReporter:
                 done_keys=done,
                 follow=self.follow,
                 purpose=self._purpose,
+                side=self._side,
+                engine_cpu_seconds=round(figures.engine_cpu_seconds, 3),
+                keys_by_primary=figures.keys_by_primary,
+                paused_by=figures.paused_by,
             )
         )
 

@@ -48,7 +48,7 @@ class Runner:
         self._journal = journal
         self._name = name
         self._driver = driver
-        self._progress = ProgressReporter(driver.emit)
+        self._progress = ProgressReporter(driver.emit, driver.figures)
         self._next_checkpoint = time.monotonic() + CHECKPOINT_SECONDS
         self._journal_fails = False
         self.started_over = False

@@ -29,7 +29,7 @@ class DryRun:
     def __init__(self, driver: EngineDriver, names: KeyList | None) -> None:
         self._driver = driver
         self._names = names
-        self._progress = ProgressReporter(driver.emit, counts_only=True)
+        self._progress = ProgressReporter(driver.emit, driver.figures, counts_only=True)
         self._looks = names is not None or _holds_keys(driver.sides)
         self._existing = 0
         self.totals = Totals()

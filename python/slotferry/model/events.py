@@ -89,7 +89,9 @@ class Progress(Event):
     `done_keys` of them are acknowledged or given up (in a dry run: counted), the others are in hand.
     `state` is the engine's, or `following` once all is copied; `follow` tells how the source is followed;
     `reason` says why it is `waiting`. `expected_keys` is an estimate, None where
-    there is none yet. `purpose` is `verify` where keys are compared: those that differ are `failed` then.
+    there is none yet. `purpose` is `verify` where keys are compared: those that differ are `failed` then, and
+    `side` is `target` while the target's keys are looked for at the source. `keys_by_primary` counts what
+    this run's primaries have acknowledged; `paused_by` is `operator`, `cutover` or `latency` while it pauses.
     """
 
     type: ClassVar[str] = "progress"
@@ -108,6 +110,10 @@ class Progress(Event):
     done_keys: int
     follow: FollowProgress | None = None
     purpose: str = "migrate"
+    side: str = "source"
+    engine_cpu_seconds: float = 0.0
+    keys_by_primary: tuple[tuple[str, int], ...] = ()
+    paused_by: str | None = None
 
 
 @dataclass(frozen=True)

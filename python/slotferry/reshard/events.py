@@ -32,7 +32,8 @@ class ReshardStarted(Event):
 class ReshardProgress(Event):
     """How far it is: slots and keys of this job, over all its runs; the rate is over the last seconds.
 
-    `state` is `running`, `paused` or `waiting`; `reason` says why it does not go on as it could.
+    `state` is `running`, `paused` or `waiting`; `reason` says why it does not go on as it could, and
+    `paused_by` (`operator`, `latency`) what pauses it.
     """
 
     type: ClassVar[str] = "progress"
@@ -46,6 +47,8 @@ class ReshardProgress(Event):
     bytes_moved: int
     keys_per_second: float | None
     elapsed_seconds: float
+    slots_left: int = 0
+    paused_by: str | None = None
 
     @property
     def seconds_left(self) -> float | None:

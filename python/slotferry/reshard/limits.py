@@ -69,6 +69,8 @@ class Condition:
 
     state: State = "running"
     reason: str = ""
+    paused_by: str | None = None
+    """`operator` or `latency` where it is paused."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ class Scheduler:
         self._limits_changed = False
         while self.closed() is None:
             if reason := self._pause_asked_for():
-                condition = Condition("paused", reason)
+                condition = Condition("paused", reason, "operator")
             elif self.others:
                 condition = Condition("waiting", self.others)
             else:
@@ -201,7 +203,7 @@ class Scheduler:
     def wait_turn(self, size: int) -> None:
         """Wait until a batch of `size` bytes may go. A reason to stop ends every pause but the rate's."""
         while (slow := self._slow) and not self.closed():
-            self._wait(Condition("paused", slow), _LOOK_SECONDS)
+            self._wait(Condition("paused", slow, "latency"), _LOOK_SECONDS)
         while (missing := self._take(size)) > 0:
             self._wait(Condition("running", "limited by max-bytes-per-second"), min(missing, 0.1))
 

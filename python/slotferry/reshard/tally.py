@@ -93,5 +93,7 @@ class Ticker:
                 bytes_moved=tally.before[1] + tally.bytes,
                 keys_per_second=rate,
                 elapsed_seconds=now - self._begun,
+                slots_left=len(tally.left),
+                paused_by=condition.paused_by,
             )
         )

@@ -36,11 +36,12 @@ class _Comparing(Runner):
     """What both directions share: the keys that differ are read again by name."""
 
     least_rechecks = 0
+    side = "source"
 
     def __init__(self, journal: Journal, name: str, driver: EngineDriver, options: VerifyOptions) -> None:
         super().__init__(journal, name, driver)
         self._options = options
-        self._progress = ProgressReporter(driver.emit, purpose="verify")
+        self._progress = ProgressReporter(driver.emit, driver.figures, purpose="verify", side=self.side)
         self.paused_seconds = 0.0
         """How long it did nothing, to let a moment pass."""
 
@@ -110,6 +111,7 @@ class TargetRunner(_Comparing):
     """
 
     least_rechecks = 1
+    side = "target"
     expected_keys = 0
 
     def run(self) -> None:
@@ -175,6 +177,8 @@ class TargetRunner(_Comparing):
         finally:
             recorder.finish()
             self._report_checkpoint(recorder)
+            expected = self._expected_keys(recorder.keys.scanned, recorder)
+            self._progress.report(job.snapshot(), recorder.totals, expected, at_once=True)
 
     def _expected_keys(self, scanned: int, recorder: Recorder) -> int | None:  # noqa: ARG002
         return max(scanned, self.expected_keys)

@@ -39,13 +39,16 @@ class ReportFile:
     def __init__(self, path: Path | None) -> None:
         self._file = None if path is None else OutputFile(path, "report", "--report")
 
-    def end(self, report: Reported) -> int:
+    def end(self, report: Reported, lost: OutputError | None = None) -> int:
         """Write the summary, where it was asked for, and return the exit code.
+
+        `lost` is why another output could not be written.
 
         Raises what ended the run, or else `OutputError`.
         """
-        lost = report.error if isinstance(report.error, OutputError) else None
-        ended = None if lost is not None else report.error
+        ended = report.error
+        if isinstance(ended, OutputError):
+            lost, ended = ended, None
         try:
             if self._file is not None:
                 self._file.write([json_text(report.to_dict(), indent=2), "\n"])

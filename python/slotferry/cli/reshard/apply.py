@@ -16,6 +16,7 @@ import click
 
 from slotferry.cli.common.command import Command
 from slotferry.cli.common.ending import signals
+from slotferry.cli.common.metrics import Metrics, metrics_options
 from slotferry.cli.common.types import byte_rate, duration, milliseconds
 from slotferry.cli.reshard.options import (
     FILE,
@@ -133,6 +134,7 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--job", metavar="NAME", help="Name in the journal.  [default: made from the plan]")
 @click.option("--report", type=FILE, help="Write the summary (JSON) to this file at the end.")
 @json_option
+@metrics_options
 @login_options
 def apply(
     plan: Path, cluster: str, as_json: bool, progress: Any, report: Path | None, **parameters: Any
@@ -147,15 +149,16 @@ def apply(
     from slotferry.reshard.apply import apply_plan
     from slotferry.reshard.options import Options
 
+    metrics = Metrics(parameters, reshards=True)
     connector = take_connector(cluster, parameters)
     limits = take_limits(parameters)
     loaded = read_plan(plan)
     options = Options(**parameters)
     file = ReportFile(report)
     cancel = CancelRequest()
-    with show(as_json, progress) as tell, signals(cancel):
+    with metrics, show(as_json, progress, metrics) as tell, signals(cancel):
         result = apply_plan(connector, loaded, options, limits=limits, on_event=tell, cancel=cancel)
-    return file.end(result)
+    return file.end(result, metrics.lost)
 
 
 def read_plan(path: Path) -> Any:
@@ -189,13 +192,14 @@ def take_limits(parameters: dict[str, Any]) -> Limits:
 
 
 @contextmanager
-def show(as_json: bool, progress: Any) -> Iterator[Callable[[Event], None]]:
-    """Show the events of a run: progress on stderr, results on stdout."""
+def show(as_json: bool, progress: Any, metrics: Metrics) -> Iterator[Callable[[Event], None]]:
+    """Show the events of a run: progress on stderr, results on stdout, and its metrics."""
     from slotferry.report.reshard.displays import choose_displays
 
     displays = choose_displays(progress, as_json, sys.stderr, sys.stdout)
 
     def tell(event: Event) -> None:
+        metrics.handle(event)
         for display in displays:
             display.handle(event)
 

@@ -14,6 +14,7 @@ import click
 
 from slotferry.cli.common.command import Command
 from slotferry.cli.common.ending import signals
+from slotferry.cli.common.metrics import Metrics, metrics_options
 from slotferry.cli.reshard.apply import show
 from slotferry.cli.reshard.jobs_file import JobSettings, load_jobs
 from slotferry.cli.reshard.options import FILE, SETTINGS, json_option
@@ -70,6 +71,7 @@ still at work on, or whose cluster another Slotferry works on, is left to it: 75
 )
 @click.option("--quiet", is_flag=True, help="Print no result where there was nothing to do, as for cron.")
 @json_option
+@metrics_options
 def run(
     config: Path,
     names: tuple[str, ...],
@@ -77,6 +79,7 @@ def run(
     progress: Any,
     quiet: bool,
     as_json: bool,
+    **parameters: Any,
 ) -> int:
     """Run the JOBs of a file, all of them by default: plan where that is due, and move in the window.
 
@@ -89,14 +92,18 @@ def run(
         raise UsageError(f"{config} has no job {unknown[0]!r}", hint=f"its jobs are {', '.join(jobs)}")
     cancel = CancelRequest()
     codes: list[int] = []
-    with signals(cancel):
+    metrics = Metrics(parameters, reshards=True)
+    with metrics, signals(cancel):
         for name in names or jobs:
-            with show(as_json, progress) as tell:
+            with show(as_json, progress, metrics) as tell:
                 heard = _unless_idle(tell) if quiet else tell
                 codes.append(_run_one(name, jobs[name], journal, heard, cancel, last=len(jobs) == 1))
             if cancel.level:
                 break
-    return next((code for code in codes if code), ExitCode.OK)
+    code = next((code for code in codes if code), ExitCode.OK)
+    if metrics.lost is not None and code == ExitCode.OK:
+        raise metrics.lost
+    return code
 
 
 def _unless_idle(tell: Callable[[Event], None]) -> Callable[[Event], None]:
