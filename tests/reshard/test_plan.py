@@ -12,7 +12,8 @@ from slotferry import plan_reshard
 from slotferry.api.resharding import Plan
 from slotferry.errors import RefusedError, TargetLostError, TargetUnfitError, UsageError
 from slotferry.model.address import Address
-from slotferry.reshard.cluster.members import parse_nodes
+from slotferry.net.cluster_nodes import cluster_nodes
+from slotferry.reshard.cluster.members import members as members_of
 from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import run
 from tests.servers.raw import chunked, connect, encode
@@ -25,7 +26,9 @@ cc :0@0 slave,noaddr bb 0 1 4 disconnected
 
 
 def test_cluster_nodes_with_open_slots_and_ipv6() -> None:
-    members = parse_nodes(_NODES, Address("seed", 7001), {"bb": Address("name-b", 7002)})
+    members = members_of(
+        cluster_nodes(_NODES.encode()), Address("seed", 7001), {"bb": Address("name-b", 7002)}
+    )
     assert members["aa"].address == Address("seed", 7001)
     assert members["aa"].peer == Address("127.0.0.1", 7001)
     assert len(members["aa"].slots) == 101

@@ -12,7 +12,8 @@ from slotferry.api.resharding import connect as connector_of
 from slotferry.errors import TargetUnfitError, UsageError
 from slotferry.model.address import Address
 from slotferry.net.address_map import AddressMap
-from slotferry.reshard.cluster.members import parse_nodes
+from slotferry.net.cluster_nodes import cluster_nodes
+from slotferry.reshard.cluster.members import members as members_of
 from slotferry.testing.servers import LocalCluster
 from tests.command import run
 from tests.reshard.broken import half_moved
@@ -37,7 +38,7 @@ def rules_of(own: LocalCluster, nats: list[Proxy]) -> list[str]:
 
 def test_what_nodes_tell_each_other_is_not_mapped() -> None:
     known = AddressMap.parse(["10.0.0.1=nat", "10.0.0.2:7002=nat:17"])
-    members = parse_nodes(_NODES, Address("nat", 7001), {}, known)
+    members = members_of(cluster_nodes(_NODES.encode()), Address("nat", 7001), {}, known)
     assert (members["aa"].address, members["aa"].peer) == (Address("nat", 7001), Address("10.0.0.1", 7001))
     assert (members["bb"].address, members["bb"].peer) == (Address("nat", 17), Address("10.0.0.2", 7002))
 

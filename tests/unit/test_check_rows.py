@@ -9,21 +9,23 @@ import pytest
 from slotferry.errors import SourceUnfitError, TargetUnfitError, UsageError
 from slotferry.jobs.options import Options
 from slotferry.model.checks import CHECKS, check_skips
+from slotferry.net.cluster_nodes import ClusterNode, cluster_nodes
+from slotferry.net.replies import MalformedReplyError
 from slotferry.preflight import apply_skips, judge_survey
 from slotferry.preflight.compatibility import rdb_version, takes_rdb
 from slotferry.preflight.fitness import expected_bytes, tag_might_overflow
 from slotferry.preflight.report import CheckReport
 from slotferry.preflight.rows import Row
-from slotferry.preflight.survey import Clock, ClusterNode, ServerView, Survey, parse_cluster_nodes
+from slotferry.preflight.survey import Clock, ServerView, Survey
 from slotferry.topology.discovery import Topology
 from slotferry.topology.product import Product
 
 GB = 1 << 30
 NODES = (
-    ClusterNode("a", "new:1", frozenset({"myself", "master"}), "", ((0, 4095),)),
-    ClusterNode("b", "new:2", frozenset({"master"}), "", ((0, 12287),)),
-    ClusterNode("c", "new:3", frozenset({"master"}), "", ((0, 0),)),
-    *(ClusterNode(f"r{p}", f"new:1{p}", frozenset({"slave"}), p) for p in "abc"),
+    ClusterNode("a", "new", 1, frozenset({"myself", "master"}), None, slots=frozenset(range(4096))),
+    ClusterNode("b", "new", 2, frozenset({"master"}), None, slots=frozenset(range(12288))),
+    ClusterNode("c", "new", 3, frozenset({"master"}), None, slots=frozenset({0})),
+    *(ClusterNode(f"r-{p}", "new", number, frozenset({"slave"}), p) for number, p in enumerate("abc", 10)),
 )
 SOURCE = ServerView(
     "old:6379",
@@ -87,7 +89,7 @@ def test_a_fit_pair_has_nothing_but_ok_rows() -> None:
         (
             replace(
                 SURVEY,
-                primaries=(replace(ONE, nodes=(replace(NODES[0], open_slots=("7->-b",)), *NODES[1:])), TWO),
+                primaries=(replace(ONE, nodes=(replace(NODES[0], migrating={7: "b"}), *NODES[1:])), TWO),
             ),
             "open-slots",
             "warning",
@@ -260,17 +262,19 @@ def test_rdb_versions(source: str, target: str, taken: bool) -> None:
     )
 
 
-def test_cluster_nodes_are_parsed_as_far_as_they_are_readable() -> None:
+def test_cluster_nodes_are_read_whole_or_not_at_all() -> None:
     text = (
-        "07c3 127.0.0.1:30004@31004,hostname4 slave e7d1 0 1426238317239 4 connected\n"
-        "67ed [::1]:30002@31002 myself,master - 0 1426238316232 2 connected 0 5-9 [77->-e7d1] [78-<-e7d1]\n"
-        "no line of a node\n"
+        b"07c3 127.0.0.1:30004@31004,hostname4 slave e7d1 0 1426238317239 4 connected\n"
+        b"67ed ::1:30002@31002 myself,master - 0 1426238316232 2 connected 0 5-9 [77->-e7d1] [78-<-e7d1]\n"
     )
-    replica, primary = parse_cluster_nodes(text)
-
-    assert (replica.address, replica.primary_id, replica.slots) == ("127.0.0.1:30004", "e7d1", 0)
-    assert (primary.address, primary.slots, primary.alive) == ("[::1]:30002", 6, True)
-    assert primary.open_slots == ("77->-e7d1", "78-<-e7d1")
+    replica, primary = cluster_nodes(text)
+    assert (replica.address, replica.primary_id, replica.slots) == ("127.0.0.1:30004", "e7d1", frozenset())
+    assert (primary.address, len(primary.slots), primary.is_alive) == ("[::1]:30002", 6, True)
+    assert (primary.bus_port, primary.migrating, primary.importing) == (31002, {77: "e7d1"}, {78: "e7d1"})
+    assert cluster_nodes(text, only_itself=True) == (primary,)
+    for odd in (b"no line of a node\n", text.replace(b"5-9", b"5-99999"), text.replace(b"30004", b"70000")):
+        with pytest.raises(MalformedReplyError):
+            cluster_nodes(odd)
 
 
 def test_skipped_errors_are_warnings_and_only_known_names_can_be_skipped() -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from slotferry._core import SLOTS
 from slotferry.model.address import Address
+from slotferry.net.cluster_nodes import ClusterNode
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
 from slotferry.preflight.survey import ServerView, Survey
 from slotferry.text import format_bytes, format_duration
@@ -99,8 +100,8 @@ def _open_slots(survey: Survey) -> Row:
         f"{slot} at {view.node}"
         for view in survey.primaries
         for node in view.nodes
-        if "myself" in node.flags
-        for slot in node.open_slots
+        if node.is_itself
+        for slot in _ways(node)
     ]
     if not survey.primaries or not all(view.nodes for view in survey.primaries):
         return not_checked("open-slots", "the target user may not run CLUSTER NODES", "grant +cluster|nodes")
@@ -114,10 +115,16 @@ def _open_slots(survey: Survey) -> Row:
     return ok("open-slots", "no slot is on the move")
 
 
+def _ways(node: ClusterNode) -> list[str]:
+    """Return the node's open slots as CLUSTER NODES shows them."""
+    leaving = [f"{slot}->-{other}" for slot, other in node.migrating.items()]
+    return leaving + [f"{slot}-<-{other}" for slot, other in node.importing.items()]
+
+
 def _majority(survey: Survey) -> Row:
     nodes = next((view.nodes for view in survey.primaries if view.nodes), ())
     owners = [node for node in nodes if "master" in node.flags and node.slots]
-    alive = [node for node in owners if node.alive]
+    alive = [node for node in owners if node.is_alive]
     if not owners:
         return not_checked("majority", "the target user may not run CLUSTER NODES", "grant +cluster|nodes")
     if len(alive) * 2 <= len(owners):
@@ -128,7 +135,7 @@ def _majority(survey: Survey) -> Row:
             "bring the others back first",
         )
     if len(alive) < len(owners):
-        gone = ", ".join(node.address for node in owners if not node.alive)
+        gone = ", ".join(node.address for node in owners if not node.is_alive)
         return warning("majority", f"primaries are not reachable for the others: {gone}", "bring them back")
     if len(owners) < 3:
         return warning(
@@ -142,7 +149,7 @@ def _majority(survey: Survey) -> Row:
 def _replicas(survey: Survey) -> Row:
     nodes = next((view.nodes for view in survey.primaries if view.nodes), ())
     owners = [node for node in nodes if "master" in node.flags and node.slots]
-    followed = {node.primary_id for node in nodes if node.primary_id and node.alive}
+    followed = {node.primary_id for node in nodes if node.primary_id and node.is_alive}
     bare = [node.address for node in owners if node.id not in followed]
     if (lacking := _lacking_replicas(survey)) is not None:
         return lacking
@@ -184,8 +191,8 @@ def _lacking_replicas(survey: Survey) -> Row | None:
 
 def _replicas_of(view: ServerView) -> int:
     """Return how many replicas a primary has by its own count, or by the cluster's where one syncs anew."""
-    ids = {node.id for node in view.nodes if "myself" in node.flags}
-    known = sum(node.primary_id in ids and node.alive for node in view.nodes)
+    ids = {node.id for node in view.nodes if node.is_itself}
+    known = sum(node.primary_id in ids and node.is_alive for node in view.nodes)
     return max(known, view.number("connected_slaves"))
 
 

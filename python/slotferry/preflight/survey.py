@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from slotferry.model.address import Address
 from slotferry.net import replies
+from slotferry.net.cluster_nodes import ClusterNode, cluster_nodes
 from slotferry.net.connector import Connector
 from slotferry.net.node import Node
 from slotferry.net.replies import ResponseError
 from slotferry.preflight.rights import Command, denied_commands, source_probes, target_probes
-from slotferry.text import slot_ranges
 from slotferry.topology.discovery import SourceFacts, TargetFacts, Topology
 from slotferry.topology.product import Product
 
@@ -33,28 +33,6 @@ class Clock:
 
     ahead: float
     uncertainty: float
-
-
-@dataclass(frozen=True)
-class ClusterNode:
-    """A line of CLUSTER NODES; `open_slots` are those of `myself` alone, as the server shows them."""
-
-    id: str
-    address: str
-    flags: frozenset[str]
-    primary_id: str
-    ranges: tuple[tuple[int, int], ...] = ()
-    open_slots: tuple[str, ...] = ()
-
-    @property
-    def slots(self) -> int:
-        """How many slots it serves."""
-        return sum(last - first + 1 for first, last in self.ranges)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the others can reach it."""
-        return not self.flags & {"fail", "fail?", "noaddr", "handshake"}
 
 
 @dataclass(frozen=True)
@@ -156,8 +134,16 @@ def _look(node: Node, product: Product, probes: Iterable[Command], *, cluster: b
         denied=denied_commands(node, list(probes)),
         clock=_clock(node),
         max_value=_max_value(node) if cluster else None,
-        nodes=parse_cluster_nodes(_text(node, "CLUSTER", "NODES")) if cluster else (),
+        nodes=_nodes(node) if cluster else (),
     )
+
+
+def _nodes(node: Node) -> tuple[ClusterNode, ...]:
+    """Return the cluster as the node sees it; none where the user may not ask for it."""
+    try:
+        return node.parsed(cluster_nodes, "CLUSTER", "NODES")
+    except ResponseError:
+        return ()
 
 
 def _text(node: Node, *command: str) -> str:
@@ -198,31 +184,3 @@ def _max_value(node: Node) -> int | None:
     except ResponseError:
         return None
     return replies.number_of(found, "proto-max-bulk-len") or None
-
-
-def parse_cluster_nodes(text: str) -> tuple[ClusterNode, ...]:
-    """Return the nodes of a CLUSTER NODES reply; lines that are none are left out."""
-    nodes = []
-    for line in text.splitlines():
-        fields = line.split()
-        if len(fields) < 8:
-            continue
-        served = [part for part in fields[8:] if not part.startswith("[")]
-        nodes.append(
-            ClusterNode(
-                id=fields[0],
-                address=fields[1].partition("@")[0],
-                flags=frozenset(fields[2].split(",")),
-                primary_id="" if fields[3] == "-" else fields[3],
-                ranges=_ranges(served),
-                open_slots=tuple(part.strip("[]") for part in fields[8:] if part.startswith("[")),
-            )
-        )
-    return tuple(nodes)
-
-
-def _ranges(parts: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    try:
-        return tuple(slot_ranges(" ".join(parts)))
-    except ValueError:
-        return ()

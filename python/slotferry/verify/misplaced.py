@@ -8,7 +8,6 @@ owner's without being asked.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,11 @@ from slotferry.jobs.journal.journal import Journal
 from slotferry.model.address import Address
 from slotferry.model.counts import FailedKey
 from slotferry.net import replies
+from slotferry.net.cluster_nodes import cluster_nodes
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
 from slotferry.net.node import Node, raise_for
 from slotferry.net.replies import ResponseError
-from slotferry.preflight.survey import parse_cluster_nodes
 from slotferry.text import format_slots
 from slotferry.topology.databases import Route
 from slotferry.topology.discovery import Topology
@@ -38,7 +37,6 @@ _MOST_NAMES = 1_000
 
 _AT_ONCE = 500
 _ROWS = 1_000
-_OPEN = re.compile(r"([0-9]{1,5})-[<>]-.*")
 
 
 @dataclass(frozen=True)
@@ -162,11 +160,9 @@ def _is_open(
 
 def _slots_of(connector: Connector, address: Address) -> _Slots:
     with connector.open(address) as node:
-        text = node.need_parsed(replies.text, "CLUSTER", "NODES")
-    own = [node for node in parse_cluster_nodes(text) if "myself" in node.flags]
-    owned = {slot for node in own for first, last in node.ranges for slot in range(first, last + 1)}
-    ways = (_OPEN.fullmatch(part) for node in own for part in node.open_slots)
-    return _Slots(owned, {int(way[1]) for way in ways if way})
+        own = node.need_parsed(lambda reply: cluster_nodes(reply, only_itself=True), "CLUSTER", "NODES")
+    owned = {slot for node in own for slot in node.slots}
+    return _Slots(owned, {slot for node in own for slot in (*node.migrating, *node.importing)})
 
 
 def _look_at_keys(

@@ -6,7 +6,6 @@ its own line of CLUSTER NODES is the only place that shows open slots (docs/prot
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import time
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from slotferry.errors import SlotferryError, UsageError
 from slotferry.model.address import Address
 from slotferry.net import replies
 from slotferry.net.address_map import AddressMap
+from slotferry.net.cluster_nodes import ClusterNode, cluster_nodes
 from slotferry.net.connector import Connector
 from slotferry.net.link import lost, unfit
 from slotferry.reshard.cluster.wire import Wire, format_ranges, is_error, refused, text_of
@@ -222,7 +222,7 @@ def _members(wire: Wire) -> dict[str, Member]:
         lambda reply: _endpoints(reply, wire.address, wire.address_map), "CLUSTER", "SLOTS"
     )
     return wire.take(
-        lambda reply: parse_nodes(replies.text(reply), wire.address, endpoints, wire.address_map),
+        lambda reply: members(cluster_nodes(reply), wire.address, endpoints, wire.address_map),
         text,
         "CLUSTER NODES",
     )
@@ -237,53 +237,26 @@ def _endpoints(reply: object, asked: Address, address_map: AddressMap) -> dict[s
     return found
 
 
-@functools.lru_cache(maxsize=256)
-def _slots_of(ranges: str) -> frozenset[int]:
-    """Return the slots of ranges; most nodes' are the same from one look to the next."""
-    return frozenset(replies.slots(ranges))
-
-
-def _slot(text: str) -> int:
-    return replies.integer(text.encode(), most=SLOTS - 1)
-
-
-def parse_nodes(
-    text: str, asked: Address, endpoints: Mapping[str, Address], address_map: AddressMap | None = None
+def members(
+    nodes: Iterable[ClusterNode],
+    asked: Address,
+    endpoints: Mapping[str, Address],
+    address_map: AddressMap | None = None,
 ) -> dict[str, Member]:
-    """Return the members that a CLUSTER NODES reply describes, by id; `endpoints` is where we reach them.
-
-    A line is `id ip:port@bus[,hostname…] flags primary-id ping pong epoch link slots…`; a slot is `5`,
-    `0-100`, or open: `[5->-id]` (migrating), `[5-<-id]` (importing). Raises `MalformedReplyError`.
-    """
-    members = {}
+    """Return the members that lines of CLUSTER NODES describe, by id; `endpoints` is where we reach them."""
     known = address_map or AddressMap()
-    for line in text.splitlines():
-        if len(words := line.split()) < 8:
-            raise replies.MalformedReplyError("with a line that describes no node")
-        node_id, where, flags, primary, _, _, epoch, _, *slots = words
-        host, _, port = where.split(",")[0].split("@")[0].rpartition(":")
-        # A node that is not known yet has no address: `:0`.
-        peer = Address(host or known.announced_host(asked), replies.integer(port.encode(), most=65535))
-        served: list[str] = []
-        migrating: dict[int, str] = {}
-        importing: dict[int, str] = {}
-        for part in slots:
-            if part.startswith("["):
-                slot, way, other = (
-                    part[1:-1].partition("->-") if "->-" in part else part[1:-1].partition("-<-")
-                )
-                (migrating if way == "->-" else importing)[_slot(slot)] = other
-            else:
-                served.append(part)
-        members[node_id] = Member(
-            id=node_id,
-            address=asked if "myself" in flags else endpoints.get(node_id, known.reach(peer)),
+    found = {}
+    for node in nodes:
+        peer = Address(node.host or known.announced_host(asked), node.port)
+        found[node.id] = Member(
+            id=node.id,
+            address=asked if node.is_itself else endpoints.get(node.id, known.reach(peer)),
             peer=peer,
-            flags=frozenset(flags.split(",")),
-            primary_id=None if primary == "-" else primary,
-            epoch=replies.integer(epoch.encode()),
-            slots=_slots_of(" ".join(served)),
-            migrating=migrating,
-            importing=importing,
+            flags=node.flags,
+            primary_id=node.primary_id,
+            epoch=node.epoch,
+            slots=node.slots,
+            migrating=node.migrating,
+            importing=node.importing,
         )
-    return members
+    return found

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from slotferry.errors import RefusedError, SlotferryError
-from slotferry.net import replies
+from slotferry.net.cluster_nodes import cluster_nodes
 from slotferry.net.link import lost
-from slotferry.reshard.cluster.members import Member, parse_nodes
+from slotferry.reshard.cluster.members import Member, members
 from slotferry.reshard.cluster.wire import Wire, slot_commands
 
 MethodName = Literal["auto", "setslot", "atomic"]
@@ -94,9 +94,7 @@ def _best_method(source: Member, target: Member) -> str:
 
 def nodes_of(wire: Wire) -> dict[str, Member]:
     """Return the members by id, as the node at the other end sees them."""
-    return wire.need_parsed(
-        lambda reply: parse_nodes(replies.text(reply), wire.address, {}), "CLUSTER", "NODES"
-    )
+    return wire.need_parsed(lambda reply: members(cluster_nodes(reply), wire.address, {}), "CLUSTER", "NODES")
 
 
 def itself(wire: Wire, expected: Member, seen: Mapping[str, Member] | None = None) -> Member:
@@ -113,13 +111,8 @@ def itself(wire: Wire, expected: Member, seen: Mapping[str, Member] | None = Non
 
 def own_line(wire: Wire) -> dict[str, Member]:
     """Return what the node at the other end says of itself, by its id."""
-
-    def parse(reply: object) -> dict[str, Member]:
-        lines = replies.text(reply).splitlines()  # of which the others may be many
-        own = [line for line in lines if any("myself" in flags for flags in line.split(maxsplit=3)[2:3])]
-        return parse_nodes("\n".join(own), wire.address, {})
-
-    return wire.need_parsed(parse, "CLUSTER", "NODES")
+    nodes = wire.need_parsed(lambda reply: cluster_nodes(reply, only_itself=True), "CLUSTER", "NODES")
+    return members(nodes, wire.address, {})
 
 
 def correct_owner(

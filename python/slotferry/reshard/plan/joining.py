@@ -5,7 +5,6 @@ Invariant: only an empty node that knows no other one joins. Making a plan chang
 
 from __future__ import annotations
 
-import re
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 from slotferry.errors import RefusedError, SlotferryError, UsageError
 from slotferry.model.address import Address
 from slotferry.net import replies
+from slotferry.net.cluster_nodes import cluster_nodes
 from slotferry.net.connector import Connector
 from slotferry.net.link import lost, unfit
 from slotferry.reshard.cluster.members import Cluster, Member
@@ -159,9 +159,8 @@ def _serves(wire: Wire) -> bool:
 
 def _bus_port(wire: Wire) -> list[int]:
     """Return the port of a lone node's bus, where it says it."""
-    described = wire.need_parsed(replies.text, "CLUSTER", "NODES")
-    bus = re.match(r"\S+ [^@, ]*@([0-9]{1,5})", described)
-    return [int(bus[1])] if bus else []
+    described = wire.need_parsed(lambda reply: cluster_nodes(reply, only_itself=True), "CLUSTER", "NODES")
+    return [node.bus_port for node in described if node.bus_port is not None]
 
 
 def _ip(host: str) -> str:
