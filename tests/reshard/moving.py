@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from slotferry import plan_reshard
 from slotferry.api.resharding import Plan
-from slotferry.testing.servers import LocalCluster
+from slotferry.net.connector import Connector
+from slotferry.net.endpoints import Endpoint
+from slotferry.testing.servers import LocalCluster, LocalServer
+from tests.reshard.broken import node_id, setslot
 from tests.reshard.client import open_slots, slots_owned
 from tests.servers.raw import connect as raw
 
@@ -38,3 +41,12 @@ def assert_clean(cluster: LocalCluster, keys: int = len(MOVING) * 10) -> None:
             assert connection.execute("DBSIZE") == at_home
             held += at_home
     assert held == keys
+
+
+def importing(cluster: LocalCluster, *slots: int, at: LocalServer | None = None) -> None:
+    for slot in slots:
+        setslot(at or cluster.primaries[1], slot, "IMPORTING", node_id(cluster.primaries[0]))
+
+
+def connector_of(cluster: LocalCluster) -> Connector:
+    return Connector(Endpoint.parse(cluster.url, "cluster"), "cluster")

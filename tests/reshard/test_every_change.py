@@ -15,8 +15,8 @@ import pytest
 from slotferry import _core
 from slotferry.testing.servers import LocalCluster, wait_until
 from tests.reshard.client import tags
-from tests.reshard.moving import MOVING, assert_clean, plan_away
-from tests.reshard.test_handover import REDIS, handover, importing
+from tests.reshard.moving import MOVING, assert_clean, importing, plan_away
+from tests.reshard.test_handover import REDIS, handover
 from tests.servers.changes import CHANGES, OTHERWISE, PREPARED, Change, changes, writing_commands
 from tests.servers.kinds import available
 from tests.servers.proxy import Proxy
