@@ -679,6 +679,7 @@ class Job:
         *,
         source: tuple[str, int] | str,
         file: tuple[str | None, str, tuple[int, int] | None, int, bool, int] | None = None,
+        snapshot: int | None = None,
         source_access: Access,
         source_run_id: str,
         source_replication_id: str = ...,
@@ -731,7 +732,11 @@ class Job:
         from it wherever they stand. A value whose bytes in the file are more than a quarter of
         `memory_limit` is a failure (`too_large`). What ends a file early ends the job with
         `SOURCE_REFUSED`, once all that was whole is settled. It takes no `match`, `follow`, `sweeps`,
-        `delete_extra`, and no `verify` of `lengths` or of `keys`. `source_run_id` is what INFO said
+        `delete_extra`, and no `verify` of `lengths` or of `keys`. With `snapshot`, the source's time in ms,
+        the one partition `(0, 0)` is taken from a snapshot that the source makes (PSYNC, `rdb-only`), whose
+        large values are read in parts as ever; its mark moves only when all is done, and a snapshot that is
+        cut off ends the job with `SOURCE_CHANGED`. With `follow`, what is touched meanwhile is copied behind
+        it; without, it takes no `keys`. `source_run_id` is what INFO said
         when the cursors were taken: another one ends the job with `SOURCE_CHANGED`.
         `target_rdb_versions`
         are those of the payloads that every node of the target takes: others get another footer or are

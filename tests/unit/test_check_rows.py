@@ -311,4 +311,13 @@ def test_an_error_row_is_raised_as_the_error_of_its_side() -> None:
     assert isinstance(row.error(), TargetUnfitError)
     assert isinstance(replace(row, side="source").error(), SourceUnfitError)
     assert row.error().hint == "more"
-    assert set(CHECKS) == {"reach", "rights", "target", "compatibility", "following", "data", "commands"}
+    assert set(CHECKS) == {
+        "reach",
+        "rights",
+        "target",
+        "compatibility",
+        "following",
+        "snapshot",
+        "data",
+        "commands",
+    }

@@ -74,6 +74,13 @@ Exit codes:
 )
 @click.option("--follow", is_flag=True, help="Look also whether 'slotferry migrate --follow' will work.")
 @click.option(
+    "--read",
+    type=click.Choice(["scan", "snapshot"]),
+    default="scan",
+    show_default=True,
+    help="With snapshot, look also whether 'slotferry migrate --read snapshot' will work.",
+)
+@click.option(
     "--watch",
     type=duration,
     metavar="DURATION",

@@ -81,6 +81,7 @@ Examples:
   aws s3 cp s3://backups/dump.rdb.gz - | slotferry migrate - redis+cluster://new1:7000
   slotferry migrate unix:///run/redis.sock redis://new1:7000 --dry-run
   slotferry migrate redis://old:6379 redis://new1:7000 --verify
+  slotferry migrate redis://old:6379 redis+cluster://new1:7000 --read snapshot
   slotferry migrate redis://old:6379 redis+cluster://new1:7000 --follow
   slotferry migrate redis://old:6379 redis+cluster://new1:7000 --follow --cutover-when-ready \\
       --window 02:00-04:00 --run './switch-application'
@@ -124,6 +125,14 @@ Exit codes:
     default="8MB",
     show_default=True,
     help="Keys of this size and more are copied in parts, so that no server stalls; 0: in one piece.",
+)
+@click.option(
+    "--read",
+    type=click.Choice(["scan", "snapshot"]),
+    default="scan",
+    show_default=True,
+    help="Ask the source for each key, or take them from a snapshot that its forked child makes, which "
+    "spares its main thread.",
 )
 @selection_options
 @database_options

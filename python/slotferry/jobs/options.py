@@ -26,6 +26,7 @@ OnConflict = Literal["error", "replace", "skip"]
 OnCollision = Literal["refuse", "record", "unchecked"]
 FieldTtl = Literal["error", "drop"]
 OnFlush = Literal["stop", "apply"]
+Read = Literal["scan", "snapshot"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Options(KeyChoice):
     on_collision: what to do where two keys of the source would get one name, which is looked for beforehand
         wherever it can happen: `refuse`; `record` them and let `on_conflict` decide; `unchecked`: no look.
     keep_eviction_metadata: carry over idle times or access frequencies, whichever the target evicts by.
+    read: how keys are read: `scan` asks the source for each of them (SCAN, DUMP); `snapshot` takes them from
+        one that the source's forked child makes, which costs its main thread next to nothing.
     functions: copy function libraries to every primary; `on_conflict` holds for them as well.
     follow: go on after the copy with what is written at the source, until the run is cancelled. `on_conflict`
         is `replace` then.
@@ -93,6 +96,7 @@ class Options(KeyChoice):
     keys_from: Path | str | None = None
     on_collision: OnCollision = "refuse"
     keep_eviction_metadata: bool = False
+    read: Read = "scan"
     functions: bool = True
     follow: bool = False
     on_flush: OnFlush = "stop"
@@ -144,6 +148,8 @@ class Options(KeyChoice):
             )
         if self.field_ttl not in get_args(FieldTtl):
             raise OptionError("{field_ttl} is {value!r}", hint="use error or drop", value=self.field_ttl)
+        if self.read not in get_args(Read):
+            raise OptionError("{read} is {value!r}", hint="use scan or snapshot", value=self.read)
         if self.on_collision not in get_args(OnCollision):
             raise OptionError(
                 "{on_collision} is {value!r}",

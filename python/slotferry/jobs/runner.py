@@ -56,6 +56,7 @@ class Runner:
 
     def run(self) -> None:
         """Work until nothing is left that can be done. Raises `SlotferryError` where the run ends early."""
+        last = None
         for _ in range(_MAX_SOURCE_CHANGES + 1):
             try:
                 self._do_all(self._works)
@@ -63,9 +64,16 @@ class Runner:
             except SourceLostError as error:  # noqa: PERF203 - a handful of turns
                 if error.kind != "source_changed":
                     raise
+                last = error
                 self._start_over(error)
             else:
                 return self._check_counts()
+        if self._driver.options.read == "snapshot":
+            raise SourceLostError(
+                f"the source was begun with {_MAX_SOURCE_CHANGES + 1} times during this run; at last: {last}",
+                hint="see its log: a reader that is away for longer than repl-timeout is cut off; or give "
+                "--read scan, which goes on where it was",
+            )
         raise SourceUnfitError(
             f"the source changed its run_id {_MAX_SOURCE_CHANGES + 1} times during this run",
             hint="name one server as the source, not a load balancer in front of several",

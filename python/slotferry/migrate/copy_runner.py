@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from slotferry.jobs.driver import EngineDriver
+from slotferry.jobs.driver import EngineDriver, Work
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.recorder import Recorder
 from slotferry.jobs.runner import Runner
 from slotferry.migrate.account.accounting import Accounting
 from slotferry.migrate.account.book import OpenDoubts
+from slotferry.migrate.snapshot import read_as_snapshot
 
 if TYPE_CHECKING:
     from slotferry._core import Job
@@ -36,6 +37,11 @@ class CopyRunner(Runner):
         super().__init__(journal, name, driver)
         self._accounting = accounting
         self._load_functions = load_functions
+
+    def _do(self, work: Work) -> None:
+        work, starts_over = read_as_snapshot(self._journal, self._name, self._driver, work)
+        self.started_over |= starts_over
+        super()._do(work)
 
     def _tick(self, job: Job, recorder: Recorder) -> None:
         self._accounting.tick()

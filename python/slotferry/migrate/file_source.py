@@ -1,6 +1,6 @@
-"""What a migration from an RDB file can't be asked for.
+"""What a migration from an RDB file, or from a snapshot, can't be asked for.
 
-Invariant: what a file can't give, or not yet, is refused before anything is opened, in one sentence.
+Invariant: what an RDB can't give, or not yet, is refused before anything is opened, in one sentence.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from slotferry.errors import OptionError
 from slotferry.jobs.options import Options
 from slotferry.net.endpoints import Endpoint
 
+_SCAN_HINT = "leave it out, or give {read} scan"
 _SERVER_HINT = "leave it out, or load the file into a server and copy from that"
 
 
@@ -20,9 +21,12 @@ def check_file_options(source: Endpoint, options: Options) -> None:
                 "{ignore_checksum} is given, and the source is a server",
                 hint="leave it out: only a file has one",
             )
+        if options.read == "snapshot":
+            _check_snapshot(options)
         return
     selection = options.selection
     for given, what in (
+        (options.read == "snapshot", "{read} snapshot"),
         (options.follow, "{follow}"),
         (options.verify, "{verify}"),
         (options.keys_from is not None, "{keys_from}"),
@@ -41,3 +45,17 @@ def check_file_options(source: Endpoint, options: Options) -> None:
             "two get one name",
             hint="give {on_collision} unchecked, or save it in a file",
         )
+
+
+def _check_snapshot(options: Options) -> None:
+    """Raise `OptionError` for options that a snapshot of a live source does not take."""
+    for given, what in (
+        (options.keys_from is not None, "{keys_from}"),
+        (options.keep_eviction_metadata, "{keep_eviction_metadata}"),
+        (options.parallel_scans is not None, "{parallel_scans}"),
+        (options.selection.min_size is not None, "{min_size}"),
+        (options.selection.max_size is not None, "{max_size}"),
+        (options.db == "all" or len(options.db or ()) > 1, "more than one database"),
+    ):
+        if given:
+            raise OptionError("{read} snapshot is given together with " + what, hint=_SCAN_HINT)

@@ -44,6 +44,7 @@ def make_setup(source: Endpoint, target: Endpoint, options: Options) -> Setup:
         map_db="; ".join(options.map_db) or None,
         eviction_metadata="kept" if options.keep_eviction_metadata else None,
         follow="yes" if options.follow else None,
+        read="snapshot" if options.read == "snapshot" else None,
     )
 
 
@@ -143,6 +144,8 @@ def prepare_job(
     """
     record, run_id = journal.job(name), facts.server.run_id
     databases = partitions_by_database(options, facts, routes)
+    if setup.read == "snapshot":
+        databases = dict.fromkeys(databases, 1)
     most = max(databases.values())
     if record is None:
         journal.create(name, setup, most, run_id, databases, names=names)
@@ -155,6 +158,10 @@ def prepare_job(
     if void:
         journal.reset(name, setup, most, run_id, databases, names=names, follows_on=options.follow)
         notify(f"{void}: everything is copied from the start")
+        return False
+    if setup.read == "snapshot" and not all(mark.done for mark in journal.marks(name)):
+        journal.reset(name, setup, most, run_id, databases, follows_on=options.follow)
+        notify(taken_again(options))
         return False
     if record.run_id != run_id and (names is not None or is_followed_alone(journal, name)):
         journal.adopt(name, run_id)
@@ -178,6 +185,19 @@ def prepare_job(
             "what the source has got since then is not looked for; --restart looks at every key"
         )
     return True
+
+
+def taken_again(options: Options) -> str:
+    """Return what becomes of a snapshot that was not copied to its end."""
+    there = {
+        "error": "is compared, and not written again where it is equal",
+        "replace": "is written again",
+        "skip": "is left as it is",
+    }
+    return (
+        "a snapshot can't be gone on with where it was interrupted: another one is taken, and what the "
+        f"target has already {there[options.on_conflict]}"
+    )
 
 
 def _changed(name: str, facts: SourceFacts) -> str:

@@ -352,6 +352,7 @@ class Session:
             renamed=bool(self._options.rules or self._options.map_db),
             wait_replicas=self._options.wait_replicas,
             follow=self._options.follow,
+            snapshot=self._options.read == "snapshot",
         )
 
     def _announce(self, sides: Sides, partitions: int) -> None:

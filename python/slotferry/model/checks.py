@@ -50,6 +50,10 @@ CHECKS: dict[str, dict[str, str]] = {
         "output-buffer": "the source's output buffer for a replica holds ten seconds of its writes",
         "acknowledgements": "nothing counts the follower as a replica that keeps a copy",
     },
+    "snapshot": {
+        "rdb-only": "the source sends a snapshot alone",
+        "fork": "the source's machine has memory for a fork",
+    },
     "data": {
         "sample": "what the keyspace consists of",
         "keys": "some of the keys looked at are chosen by the filters",

@@ -13,7 +13,7 @@ from slotferry.errors import SlotferryError
 from slotferry.net.connector import Connector
 from slotferry.preflight.compatibility import judge_compatibility
 from slotferry.preflight.fitness import judge_fitness, judge_target, slot_owners, tag_might_overflow
-from slotferry.preflight.following import judge_following, look_at_stream
+from slotferry.preflight.following import judge_following, judge_snapshot, look_at_stream
 from slotferry.preflight.keyspace.sampling import quick_shares
 from slotferry.preflight.rights import judge_rights
 from slotferry.preflight.rows import Row, apply_skips
@@ -55,13 +55,14 @@ def find_rows(
     renamed: bool = False,
     wait_replicas: int = 0,
     follow: bool = False,
+    snapshot: bool = False,
 ) -> list[Row]:
     """Return the rows of everything but the data and the commands; only the first few where they are grave.
 
     Errors that `skips` names are told as skipped warnings. `keys` is how many are to be moved, where that is
     not what the source's database has; `filtered`: or fewer, by filters; `renamed`: not in the slots that
     their names have at the source; `wait_replicas`: replicas of each primary that are to confirm; `follow`:
-    whether the source's stream is to be read, too.
+    whether the source's stream is to be read, too; `snapshot`: whether its keys are read from one.
 
     Raises `SourceLostError` or `TargetLostError` where a server goes away meanwhile.
     """
@@ -77,6 +78,9 @@ def find_rows(
     if keys is None and not filtered and not renamed and tag_might_overflow(survey):
         shares = quick_shares(source, source_facts, slot_owners(survey.topology))
     rows += apply_skips(judge_survey(survey, shares), skips)
+    if snapshot:
+        with source.open(source_facts.address(source.endpoint)) as node:
+            rows += apply_skips(judge_snapshot(node, source_facts.server), skips)
     if follow:
         with source.open(source_facts.address(source.endpoint)) as node:
             # Who waits for a copy does not wait for a measurement: the server's own average does.

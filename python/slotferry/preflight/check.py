@@ -18,6 +18,7 @@ from slotferry.errors import OptionError, SlotferryError, UsageError
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.control.hangup import looking, working
 from slotferry.jobs.key_choice import KeyChoice
+from slotferry.jobs.options import Read
 from slotferry.model.address import Password, Side
 from slotferry.model.checks import check_skips
 from slotferry.net.address_map import AddressMap
@@ -27,7 +28,7 @@ from slotferry.net.replies import ResponseError
 from slotferry.preflight import apply_skips, judge_servers, judge_survey, source_is_cluster
 from slotferry.preflight.application.analysis import Application, ApplicationStudy
 from slotferry.preflight.fitness import judge_target, slot_owners
-from slotferry.preflight.following import judge_following, look_at_stream
+from slotferry.preflight.following import judge_following, judge_snapshot, look_at_stream
 from slotferry.preflight.keyspace.data import describe_place, judge_data, judge_placement
 from slotferry.preflight.keyspace.summary import Keyspace
 from slotferry.preflight.look import DataMemory, Look, Progress
@@ -63,6 +64,7 @@ class CheckOptions(KeyChoice):
     sample: about how many keys of the source to look at, as a number or a percentage (`"5%"`); 0: none.
     full: look at all of them. scan_rate: how many keys a second at most.
     follow: look also whether the source can be followed, as with `Options.follow`.
+    read: with `snapshot`, look also whether the source can be read so, as with `Options.read`.
     watch: follow the source's MONITOR for so many seconds, to see which of the application's commands a
         cluster would refuse; this costs the source something. commands: a recorded MONITOR, for the same.
     strict: whether warnings count in the report's exit code.
@@ -75,6 +77,7 @@ class CheckOptions(KeyChoice):
     full: bool = False
     scan_rate: float = DEFAULT_SCAN_RATE
     follow: bool = False
+    read: Read = "scan"
     watch: float | None = None
     commands: Path | None = None
     strict: bool = False
@@ -189,6 +192,8 @@ class _Check:
                 self._look_closer(target)
             if source is not None and not source.server.cluster and self._options.follow:
                 self._look_at_stream(source)
+            if source is not None and not source.server.cluster and self._options.read == "snapshot":
+                self._look_at_snapshot(source)
             if source is not None and not source.server.cluster and self._routes:
                 self._sample(source, survey)
         if source is not None and not source.server.cluster:
@@ -306,6 +311,13 @@ class _Check:
         try:
             with self._source.open(source.address(self._source.endpoint)) as node:
                 self._rows += judge_following(look_at_stream(node, source.server, _WRITES_SECONDS))
+        except SlotferryError as failure:
+            self._rows.append(_unreached("source", failure))
+
+    def _look_at_snapshot(self, source: SourceFacts) -> None:
+        try:
+            with self._source.open(source.address(self._source.endpoint)) as node:
+                self._rows += judge_snapshot(node, source.server)
         except SlotferryError as failure:
             self._rows.append(_unreached("source", failure))
 

@@ -1,4 +1,4 @@
-"""Whether the source can be followed, and for how long its stream waits for a follower that is away.
+"""Whether the source can be followed, and how long its stream waits; whether a snapshot can be read of it.
 
 Invariant: it only asks. PSYNC is never sent where it could begin something: ACL DRYRUN answers, or a server
 that queues it in a transaction which is discarded.
@@ -28,6 +28,8 @@ WITHOUT_PSYNC = (
 _LEAST_SECONDS = 60.0  # a restart of the run, or of its machine's network, takes no longer
 _LEAST_BUFFER_SECONDS = 10.0
 _LEAST_BACKLOG = 64 << 20
+_FIRST_ALONE = (6, 2)
+_SNAPSHOT_PERMISSIONS = (("REPLCONF", "capa", "psync2"), ("PING",))
 _PERMISSIONS = (("REPLCONF", "capa", "psync2"), ("PING",), ("COMMAND",))
 
 
@@ -67,6 +69,56 @@ def look_at_stream(node: Node, server: ServerFacts, seconds: float) -> Stream:
     after, took = node.info(), time.monotonic() - begun
     writes, is_limit = _rate(before, after, took)
     return Stream(node.name, server, after, calls, denied, buffer, writes, is_limit)
+
+
+def judge_snapshot(node: Node, server: ServerFacts) -> list[Row]:
+    """Return what stands for and against reading that source as a snapshot.
+
+    Raises `SlotferryError` where the source goes away.
+    """
+    denied = (*denied_commands(node, _SNAPSHOT_PERMISSIONS), *(() if _may_psync(node) else ("PSYNC",)))
+    if denied:
+        names = " ".join("+" + name.lower() for name in denied)
+        return [
+            error(
+                "rdb-only",
+                "source",
+                f"the source user may not run {', '.join(denied)} at {node.name} (NOPERM, or not known), "
+                "which a snapshot takes",
+                f"grant it there: ACL SETUSER <user> {names}; where a managed service refuses it, read with "
+                "--read scan",
+            )
+        ]
+    if server.version < _FIRST_ALONE:
+        return [
+            error(
+                "rdb-only",
+                "source",
+                f"{server.product} at {node.name} sends no snapshot alone (REPLCONF rdb-only), which came "
+                "with Redis 6.2",
+                "read with --read scan",
+            )
+        ]
+    return [ok("rdb-only", f"{node.name} sends a snapshot alone (PSYNC, REPLCONF rdb-only)"), _fork(node)]
+
+
+def _fork(node: Node) -> Row:
+    info = node.info()
+    used, there = (replies.number_of(info, name) for name in ("used_memory", "total_system_memory"))
+    if not there:
+        return not_checked(
+            "fork",
+            f"{node.name} does not tell how much memory its machine has",
+            "see that there is room for what is written while a snapshot is read (copy on write)",
+        )
+    message = f"{node.name} uses {format_bytes(used)} of {format_bytes(there)} of its machine's memory"
+    if used <= there // 2:
+        return ok("fork", message)
+    return warning(
+        "fork",
+        f"{message}, and forks: what is written while its snapshot is read takes memory once more",
+        "see that there is room, or read a replica: ?role=replica",
+    )
 
 
 def judge_following(stream: Stream) -> list[Row]:

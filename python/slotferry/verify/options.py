@@ -74,6 +74,8 @@ class VerifyOptions(Options):
             raise OptionError(
                 "a verification takes no list of keys", hint="choose them with {match} or {sample}"
             )
+        if self.read != "scan":
+            raise OptionError("a verification takes no snapshot", hint="leave out {read}")
         if self.dry_run and not self.repair:
             raise OptionError(
                 "a verification without {repair} has no dry run",
@@ -111,5 +113,6 @@ class VerifyOptions(Options):
             "dry_run": False,
             "restart": True,
             "verify": False,
+            "read": "scan",
         }
         return cls(**{name: value for name, value in {**shared, **changed}.items() if name in shared})

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use slotferry_core::net::{Address, AddressMap, AddressRule};
 use slotferry_core::rdb::{FieldTtl, Show, Target};
 use slotferry_core::resp::encode::ExpiryCommand;
-use slotferry_core::source::file::FileSpec;
+use slotferry_core::source::file::{FileSpec, Input};
 use slotferry_core::topology::SlotRange;
 use slotferry_core::{Depth, Eviction, JobSpec, OnConflict, Sample, Side, Sweep, TargetLimits, Verify};
 
@@ -111,6 +111,7 @@ impl Job {
         *,
         source,
         file = None,
+        snapshot = None,
         source_access,
         source_run_id,
         source_replication_id = String::new(),
@@ -163,6 +164,7 @@ impl Job {
     fn new(
         source: Source,
         file: Option<PyFile>,
+        snapshot: Option<u64>,
         source_access: &Bound<'_, Access>,
         source_run_id: String,
         source_replication_id: String,
@@ -210,16 +212,15 @@ impl Job {
                 Source::Tcp(host, port) => Address::tcp(host, port),
                 Source::Unix(path) => Address::Unix(path),
             },
-            file: file.map(
-                |(path, name, stamp, database, ignores_checksum, target_now)| FileSpec {
-                    path,
-                    name,
-                    stamp,
-                    database,
-                    ignores_checksum,
-                    target_now,
-                },
-            ),
+            file: file.map(|(path, name, stamp, database, ignores_checksum, now)| FileSpec {
+                input: path.map_or(Input::Stdin, Input::Path),
+                name: format!("the file {name}"),
+                stamp,
+                database,
+                ignores_checksum,
+                now,
+            }),
+            snapshot,
             source_access: source_access.get().0.clone(),
             source_run_id,
             source_replication_id,

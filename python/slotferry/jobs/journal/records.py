@@ -40,6 +40,7 @@ class Setup:
     keys_from: str | None = None
     eviction_metadata: str | None = None
     follow: str | None = None
+    read: str | None = None
     comparison: str | None = None
 
     def differences(self, command: Setup) -> list[str]:

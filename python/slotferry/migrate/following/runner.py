@@ -38,6 +38,7 @@ from slotferry.migrate.following.comparison import Comparison
 from slotferry.migrate.following.run_follower import RunFollower
 from slotferry.migrate.following.shared_names import SharedNames
 from slotferry.migrate.functions import drop_functions, load_functions, plan_functions
+from slotferry.migrate.snapshot import read_as_snapshot
 from slotferry.model.events import Event, Notice
 from slotferry.model.follow import FollowProgress
 from slotferry.preflight.following import WITHOUT_PSYNC
@@ -107,6 +108,8 @@ class FollowRunner(Runner):
         yield Work(partitions=cursors, keys=keys, route=route, settings=settings)
 
     def _do(self, work: Work) -> None:
+        work, starts_over = read_as_snapshot(self._journal, self._name, self._driver, work)
+        self.started_over |= starts_over
         try:
             super()._do(work)
         except SourceUnfitError as error:

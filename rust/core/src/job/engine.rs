@@ -95,6 +95,8 @@ pub struct JobSpec {
     pub source: Address,
     /// The RDB file that is read instead; `source` only names it then.
     pub file: Option<FileSpec>,
+    /// The source's keys are taken from a snapshot that it makes; its time then, in ms since the epoch.
+    pub snapshot: Option<u64>,
     /// How to log in there.
     pub source_access: Access,
     /// The server process that the cursors come from.
@@ -250,7 +252,9 @@ impl Engine {
         let follow = spec.follow.clone().map(|follow| {
             let owed = std::mem::take(&mut spec.names);
             let siblings = spec.key_map.as_ref().is_some_and(|map| !map.is_one_to_one());
-            Rc::new(Follow::new(follow, owed, &spec.big_positions, siblings))
+            let follow = Follow::new(follow, owed, &spec.big_positions, siblings);
+            follow.wait_for_snapshot(spec.snapshot.is_some());
+            Rc::new(follow)
         });
         Ok(Rc::new(Self {
             budget: Budget::new(spec.memory_limit),

@@ -18,7 +18,7 @@ use crate::job::follow::is_apart;
 use crate::ledger::checkpoint::{Checkpoint, Mark};
 use crate::ledger::progress::Counts;
 use crate::net::Access;
-use crate::source::file::FileSource;
+use crate::source::file::{FileSource, FileSpec};
 use crate::source::reader::SourceReader;
 use crate::throttle::reply_timer::note_wake;
 use crate::topology;
@@ -277,6 +277,22 @@ fn check(spec: &JobSpec) -> Result<()> {
                 .to_owned(),
         );
     }
+    if spec.snapshot.is_some()
+        && (spec.file.is_some()
+            || spec.partitions != [(0, 0)]
+            || spec.verify.is_some()
+            || spec.scan_only
+            || !spec.sweeps.is_empty()
+            || spec.delete_extra
+            || spec.pattern.is_some()
+            || (spec.follow.is_none() && !spec.names.is_empty()))
+    {
+        return usage(
+            "a snapshot is read in one partition, from its start, to be copied, and takes no file, keys by name, match, \
+             sweeps or delete_extra"
+                .to_owned(),
+        );
+    }
     if let Some(follow) = &spec.follow {
         // Who is followed is copied again and again: over what is there, and by name alone.
         let by_name = spec.pattern.is_none() && spec.type_name.is_none() && spec.value_filter.is_none();
@@ -408,7 +424,12 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
 }
 
 fn start_readers(engine: &Rc<Engine>, readers: usize) {
-    if let Some(file) = engine.spec.file.clone() {
+    let spec = &engine.spec;
+    let snapshot = spec.snapshot.map(|now| {
+        let name = spec.source.to_string();
+        FileSpec::snapshot(&name, spec.source_access.database, now)
+    });
+    if let Some(file) = spec.file.clone().or(snapshot) {
         engine.spawn(FileSource::new(Rc::clone(engine), file).run());
         return;
     }

@@ -137,6 +137,8 @@ pub(crate) struct Follow {
     parts: RefCell<Parts>,
     given_up: RefCell<GivenUp>,
     figures: Figures,
+    /// A snapshot is copied first, which is older than what would be read now: what is touched is only remembered.
+    waits: Cell<bool>,
     comparing: Cell<bool>,
     /// It was told that slots were given up.
     slots_told: Cell<bool>,
@@ -178,6 +180,7 @@ impl Follow {
             parts: RefCell::default(),
             given_up: RefCell::default(),
             figures: Figures::default(),
+            waits: Cell::new(false),
             comparing: Cell::new(false),
             slots_told: Cell::new(false),
             fence: Cell::new(None),
@@ -199,6 +202,23 @@ impl Follow {
     /// Whether following is over, as it was asked to be.
     pub fn is_over(&self) -> bool {
         self.over.get()
+    }
+
+    /// Whether nothing that was touched is copied before [`Self::begin_copying`].
+    pub fn wait_for_snapshot(&self, waits: bool) {
+        self.waits.set(waits);
+    }
+
+    /// All of the snapshot is in hand, or written: what was touched meanwhile is newer.
+    pub fn begin_copying(&self) {
+        self.waits.set(false);
+        self.woken.notify_one();
+    }
+
+    /// The history that the stream is of.
+    pub fn history(&self) -> Option<String> {
+        let stream = self.stream.borrow();
+        stream.position.as_ref().map(|position| position.id.clone())
     }
 
     fn now(&self) -> u32 {

@@ -35,7 +35,7 @@ impl Follow {
 
     /// Take the next keys, in pages; none now: empty.
     pub fn take(&self) -> Vec<Vec<Taken>> {
-        if self.pages.borrow().len() >= MOST_PAGES || self.over.get() {
+        if self.pages.borrow().len() >= MOST_PAGES || self.over.get() || self.waits.get() {
             return Vec::new();
         }
         if self.siblings.is_on {

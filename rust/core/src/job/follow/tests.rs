@@ -21,6 +21,7 @@ fn spec() -> JobSpec {
     JobSpec {
         source: Address::tcp("source".to_owned(), 6379),
         file: None,
+        snapshot: None,
         source_access: Access::default(),
         source_run_id: String::new(),
         source_replication_id: String::new(),

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::{self, Receiver, Sender};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::rdb::file::{FileReader, Item, Step};
-use crate::source::file::FileSpec;
+use crate::source::file::{FileSpec, Input};
 
 /// Bytes of a piece.
 const PIECE: usize = 256 << 10;
@@ -45,10 +45,10 @@ pub(super) fn open(spec: &FileSpec) -> Receiver<Result<Vec<u8>>> {
 
 fn hand_over(spec: &FileSpec, sender: &Sender<Result<Vec<u8>>>) -> Result<()> {
     let refused = |error: io::Error| {
-        let message = format!("the file {} can't be read: {}", spec.name, plain(&error));
+        let message = format!("{} can't be read: {}", spec.name, plain(&error));
         Error::new(ErrorKind::SourceRefused, message)
     };
-    let Some(path) = &spec.path else {
+    let Input::Path(path) = &spec.input else {
         return pass_on(
             &mut decompressed(io::stdin().lock()).map_err(refused)?,
             sender,
@@ -62,7 +62,7 @@ fn hand_over(spec: &FileSpec, sender: &Sender<Result<Vec<u8>>>) -> Result<()> {
             return Ok(());
         }
         let message = format!(
-            "the file {} has changed since the run began: it is not read any further",
+            "{} has changed since the run began: it is not read any further",
             spec.name
         );
         Err(Error::new(ErrorKind::SourceRefused, message))

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use crate::chunked::copy::Big;
 use crate::compare::shape::THERE;
 use crate::job::engine::{Depth, Engine};
 use crate::ledger::books::PageId;
@@ -108,6 +109,8 @@ pub(super) struct Page<'a> {
     pub engine: &'a Rc<Engine>,
     pub rdb_version: u16,
     pub limit: usize,
+    /// A live source can be asked for a large value in parts.
+    pub is_live: bool,
     /// Room for a payload.
     pub payload: &'a mut Vec<u8>,
 }
@@ -130,7 +133,7 @@ impl Page<'_> {
         for number in order {
             match &taken[number as usize] {
                 Taken::Whole(key) => self.pass_on(page, &keys, number, key, now),
-                Taken::Large(name, _, bytes) => self.give_up(page, keys.get(number as usize).1, name, *bytes),
+                Taken::Large(_, _, bytes) => self.pass_on_large(page, &keys, number, *bytes),
             }
         }
         self.engine.names_are_read(&keys);
@@ -189,9 +192,27 @@ impl Page<'_> {
         key.append_payload(self.payload, self.rdb_version);
         restore.payload = self.payload;
         if restore.key.len() + restore.payload.len() > engine.largest {
-            return self.give_up(page, slot, &key.name, key.value.len() as u64);
+            return self.pass_on_large(page, keys, number, key.value.len() as u64);
         }
         engine.route(page, slot, &restore);
+    }
+
+    /// A value is not to be written in one piece.
+    fn pass_on_large(&self, page: PageId, keys: &Keys, number: u32, size: u64) {
+        let (name, slot) = keys.get(number as usize);
+        if !self.is_live {
+            return self.give_up(page, slot, name, size);
+        }
+        self.engine.take_big(Big {
+            page,
+            number,
+            slot,
+            size,
+            source: name.to_vec(),
+            target: keys.target(number as usize).to_vec(),
+            in_doubt: false,
+            refused: false,
+        });
     }
 
     /// A value can't be written in one piece, and it can't be asked for in parts.

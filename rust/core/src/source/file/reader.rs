@@ -1,7 +1,8 @@
-//! Reads a file from its beginning to its end, and makes pages of its keys.
+//! Reads an RDB from its beginning to its end, and makes pages of its keys.
 //!
 //! Invariant: of the keys before the mark only those are taken that were handed over by name; the mark is a border of
-//! keys of this file, or nothing is written. What was whole before the file ends early is written and recorded.
+//! keys of this file, or nothing is written. What was whole before a file ends early is written and recorded. Of a
+//! snapshot, what the stream has touched is left to those who follow it.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -12,11 +13,12 @@ use tokio::sync::mpsc::Receiver;
 use crate::error::{Error, ErrorKind};
 use crate::event::{Event, EventKind};
 use crate::job::engine::Engine;
+use crate::job::follow::Follow;
 use crate::ledger::progress::Outcome;
 use crate::rdb::file::{Checksum, FileError, FileReader, Item, Step};
 use crate::rdb::{Kind, kind_name};
 use crate::source::file::pages::{Choice, Origin, Page, Taken};
-use crate::source::file::{FileSpec, input};
+use crate::source::file::{FileSpec, input, snapshot};
 use crate::text::shown;
 
 /// Bytes of keys and values in a page, about.
@@ -62,8 +64,14 @@ impl FileSource {
     pub fn new(engine: Rc<Engine>, file: FileSpec) -> Self {
         let spec = &engine.spec;
         // It is held here, in the payload and in the batch.
-        let limit = spec.memory_limit / 4;
-        engine.source_clock.set(Some((file.target_now, Instant::now())));
+        let mut limit = spec.memory_limit / 4;
+        // A live source can be asked for parts.
+        if let Some(large) = spec.big_key_bytes.filter(|_| file.is_snapshot()) {
+            limit = limit.min(large as usize);
+        }
+        // Of a source that is followed, keys by name are copied by those who follow it.
+        let names = spec.names.iter().filter(|_| !file.is_snapshot());
+        engine.source_clock.set(Some((file.now, Instant::now())));
         Self {
             reader: FileReader::new(limit),
             choice: Choice::new(&engine),
@@ -72,7 +80,7 @@ impl FileSource {
             used: 0,
             // Partition 0 begins at the cursor 0: there are no others.
             partition: spec.partitions.first().map(|&(_, cursor)| (0, cursor)),
-            names: spec.names.iter().cloned().collect(),
+            names: names.cloned().collect(),
             database: 0,
             border: 0,
             elsewhere: None,
@@ -84,10 +92,21 @@ impl FileSource {
 
     /// Read the file to its end, or until the job drains or fails.
     pub async fn run(mut self) {
-        let mut input = input::open(&self.file);
+        let mut input = if self.file.is_snapshot() {
+            snapshot::open(&self.engine)
+        } else {
+            input::open(&self.file)
+        };
         match self.read(&mut input).await {
+            Ok(true) if self.file.is_snapshot() => {
+                if let Some(follow) = &self.engine.follow {
+                    follow.begin_copying();
+                }
+            }
             Ok(true) => self.tell_elsewhere(),
             Ok(false) => self.engine.cut_short.set(true),
+            // What was whole is of no use: another snapshot is another one.
+            Err(error) if self.file.is_snapshot() => self.engine.stop(error.kind, error.message),
             // Once what was whole is settled.
             Err(error) => {
                 self.engine.ending.borrow_mut().get_or_insert(error);
@@ -227,12 +246,13 @@ impl FileSource {
 
     /// Enter what was taken into the books.
     fn enter(&mut self, taken: &[Taken<'_>], named: &[Taken<'_>], is_over: bool) -> Result<(), Error> {
-        // Not the reader's offset, which may stand within a value that is passed over.
-        let end = self.border;
+        // Not the reader's offset, which may stand within a value that is passed over. Of a snapshot no byte is found again.
+        let end = if self.file.is_snapshot() { 0 } else { self.border };
         let mut page = Page {
             engine: &self.engine,
             rdb_version: self.reader.version(),
             limit: self.limit,
+            is_live: self.file.is_snapshot(),
             payload: &mut self.payload,
         };
         page.enter(named, &Origin::Names);
@@ -241,7 +261,7 @@ impl FileSource {
         };
         if is_over && end < mark {
             let message = format!(
-                "the file {} ends before byte {mark}, where the earlier run has stopped: it is another file",
+                "{} ends before byte {mark}, where the earlier run has stopped: it is another file",
                 self.file.name
             );
             return Err(Error::new(ErrorKind::SourceRefused, message));
@@ -275,6 +295,11 @@ impl FileSource {
         if engine.spec.sample.is_some_and(|sample| !sample.takes(key.name())) {
             return false;
         }
+        // It is copied anyway, as it is now.
+        let is_followed = |follow: &Rc<Follow>| follow.has(key.name()) || follow.diverts(engine, key.name());
+        if engine.follow.as_ref().is_some_and(is_followed) {
+            return false;
+        }
         let by_name = engine.with_naming(|naming| match naming {
             None => true,
             Some((map, scratch)) => map.place(key.name(), scratch).is_some(),
@@ -295,7 +320,7 @@ impl FileSource {
         match self.partition {
             Some((_, mark)) if before < mark && mark < self.border => {
                 let message = format!(
-                    "the file {} has no key that ends at byte {mark}, where the earlier run has stopped: it is another file",
+                    "{} has no key that ends at byte {mark}, where the earlier run has stopped: it is another file",
                     self.file.name
                 );
                 Err(Error::new(ErrorKind::SourceRefused, message))
@@ -309,7 +334,7 @@ impl FileSource {
             return Ok(());
         };
         let what = format!(
-            "the file {} is damaged: its checksum is {stored:016x}, and its bytes give {computed:016x}",
+            "{} is damaged: its checksum is {stored:016x}, and its bytes give {computed:016x}",
             self.file.name
         );
         if self.file.ignores_checksum {
@@ -342,7 +367,7 @@ impl FileSource {
             return Ok(true);
         }
         let message = format!(
-            "the file {} goes on behind its RDB, at byte {}: an append-only file whose commands are not read",
+            "{} goes on behind its RDB, at byte {}: an append-only file whose commands are not read",
             self.file.name,
             self.reader.offset()
         );
@@ -362,14 +387,14 @@ impl FileSource {
         } else {
             format!(", after {keys} whole keys, the last of them {}", shown(last))
         };
-        let message = format!("the file {} can't be read: {error}{after}", self.file.name);
+        let message = format!("{} can't be read: {error}{after}", self.file.name);
         Error::new(ErrorKind::SourceRefused, message)
     }
 
     fn tell_elsewhere(&self) {
         if let Some((database, keys)) = self.elsewhere {
             let message = format!(
-                "the file {} has {keys} keys in other databases, such as {database}, which are not copied: --db names one",
+                "{} has {keys} keys in other databases, such as {database}, which are not copied: --db names one",
                 self.file.name
             );
             self.engine

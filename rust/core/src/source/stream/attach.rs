@@ -8,23 +8,18 @@ use std::time::{Duration, Instant};
 
 use crate::ledger::position::Position;
 use crate::net;
-use crate::net::{Access, Address, Bytes, Connection, HandshakeError, Question};
-use crate::resp::{Decoded, ProtocolError, Tree};
-use crate::source::keys::{Effect, KeyReader, Table};
-use crate::source::stream::answer::{Answer, answer};
+use crate::net::{Access, Address, HandshakeError, Question};
+use crate::resp::ProtocolError;
+use crate::source::keys::{Effect, KeyReader};
+use crate::source::stream::answer::Answer;
 use crate::source::stream::error::StreamError;
 use crate::source::stream::handshake;
 use crate::source::stream::handshake::Handshake;
-use crate::source::stream::snapshot::SnapshotSkipper;
-
-/// A source that says nothing for so long is connected to anew; it pings every 10 s by default.
-const SILENCE: Duration = Duration::from_secs(60);
+use crate::source::stream::peer::{Peer, SILENCE, silent};
+use crate::source::stream::snapshot::SnapshotFrame;
 
 /// How often what was received is acknowledged: without it the source hangs up after `repl-timeout`.
 const ACK_EVERY: Duration = Duration::from_secs(1);
-
-/// No reply of the handshake is longer; COMMAND of a server with every module has some 500 kB.
-const MOST_BYTES: usize = 16 << 20;
 
 /// How a stream begins on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +119,11 @@ impl Attachment {
         (access.database, access.untouched) = (0, false);
         let (connection, _) = net::open(address, &access, Question::Nothing).await?;
         let mut peer = Peer::new(connection);
-        let (table, without_data) = peer.shake_hands().await?;
+        let begun = Handshake::begin(peer.out.tail());
+        let mut handshake = peer.shake_hands(begun).await?;
+        let table = handshake.take_table();
+        let table = table.ok_or_else(|| Ended::Refused("no reply to COMMAND".to_owned()))?;
+        let without_data = handshake.without_data;
         let begun = self.ask(&mut peer, without_data).await?;
         let Some(position) = &mut self.position else {
             return Err(Ended::Lost("no position in the stream".to_owned()));
@@ -139,16 +138,7 @@ impl Attachment {
     /// Ask for the stream, and read up to where it begins.
     async fn ask(&mut self, peer: &mut Peer, without_data: bool) -> Result<Begun, Ended> {
         let from = self.position.as_ref();
-        handshake::psync(peer.out.tail(), from.map(|at| (at.id.as_str(), at.offset)));
-        let answer = loop {
-            match answer(peer.connection.received())? {
-                Decoded::Whole(answer, used) => {
-                    peer.connection.consume(used);
-                    break answer;
-                }
-                Decoded::Partial(_) => peer.exchange().await?,
-            }
-        };
+        let answer = peer.ask(from.map(|at| (at.id.as_str(), at.offset))).await?;
         match (answer, &mut self.position) {
             (Answer::Continue { id }, Some(position)) => {
                 if let Some(id) = id {
@@ -158,7 +148,7 @@ impl Attachment {
             }
             (Answer::Continue { .. }, None) => Err(Ended::Lost("PSYNC: it goes on with nothing".to_owned())),
             (Answer::FullResync { id, offset }, position) => {
-                let mut skipper = SnapshotSkipper::default();
+                let mut skipper = SnapshotFrame::default();
                 loop {
                     let (used, over) = skipper.skip(peer.connection.received())?;
                     peer.connection.consume(used);
@@ -182,59 +172,7 @@ impl Attachment {
     }
 }
 
-/// The source at the other end of one connection.
-struct Peer {
-    connection: Connection,
-    out: Bytes,
-    heard: Instant,
-}
-
 impl Peer {
-    fn new(connection: Connection) -> Self {
-        Self {
-            connection,
-            out: Bytes::default(),
-            heard: Instant::now(),
-        }
-    }
-
-    /// Write what there is to write and wait for bytes; fails when none come for too long.
-    async fn exchange(&mut self) -> Result<(), Ended> {
-        let unread = self.connection.received().len();
-        let left = SILENCE.saturating_sub(self.heard.elapsed());
-        let exchange = self.connection.exchange(&mut self.out, true);
-        match tokio::time::timeout(left, exchange).await {
-            Err(_) => return Err(silent()),
-            Ok(done) => done.map_err(|error| Ended::Lost(net::plain(&error)))?,
-        }
-        if self.connection.received().len() > unread {
-            self.heard = Instant::now();
-        }
-        Ok(())
-    }
-
-    async fn shake_hands(&mut self) -> Result<(Table, bool), Ended> {
-        let mut handshake = Handshake::begin(self.out.tail());
-        while !handshake.is_over() {
-            match Tree::decode(self.connection.received())? {
-                Decoded::Whole(reply, used) => {
-                    self.connection.consume(used);
-                    handshake.take(&reply)?;
-                }
-                Decoded::Partial(_) if self.connection.received().len() > MOST_BYTES => {
-                    let most = MOST_BYTES >> 20;
-                    return Err(Ended::Refused(format!(
-                        "a reply of the handshake is longer than {most} MB"
-                    )));
-                }
-                Decoded::Partial(_) => self.exchange().await?,
-            }
-        }
-        let table = handshake.take_table();
-        let table = table.ok_or_else(|| Ended::Refused("no reply to COMMAND".to_owned()))?;
-        Ok((table, handshake.without_data))
-    }
-
     /// Read the commands, and tell of them, until the connection ends.
     async fn read_stream(
         &mut self,
@@ -277,8 +215,4 @@ impl Peer {
             }
         }
     }
-}
-
-fn silent() -> Ended {
-    Ended::Lost(format!("nothing was heard for {} s", SILENCE.as_secs()))
 }

@@ -25,7 +25,26 @@ enum Asked {
     Version,
     /// To leave the data out: 7.0 on.
     Filter,
+    /// To send the data alone, without the commands behind it: 6.2 on.
+    Alone,
 }
+
+/// Said of a source that sends no data alone.
+const NOT_ALONE: &str = "it sends no snapshot alone (REPLCONF rdb-only), which came with Redis 6.2";
+
+/// A request, and what its reply is to.
+type Request = (Asked, &'static [&'static [u8]]);
+
+/// What every replica says.
+const COMMON: [Request; 4] = [
+    (Asked::Ping, &[b"PING"]),
+    (Asked::Replconf, &[b"REPLCONF", b"listening-port", b"0"]),
+    (
+        Asked::Replconf,
+        &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"],
+    ),
+    (Asked::Version, &[b"REPLCONF", b"version", VERSION]),
+];
 
 /// The requests before PSYNC, whose replies are still to come.
 #[derive(Debug)]
@@ -38,19 +57,20 @@ pub(crate) struct Handshake {
 }
 
 impl Handshake {
-    /// Ask for all of it at once.
+    /// Ask for all that the stream of commands takes, at once.
     pub fn begin(out: &mut Vec<u8>) -> Self {
-        let requests: [(Asked, &[&[u8]]); 6] = [
-            (Asked::Commands, &[b"COMMAND"]),
-            (Asked::Ping, &[b"PING"]),
-            (Asked::Replconf, &[b"REPLCONF", b"listening-port", b"0"]),
-            (
-                Asked::Replconf,
-                &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"],
-            ),
-            (Asked::Version, &[b"REPLCONF", b"version", VERSION]),
-            (Asked::Filter, &[b"REPLCONF", b"rdb-filter-only", b""]),
-        ];
+        let filter: Request = (Asked::Filter, &[b"REPLCONF", b"rdb-filter-only", b""]);
+        let commands: Request = (Asked::Commands, &[b"COMMAND"]);
+        Self::ask(out, &[&[commands], &COMMON[..], &[filter]].concat())
+    }
+
+    /// Ask for all that a snapshot takes, at once.
+    pub fn begin_snapshot(out: &mut Vec<u8>) -> Self {
+        let alone: Request = (Asked::Alone, &[b"REPLCONF", b"rdb-only", b"1"]);
+        Self::ask(out, &[&COMMON[..], &[alone]].concat())
+    }
+
+    fn ask(out: &mut Vec<u8>, requests: &[Request]) -> Self {
         for (_, request) in requests {
             encode::command(out, request);
         }
@@ -79,6 +99,9 @@ impl Handshake {
         match (asked, reply) {
             (Asked::Version, Tree::Error(error)) if !error.starts_with(b"NOPERM") => Ok(()),
             (Asked::Filter, Tree::Error(error)) if !error.starts_with(b"NOPERM") => Ok(()),
+            (Asked::Alone, Tree::Error(error)) if error.starts_with(b"ERR Unrecognized") => {
+                Err(Ended::Refused(NOT_ALONE.to_owned()))
+            }
             (_, Tree::Error(error)) => Err(refusal(asked, error)),
             (Asked::Commands, table) => {
                 let table = Table::from_reply(table).map_err(|error| Ended::Refused(error.to_string()))?;
@@ -173,6 +196,17 @@ mod tests {
             handshake.take(&ok).unwrap();
         }
         assert!(handshake.is_over() && handshake.without_data);
+    }
+
+    #[test]
+    fn a_source_that_sends_no_snapshot_alone_is_told() {
+        let mut handshake = Handshake::begin_snapshot(&mut Vec::new());
+        for _ in 0..4 {
+            handshake.take(&Tree::Text(b"OK".to_vec())).unwrap();
+        }
+        let refused = handshake.take(&error("ERR Unrecognized REPLCONF option: rdb-only"));
+        assert_eq!(refused, Err(Ended::Refused(NOT_ALONE.to_owned())));
+        assert!(handshake.is_over());
     }
 
     #[test]

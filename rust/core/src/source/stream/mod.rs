@@ -1,4 +1,5 @@
-//! The replication stream of a source: attach as a replica that asks for no data, and read what it is sent.
+//! The replication stream of a source: attach as a replica that asks for no data, and read what it is sent; or ask for the
+//! data alone.
 //!
 //! Invariant: reading never waits for anything but the source: what is read is handed over at once, so that the
 //! source's output buffer stays empty whatever becomes of it. Sources: the servers' `replication.c`.
@@ -8,8 +9,11 @@ mod attach;
 mod error;
 mod framing;
 mod handshake;
+mod peer;
 mod snapshot;
+mod taken;
 
 pub use attach::{Attachment, Begun, Ended, Follower};
 pub use error::StreamError;
 pub use framing::{Commands, Item, Step};
+pub(crate) use taken::take_snapshot;

@@ -1,6 +1,8 @@
-//! The snapshot between FULLRESYNC and the commands, which is read past.
+//! The snapshot behind FULLRESYNC: where it begins and ends.
 //!
-//! Invariant: it takes no more memory than its beginning, whatever its size.
+//! Invariant: it takes no more memory than its beginning, whatever its size; what frames it is no part of it.
+
+use std::ops::Range;
 
 use memchr::memmem;
 
@@ -12,14 +14,25 @@ const DELIMITER: usize = 40;
 /// So much of a snapshot's beginning is looked at: its auxiliary fields take some 200 bytes.
 const HEAD: usize = 1024;
 
-/// Reads past the snapshot that follows FULLRESYNC, whatever its size.
+/// Tells a snapshot from what frames it, or reads past it, whatever its size.
 #[derive(Debug, Default)]
-pub struct SnapshotSkipper {
+pub struct SnapshotFrame {
     end: Option<End>,
     /// Bytes of it so far.
     bytes: u64,
     /// Its beginning, with its auxiliary fields.
     head: Vec<u8>,
+}
+
+/// What some bytes have of a snapshot.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The snapshot's own bytes among them.
+    pub body: Range<usize>,
+    /// So many bytes are done with.
+    pub used: usize,
+    /// Whether the snapshot is over.
+    pub is_over: bool,
 }
 
 /// How the end of a snapshot is known.
@@ -29,36 +42,51 @@ enum End {
     At([u8; DELIMITER]),
 }
 
-impl SnapshotSkipper {
+impl SnapshotFrame {
     /// Use up what `data` has of the snapshot: how many bytes, and whether it is over.
     pub fn skip(&mut self, data: &[u8]) -> Result<(usize, bool), StreamError> {
-        let mut used = 0;
+        let part = self.take(data)?;
+        Ok((part.used, part.is_over))
+    }
+
+    /// Tell what `data` has of the snapshot.
+    pub fn take(&mut self, data: &[u8]) -> Result<Part, StreamError> {
+        let mut start = 0;
         if self.end.is_none() {
-            used = data.iter().take_while(|&&byte| byte == b'\n').count();
-            let Some((line, head)) = line(&data[used..])? else {
-                return Ok((used, false));
+            start = data.iter().take_while(|&&byte| byte == b'\n').count();
+            let Some((line, head)) = line(&data[start..])? else {
+                let body = start..start;
+                return Ok(Part {
+                    body,
+                    used: start,
+                    is_over: false,
+                });
             };
             self.end = Some(snapshot_end(line)?);
-            used += head;
+            start += head;
         }
-        let rest = &data[used..];
-        let (skipped, over) = match self.end.as_mut() {
+        let rest = &data[start..];
+        let (body, behind, is_over) = match self.end.as_mut() {
             Some(End::After(left)) => {
                 let count = (rest.len() as u64).min(*left);
                 *left -= count;
-                (count as usize, *left == 0)
+                (count as usize, 0, *left == 0)
             }
             Some(End::At(delimiter)) => match memmem::find(rest, delimiter.as_slice()) {
-                Some(at) => (at + DELIMITER, true),
+                Some(at) => (at, DELIMITER, true),
                 // The delimiter may have begun.
-                None => (rest.len().saturating_sub(DELIMITER - 1), false),
+                None => (rest.len().saturating_sub(DELIMITER - 1), 0, false),
             },
-            None => (0, false),
+            None => (0, 0, false),
         };
-        self.bytes += skipped as u64;
-        let head = skipped.min(HEAD - self.head.len());
+        self.bytes += body as u64;
+        let head = body.min(HEAD - self.head.len());
         self.head.extend_from_slice(&rest[..head]);
-        Ok((used + skipped, over))
+        Ok(Part {
+            body: start..start + body,
+            used: start + body + behind,
+            is_over,
+        })
     }
 
     /// The database that the stream has selected where the snapshot stands, if the snapshot tells: a replica that is
@@ -79,7 +107,7 @@ impl SnapshotSkipper {
         }
     }
 
-    /// How many bytes of it were read past.
+    /// How many bytes it has had so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
@@ -107,7 +135,7 @@ mod tests {
 
     /// Feed `data` in pieces of `size` bytes, as a connection does: what is not used stays.
     fn skip(data: &[u8], size: usize) -> (u64, Vec<u8>) {
-        let mut skipper = SnapshotSkipper::default();
+        let mut skipper = SnapshotFrame::default();
         let mut buffer = Vec::new();
         let mut pieces = data.chunks(size);
         loop {
@@ -138,13 +166,13 @@ mod tests {
         .concat();
         for size in [1, 7, 39, 40, 41, 1000, 100_000] {
             assert_eq!(skip(&sized, size), (5000, b"*1\r\n".to_vec()), "{size}");
-            assert_eq!(skip(&endless, size), (5079, b"*1\r\n".to_vec()), "{size}");
+            assert_eq!(skip(&endless, size), (5039, b"*1\r\n".to_vec()), "{size}");
         }
-        let mut empty = SnapshotSkipper::default();
+        let mut empty = SnapshotFrame::default();
         assert_eq!(empty.skip(b"$0\r\n").unwrap(), (4, true));
         for wrong in ["+OK\r\n", "$EOF:short\r\n", "$-1\r\n", "$x\r\n"] {
             assert!(
-                SnapshotSkipper::default().skip(wrong.as_bytes()).is_err(),
+                SnapshotFrame::default().skip(wrong.as_bytes()).is_err(),
                 "{wrong:?}"
             );
         }
@@ -160,7 +188,7 @@ mod tests {
             (b"", None),
         ] {
             let body = [b"REDIS0011\xfa\x0erepl-stream-db", value].concat();
-            let mut skipper = SnapshotSkipper::default();
+            let mut skipper = SnapshotFrame::default();
             let sized = [format!("${}\r\n", body.len()).as_bytes(), &body].concat();
             assert_eq!(skipper.skip(&sized).unwrap(), (sized.len(), true));
             assert_eq!(skipper.selected_database(), expected, "{}", value.escape_ascii());
