@@ -44,6 +44,7 @@ _SUMMARIES = {
     "cutover": "Switch a job that follows its source over to the target.",
     "check": "Look at both sides before a migration: will it work?",
     "verify": "Compare a cluster with the server that it was migrated from.",
+    "report": "Write a page that tells of a job.",
     "reshard": "Balance a cluster, and repair its slots.",
     "rewrite": "Try rules that rewrite keys.",
     "slot": "Print the hash slot of each KEY.",

@@ -21,6 +21,7 @@ from slotferry.cli.common.command import note_config
 from slotferry.cli.common.cutover_options import CUTOVER_OPTIONS, cutover_options, take_cutover_options
 from slotferry.cli.common.ending import ending_signals, meaning
 from slotferry.cli.common.metrics import Metrics, metrics_options
+from slotferry.cli.common.page_file import PageFile, html_option, migration_page
 from slotferry.cli.common.passwords import File
 from slotferry.cli.common.selection import (
     OrderedCommand,
@@ -256,6 +257,7 @@ Exit codes:
     show_default=True,
     help="On stderr: a bar, a line every 5 seconds, or only notices.",
 )
+@html_option
 @metrics_options
 @network_options
 @tls_options("source")
@@ -268,7 +270,7 @@ Exit codes:
     callback=load_config_file,
     help="TOML file with a table [migrate] of these options.",
 )
-def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any) -> int:
+def migrate(as_json: bool, progress: Any, report: Path | None, html: Path | None, **parameters: Any) -> int:
     """Copy a standalone server's keys into a cluster.
 
     The same command again resumes what was interrupted, and tries failed and pending keys again.
@@ -295,10 +297,13 @@ def migrate(as_json: bool, progress: Any, report: Path | None, **parameters: Any
 
     metrics = Metrics(parameters)
     migration = _migration(**parameters)
-    file = ReportFile(report)
+    if html is not None and migration.options.dry_run:
+        raise UsageError("--html is given with --dry-run, of which nothing is recorded", hint="leave one out")
+    file, page = ReportFile(report), PageFile(html)
     with metrics:
         ended = follow(migration, as_json, progress, metrics)
-    return file.end(ended, metrics.lost)
+    page.write(lambda: migration_page(migration.options.journal_path, migration.job))
+    return file.end(ended, metrics.lost or page.lost)
 
 
 def _migration(source: str, target: str, **parameters: Any) -> Migration:

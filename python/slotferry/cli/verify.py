@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.common.metrics import Metrics, metrics_options
+from slotferry.cli.common.page_file import PageFile, html_option, migration_page
 from slotferry.cli.common.passwords import File
 from slotferry.cli.common.selection import (
     OrderedCommand,
@@ -185,6 +186,7 @@ Exit codes:
     show_default=True,
     help="On stderr: a bar, a line every 5 seconds, or only notices.",
 )
+@html_option
 @metrics_options
 @network_options
 @tls_options("source")
@@ -197,7 +199,7 @@ Exit codes:
     callback=load_config_file,
     help="TOML file with a table [verify] of these options.",
 )
-def verify(as_json: bool, progress: Any, report: Path | None, **parameters: Any) -> int:
+def verify(as_json: bool, progress: Any, report: Path | None, html: Path | None, **parameters: Any) -> int:
     """Compare a cluster with the standalone server that it was copied from.
 
     Every key, in both directions: value, type and TTL, whatever the encoding. Keys that differ are read again
@@ -209,10 +211,11 @@ def verify(as_json: bool, progress: Any, report: Path | None, **parameters: Any)
 
     metrics = Metrics(parameters)
     verification = _verification(**parameters)
-    file = ReportFile(report)
+    file, page = ReportFile(report), PageFile(html)
     with metrics:
         ended = follow(verification, as_json, progress, metrics)
-    return file.end(ended, metrics.lost)
+    page.write(lambda: migration_page(verification.options.journal_path, verification.job))
+    return file.end(ended, metrics.lost or page.lost)
 
 
 def _verification(source: str, target: str, **parameters: Any) -> Verification:

@@ -23,6 +23,7 @@ from slotferry.jobs.control.hangup import reason_of, working
 from slotferry.jobs.driver import Emit, EngineDriver, Sides
 from slotferry.jobs.journal.history_writer import HistoryWriter
 from slotferry.jobs.journal.journal import Journal
+from slotferry.jobs.journal.series import SeriesWriter, keep_owners
 from slotferry.jobs.lock import JobLock
 from slotferry.jobs.options import Options
 from slotferry.migrate.account.accounting import Accounting
@@ -107,6 +108,7 @@ class Session:
         self._figures = _Figures()
         self._driver: EngineDriver | None = None
         self._history: HistoryWriter | None = None
+        self._series: SeriesWriter | None = None
         self.emptiness_told = False
         """Whether the operator knows already that there is no key."""
         self.job = options.job or default_job_name(source, target)
@@ -165,6 +167,8 @@ class Session:
             self._progress = event
         if self._history is not None:
             self._history.hear(event)
+        if self._series is not None:
+            self._series.hear(event)
         self._listener(event)
 
     def _status(self) -> dict[str, Any]:
@@ -216,6 +220,7 @@ class Session:
                 void=accounting.void() if resumes else "",
             )
             figures.runs = self._history.run = journal.begin_run(self.job, resumed=figures.resumed)
+            self._begin_series(journal, driver)
             figures.settled_before = journal.totals(self.job).keys.settled
             error: BaseException | None = None
             try:
@@ -234,6 +239,7 @@ class Session:
     def _end_run(self, journal: Journal, begun: float, error: BaseException | None) -> None:
         """Write down how the run has ended, and take the job's figures."""
         figures = self._figures
+        self._end_series(journal)
         figures.totals = journal.totals(self.job)
         figures.failures = tuple(journal.failures(self.job, _REPORTED_FAILURES))
         figures.failed_kinds = journal.difference_counts((self.job, self.job))
@@ -246,6 +252,18 @@ class Session:
             self._history.write()
         self._history = None
         figures.history = tuple(journal.history(self.job))
+
+    def _begin_series(self, journal: Journal, driver: EngineDriver) -> None:
+        self._series = SeriesWriter(journal, self.job, self._figures.runs)
+        self._series.begin("compare" if self._setup.purpose == "verify" else "copy")
+        keep_owners(journal, self.job, driver.topology.named_ranges)
+
+    def _end_series(self, journal: Journal) -> None:
+        if self._series is not None:
+            self._series.finish()
+            self._series = None
+        if self._driver is not None:
+            keep_owners(journal, self.job, self._driver.topology.named_ranges)
 
     def _forget_damaged(self, journal: Journal, name: str) -> None:
         """Let a restart begin without what the journal can't say any more."""

@@ -111,6 +111,11 @@ class Topology:
         return tuple(sorted({Address(host, port) for _, _, host, port in self.ranges}))
 
     @property
+    def named_ranges(self) -> list[tuple[int, int, str]]:
+        """The ranges with the name of their primary."""
+        return [(first, last, str(Address(host, port))) for first, last, host, port in sorted(self.ranges)]
+
+    @property
     def missing_slots(self) -> int:
         """How many slots no primary serves."""
         return sum(last - first + 1 for first, last in self.missing)

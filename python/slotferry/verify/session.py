@@ -19,6 +19,7 @@ from slotferry.errors import OutputError, SlotferryError
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.control.control_socket import ControlSocket
 from slotferry.jobs.driver import Emit, EngineDriver, Sides
+from slotferry.jobs.journal.history_writer import HistoryWriter
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.records import COMPLETED, JobRecord
 from slotferry.jobs.lock import JobLock
@@ -145,6 +146,8 @@ class VerifySession(Session):
         figures, jobs = self._figures, (self.job, self._extra_job)
         numbers = [journal.begin_run(name, resumed=figures.resumed) for name in jobs]
         figures.runs = numbers[0]
+        self._history = HistoryWriter(lambda entries: journal.tell(self.job, entries))
+        self._history.run = numbers[0]
         figures.settled_before = sum(journal.totals(name).keys.settled for name in jobs)
         error: BaseException | None = None
         try:
@@ -153,6 +156,9 @@ class VerifySession(Session):
             error = raised
             raise
         finally:
+            self._end_series(journal)
+            self._history.write()
+            self._history = None
             self._collect(journal)
             ours = None if error is None else as_our_error(error, self._cancel)
             for name, number in zip(jobs, numbers, strict=True):
@@ -174,6 +180,7 @@ class VerifySession(Session):
         options = self._verify
         driver = self._driver = EngineDriver(sides, options, self._emit, self._cancel, self.controls)
         driver.record = journal.job(self.job)
+        self._begin_series(journal, driver)
         self._announce(sides, len(journal.marks(self.job)) // len(sides.ways))
         source = SourceRunner(journal, self.job, driver, options)
         try:

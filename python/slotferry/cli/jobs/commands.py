@@ -163,7 +163,7 @@ def show_job(job: str, journal: Path | None, limit: int, as_json: bool, kind: st
     from slotferry.cli.reshard import recorded
 
     path = journal_path(journal)
-    if _kind(path, job, kind) == "reshard":
+    if find_kind(path, job, kind) == "reshard":
         recorded.show(path, job, as_json=as_json)
         return
     with _open_job(path, job) as (opened, record):
@@ -187,7 +187,7 @@ def discard_job(job: str, journal: Path | None, as_json: bool, kind: str | None)
     from slotferry.jobs.lock import JobLock
 
     path = journal_path(journal)
-    if _kind(path, job, kind) == "reshard":
+    if find_kind(path, job, kind) == "reshard":
         recorded.discard(path, job)
     else:
         # A damaged job is forgotten unread.
@@ -232,7 +232,7 @@ def _open(path: Path) -> Journal | None:
     return Journal.open(path) if path.exists() else None
 
 
-def _kind(path: Path, job: str, wanted: str | None) -> str:
+def find_kind(path: Path, job: str, wanted: str | None) -> str:
     """Return which kind of job is meant. Raises `UsageError` where there are two of that name, or none."""
     from slotferry.cli.reshard import recorded
 

@@ -17,6 +17,7 @@ import click
 from slotferry.cli.common.command import Command
 from slotferry.cli.common.ending import signals
 from slotferry.cli.common.metrics import Metrics, metrics_options
+from slotferry.cli.common.page_file import PageFile, html_option, reshard_page_of
 from slotferry.cli.common.types import byte_rate, duration, milliseconds
 from slotferry.cli.reshard.options import (
     FILE,
@@ -134,10 +135,17 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--job", metavar="NAME", help="Name in the journal.  [default: made from the plan]")
 @click.option("--report", type=FILE, help="Write the summary (JSON) to this file at the end.")
 @json_option
+@html_option
 @metrics_options
 @login_options
 def apply(
-    plan: Path, cluster: str, as_json: bool, progress: Any, report: Path | None, **parameters: Any
+    plan: Path,
+    cluster: str,
+    as_json: bool,
+    progress: Any,
+    report: Path | None,
+    html: Path | None,
+    **parameters: Any,
 ) -> int:
     """Carry out PLAN, a file of 'reshard plan -o', on CLUSTER.
 
@@ -154,11 +162,12 @@ def apply(
     limits = take_limits(parameters)
     loaded = read_plan(plan)
     options = Options(**parameters)
-    file = ReportFile(report)
+    file, page = ReportFile(report), PageFile(html)
     cancel = CancelRequest()
     with metrics, show(as_json, progress, metrics) as tell, signals(cancel):
         result = apply_plan(connector, loaded, options, limits=limits, on_event=tell, cancel=cancel)
-    return file.end(result, metrics.lost)
+    page.write(lambda: reshard_page_of(options.journal_path, result.job, loaded))
+    return file.end(result, metrics.lost or page.lost)
 
 
 def read_plan(path: Path) -> Any:

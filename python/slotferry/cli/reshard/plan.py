@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from slotferry.cli.common.command import Command
 from slotferry.cli.common.ending import signals
+from slotferry.cli.common.page_file import PageFile, html_option
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,
@@ -25,6 +26,10 @@ from slotferry.cli.reshard.options import (
     take_connector,
 )
 from slotferry.output_file import OutputFile
+
+if TYPE_CHECKING:
+    from slotferry.report.page.content import Page
+    from slotferry.reshard.plan.model import Plan
 
 _EXAMPLES = """\
 \b
@@ -47,9 +52,15 @@ Examples:
 @policy_options
 @click.option("-o", "--output", type=FILE, help="Write the plan (JSON) to this file, for 'reshard apply'.")
 @json_option
+@html_option
 @login_options
 def plan(
-    cluster: str, weights: tuple[str, ...], output: Path | None, as_json: bool, **parameters: Any
+    cluster: str,
+    weights: tuple[str, ...],
+    output: Path | None,
+    as_json: bool,
+    html: Path | None,
+    **parameters: Any,
 ) -> None:
     """Show the fewest slot moves that balance CLUSTER; change nothing.
 
@@ -64,6 +75,7 @@ def plan(
     from slotferry.reshard.plan.planner import make_plan
 
     file = None if output is None else OutputFile(output, "plan", "-o")
+    page = PageFile(html)
     connector = take_connector(cluster, parameters)
     policy = Policy(weights=parse_weights(weights), **parameters)
     cancel = CancelRequest()
@@ -71,6 +83,9 @@ def plan(
         made = make_plan(connector, policy)
     if file is not None:
         file.write([made.to_json()])
+    page.write(lambda: _page(made))
+    if page.lost is not None:
+        raise page.lost
     if as_json:
         click.echo(json.dumps(made.to_dict()))
         return
@@ -80,6 +95,12 @@ def plan(
         click.echo(
             f"apply it with '{shlex.join(command)}'" if output else "to apply it, give it -o plan.json"
         )
+
+
+def _page(made: Plan) -> Page:
+    from slotferry.report.page.resharding import plan_page
+
+    return plan_page(made)
 
 
 def cluster_shown(cluster: str) -> str:

@@ -23,6 +23,7 @@ TABLES = (
     *("jobs", "partitions", "unsettled", "runs", "notes", "story", "big_keys"),
     *("target_nodes", "target_counts", "doubts", "follow"),
     *("cutovers", "cutover_reports", "changed_settings", "libraries"),
+    *("series", "slot_owners"),
 )
 _BUSY_SECONDS = 10.0
 _NOT_DAMAGE = (
@@ -188,6 +189,24 @@ CREATE TABLE IF NOT EXISTS changed_settings (
     before TEXT NOT NULL,
     made TEXT NOT NULL,
     UNIQUE (job, node, name)
+);
+CREATE TABLE IF NOT EXISTS series (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    at REAL NOT NULL,
+    run INTEGER NOT NULL,
+    phase TEXT NOT NULL,
+    state TEXT NOT NULL,
+    done INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    pending INTEGER NOT NULL,
+    failed INTEGER NOT NULL,
+    lag_seconds REAL,
+    lag_bytes INTEGER,
+    PRIMARY KEY (job, at)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS slot_owners (
+    job TEXT PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
+    ranges TEXT NOT NULL
 );
 """
 

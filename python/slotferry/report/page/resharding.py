@@ -1,0 +1,176 @@
+"""The page of a reshard, from its plan and what the journal has of it.
+
+Invariant: nothing is asked of a cluster and nothing is written. A slot is where the plan found it until the
+journal says that it has moved.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from slotferry._core import __version__
+from slotferry.jobs.lock import is_running
+from slotferry.report.page.content import Count, Page, SlotMap, Table, Tone, clean
+from slotferry.report.page.slot_map import Ranges, slot_map
+from slotferry.reshard.journal import ReshardJournal, ReshardRecord
+from slotferry.reshard.plan.model import Plan
+from slotferry.text import count_of, format_bytes, local_time, slots_in
+
+
+def reshard_page(
+    journal: ReshardJournal, path: Path, record: ReshardRecord, live: dict[str, Any] | None
+) -> Page:
+    """Return the page of a job; `live` is what its run says of itself, where one goes on."""
+    name, plan = record.name, record.plan
+    moved, left, opened = (journal.slots(name, state) for state in ("moved", "left", "open"))
+    status = record.status
+    if status == "running":
+        status = "running" if is_running(path, name, "reshard") else "interrupted"
+    remaining = plan.slots - len(moved) - len(left)
+    reasons = tuple((clean(slots), clean(why)) for why, slots in journal.reasons(name).items())
+    runs = [
+        (
+            str(r.number),
+            local_time(r.started),
+            local_time(r.ended),
+            r.status.replace("_", " "),
+            clean(r.host),
+            clean(r.why),
+        )
+        for r in journal.runs(name)
+    ]
+    sentence, tone = _outcome(record, status, len(moved), len(left), remaining, live)
+    return Page(
+        title=clean(name, 120),
+        kind="Reshard",
+        sentence=clean(sentence, 1_000),
+        tone=tone,
+        facts=[
+            ("Status", status.replace("_", " ")),
+            ("Keys moved", f"{record.keys:,}"),
+            ("Payloads", format_bytes(record.bytes)),
+            ("Planned", local_time(plan.created)),
+            ("Began", local_time(record.created)),
+            ("Changed last", local_time(record.updated)),
+            ("Runs", f"{record.runs:,}"),
+            ("Conflicts", f"{record.conflicts:,}"),
+        ],
+        made=local_time(time.time()),
+        version=__version__,
+        counts=[
+            Count("moved", len(moved), "slots that are where the plan wants them"),
+            Count(
+                "left",
+                len(left),
+                "slots that stay where they are, for the reasons below",
+                "warning" if left else "",
+            ),
+            Count("remaining", remaining, f"slots for the next run; {len(opened):,} of them are open"),
+        ],
+        sum=f"{len(moved):,} + {len(left):,} + {remaining:,} = {count_of(plan.slots, 'slot')} planned.",
+        maps=_maps(plan, moved),
+        keys=[Table(f"Slots that were left ({len(left):,})", ("Slots", "Why"), reasons)] if reasons else [],
+        tables=[
+            nodes_table(plan),
+            Table("Runs", ("No.", "Began", "Ended", "Status", "Host", "Why"), runs, (0,)),
+        ],
+        settings=plan_settings(plan),
+    )
+
+
+def plan_page(plan: Plan) -> Page:
+    """Return the page of a plan that nobody has carried out yet."""
+    what = f"{count_of(plan.slots, 'slot')} of {plan.cluster} would move, with {count_of(plan.keys, 'key')}"
+    return Page(
+        title=f"Plan for {clean(plan.cluster, 120)}",
+        kind="Plan of a reshard",
+        sentence="The cluster is balanced: nothing is to be moved." if plan.balanced else f"{what}.",
+        tone="good" if plan.balanced else "running",
+        facts=[
+            ("Slots to move", f"{plan.slots:,}"),
+            ("Keys in them", f"{plan.keys:,}"),
+            ("Memory", format_bytes(plan.bytes)),
+            ("Made", local_time(plan.created)),
+        ],
+        made=local_time(time.time()),
+        version=__version__,
+        maps=_maps(plan, None),
+        tables=[
+            nodes_table(plan),
+            *([Table("Remarks", ("Remark",), [(clean(r),) for r in plan.remarks])] if plan.remarks else []),
+        ],
+        settings=plan_settings(plan),
+    )
+
+
+def nodes_table(plan: Plan) -> Table:
+    """Return what each node holds before the moves, and after them."""
+    rows = [
+        (
+            clean(node.address, 80),
+            *(f"{held.slots:,}" for held in (node.before, node.after)),
+            *(f"{held.keys:,}" for held in (node.before, node.after)),
+            *(format_bytes(held.bytes) for held in (node.before, node.after)),
+        )
+        for node in plan.nodes
+    ]
+    heads = ("Node", "Slots before", "after", "Keys before", "after", "Memory before", "after")
+    return Table("Nodes, as planned", heads, rows, (1, 2, 3, 4, 5, 6))
+
+
+def plan_settings(plan: Plan) -> list[tuple[str, str]]:
+    """Return the policy that a plan was made by."""
+    policy = plan.policy
+    settings = [("cluster", plan.cluster), ("by", policy.by), ("threshold", f"{policy.threshold:.1%}")]
+    settings += [("weight", f"{node}: {weight:g}") for node, weight in policy.weights.items()]
+    settings += [("add", node) for node in policy.add] + [("drain", node) for node in policy.drain]
+    settings.append(("samples", f"{policy.samples:,} keys a slot" if policy.samples else "every key"))
+    if policy.max_moves is not None:
+        settings.append(("max-moves", f"{policy.max_moves:,}"))
+    return [(name, clean(value)) for name, value in settings]
+
+
+def _maps(plan: Plan, moved: Collection[int] | None) -> tuple[SlotMap, ...]:
+    """Return the map before, and the one now, or after all moves where nothing has been moved by anyone."""
+    before = slot_map("Slots before", _ranges(plan, ()))
+    title = "Slots after" if moved is None else "Slots now"
+    after = slot_map(title, _ranges(plan, [m.slot for m in plan.moves()] if moved is None else moved))
+    return tuple(shown for shown in (before, after) if shown is not None)
+
+
+def _ranges(plan: Plan, moved: Collection[int]) -> Ranges:
+    owner = {slot: node.address for node in plan.nodes for slot in slots_in(node.slots)}
+    addresses = {node.id: node.address for node in plan.nodes} | {
+        join.id: join.address for join in plan.joins
+    }
+    gone = set(moved)
+    owner |= {m.slot: addresses.get(m.target, m.target) for m in plan.moves() if m.slot in gone}
+    ranges: list[tuple[int, int, str]] = []
+    for slot in sorted(owner):
+        if ranges and ranges[-1][1] == slot - 1 and ranges[-1][2] == owner[slot]:
+            ranges[-1] = (ranges[-1][0], slot, owner[slot])
+        else:
+            ranges.append((slot, slot, owner[slot]))
+    return ranges
+
+
+def _outcome(
+    record: ReshardRecord, status: str, moved: int, left: int, remaining: int, live: dict[str, Any] | None
+) -> tuple[str, Tone]:
+    slots = count_of(record.plan.slots, "slot")
+    what = f"Moving {slots} of {record.cluster}"
+    if status == "running":
+        state = "" if live is None else f": {live['state']}"
+        return f"{what} goes on{state}; {moved:,} are moved.", "running"
+    if status in ("completed", "balanced"):
+        return f"{what} is complete: all are where the plan wants them.", "good"
+    if status == "slots_left":
+        return f"{what} is done, but {left:,} were left where they are.", "warning"
+    shown = f"{moved:,} are moved, {left:,} were left, {remaining:,} remain; the same command again goes on"
+    return (
+        f"{what} ended early ({status.replace('_', ' ')}): {shown}.",
+        "bad" if status == "failed" else "warning",
+    )
