@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from slotferry.jobs.journal.journal import Journal
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import Running
-from tests.faults.followed import FollowedJob
+from tests.faults.followed import JOB, FollowedJob
 from tests.integration.following import Writer
 from tests.servers.kinds import ServerKind
 from tests.servers.stream_load import Workload, assert_same, fill
@@ -90,3 +91,28 @@ def test_a_failover_of_the_target_loses_nothing_of_it(
             running.send(signal.SIGINT)
             running.finish()
         cut_over(inner, job, source, cluster)
+
+
+def test_a_stream_that_lacks_an_entry_at_the_target_is_copied_whole_in_the_cut_over(
+    source: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    job = FollowedJob(source.url, cluster.url, tmp_path / "journal.db")
+    with source.client() as client, cluster.client() as target, job.start(*LARGE) as running:
+        fill(client)
+        with Writer(Workload(client)) as writer:
+            job.wait_following(running)
+            writer.wait_more(50)
+            wait_until(lambda: followed(job) == 1, "the stream is not followed by its elements")
+        wait_until(lambda: job.live()["follow"]["touched"] == 0, "it is not brought up to date")
+        (entry,) = target.xrevrange("stream", count=1)
+        target.xdel("stream", entry[0])
+        told = job.cut_over("--check", "full", "--hold", "0s")
+        done = running.finish()
+        assert (told.code, done.code) == (0, 0), (told, done)
+        assert_same(source, cluster)
+
+
+def followed(job: FollowedJob) -> int:
+    """Return how many large keys are followed by their elements."""
+    with Journal.open(job.journal) as journal:
+        return sum(text.startswith("followed ") for _, text in journal.big_positions(JOB, 0))

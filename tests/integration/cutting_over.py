@@ -76,7 +76,7 @@ class HarnessFollower:
     def release(self) -> None:
         self._following.job.resume()
 
-    def copy_again(self, keys: Sequence[bytes], is_wanted: Callable[[], bool]) -> bool:
+    def copy_again(self, keys: Sequence[bytes], is_wanted: Callable[[], bool], *, whole: bool) -> bool:
         raise AssertionError("no check of these tests asks for it")
 
     def finish(self, offset: int) -> None:

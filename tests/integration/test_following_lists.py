@@ -14,6 +14,7 @@ from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.integration.following import Following, Writer
 from tests.integration.test_following_elements import SOURCES, calls, wait_followed, wait_mark
 from tests.servers.compare import assert_equal
+from tests.servers.proxy import Proxy
 
 LARGE = 100_000
 """Bytes from which on the tests copy a key in chunks."""
@@ -271,5 +272,21 @@ def test_the_next_run_copies_a_list_whole_once_it_is_touched(
                 writer.wait_more(100)
                 wait_mark(following, client.info("replication")["master_repl_offset"])
         with go_on(source, cluster, following) as following:
+            following.wait_clean()
+            assert_equal(source, cluster)
+
+
+def test_a_stream_that_is_late_is_waited_for_and_no_lost_source(
+    source: LocalServer, cluster: LocalCluster
+) -> None:
+    with source.client() as client, Proxy(source.host, source.port, delay=2.5) as proxy:
+        proxy.delayed_command = b"PSYNC"
+        fill(client, "queue", entries=1500)
+        front = (proxy.host, proxy.port)
+        with Following(source, cluster, via=front, big_key_bytes=1000, retry_for=4.0) as following:
+            following.wait_event("follow_attached")
+            client.rpush("queue", "new")
+            wait_followed(following, {b"queue": "followed list"})
+            client.lpop("queue")
             following.wait_clean()
             assert_equal(source, cluster)

@@ -269,7 +269,7 @@ def _check_way_back(options: Options) -> None:
     if (pattern := key_map.without_way_back) is not None:
         raise OptionError(
             "{follow} is given together with a rule that has no way back: not all that {pattern!r} matches "
-            "is in its template",
+            "is in its template, or where its groups end there is told by nothing",
             hint="make it of plain text and groups, each of which the template takes up, such as "
             "'^user:([0-9]+):(.*)$ => user:{{$1}}:$2'",
             pattern=pattern,

@@ -35,9 +35,10 @@ class HeldFollower(Follower, Protocol):
     def release(self) -> None:
         """Go on after `hold`."""
 
-    def copy_again(self, keys: Sequence[bytes], is_wanted: Callable[[], bool]) -> bool:
+    def copy_again(self, keys: Sequence[bytes], is_wanted: Callable[[], bool], *, whole: bool) -> bool:
         """Copy these keys of the source, though its stream has not touched them, while that is wanted.
 
+        A stream that is followed by its elements is copied `whole`, or no more of it than its groups.
         Return whether they are copied. Writes at the source are stopped.
         """
 
@@ -51,8 +52,11 @@ class CheckRequest:
     """The keys that were touched last, by the source's names."""
     is_wanted: Callable[[], bool]
     """Whether the cut-over still goes on and there is time left; to be asked now and then."""
-    copy_again: Callable[[Sequence[bytes]], bool]
-    """Copies these keys of the source once more; returns whether that was done in time."""
+    copy_again: Callable[[Sequence[bytes], bool], bool]
+    """Copies these keys of the source once more, whole or no more of a followed stream than its groups.
+
+    Returns whether that was done in time.
+    """
 
 
 Check = Callable[[CheckRequest], Checked]

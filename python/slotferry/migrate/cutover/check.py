@@ -71,10 +71,13 @@ class BothSides:
                 comparison.sweep()
             comparison.compare(list(dict.fromkeys(names)))
             comparison.look_again(self._there(list(comparison.differing)))
-            untold = self._untold(list(comparison.differing))
-            if untold and request.copy_again(untold):
-                copied = len(untold)
-                comparison.look_again(list(comparison.differing))
+            again: set[bytes] = set()
+            for whole in (False, True):
+                untold = self._untold(list(comparison.differing))
+                if untold and request.copy_again(untold, whole):
+                    again.update(untold)
+                    comparison.look_again(list(comparison.differing))
+            copied = len(again)
         except MigrationInterrupted:
             # Ended by itself: it is asked for no more, or enough is known.
             if request.is_wanted() and len(comparison.differing) <= _MOST_DIFFERING:

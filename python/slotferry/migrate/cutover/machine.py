@@ -289,7 +289,7 @@ class Cutover:
             depth,
             watch.touched()[-MOST_COMPARED:] if depth in ("touched", "sample") else (),
             is_wanted,
-            lambda keys: self._follower.copy_again(keys, is_wanted),
+            lambda keys, whole: self._follower.copy_again(keys, is_wanted, whole=whole),
         )
         checked = self._found.checked = self._check(wanted)
         if checked.differences:

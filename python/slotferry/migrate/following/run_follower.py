@@ -108,13 +108,13 @@ class RunFollower:
         """Go on after `hold`."""
         self._controls.release(self.engine)
 
-    def copy_again(self, keys: Sequence[bytes], is_wanted: Callable[[], bool]) -> bool:
+    def copy_again(self, keys: Sequence[bytes], is_wanted: Callable[[], bool], *, whole: bool) -> bool:
         """Copy these keys though the stream has not touched them; return whether they are copied."""
         engine, seen = self.engine, self._progress()
         if engine is None or seen is None:
             return False
         copied = seen.copied + len(keys)
-        engine.touch(keys, untold=True)
+        engine.touch(keys, untold=not whole)
         while is_wanted() and engine is self.engine and (seen := self._progress()) is not None:
             if seen.copied >= copied and not seen.touched:
                 return True

@@ -1,13 +1,14 @@
 """Looks for keys that get one name, once all is copied: some came after the first look and before the stream.
 
 Invariant: nothing is written here; such keys are handed to the follower, which leaves the name as it is and
-records them.
+records them. Where they are more than can be looked at, the run ends: none is passed over.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from slotferry.errors import RefusedError
 from slotferry.jobs.driver import EngineDriver
 from slotferry.migrate.collisions import survey_source
 from slotferry.migrate.resume import partitions_by_database
@@ -29,7 +30,10 @@ class SharedNames:
         """Some keys of each name that several get."""
 
     def find(self, driver: EngineDriver, followed: Job) -> None:
-        """Look, with a driver that is nobody else's. Raises `SlotferryError`."""
+        """Look, with a driver that is nobody else's.
+
+        Raises `RefusedError` where there are more such names than are looked at, else `SlotferryError`.
+        """
         sides = driver.sides
         count = partitions_by_database(driver.options, sides.source_facts, sides.ways)
         found = survey_source(driver, count, samples=0)
@@ -38,4 +42,10 @@ class SharedNames:
             told = f"{len(names):,} keys of the source share their names: see 'slotferry jobs show'"
             driver.emit(Notice(told))
             followed.touch(names)
+        if found.more:
+            raise RefusedError(
+                found.refusal().message,
+                hint="delete or rename them at the source, and run the same command again",
+                kind="collision",
+            )
         self.wanted = False

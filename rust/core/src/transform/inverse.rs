@@ -2,11 +2,17 @@
 //!
 //! Invariant: what is returned is every name that [`KeyMap::place`] takes and gives this name, and no other; where that
 //! can't be told, the rule has no way back ([`Reverse::of`]) or the name is [`Ambiguous`]. A pure function.
+//!
+//! Where a group ends in a name is told by the text behind it, by an anchor, or by nothing. A group that begins (or ends)
+//! both the pattern and its template can't be told from what is before (or behind) the match, and need not be: put
+//! together, each of its ends gives the same name. Of the other ends one at most may be told by nothing: it is tried at
+//! every byte; with two of them, a long name would be tried in too many ways, and such a rule has no way back.
 
+use memchr::memmem;
 use regex::bytes::Regex;
 
 use crate::transform::keymap::{KeyMap, Scratch, Step};
-use crate::transform::template::Part;
+use crate::transform::template::{Part, Template};
 
 /// So many names, and so many tries, are looked at for one name.
 const MOST_NAMES: usize = 256;
@@ -26,8 +32,10 @@ enum Piece {
 /// The way back of one rule that rewrites.
 #[derive(Debug)]
 pub(crate) struct Reverse {
+    regex: Regex,
     pieces: Vec<Piece>,
     groups: usize,
+    /// A match begins (or ends) with the name, or may be taken to: what begins both pattern and template is one group.
     at_start: bool,
     at_end: bool,
 }
@@ -40,75 +48,72 @@ impl Reverse {
             // All that was matched stands in the result, whatever the pattern is.
             Self {
                 pieces: vec![Piece::Group(0)],
+                regex: regex.clone(),
                 groups: 1,
                 at_start: false,
                 at_end: false,
             }
         } else {
-            taken_apart(regex.as_str())?
+            taken_apart(regex)?
         };
         reverse.groups = reverse.groups.max(regex.captures_len());
         let all_kept = reverse.pieces.iter().all(|piece| match piece {
             Piece::Text(_) => true,
             Piece::Group(group) => has(*group),
         });
-        all_kept.then_some(reverse)
+        let once = |part: &Part| template.iter().filter(|other| *other == part).count() == 1;
+        let is_edge = |part: Option<&Part>, piece: Option<&Piece>| match (part, piece) {
+            (Some(part @ Part::Group(group)), Some(Piece::Group(own))) => group == own && once(part),
+            _ => false,
+        };
+        reverse.at_start |= is_edge(template.first(), reverse.pieces.first());
+        reverse.at_end |= is_edge(template.last(), reverse.pieces.last());
+        (all_kept && reverse.untold(template) <= 1).then_some(reverse)
     }
 
-    /// Every name that may have been rewritten to `name`: those are tried that have the template's text in their places.
-    fn before(&self, template: &[Part], name: &[u8], tries: &mut usize, found: &mut Vec<Vec<u8>>) {
-        let starts = if self.at_start { 0..=0 } else { 0..=name.len() };
-        for start in starts {
-            let mut groups = vec![None; self.groups];
-            self.read(template, name, start, start, &mut groups, tries, found);
+    /// How many ends nothing tells.
+    fn untold(&self, template: &[Part]) -> usize {
+        let is_text = |part: Option<&Part>| matches!(part, Some(Part::Text(_)));
+        let starts_anywhere = !self.at_start && !is_text(template.first());
+        let groups = template.iter().enumerate().filter(|(place, part)| {
+            let is_known = matches!(part, Part::Text(_)) || template[..*place].contains(part);
+            let is_told = match template.get(place + 1) {
+                None => self.at_end,
+                Some(next) => is_text(Some(next)),
+            };
+            !is_known && !is_told
+        });
+        usize::from(starts_anywhere) + groups.count()
+    }
+
+    /// Every name that is rewritten to `name`: those are tried that have the template's text in their places.
+    fn before(&self, template: &Template, name: &[u8], tries: &mut usize, found: &mut Vec<Vec<u8>>) {
+        let mut walk = Walk {
+            reverse: self,
+            template,
+            name,
+            start: 0,
+            groups: vec![None; self.groups],
+            tries,
+            found,
+        };
+        match template.parts().first() {
+            _ if self.at_start => walk.begin(0),
+            Some(Part::Text(text)) => places(name, 0, text).for_each(|start| walk.begin(start)),
+            _ => (0..=name.len()).for_each(|start| walk.begin(start)),
         }
     }
 
-    /// Read the rest of the template at `at`, with the `groups` that are known.
-    #[allow(clippy::too_many_arguments, reason = "the state of one walk")]
-    fn read<'n>(
-        &self,
-        template: &[Part],
-        name: &'n [u8],
-        start: usize,
-        at: usize,
-        groups: &mut Vec<Option<&'n [u8]>>,
-        tries: &mut usize,
-        found: &mut Vec<Vec<u8>>,
-    ) {
-        *tries += 1;
-        if *tries > MOST_TRIES || found.len() > MOST_NAMES {
-            return;
-        }
-        let Some((part, rest)) = template.split_first() else {
-            if !self.at_end || at == name.len() {
-                let whole = self.put_together(&name[..start], groups, &name[at..]);
-                // Where the last group is open, each of its ends gives the same.
-                if found.last() != Some(&whole) {
-                    found.push(whole);
-                }
-            }
-            return;
+    /// Whether the rule makes `name` of `source`.
+    fn gives(&self, template: &Template, source: &[u8], name: &[u8]) -> bool {
+        let mut groups = self.regex.capture_locations();
+        let Some(matched) = self.regex.captures_read(&mut groups, source) else {
+            return false;
         };
-        let known = match part {
-            Part::Text(text) => Some(text.as_slice()),
-            Part::Group(group) => groups[*group],
-        };
-        match (known, part) {
-            (Some(text), _) => {
-                if name[at..].starts_with(text) {
-                    self.read(rest, name, start, at + text.len(), groups, tries, found);
-                }
-            }
-            (None, Part::Group(group)) => {
-                for end in at..=name.len() {
-                    groups[*group] = Some(&name[at..end]);
-                    self.read(rest, name, start, end, groups, tries, found);
-                }
-                groups[*group] = None;
-            }
-            (None, Part::Text(_)) => {}
-        }
+        let mut given = source[..matched.start()].to_vec();
+        template.expand(source, &groups, &mut given);
+        given.extend_from_slice(&source[matched.end()..]);
+        given == name
     }
 
     fn put_together(&self, before: &[u8], groups: &[Option<&[u8]>], after: &[u8]) -> Vec<u8> {
@@ -124,9 +129,81 @@ impl Reverse {
     }
 }
 
+/// A look for the names that are rewritten to one.
+struct Walk<'a> {
+    reverse: &'a Reverse,
+    template: &'a Template,
+    name: &'a [u8],
+    /// Where the match would begin, and what is known of the groups.
+    start: usize,
+    groups: Vec<Option<&'a [u8]>>,
+    tries: &'a mut usize,
+    found: &'a mut Vec<Vec<u8>>,
+}
+
+impl<'a> Walk<'a> {
+    fn begin(&mut self, start: usize) {
+        self.start = start;
+        self.read(self.template.parts(), start);
+    }
+
+    /// Read the rest of the template at `at`.
+    fn read(&mut self, rest: &'a [Part], at: usize) {
+        *self.tries += 1;
+        if *self.tries > MOST_TRIES || self.found.len() > MOST_NAMES {
+            return;
+        }
+        let (name, reverse) = (self.name, self.reverse);
+        let Some((part, rest)) = rest.split_first() else {
+            if !reverse.at_end || at == name.len() {
+                let whole = reverse.put_together(&name[..self.start], &self.groups, &name[at..]);
+                if reverse.gives(self.template, &whole, name) {
+                    self.found.push(whole);
+                }
+            }
+            return;
+        };
+        let group = match part {
+            Part::Text(text) => return self.pass(text, rest, at),
+            Part::Group(group) => *group,
+        };
+        if let Some(text) = self.groups[group] {
+            return self.pass(text, rest, at);
+        }
+        let mut to = |end: usize| {
+            self.groups[group] = Some(&name[at..end]);
+            self.read(rest, end);
+        };
+        match rest.first() {
+            None if reverse.at_end => to(name.len()),
+            Some(Part::Text(text)) => places(name, at, text).for_each(to),
+            _ => (at..=name.len()).for_each(to),
+        }
+        self.groups[group] = None;
+    }
+
+    /// Go on behind a text that is known, if it is there.
+    fn pass(&mut self, text: &[u8], rest: &'a [Part], at: usize) {
+        if self.name[at..].starts_with(text) {
+            self.read(rest, at + text.len());
+        }
+    }
+}
+
+/// Where a text stands in a name, from `at` on; also where it does so twice in one place, as `aa` in `aaa`.
+fn places<'a>(name: &'a [u8], at: usize, text: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    let finder = memmem::Finder::new(text);
+    let mut from = at;
+    std::iter::from_fn(move || {
+        let place = from + finder.find(name.get(from..)?)?;
+        from = place + 1;
+        Some(place)
+    })
+}
+
 /// A pattern of plain text and groups, with or without anchors; none for any other.
-fn taken_apart(pattern: &str) -> Option<Reverse> {
-    let mut rest = pattern.as_bytes();
+fn taken_apart(regex: &Regex) -> Option<Reverse> {
+    let mut rest = regex.as_str().as_bytes();
     let at_start = rest.strip_prefix(b"^").inspect(|after| rest = after).is_some();
     let (mut pieces, mut text, mut groups, mut at_end) = (Vec::new(), Vec::new(), 1, false);
     while let Some((&byte, after)) = rest.split_first() {
@@ -163,6 +240,7 @@ fn taken_apart(pattern: &str) -> Option<Reverse> {
         pieces.push(Piece::Text(text));
     }
     Some(Reverse {
+        regex: regex.clone(),
         pieces,
         groups,
         at_start,
@@ -265,7 +343,7 @@ fn before_all(steps: &[Step], mut names: Vec<Vec<u8>>, tries: &mut usize) -> Res
                     template, reverse, ..
                 } => {
                     let reverse = reverse.as_ref().ok_or(Ambiguous)?;
-                    reverse.before(template.parts(), &name, tries, &mut found);
+                    reverse.before(template, &name, tries, &mut found);
                     found.push(name);
                 }
             }
@@ -281,155 +359,4 @@ fn before_all(steps: &[Step], mut names: Vec<Vec<u8>>, tries: &mut usize) -> Res
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::transform::keymap::{NameFilter, Rule};
-
-    fn rewrite(pattern: &str, template: &str) -> Rule {
-        Rule::Rewrite {
-            pattern: pattern.to_owned(),
-            template: template.as_bytes().to_vec(),
-            last: false,
-        }
-    }
-
-    fn map(rules: &[Rule], prefix: &[u8], filter: &NameFilter) -> KeyMap {
-        KeyMap::new(rules, prefix, filter).expect("the rules compile")
-    }
-
-    fn sources(rules: &[Rule], name: &[u8]) -> Vec<String> {
-        let map = map(rules, b"", &NameFilter::default());
-        assert_eq!(map.without_way_back(), None);
-        let found = map.sources(name, &mut Scratch::default()).expect("few names");
-        found
-            .iter()
-            .map(|source| String::from_utf8_lossy(source).into_owned())
-            .collect()
-    }
-
-    #[test]
-    fn a_prefix_that_was_added_is_taken_away() {
-        let rules = [Rule::AddPrefix(b"new:".to_vec())];
-        assert_eq!(sources(&rules, b"new:a"), ["a"]);
-        assert_eq!(sources(&rules, b"new:new:a"), ["new:a"]);
-        assert!(sources(&rules, b"a").is_empty());
-        let map = map(&rules, b"db2:", &NameFilter::default());
-        assert!(map.is_one_to_one());
-        let found = |name| map.sources(name, &mut Scratch::default());
-        assert_eq!(found(b"db2:new:a"), Ok(vec![b"a".to_vec()]));
-        assert_eq!(found(b"new:a"), Ok(Vec::new()));
-    }
-
-    #[test]
-    fn two_names_that_get_one_are_both_found() {
-        let stripped = [Rule::StripPrefix(b"old:".to_vec())];
-        assert_eq!(sources(&stripped, b"a"), ["a", "old:a"]);
-        // It would have lost its prefix.
-        assert_eq!(sources(&stripped, b"old:a"), ["old:old:a"]);
-        let tagged = [rewrite(r"^user:(\d+):(.*)$", "user:{$1}:$2")];
-        assert_eq!(
-            sources(&tagged, b"user:{17}:cart"),
-            ["user:17:cart", "user:{17}:cart"]
-        );
-        assert_eq!(sources(&tagged, b"order:1"), ["order:1"]);
-        assert!(sources(&tagged, b"user:17:cart").is_empty());
-        let halves = [rewrite("^(.*)-(.*)$", "$1:$2")];
-        assert_eq!(sources(&halves, b"a:b:c"), ["a-b:c", "a:b-c", "a:b:c"]);
-        assert_eq!(sources(&[rewrite("^a$", "b")], b"b"), ["a", "b"]);
-    }
-
-    #[test]
-    fn what_matched_anywhere_and_what_was_kept_whole_has_a_way_back() {
-        let anywhere = [rewrite("old", "new")];
-        assert_eq!(
-            sources(&anywhere, b"a:new:new"),
-            ["a:new:new", "a:new:old", "a:old:new"]
-        );
-        let whole = [rewrite(r"^session:\d+$", "{$0}")];
-        assert_eq!(sources(&whole, b"{session:1}"), ["session:1", "{session:1}"]);
-        let twice = [rewrite("^u(.)$", "$1-$1")];
-        assert_eq!(sources(&twice, b"1-1"), ["1-1", "u1"]);
-        assert_eq!(sources(&twice, b"1-2"), ["1-2"]);
-        let odd = [rewrite(r"^(?P<kind>[])(]|(?:\)x))\.b", "${kind}b")];
-        assert_eq!(sources(&odd, b")bc"), [").bc", ")bc"]);
-    }
-
-    #[test]
-    fn rules_are_gone_back_in_order_also_from_a_last_one() {
-        let last = Rule::Rewrite {
-            pattern: "^a(.*)".to_owned(),
-            template: b"b$1".to_vec(),
-            last: true,
-        };
-        let rules = [last, Rule::AddPrefix(b"p:".to_vec())];
-        assert_eq!(sources(&rules, b"b1"), ["a1"]);
-        assert_eq!(sources(&rules, b"p:b1"), ["b1"]);
-        let rules = [
-            Rule::StripPrefix(b"old:".to_vec()),
-            rewrite("^a", "b"),
-            Rule::AddPrefix(b"new:".to_vec()),
-        ];
-        assert_eq!(sources(&rules, b"new:bx"), ["ax", "bx", "old:ax", "old:bx"]);
-    }
-
-    #[test]
-    fn a_rule_that_drops_something_has_none() {
-        for (pattern, template) in [
-            (r"^user:(\d+):(.*)$", "user:$1"),
-            (r"^user:\d+", "user"),
-            ("^(a)?b", "$1"),
-            ("^(a)+", "$1"),
-            ("^((a)b)", "$1$2"),
-            ("(?i)a", "b"),
-            ("a|b", "c"),
-            (r"\bx", "y"),
-            (r"\<x", "y"),
-            (r"x\>", "y"),
-            ("a.", "b"),
-            ("(?:a)b", "b"),
-        ] {
-            let map = map(&[rewrite(pattern, template)], b"", &NameFilter::default());
-            assert_eq!(map.without_way_back(), Some(pattern));
-        }
-    }
-
-    #[test]
-    fn a_filter_holds_on_the_way_back() {
-        let filter = NameFilter {
-            globs: vec![b"old:*".to_vec()],
-            ..NameFilter::default()
-        };
-        let map = map(&[Rule::StripPrefix(b"old:".to_vec())], b"", &filter);
-        let found = map.sources(b"a", &mut Scratch::default());
-        assert_eq!(found, Ok(vec![b"old:a".to_vec()]));
-    }
-
-    #[test]
-    fn a_name_with_too_many_ways_back_is_told() {
-        let rules = [rewrite("^(.*)-(.*)-(.*)-(.*)$", "$1$2$3$4")];
-        let map = map(&rules, b"", &NameFilter::default());
-        let found = map.sources(&[b'a'; 100], &mut Scratch::default());
-        assert_eq!(found, Err(Ambiguous));
-    }
-
-    #[test]
-    fn every_name_comes_back() {
-        let rules = [
-            rewrite(r"^user:(\d+):(.*)$", "user:{$1}:$2"),
-            rewrite("cart", "basket"),
-            Rule::StripPrefix(b"old:".to_vec()),
-        ];
-        let map = map(&rules, b"p:", &NameFilter::default());
-        let mut random = fastrand::Rng::with_seed(13);
-        let words = ["user", ":", "17", "cart", "{", "}", "old:", "x", "basket", "p:"];
-        for _ in 0..20_000 {
-            let name: String = (0..random.usize(0..7))
-                .map(|_| words[random.usize(0..words.len())])
-                .collect();
-            let mut scratch = Scratch::default();
-            let target = map.rename(name.as_bytes(), &mut scratch).to_vec();
-            let found = map.sources(&target, &mut scratch).expect("few names");
-            assert!(found.contains(&name.clone().into_bytes()), "{name} is not found");
-        }
-    }
-}
+mod tests;

@@ -123,6 +123,10 @@ impl Copy<'_> {
                 follow.refuse_elements(self.engine, look.kind, &message);
                 Err(Stop::Ordinary)
             }
+            Err(Stop::NotNow(why)) => {
+                follow.refuse_for_now(self.engine, look.kind, &why);
+                Err(Stop::Ordinary)
+            }
             Err(stop) => {
                 follow.leave_building(self.engine, &self.big.source);
                 Err(stop)
@@ -399,13 +403,9 @@ impl Copy<'_> {
         if with_expiries {
             // A key that is gone has no fields to tell of.
             expiries = parts::expiries(&next()).unwrap_or_default();
-            for (found, _) in found
-                .iter_mut()
-                .zip(&expiries)
-                .filter(|(_, at)| **at == parts::GONE)
-            {
-                *found = None;
-            }
+            let told = found.iter_mut().zip(&expiries);
+            told.filter(|(_, at)| **at == parts::GONE)
+                .for_each(|(found, _)| *found = None);
         }
         if found.len() != elements.len() {
             return Err(self.nonsense());

@@ -3,7 +3,7 @@
 //!
 //! Invariant: what is read is read together with the source's offset, and written only as what the list was there.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::chunked::copy::LIMITS;
 use crate::chunked::copy::elements::Whither;
@@ -29,6 +29,9 @@ const LENGTH_OF_FEW: u64 = 100_000;
 
 /// So many chunks are read of one list before others are looked after.
 const MOST_CHUNKS: u32 = 64;
+
+/// A list that was read in another history than the stream tells of is read again after this time.
+const AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What tells the expiry says this of a key that is not there.
 const GONE: i64 = -2;
@@ -171,10 +174,23 @@ impl Copy<'_> {
         let Some(follow) = self.engine.follow.clone() else {
             return Err(Stop::Ordinary);
         };
-        let guess = follow.begin_list_read(&self.big.source);
-        let step = self.step_from(guess, name, whither, pace).await;
-        follow.end_list_read(&self.big.source);
-        step
+        let begun = Instant::now();
+        loop {
+            let guess = follow.begin_list_read(&self.big.source);
+            let step = self.step_from(guess, name, whither, pace).await;
+            follow.end_list_read(&self.big.source);
+            match step {
+                // The source has failed over, and the stream follows it soon.
+                Err(Stop::Late(_))
+                    if whither == Whither::Temporary && begun.elapsed() < self.engine.spec.retry_for =>
+                {
+                    self.pause_moving().await?;
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                }
+                Err(Stop::Late(why)) if whither == Whither::Temporary => return Err(Stop::Changed(why)),
+                step => return step,
+            }
+        }
     }
 
     async fn step_from(
@@ -267,15 +283,19 @@ impl Copy<'_> {
     /// The history and the offset that a primary tells of itself.
     fn place_in(&self, info: &Tree) -> Attempt<(String, u64)> {
         let info = String::from_utf8_lossy(info.text().unwrap_or_default()).into_owned();
-        let unfit = |what: &str| {
-            let source = self.engine.spec.source.clone();
-            Stop::Failed(FailureKind::Denied, format!("the source {source} {what}"), source)
-        };
+        let source = &self.engine.spec.source;
         if field(&info, "role") != Some("master") {
-            return Err(unfit(
-                "is a replica, which does not tell for certain how much of its stream a value holds",
-            ));
+            return Err(Stop::NotNow(format!(
+                "the source {source} is a replica now, which does not tell for certain how much of its stream a value holds"
+            )));
         }
+        let unfit = |what: &str| {
+            Stop::Failed(
+                FailureKind::Denied,
+                format!("the source {source} {what}"),
+                source.clone(),
+            )
+        };
         let offset = field(&info, "master_repl_offset").and_then(|offset| offset.parse().ok());
         field(&info, "master_replid")
             .map(str::to_owned)
@@ -290,7 +310,11 @@ impl Copy<'_> {
         };
         let run = follow.list_read_at(self.engine, &self.big.source, &read.id, read.offset, read.length);
         run.await.map_err(|unread| match (unread, whither) {
-            (Unread::Late, _) => Stop::Source("its stream has not come to where a list was read".to_owned()),
+            (Unread::Late, _) => {
+                Stop::Late("its source's stream is farther behind than errors are retried for")
+            }
+            (Unread::OtherHistory, _) => Stop::Late("its source has another history than its stream"),
+            (Unread::Drained, _) => Stop::Drained,
             (Unread::Left, Whither::Published { .. }) => Stop::Ordinary,
             (Unread::Left, Whither::Temporary) => {
                 Stop::Changed("it is another one, or too much of it was written")

@@ -244,7 +244,12 @@ impl Engine {
                     self.stop(error.kind, error.message);
                     return Ended::Left;
                 }
-                Stop::Moved | Stop::Gone | Stop::Ordinary | Stop::Uncertain(_) => {}
+                Stop::Moved
+                | Stop::Gone
+                | Stop::Ordinary
+                | Stop::NotNow(_)
+                | Stop::Late(_)
+                | Stop::Uncertain(_) => {}
                 Stop::Source(reason) => {
                     let since = cuts.lost(self, big, copy.source.opened, now);
                     if let Some(times) = cuts.too_many(copy.source.opened, now - since, self.spec.retry_for) {

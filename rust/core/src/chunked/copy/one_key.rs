@@ -49,6 +49,10 @@ pub(crate) enum Stop {
     Gone,
     /// Its elements can't be followed: it is copied the ordinary way, at once.
     Ordinary,
+    /// Its elements can't be followed for now: it is copied the ordinary way, and the next time it is asked again.
+    NotNow(String),
+    /// The source's stream does not tell yet of what was read: no fault of the source's.
+    Late(&'static str),
     /// What the target has of a key that is followed there is not certain any more.
     Uncertain(String),
 }

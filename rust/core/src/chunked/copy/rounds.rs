@@ -110,7 +110,7 @@ impl Engine {
                 follow.give_up_elements(self, &round.key, &reason);
             }
             // Who reads touched keys meets it as well, and ends the job if it lasts.
-            Err(Stop::Source(_)) => follow.put_back(round, AGAIN_AFTER),
+            Err(Stop::Source(_) | Stop::Late(_)) => follow.put_back(round, AGAIN_AFTER),
             Err(Stop::Cut(reason)) if round.cuts.again(now, self.spec.retry_for) => {
                 follow.give_up_elements(self, &round.key, &reason);
             }
@@ -124,6 +124,10 @@ impl Engine {
             Err(Stop::Failed(FailureKind::Denied, why, _)) => {
                 follow.leave_round(&round.key);
                 follow.refuse_elements(self, round.kind, &why);
+            }
+            Err(Stop::NotNow(why)) => {
+                follow.leave_round(&round.key);
+                follow.refuse_for_now(self, round.kind, &why);
             }
             Err(Stop::Failed(_, why, _)) => follow.give_up_elements(self, &round.key, &why),
             Err(Stop::Fatal(error)) => {

@@ -46,18 +46,18 @@ pub(super) struct Part {
     /// The expiry that the target has; none: not known.
     expires_at: Option<u64>,
     /// Not before this time of the job.
-    not_before: u32,
+    pub(super) not_before: u32,
     /// How many elements may be read in one go, as far as that is known.
     count: usize,
     cuts: Cuts,
     /// Of a list.
     pub(super) positions: Positions,
-    /// Of a stream: the first entry that the source had when the last round read it.
+    /// Of a stream: the first entry that the source had when the last round read it, and the offset to which all was
+    /// received when that round was taken; none: no round yet, and the offset at which it began to be built.
     first_seen: Option<StreamId>,
+    seen: u64,
     /// What was trimmed behind this offset is at the target still, until a round has found no more of it.
     trimmed: Option<u64>,
-    /// The last touch.
-    last: Option<Touch>,
 }
 
 /// Connections that ended, one after another, while a round went over them.
@@ -91,8 +91,8 @@ pub(crate) struct Round {
     pub first_seen: Option<StreamId>,
     /// Entries were trimmed since then, so one more round is due.
     pub again: bool,
-    /// The last touch before it was taken.
-    last: Option<Touch>,
+    /// All up to here was received when it was taken.
+    seen: u64,
 }
 
 /// The keys.
@@ -207,7 +207,6 @@ impl Follow {
             return;
         };
         part.first.get_or_insert(touch);
-        part.last = Some(touch);
         if part.kind == Kind::List {
             // An expiry, which adds nothing to the length.
             part.positions.note(touch, None);
@@ -264,7 +263,7 @@ impl Follow {
     /// whether it may be, and whether there is room for one more.
     pub fn begin_elements(&self, big: &Big, kind: Kind) -> bool {
         let mut parts = self.parts.borrow_mut();
-        if parts.keys.len() >= MOST_KEYS || self.given_up.borrow().has(&big.source, kind) {
+        if parts.keys.len() >= MOST_KEYS || self.given_up.borrow().has(&big.source, kind, self.now()) {
             return false;
         }
         let mut touched = self.touched.borrow_mut();
@@ -283,8 +282,8 @@ impl Follow {
             cuts: Cuts::default(),
             positions: Positions::default(),
             first_seen: None,
+            seen: self.received().map_or(0, |touch| touch.offset),
             trimmed: None,
-            last: None,
         };
         // Recorded by name, it does not hold the mark however long it takes.
         touched.owe_copying(&big.source);
@@ -342,7 +341,7 @@ impl Follow {
             if part.kind == Kind::Stream {
                 // What was trimmed meanwhile is there still.
                 part.first = part.first.or(self.received());
-                part.trimmed = part.last.map(|touch| touch.offset);
+                part.trimmed = Some(part.seen);
             }
             (part.expires_at, part.count) = (Some(expires_at), count);
         }
@@ -363,6 +362,7 @@ impl Follow {
             if let Some((target, slot)) = placed {
                 // What was trimmed before the mark may be there still.
                 let trimmed = self.received().filter(|_| kind == Kind::Stream);
+                let before = trimmed.map(|touch| touch.offset.saturating_sub(1));
                 let part = Part {
                     slot,
                     target,
@@ -378,8 +378,8 @@ impl Follow {
                     cuts: Cuts::default(),
                     positions: Positions::default(),
                     first_seen: None,
-                    trimmed: trimmed.map(|touch| touch.offset.saturating_sub(1)),
-                    last: None,
+                    seen: before.unwrap_or_default(),
+                    trimmed: before,
                 };
                 self.parts.borrow_mut().keys.insert(Rc::from(key), part);
             }
@@ -396,6 +396,7 @@ impl Follow {
             Some(_) => u32::MAX,
             None => now.saturating_sub(COALESCE.as_millis() as u32),
         };
+        let seen = self.received().map_or(0, |touch| touch.offset);
         let mut parts = self.parts.borrow_mut();
         let parts = &mut *parts;
         let ready = parts.keys.iter_mut().filter_map(|(key, part)| {
@@ -417,7 +418,7 @@ impl Follow {
             cuts: part.cuts,
             first_seen: part.first_seen,
             again: false,
-            last: part.last,
+            seen,
         })
     }
 
@@ -434,10 +435,12 @@ impl Follow {
             if round.again {
                 part.first = part.first.or(self.received());
                 part.not_before = self.now() + BEFORE_TRIMMING;
-                part.trimmed = round.last.map(|touch| touch.offset).or(part.trimmed);
+                // The target is trimmed to what the round before this one saw.
+                part.trimmed = Some(part.seen);
             } else {
                 part.trimmed = None;
             }
+            part.seen = round.seen;
         }
         drop(parts);
         self.touched.borrow_mut().release();

@@ -1,10 +1,11 @@
 //! Large keys that are not followed by their elements any more.
 //!
 //! Invariant: a key that can't be followed so is not built for it again and again, and is told of; a type whose elements
-//! nobody may read or write is told of once.
+//! nobody may read or write is told of once. What is so only for now, as in a failover, is asked again after a while.
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::{Follow, MOST_LARGE};
 use crate::chunked::parts::Kind;
@@ -15,17 +16,32 @@ use crate::text::shown;
 /// A key that was given up so often is copied as other large keys are, as long as the job runs.
 const MOST_TIMES: u32 = 3;
 
+/// For so long large keys of a type are copied whole where they can't be followed for now: a failover takes less.
+const REFUSED_FOR: Duration = Duration::from_secs(30);
+
 /// What was given up.
 #[derive(Debug, Default)]
 pub(super) struct GivenUp {
     keys: HashMap<Rc<[u8]>, u32>,
-    kinds: Vec<Kind>,
+    /// Types, and up to when; none: as long as the job runs.
+    kinds: Vec<(Kind, Option<u32>)>,
 }
 
 impl GivenUp {
-    /// Whether a key of this type is not to be followed by its elements.
-    pub fn has(&self, key: &[u8], kind: Kind) -> bool {
-        self.kinds.contains(&kind) || self.keys.get(key).is_some_and(|&times| times >= MOST_TIMES)
+    /// Whether a key of this type is not to be followed by its elements at the time `now` of the job.
+    pub fn has(&self, key: &[u8], kind: Kind, now: u32) -> bool {
+        let holds = |(of, until): &(Kind, Option<u32>)| *of == kind && until.is_none_or(|until| now < until);
+        self.kinds.iter().any(holds) || self.keys.get(key).is_some_and(|&times| times >= MOST_TIMES)
+    }
+
+    /// Keys of this type are not to be followed so until then; returns whether that is new.
+    fn refuse(&mut self, kind: Kind, until: Option<u32>) -> bool {
+        if let Some((_, known)) = self.kinds.iter_mut().find(|(of, _)| *of == kind) {
+            *known = known.and(until);
+            return false;
+        }
+        self.kinds.push((kind, until));
+        true
     }
 
     /// Once more; returns whether it was the last time.
@@ -57,23 +73,50 @@ impl Follow {
 
     /// Elements of keys of this type can't be read or written for want of permissions: such keys are copied whole.
     pub fn refuse_elements(&self, engine: &Engine, kind: Kind, why: &str) {
-        let mut given_up = self.given_up.borrow_mut();
-        if !given_up.kinds.contains(&kind) {
-            given_up.kinds.push(kind);
+        self.refuse(engine, kind, why, None);
+    }
+
+    /// The same, but only for now.
+    pub fn refuse_for_now(&self, engine: &Engine, kind: Kind, why: &str) {
+        let until = self.now().saturating_add(REFUSED_FOR.as_millis() as u32);
+        self.refuse(engine, kind, why, Some(until));
+    }
+
+    fn refuse(&self, engine: &Engine, kind: Kind, why: &str, until: Option<u32>) {
+        if self.given_up.borrow_mut().refuse(kind, until) {
+            let for_now = if until.is_some() { " for now" } else { "" };
             let message = format!(
-                "large keys of type {} are copied whole, not followed by their elements: {why}",
+                "large keys of type {} are copied whole{for_now}, not followed by their elements: {why}",
                 kind.name()
             );
             engine
                 .shared
                 .tell(Event::new(EventKind::ElementsRefused, message));
         }
-        drop(given_up);
         let received = self.received();
         let keys = self.parts.borrow().of_kind(kind);
         for key in keys {
             self.leave_elements(&key, received);
         }
         self.publish(engine);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_for_now_is_asked_again_and_what_is_denied_is_not() {
+        let mut given_up = GivenUp::default();
+        assert!(given_up.refuse(Kind::List, Some(100)));
+        assert!(given_up.has(b"queue", Kind::List, 99));
+        assert!(!given_up.has(b"queue", Kind::Set, 99));
+        assert!(!given_up.has(b"queue", Kind::List, 100));
+        assert!(!given_up.refuse(Kind::List, Some(200)), "told already");
+        assert!(given_up.has(b"queue", Kind::List, 199));
+        given_up.refuse(Kind::List, None);
+        given_up.refuse(Kind::List, Some(300));
+        assert!(given_up.has(b"queue", Kind::List, 300), "it is denied");
     }
 }

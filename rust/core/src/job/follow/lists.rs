@@ -4,10 +4,9 @@
 //! come there; where it is not certain what the target holds of a list, the list is copied whole.
 
 use std::rc::Rc;
-use std::time::Duration;
 
 use super::positions::Run;
-use super::{Follow, Round};
+use super::{Follow, LOOK_EVERY, Round};
 use crate::chunked::parts::Kind;
 use crate::event::{Event, EventKind};
 use crate::job::engine::Engine;
@@ -15,14 +14,15 @@ use crate::ledger::touched::Touch;
 use crate::source::keys::Change;
 use crate::text::shown;
 
-/// The stream is waited for no longer: what was read is read again.
-const STREAM_PATIENCE: Duration = Duration::from_secs(2);
-
 /// Why a list can't be told as it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unread {
-    /// The stream did not come to that offset in time, or tells of another history.
+    /// The stream did not come to that offset for as long as passing errors are retried.
     Late,
+    /// The stream tells of another history, or the list was read in another one: it is to be read again.
+    OtherHistory,
+    /// The job drains.
+    Drained,
     /// The list is not followed any more, or not by what was known of it.
     Left,
     /// The changes don't add up to its length.
@@ -56,6 +56,7 @@ impl Follow {
     }
 
     /// A range was read at this offset of the source's history `id`, when the list was so long: what the list was then.
+    /// However late the stream is, it is waited for: what is read later is no sooner told of.
     pub async fn list_read_at(
         &self,
         engine: &Engine,
@@ -64,33 +65,36 @@ impl Follow {
         offset: u64,
         length: u64,
     ) -> Result<Run, Unread> {
-        let late = tokio::time::sleep(STREAM_PATIENCE);
+        let late = tokio::time::sleep(engine.spec.retry_for);
         tokio::pin!(late);
         self.awaited.set(self.awaited.get() + 1);
         let came = loop {
             let arrived = self.arrived.notified();
+            if !self.is_in_history(id) {
+                break Err(Unread::OtherHistory);
+            }
             if self.received().is_some_and(|touch| touch.offset >= offset) {
-                break true;
+                break Ok(());
             }
             if engine.draining.get() {
-                break false;
+                break Err(Unread::Drained);
             }
             tokio::select! {
                 () = arrived => {}
-                () = &mut late => break false,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = &mut late => break Err(Unread::Late),
             }
         };
         self.awaited.set(self.awaited.get() - 1);
-        let is_same = {
-            let stream = self.stream.borrow();
-            stream.position.as_ref().is_some_and(|position| position.id == id)
-        };
-        if !came || !is_same {
-            return Err(Unread::Late);
-        }
+        came?;
         let mut parts = self.parts.borrow_mut();
         let part = parts.keys.get_mut(key).ok_or(Unread::Left)?;
         part.positions.read_at(offset, length).ok_or(Unread::Length)
+    }
+
+    fn is_in_history(&self, id: &str) -> bool {
+        let stream = self.stream.borrow();
+        stream.position.as_ref().is_some_and(|position| position.id == id)
     }
 
     /// The history of the target that holds what was written of a list, if anything was.

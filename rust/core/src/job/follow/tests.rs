@@ -11,7 +11,7 @@ use crate::job::engine::{JobSpec, OnConflict, TargetLimits};
 use crate::ledger::checkpoint::Mark;
 use crate::ledger::progress::Outcome;
 use crate::net::{Access, Address, AddressMap};
-use crate::rdb::{FieldTtl, Target};
+use crate::rdb::{FieldTtl, StreamId, Target};
 use crate::resp::encode::ExpiryCommand;
 
 const KEY: &[u8] = b"large";
@@ -73,12 +73,16 @@ fn spec() -> JobSpec {
 
 /// An engine whose stream stands at `offset`, and how it follows.
 fn following(offset: u64) -> (Rc<Engine>, Rc<Follow>) {
+    following_by(spec(), offset)
+}
+
+fn following_by(spec: JobSpec, offset: u64) -> (Rc<Engine>, Rc<Follow>) {
     let marks = [Mark {
         index: 0,
         cursor: 0,
         done: false,
     }];
-    let engine = Engine::new(spec(), Arc::new(Shared::new(&marks, None, false))).unwrap();
+    let engine = Engine::new(spec, Arc::new(Shared::new(&marks, None, false))).unwrap();
     let follow = Rc::clone(engine.follow.as_ref().unwrap());
     receive(&follow, offset);
     (engine, follow)
@@ -182,4 +186,80 @@ fn the_expiry_is_not_known_after_a_round_that_failed() {
     follow.put_back(round, Duration::ZERO);
     let again = follow.take_round().unwrap();
     assert_eq!((again.elements.len(), again.expires_at), (1, None));
+}
+
+#[test]
+fn a_stream_is_clean_only_up_to_where_the_target_is_trimmed() {
+    let (engine, follow) = following(100);
+    let clean = || {
+        follow.publish(&engine);
+        engine.shared.status().follow.as_ref().unwrap().clean
+    };
+    // A command that trims, and another one behind it; the next round is due at once.
+    let trim_at = |offset: u64| {
+        for offset in [offset, offset + 10] {
+            follow.touch_elements(&engine, KEY, &[], touch_at(offset));
+            receive(&follow, offset + 10);
+        }
+    };
+    let round = |first: u64, again: bool| {
+        follow.parts.borrow_mut().keys.get_mut(KEY).unwrap().not_before = 0;
+        let mut round = follow.take_round().unwrap();
+        round.first_seen = Some(StreamId { ms: first, seq: 0 });
+        round.again = again;
+        follow.end_round(&round, 0);
+    };
+    assert!(follow.begin_elements(&big(0), Kind::Stream));
+    trim_at(100);
+    follow.publish_elements(&engine, KEY, 0, 1);
+    follow.set_fence(1000);
+    assert_eq!(clean(), 100, "what was trimmed while it was built is there");
+    round(5, true);
+    assert_eq!(clean(), 100, "the first round trims nothing");
+    trim_at(120);
+    round(9, true);
+    assert_eq!(clean(), 120, "the second one trims to what the first one saw");
+    trim_at(140);
+    round(13, true);
+    assert_eq!(clean(), 140);
+    round(13, false);
+    assert_eq!(clean(), 160);
+}
+
+/// The job waits for the stream to come to where a list was read; what came of it.
+fn waits_for_stream(retry_for: Duration, come: impl FnOnce(&Follow)) -> Result<Run, Unread> {
+    let spec = JobSpec { retry_for, ..spec() };
+    let (engine, follow) = following_by(spec, 100);
+    assert!(follow.begin_elements(&big(0), Kind::List));
+    follow.begin_list_read(KEY);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let read = follow.list_read_at(&engine, KEY, "history", 200, 7);
+        tokio::pin!(read);
+        tokio::select! {
+            biased;
+            read = &mut read => return read,
+            () = std::future::ready(()) => come(&follow),
+        }
+        read.await
+    })
+}
+
+#[test]
+fn a_late_stream_is_waited_for_as_long_as_errors_are_retried() {
+    let long = Duration::from_secs(3600);
+    let read = waits_for_stream(long, |follow| {
+        receive(follow, 200);
+        follow.arrived.notify_waiters();
+    });
+    assert_eq!(read.map(|run| run.length()), Ok(7));
+    assert_eq!(waits_for_stream(Duration::ZERO, |_| ()), Err(Unread::Late));
+    let read = waits_for_stream(long, |follow| {
+        let mut stream = follow.stream.borrow_mut();
+        stream.position.as_mut().unwrap().id = "other".to_owned();
+    });
+    assert_eq!(read, Err(Unread::OtherHistory));
 }
