@@ -641,6 +641,8 @@ class EventKind:
     FILE_DAMAGED: EventKind
     """The checksum of an RDB file is wrong, and it is taken as it is."""
     FILE_DATABASES: EventKind
+    FILE_FUNCTIONS: EventKind
+    """An RDB file from stdin has libraries of functions, which are not copied."""
     """An RDB file has keys in other databases than the one that is read."""
 
     @property
@@ -732,7 +734,7 @@ class Job:
         from it wherever they stand. A value whose bytes in the file are more than a quarter of
         `memory_limit` is a failure (`too_large`). What ends a file early ends the job with
         `SOURCE_REFUSED`, once all that was whole is settled. It takes no `match`, `follow`, `sweeps`,
-        `delete_extra`, and no `verify` of `lengths` or of `keys`. With `snapshot`, the source's time in ms,
+        `delete_extra`, and no `verify` of `lengths`. With `snapshot`, the source's time in ms,
         the one partition `(0, 0)` is taken from a snapshot that the source makes (PSYNC, `rdb-only`), whose
         large values are read in parts as ever; its mark moves only when all is done, and a snapshot that is
         cut off ends the job with `SOURCE_CHANGED`. With `follow`, what is touched meanwhile is copied behind

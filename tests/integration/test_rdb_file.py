@@ -263,8 +263,9 @@ def test_another_file_is_read_from_its_start(cluster: LocalCluster, tmp_path: Pa
     assert report.keys.scanned == 100
 
 
-def test_functions_are_loaded_from_the_file(cluster: LocalCluster, tmp_path: Path) -> None:
-    code = b"#!lua name=mylib\nredis.register_function('f', function() return 1 end)"
+@pytest.mark.parametrize("first", ["#!lua name=mylib", '#!lua Name="mylib"', "#!LUA  name='mylib' "])
+def test_functions_are_loaded_from_the_file(cluster: LocalCluster, tmp_path: Path, first: str) -> None:
+    code = first.encode() + b"\nredis.register_function('f', function() return 1 end)"
     file = tmp_path / "own.rdb"
     file.write_bytes(_file(b"\xf5" + _text(code), _string(b"a", b"0")))
     with cluster.primaries[0].client() as client:
@@ -276,6 +277,24 @@ def test_functions_are_loaded_from_the_file(cluster: LocalCluster, tmp_path: Pat
         with node.client() as client:
             assert client.execute_command("FUNCTION", "LIST", "LIBRARYNAME", "mylib")
             client.execute_command("FUNCTION", "FLUSH")
+
+
+def test_functions_that_come_from_stdin_are_told(cluster: LocalCluster, tmp_path: Path) -> None:
+    code = b"#!lua name=mylib\nredis.register_function('f', function() return 1 end)"
+    command = [COMMAND, "migrate", "-", cluster.url, "--journal", str(tmp_path / "j.db")]
+    content = _file(b"\xf5" + _text(code), _string(b"a", b"0"))
+    done = subprocess.run(command, input=content, capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert b"has 1 libraries of functions, which are not copied from there" in done.stderr
+
+
+def test_a_large_value_that_has_expired_counts_as_expired(cluster: LocalCluster, tmp_path: Path) -> None:
+    file = tmp_path / "own.rdb"
+    past = b"\xfc" + (1000).to_bytes(8, "little")
+    file.write_bytes(_file(past + _string(b"large", b"x" * 2_000_000), _string(b"small", b"v")))
+    report, _ = copy(file, cluster, tmp_path, memory_limit=4_000_000)
+    assert report.ok, report.failures
+    assert (report.keys.migrated, report.keys.expired) == (1, 1)
 
 
 def test_a_value_beyond_the_budget_fails_alone(cluster: LocalCluster, tmp_path: Path) -> None:
@@ -338,7 +357,6 @@ def test_a_directory_and_a_missing_file_are_refused(cluster: LocalCluster, tmp_p
     "options",
     [
         {"follow": True},
-        {"verify": True},
         {"keep_eviction_metadata": True},
         {"min_size": 1},
         {"db": "all"},

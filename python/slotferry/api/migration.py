@@ -46,14 +46,12 @@ class Migration:
     cancelled and waited for.
     """
 
-    _reads_files = True
-
     def __init__(
         self, source: str | Endpoint, target: str | Endpoint, options: Options | None = None
     ) -> None:
         self.options = options or Options()
         source_end = (
-            parse_endpoint((self._reads_files and _file(source)) or source, "source")
+            parse_endpoint(_file(source) or source, "source")
             .with_credentials(self.options.source_password, self.options.source_tls)
             .with_sentinel_login(self.options.sentinel_username, self.options.sentinel_password)
         )

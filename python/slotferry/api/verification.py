@@ -15,7 +15,7 @@ from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.model.differences import Difference
 from slotferry.model.report import Report, VerifyReport
 from slotferry.net.endpoints import Endpoint
-from slotferry.verify.options import VerifyOptions
+from slotferry.verify.options import VerifyOptions, check_verified_file
 from slotferry.verify.session import VerifySession
 
 __all__ = ["Difference", "Verification", "VerifyOptions", "VerifyReport"]
@@ -31,12 +31,13 @@ class Verification(Migration):
     """
 
     options: VerifyOptions
-    _reads_files = False
 
     def __init__(
         self, source: str | Endpoint, target: str | Endpoint, options: VerifyOptions | None = None
     ) -> None:
         super().__init__(source, target, options or VerifyOptions())
+        if self._source.is_file:
+            check_verified_file(self._source, self.options)
 
     def _make_session(self, source: Endpoint, target: Endpoint, cancel: CancelRequest) -> VerifySession:
         return VerifySession(source, target, self.options, self._tell, cancel)

@@ -205,7 +205,7 @@ def verify(as_json: bool, progress: Any, report: Path | None, html: Path | None,
     Every key, in both directions: value, type and TTL, whatever the encoding. Keys that differ are read again
     a moment later, to tell what is in motion from what is wrong. Nothing is written without --repair.
 
-    SOURCE and TARGET are written as for 'slotferry migrate'.
+    SOURCE and TARGET are written as for 'slotferry migrate'; SOURCE may be the RDB file that was copied.
     """
     from slotferry.cli.common.report_file import ReportFile
 

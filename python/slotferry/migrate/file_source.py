@@ -25,10 +25,14 @@ def check_file_options(source: Endpoint, options: Options) -> None:
             _check_snapshot(options)
         return
     selection = options.selection
+    if source.is_stdin and options.verify:
+        raise OptionError(
+            "{verify} is given, and the RDB file comes from stdin, which can't be read twice",
+            hint="leave it out, or save it in a file",
+        )
     for given, what in (
         (options.read == "snapshot", "{read} snapshot"),
         (options.follow, "{follow}"),
-        (options.verify, "{verify}"),
         (options.keys_from is not None, "{keys_from}"),
         (options.keep_eviction_metadata, "{keep_eviction_metadata}"),
         (options.parallel_scans is not None, "{parallel_scans}"),

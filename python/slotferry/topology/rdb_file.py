@@ -25,7 +25,7 @@ from slotferry.topology.product import Product
 _BEGINNING = 1 << 16
 _FIRST_VALKEY = 80
 _HINT = "name an RDB file, as SAVE, BGSAVE or 'redis-cli --rdb' write it"
-_LIBRARY = re.compile(rb"#![A-Za-z0-9_]+[^\n]*?\bname=([A-Za-z0-9_]+)")
+_LIBRARY = re.compile(rb"#![^\n]*?[ \t]name=(?:\"([^\"\n]*)\"|'([^'\n]*)'|([^ \t\r\n]+))", re.IGNORECASE)
 
 
 def look_at_file(endpoint: Endpoint) -> SourceFacts:
@@ -81,5 +81,10 @@ def _product(beginning: RdbBeginning) -> Product:
 
 
 def _libraries(beginning: RdbBeginning) -> tuple[tuple[str, bytes], ...]:
+    """Return the libraries with their names, which stand in their first line as arguments of a shell do."""
     found = [(_LIBRARY.match(code), code) for code in beginning.libraries]
-    return tuple((name[1].decode(), code) for name, code in found if name is not None)
+    return tuple(
+        ((name[1] or name[2] or name[3] or b"").decode("utf-8", "replace"), code)
+        for name, code in found
+        if name is not None
+    )

@@ -12,6 +12,7 @@ from typing import Any
 
 from slotferry.errors import OptionError
 from slotferry.jobs.options import Options
+from slotferry.net.endpoints import Endpoint
 from slotferry.verify.deletion_guard import Confirm
 
 
@@ -116,3 +117,18 @@ class VerifyOptions(Options):
             "read": "scan",
         }
         return cls(**{name: value for name, value in {**shared, **changed}.items() if name in shared})
+
+
+def check_verified_file(source: Endpoint, options: VerifyOptions) -> None:
+    """Raise `OptionError` for what a comparison with an RDB file can't be asked for."""
+    if source.is_stdin:
+        raise OptionError(
+            "the RDB file comes from stdin, and keys that differ are read a second time",
+            hint="save it in a file, and name that",
+        )
+    for given, what in (
+        (options.quick, "{quick} is given, and an RDB file does not tell lengths without values"),
+        (options.delete_extra, "{delete_extra} is given, and keys that an RDB file lacks are not looked for"),
+    ):
+        if given:
+            raise OptionError(what, hint="leave it out, or load the file into a server")

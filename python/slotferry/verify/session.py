@@ -190,7 +190,11 @@ class VerifySession(Session):
             if source.started_over:
                 self._figures.settled_before, self._figures.resumed = 0, False
         target = TargetRunner(journal, self._extra_job, driver, options)
-        if not self._has_way_back(sides):
+        if sides.source_facts.file is not None:
+            self._emit(
+                Notice("extra and misplaced keys are not looked for: an RDB file can't be asked for them")
+            )
+        elif not self._has_way_back(sides):
             self._emit(
                 Notice(
                     "keys are renamed, chosen by what they are, or of databases that share one: extra and "
@@ -294,14 +298,8 @@ class VerifySession(Session):
         return preflight.apply_skips(rows, self._options.skip_check)
 
     def _judge_rights(self, sides: Sides) -> list[preflight.Row]:
-        options, database = self._verify, sides.source.endpoint.database
-        probes = verify_source_probes(sides.source_facts.server, quick=options.quick)
-        found = sides.source_facts.found
-        with sides.source.open(None if found is None else found.address) as node:
-            if database:
-                node.need("SELECT", database)
-            denied = {node.name: denied_commands(node, probes)}
-        rows = judge_rights("source", denied)
+        options = self._verify
+        rows = [] if sides.source_facts.file is not None else self._judge_source_rights(sides)
         probes = verify_target_probes(has_pexpiretime=sides.target_facts.has_pexpiretime, quick=options.quick)
         if options.repair and not options.dry_run:
             probes += repair_probes(delete=options.delete_extra)
@@ -310,6 +308,16 @@ class VerifySession(Session):
             with sides.target.open(address) as node:
                 denied[node.name] = denied_commands(node, probes)
         return rows + judge_rights("target", denied)
+
+    def _judge_source_rights(self, sides: Sides) -> list[preflight.Row]:
+        database = sides.source.endpoint.database
+        probes = verify_source_probes(sides.source_facts.server, quick=self._verify.quick)
+        found = sides.source_facts.found
+        with sides.source.open(None if found is None else found.address) as node:
+            if database:
+                node.need("SELECT", database)
+            denied = {node.name: denied_commands(node, probes)}
+        return judge_rights("source", denied)
 
     def _report(self, elapsed: float, error: SlotferryError | None) -> VerifyReport:
         figures, driver, repair = self._figures, self._driver, self._repair

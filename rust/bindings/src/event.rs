@@ -29,6 +29,7 @@ kinds! {
     ComparisonWanted,
     FileDamaged,
     FileDatabases,
+    FileFunctions,
 }
 
 /// Something the control plane should know of or act on.

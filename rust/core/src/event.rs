@@ -49,6 +49,8 @@ pub enum EventKind {
     FileDamaged,
     /// An RDB file has keys in other databases than the one that is read.
     FileDatabases,
+    /// An RDB file from the standard input has libraries of functions, which are not copied.
+    FileFunctions,
 }
 
 impl EventKind {
@@ -77,6 +79,7 @@ impl EventKind {
             Self::ComparisonWanted => "comparison_wanted",
             Self::FileDamaged => "file_damaged",
             Self::FileDatabases => "file_databases",
+            Self::FileFunctions => "file_functions",
         }
     }
 }

@@ -267,13 +267,10 @@ fn check(spec: &JobSpec) -> Result<()> {
             || spec.delete_extra
             || spec.pattern.is_some()
             || spec.partition_count != 1
-            || spec
-                .verify
-                .is_some_and(|verify| verify.depth == Depth::Length || !spec.names.is_empty()))
+            || spec.verify.is_some_and(|verify| verify.depth == Depth::Length))
     {
         return usage(
-            "a file is read in one partition, without follow, match, sweeps, delete_extra, and verifies neither lengths nor \
-             keys by name"
+            "a file is read in one partition, without follow, match, sweeps, delete_extra, and verifies no lengths"
                 .to_owned(),
         );
     }

@@ -154,9 +154,16 @@ impl Engine {
     pub(crate) fn take_big(self: &Rc<Self>, big: Big) {
         if self.spec.file.is_some() {
             let (name, bytes) = (shown(&big.source), big.size);
-            let message = format!(
-                "{name} takes {bytes} bytes, more than the target takes in one command, and a file can't be asked for parts"
-            );
+            // What is too large for one command is told before it comes here.
+            let why = if big.refused || big.target.len() as u64 + bytes > self.largest as u64 {
+                "more than the target takes in one command, and a file can't be asked for parts".to_owned()
+            } else {
+                format!(
+                    "has to be laid out anew for the target, and takes more than {} bytes for that: raise --memory-limit",
+                    self.decode_limit()
+                )
+            };
+            let message = format!("{name} takes {bytes} bytes, {why}");
             return self.fail_big(&big, FailureKind::TooLarge, message, String::new());
         }
         self.budget.hold_names(big.weight());

@@ -35,8 +35,8 @@ pub enum Item<'a> {
     Size(u64),
     /// A key with its value.
     Key(Key<'a>),
-    /// A key whose value is larger than the limit: its name, its type, and the bytes of its value.
-    Large(Vec<u8>, u8, u64),
+    /// A key whose value is larger than the limit, which is passed over.
+    Large(Large),
     /// The file is over.
     End(Checksum),
 }
@@ -55,6 +55,19 @@ pub enum Checksum {
         /// As the bytes before give it.
         computed: u64,
     },
+}
+
+/// What is known of a key whose value was passed over.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Large {
+    /// Its name.
+    pub name: Vec<u8>,
+    /// Milliseconds since the epoch.
+    pub expires_at: Option<u64>,
+    /// The type and encoding of its value.
+    pub type_byte: u8,
+    /// Bytes of its value.
+    pub bytes: u64,
 }
 
 /// A key as it stands in the file.

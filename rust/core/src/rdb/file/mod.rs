@@ -18,5 +18,5 @@ mod tests;
 mod walk;
 
 pub use error::FileError;
-pub use item::{Checksum, Item, Key, Step};
+pub use item::{Checksum, Item, Key, Large, Step};
 pub use reader::FileReader;

@@ -9,7 +9,7 @@ use crc::{Digest, Table};
 
 use crate::rdb::file::error::FileError;
 use crate::rdb::file::head::{self, Head};
-use crate::rdb::file::item::{Checksum, Item, Key, Step};
+use crate::rdb::file::item::{Checksum, Item, Key, Large, Step};
 use crate::rdb::file::known::{HEADER, SLOT_IMPORT, unknown, version_of};
 use crate::rdb::file::layout;
 use crate::rdb::file::walk::Walk;
@@ -49,8 +49,8 @@ struct Entry {
 enum Passing {
     /// What a server keeps beside the keys.
     Item(Item<'static>),
-    /// A key's value that is too large: the name, the type, and the bytes so far.
-    Value(Vec<u8>, u8, u64),
+    /// A key's value that is too large, with the bytes so far.
+    Value(Large),
 }
 
 /// Reads one file, from front to back.
@@ -292,8 +292,8 @@ impl FileReader {
     fn pass(&mut self, data: &[u8]) -> Result<Step<'static>, FileError> {
         let (passed, is_over) = self.walk.walk(data).map_err(|what| self.malformed(what, 0))?;
         self.use_up(&data[..passed]);
-        if let Some(Passing::Value(_, _, bytes)) = &mut self.passing {
-            *bytes += passed as u64;
+        if let Some(Passing::Value(large)) = &mut self.passing {
+            large.bytes += passed as u64;
         }
         if !is_over {
             return Ok(Step::More(passed));
@@ -301,10 +301,10 @@ impl FileReader {
         Ok(match self.passing.take() {
             None => Step::More(passed),
             Some(Passing::Item(item)) => Step::Item(passed, item),
-            Some(Passing::Value(name, type_byte, bytes)) => {
+            Some(Passing::Value(large)) => {
                 self.keys += 1;
-                self.last_key.clone_from(&name);
-                Step::Item(passed, Item::Large(name, type_byte, bytes))
+                self.last_key.clone_from(&large.name);
+                Step::Item(passed, Item::Large(large))
             }
         })
     }
@@ -364,15 +364,21 @@ impl FileReader {
             return Ok(Step::More(0));
         };
         let name = name.into_owned();
-        let end = std::mem::take(&mut self.entry).looked;
-        let bytes = (end - value_at) as u64;
+        let entry = std::mem::take(&mut self.entry);
+        let end = entry.looked;
         self.use_up(&data[..end]);
+        let large = Large {
+            name,
+            expires_at: entry.expires_at,
+            type_byte,
+            bytes: (end - value_at) as u64,
+        };
         if is_over {
             self.keys += 1;
-            self.last_key.clone_from(&name);
-            return Ok(Step::Item(end, Item::Large(name, type_byte, bytes)));
+            self.last_key.clone_from(&large.name);
+            return Ok(Step::Item(end, Item::Large(large)));
         }
-        self.passing = Some(Passing::Value(name, type_byte, bytes));
+        self.passing = Some(Passing::Value(large));
         Ok(Step::More(end))
     }
 

@@ -52,7 +52,7 @@ fn owned(item: Item<'_>, version: u16) -> Read {
             key.append_payload(&mut payload, version);
             Read::Key(key.name.into_owned(), key.expires_at, payload)
         }
-        Item::Large(name, type_byte, bytes) => Read::Large(name, type_byte, bytes),
+        Item::Large(large) => Read::Large(large.name, large.type_byte, large.bytes),
         Item::End(checksum) => Read::End(checksum),
         other => Read::Other(format!("{other:?}")),
     }

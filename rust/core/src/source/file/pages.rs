@@ -11,7 +11,7 @@ use crate::job::engine::{Depth, Engine};
 use crate::ledger::books::PageId;
 use crate::ledger::progress::Outcome;
 use crate::ledger::unsettled::{Failure, FailureKind};
-use crate::rdb::file::Key;
+use crate::rdb::file::{Key, Large};
 use crate::rdb::module_name;
 use crate::resp::{Eviction, Restore};
 use crate::source::scan::Keys;
@@ -22,15 +22,15 @@ use crate::transform::filter::{Question, ValueFilter};
 pub(super) enum Taken<'a> {
     /// With its value.
     Whole(Key<'a>),
-    /// One whose value is too large to be kept: its name, its type, and the bytes of its value.
-    Large(Vec<u8>, u8, u64),
+    /// One whose value is too large to be kept.
+    Large(Large),
 }
 
 impl Taken<'_> {
     pub fn name(&self) -> &[u8] {
         match self {
             Self::Whole(key) => &key.name,
-            Self::Large(name, ..) => name,
+            Self::Large(large) => &large.name,
         }
     }
 
@@ -38,7 +38,7 @@ impl Taken<'_> {
     pub fn weight(&self) -> usize {
         match self {
             Self::Whole(key) => key.name.len() + key.value.len(),
-            Self::Large(name, ..) => name.len(),
+            Self::Large(large) => large.name.len(),
         }
     }
 }
@@ -65,7 +65,7 @@ impl Choice {
         if self.type_name.is_none() && self.questions.is_empty() {
             return true;
         }
-        self.takes_as(&type_name(key), time_left(key, now))
+        self.takes_as(&type_name(key), time_left(key.expires_at, now))
     }
 
     /// Whether a key of this type is taken, with this PTTL.
@@ -91,9 +91,8 @@ fn type_name(key: &Key<'_>) -> String {
 }
 
 /// What PTTL says of it: -1 without an expiry.
-fn time_left(key: &Key<'_>, now: u64) -> i64 {
-    key.expires_at
-        .map_or(-1, |at| at.saturating_sub(now).min(i64::MAX as u64).cast_signed())
+pub(super) fn time_left(expires_at: Option<u64>, now: u64) -> i64 {
+    expires_at.map_or(-1, |at| at.saturating_sub(now).min(i64::MAX as u64).cast_signed())
 }
 
 /// What a page belongs to.
@@ -133,7 +132,10 @@ impl Page<'_> {
         for number in order {
             match &taken[number as usize] {
                 Taken::Whole(key) => self.pass_on(page, &keys, number, key, now),
-                Taken::Large(_, _, bytes) => self.pass_on_large(page, &keys, number, *bytes),
+                Taken::Large(large) if large.expires_at.is_some_and(|at| at <= now) => {
+                    self.pass_on_expired(page, &keys, number);
+                }
+                Taken::Large(large) => self.pass_on_large(page, &keys, number, large.bytes),
             }
         }
         self.engine.names_are_read(&keys);
@@ -177,12 +179,7 @@ impl Page<'_> {
             eviction: measured(engine, key),
         };
         if key.expires_at.is_some_and(|at| at <= now) {
-            if engine.spec.verify.is_some() {
-                // The target must not have it either.
-                restore.expires_at = 0;
-                return engine.route(page, slot, &restore);
-            }
-            return engine.settle(page, Outcome::Expired, 1, 0);
+            return self.pass_on_expired(page, keys, number);
         }
         if engine.depth() == Some(Depth::Existence) {
             restore.payload = &THERE;
@@ -195,6 +192,25 @@ impl Page<'_> {
             return self.pass_on_large(page, keys, number, key.value.len() as u64);
         }
         engine.route(page, slot, &restore);
+    }
+
+    /// A key that has expired is not written.
+    fn pass_on_expired(&self, page: PageId, keys: &Keys, number: u32) {
+        let engine = self.engine;
+        if engine.spec.verify.is_none() {
+            return engine.settle(page, Outcome::Expired, 1, 0);
+        }
+        // The target must not have it either.
+        let nothing = Restore {
+            number,
+            key: keys.target(number as usize),
+            expires_at: 0,
+            payload: b"",
+            is_string: false,
+            rdb_version: None,
+            eviction: None,
+        };
+        engine.route(page, keys.get(number as usize).1, &nothing);
     }
 
     /// A value is not to be written in one piece.

@@ -17,8 +17,8 @@ use crate::job::follow::Follow;
 use crate::ledger::progress::Outcome;
 use crate::rdb::file::{Checksum, FileError, FileReader, Item, Step};
 use crate::rdb::{Kind, kind_name};
-use crate::source::file::pages::{Choice, Origin, Page, Taken};
-use crate::source::file::{FileSpec, input, snapshot};
+use crate::source::file::pages::{Choice, Origin, Page, Taken, time_left};
+use crate::source::file::{FileSpec, Input, input, snapshot};
 use crate::text::shown;
 
 /// Bytes of keys and values in a page, about.
@@ -47,6 +47,8 @@ pub(crate) struct FileSource {
     border: u64,
     /// Keys of other databases, and the first of these.
     elsewhere: Option<(u64, u64)>,
+    /// Libraries of functions that came.
+    libraries: u64,
     payload: Vec<u8>,
 }
 
@@ -84,6 +86,7 @@ impl FileSource {
             database: 0,
             border: 0,
             elsewhere: None,
+            libraries: 0,
             payload: Vec::new(),
             engine,
             file,
@@ -103,7 +106,10 @@ impl FileSource {
                     follow.begin_copying();
                 }
             }
-            Ok(true) => self.tell_elsewhere(),
+            Ok(true) => {
+                self.tell_elsewhere();
+                self.tell_functions();
+            }
             Ok(false) => self.engine.cut_short.set(true),
             // What was whole is of no use: another snapshot is another one.
             Err(error) if self.file.is_snapshot() => self.engine.stop(error.kind, error.message),
@@ -217,9 +223,13 @@ impl FileSource {
             }
             let key = match item {
                 Item::Key(key) => Taken::Whole(key),
-                Item::Large(name, type_byte, bytes) => Taken::Large(name, type_byte, bytes),
+                Item::Large(large) => Taken::Large(large),
                 Item::Database(number) => {
                     self.database = number;
+                    continue;
+                }
+                Item::Library(_) => {
+                    self.libraries += 1;
                     continue;
                 }
                 Item::End(checksum) => break self.check(checksum).map(|()| Pause::Over),
@@ -308,9 +318,11 @@ impl FileSource {
             && match key {
                 Taken::Whole(key) => self.choice.takes(key, now),
                 // What a module calls its type is not known any more: it is rather told as failed than left out.
-                Taken::Large(_, type_byte, _) if Kind::of(*type_byte) == Some(Kind::Module) => true,
-                // Whether it has a TTL is not known either; it is not copied.
-                Taken::Large(_, type_byte, _) => self.choice.takes_as(kind_name(*type_byte), -1),
+                Taken::Large(large) if Kind::of(large.type_byte) == Some(Kind::Module) => true,
+                Taken::Large(large) => {
+                    let left = time_left(large.expires_at, now);
+                    self.choice.takes_as(kind_name(large.type_byte), left)
+                }
             }
     }
 
@@ -389,6 +401,19 @@ impl FileSource {
         };
         let message = format!("{} can't be read: {error}{after}", self.file.name);
         Error::new(ErrorKind::SourceRefused, message)
+    }
+
+    /// What a file has is known beforehand, and loaded before its keys; what comes from the standard input is not.
+    fn tell_functions(&self) {
+        if self.libraries > 0 && self.file.input == Input::Stdin {
+            let message = format!(
+                "{} has {} libraries of functions, which are not copied from there: load them by hand",
+                self.file.name, self.libraries
+            );
+            self.engine
+                .shared
+                .tell(Event::new(EventKind::FileFunctions, message));
+        }
     }
 
     fn tell_elsewhere(&self) {
