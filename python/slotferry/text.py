@@ -144,6 +144,14 @@ def local_time(seconds: float | None) -> str:
     return f"{text[:-2]}:{text[-2:]}"
 
 
+def format_age(seconds: float) -> str:
+    """Return how long ago something was, in its largest unit: `5 s`, `12 min`, `3 h`, `40 d`."""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{int(seconds // size):,} {unit}"
+    return f"{max(0, int(seconds))} s"
+
+
 def format_duration(seconds: float) -> str:
     """Return a time as a person reads it: `0.4s`, `12s`, `3m05s`, `2h04m`."""
     if seconds < 10:

@@ -51,13 +51,80 @@ def lines(text: str) -> list[dict[str, Any]]:
 def test_list(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with JobLock(path, "nightly"):
         table = run(capsys, "list").splitlines()
-    heads = "JOB KIND STATUS SCANNED PENDING FAILED SLOTS RUNS CHANGED"
+    heads = "JOB KIND STATUS SCANNED PENDING FAILED SLOTS RUNS AGE CHANGED"
     assert table[0].split() == heads.split()
     assert table[1].split()[:7] == ["nightly", "migrate", "failed", "1,004", "1", "3", "1"]
     assert {row.split()[0]: row.split()[2] for row in table[2:]} == {
         "whole": "completed",
         "killed": "interrupted",
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (("--state", "failed"), {"nightly"}),
+        (("--state", "completed", "--state", "interrupted"), {"whole", "killed"}),
+        (("--kind", "migrate"), {"nightly", "whole", "killed"}),
+        (("--limit", "1"), {"nightly"}),
+    ],
+)
+@pytest.mark.usefixtures("path")
+def test_some_of_the_list(
+    capsys: pytest.CaptureFixture[str], options: tuple[str, ...], names: set[str]
+) -> None:
+    assert {line["job"] for line in lines(run(capsys, "list", "--json", *options))} == names
+
+
+@pytest.mark.usefixtures("path")
+def test_a_list_without_a_match_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["jobs", "list", "--kind", "verify"]) == 0
+    assert "no jobs like that" in capsys.readouterr().err
+
+
+def make_old(path: Path, *names: str) -> None:
+    """Let jobs have changed 40 days ago."""
+    with Journal.open(path) as journal, journal.transaction() as execute:
+        for name in names:
+            execute("UPDATE jobs SET updated = updated - 40 * 86400 WHERE name = ?", (name,))
+
+
+def test_old_jobs_are_forgotten_with_a_yes(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_old(path, "whole", "killed")
+    with JobLock(path, "killed"):  # it goes on
+        assert main(["jobs", "prune", "--older-than", "30d", "--yes"]) == 0
+    assert capsys.readouterr().out == "discarded whole\n"
+    assert {line["job"] for line in lines(run(capsys, "list", "--json"))} == {"nightly", "killed"}
+    assert run(capsys, "prune", "--older-than", "30d", "--yes") == "discarded killed\n"
+    assert main(["jobs", "prune", "--older-than", "30d", "--yes"]) == 0
+    assert "there is nothing so old" in capsys.readouterr().err
+
+
+def test_nothing_is_forgotten_without_one(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_old(path, "whole")
+    assert main(["jobs", "prune", "--older-than", "30d"]) == 2
+    assert "no terminal to ask on" in capsys.readouterr().err
+    assert len(lines(run(capsys, "list", "--json"))) == 3
+
+
+def test_a_job_that_is_needed_to_put_something_back_stays(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_old(path, "whole", "nightly")
+    with Journal.open(path) as journal, journal.transaction() as execute:
+        columns = "(job, node, name, before, made)"
+        execute(f"INSERT INTO changed_settings {columns} VALUES ('nightly', 'n', 's', 'b', 'm')")
+    assert main(["jobs", "prune", "--older-than", "30d", "--yes"]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == "discarded whole\n"
+    assert "nightly stays: the source of nightly may still refuse writes" in captured.err
+
+
+@pytest.mark.usefixtures("path")
+def test_watching_a_job_that_does_not_run_shows_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "show", "nightly", "--watch") == run(capsys, "show", "nightly")
+    assert main(["jobs", "show", "nightly", "--watch", "--json"]) == 2
+    assert "--watch is for people" in capsys.readouterr().err
 
 
 def test_list_as_json(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

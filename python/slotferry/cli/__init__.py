@@ -62,7 +62,13 @@ _COMPLETE = "_SLOTFERRY_COMPLETE"
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EXAMPLES,
 )
-@click.version_option(package_name="slotferry", message=f"%(package)s %(version)s, engine {__version__}")
+@click.version_option(
+    None,
+    "-V",
+    "--version",
+    package_name="slotferry",
+    message=f"%(package)s %(version)s, engine {__version__}",
+)
 def cli() -> None:
     """Move Redis and Valkey data into a cluster: fast, resumable, without losing a key."""
 

@@ -13,6 +13,7 @@ import click
 
 from slotferry.cli.common.command import Command
 from slotferry.cli.common.cutover_options import cutover_options, take_cutover_options
+from slotferry.cli.common.job_argument import job_argument
 from slotferry.cli.common.passwords import take_password
 from slotferry.cli.common.sides import network_options, tls_options
 from slotferry.cli.jobs.commands import journal_option, journal_path, json_option, opened_journal, settings
@@ -43,7 +44,7 @@ Exit codes:
 
 
 @click.command(cls=Command, context_settings=settings, epilog=_EPILOG)
-@click.argument("job")
+@job_argument
 @cutover_options
 @click.option(
     "--undo",

@@ -19,7 +19,7 @@ import click
 
 from slotferry.cli.common.command import note_config
 from slotferry.cli.common.cutover_options import CUTOVER_OPTIONS, cutover_options, take_cutover_options
-from slotferry.cli.common.ending import ending_signals, meaning
+from slotferry.cli.common.ending import WHAT_A_SECOND_DOES, Interruption, ending_signals, meaning
 from slotferry.cli.common.metrics import Metrics, metrics_options
 from slotferry.cli.common.page_file import PageFile, html_option, migration_page
 from slotferry.cli.common.passwords import File
@@ -345,16 +345,18 @@ def _refuse_policy(parameters: dict[str, Any]) -> None:
 
 def follow(migration: Migration, as_json: bool, progress: Any, metrics: Metrics) -> Report:
     """Run, show it, and return the report."""
-    from slotferry.model.events import RunEnded
+    from slotferry.model.events import Notice, RunEnded
 
     with ExitStack() as stack:
         displays = [choose_display(progress), _results(as_json)]
         for display in displays:
             stack.enter_context(closing(display))
         stack.enter_context(migration)
-        stack.enter_context(_signals(migration))
+        interruption = stack.enter_context(_signals(migration))
         for event in migration.events():
             metrics.handle(event)
+            if interruption.is_untold() and not isinstance(event, RunEnded):
+                displays[0].handle(Notice(WHAT_A_SECOND_DOES))
             for display in displays:
                 display.handle(event)
             if isinstance(event, RunEnded):
@@ -374,13 +376,14 @@ def _results(as_json: bool) -> Display:
 
 
 @contextmanager
-def _signals(migration: Migration) -> Iterator[None]:
+def _signals(migration: Migration) -> Iterator[Interruption]:
+    interruption = Interruption()
     before = {number: signal.getsignal(number) for number in ending_signals()}
     received = 0
 
     def ask(number: int, _: FrameType | None) -> None:
         nonlocal received
-        received += 1
+        received = interruption.received = received + 1
         migration.cancel(immediately=received > 1, signal=meaning(number))
         if received > 1:
             restore()
@@ -392,6 +395,6 @@ def _signals(migration: Migration) -> Iterator[None]:
     for number in before:
         signal.signal(number, ask)
     try:
-        yield
+        yield interruption
     finally:
         restore()

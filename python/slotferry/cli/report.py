@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from slotferry.cli.common.command import Command
+from slotferry.cli.common.job_argument import job_argument
 from slotferry.cli.common.passwords import File
 from slotferry.errors import UsageError
 
@@ -26,7 +27,7 @@ Examples:
 
 
 @click.command(cls=Command, context_settings={"auto_envvar_prefix": "SLOTFERRY"}, epilog=_EPILOG)
-@click.argument("job")
+@job_argument
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), required=True, help="The file to write; - for stdout."
 )

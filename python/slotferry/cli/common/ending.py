@@ -18,6 +18,25 @@ if TYPE_CHECKING:
     from slotferry.jobs.control.cancel import CancelRequest
 
 
+WHAT_A_SECOND_DOES = (
+    "ending: what is in hand is finished and saved; a second Ctrl-C stops at once, and loses nothing"
+)
+
+
+class Interruption:
+    """How many signals asked for an end, and whether it was told yet what another one does."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._told = False
+
+    def is_untold(self) -> bool:
+        """Whether the first signal has come and nothing was told of it; from then on it counts as told."""
+        untold = self.received == 1 and not self._told
+        self._told = self._told or self.received > 0
+        return untold
+
+
 def ending_signals() -> tuple[signal.Signals, ...]:
     """Return the signals that ask this process to end; a SIGHUP that is ignored is none."""
     asked = (signal.SIGINT, signal.SIGTERM)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.common.job_argument import job_argument
 from slotferry.cli.common.lazy import Home, LazyGroup
 from slotferry.errors import JournalError, RefusedError, UsageError
 from slotferry.redaction import json_text
 from slotferry.text import iso_time, local_time, show_key
-from slotferry.verify.jobs import extra_job, shown_jobs
+from slotferry.verify.jobs import extra_job
 
 if TYPE_CHECKING:
     from slotferry.jobs.journal.journal import Journal
@@ -54,16 +55,11 @@ Examples:
   slotferry jobs rate nightly --max-keys-per-second 20000
   slotferry jobs discard nightly
 """
-_LIST_EXAMPLES = """\
-\b
-Examples:
-  slotferry jobs list
-  slotferry jobs list --json | jq -r 'select(.status != "completed").job'
-"""
 _SHOW_EXAMPLES = """\
 \b
 Examples:
   slotferry jobs show nightly
+  slotferry jobs show nightly --watch
   slotferry jobs show nightly --json | jq -r 'select(.type == "live") | .state + " " + .reason'
   slotferry jobs show nightly --limit 1000000 --json | jq -r 'select(.type == "failure").message'
 """
@@ -86,6 +82,12 @@ _STEERING = {
     cls=LazyGroup,
     homes={
         **{name: Home("slotferry.cli.jobs.control", f"{name}_job", text) for name, text in _STEERING.items()},
+        "list": Home(
+            "slotferry.cli.jobs.listing", "list_jobs", "List the jobs, the one that changed last first."
+        ),
+        "prune": Home(
+            "slotferry.cli.jobs.prune", "prune_jobs", "Forget jobs that have not changed for long."
+        ),
         "failures": Home(
             "slotferry.cli.jobs.failures", "failures", "Print the names of a job's failed keys, one a line."
         ),
@@ -97,65 +99,20 @@ def jobs() -> None:
     """List, show, steer and discard the jobs in the journal."""
 
 
-@jobs.command("list", context_settings=settings, epilog=_LIST_EXAMPLES)
-@journal_option
-@json_option
-def list_jobs(journal: Path | None, as_json: bool) -> None:
-    """List the jobs, the one that changed last first."""
-    from slotferry.cli.jobs.following import following, shown_status
-    from slotferry.cli.reshard import recorded
-    from slotferry.report.columns import align
-
-    path = journal_path(journal)
-    opened = _open(path)
-    if opened is None:
-        if not as_json:
-            click.echo(f"no jobs: there is no journal {path}", err=True)
-        return
-    with opened:
-        found = [
-            (record.updated, {**_job_dict(path, record), **following(path, record)})
-            for record in shown_jobs(opened.jobs())
-        ]
-    found += recorded.job_dicts(path)
-    found.sort(key=lambda changed: -changed[0])
-    records = [record for _, record in found]
-    if as_json:
-        for record in records:
-            click.echo(json_text(record))
-        return
-    if not records:
-        click.echo(f"no jobs in {path}", err=True)
-        return
-    heads = ("JOB", "KIND", "STATUS", "SCANNED", "PENDING", "FAILED", "SLOTS", "RUNS", "CHANGED")
-    rows = [
-        (
-            *(str(record[name]) for name in ("job", "kind")),
-            shown_status(record),
-            *_figures(record),
-            str(record["runs"]),
-            local_time(updated),
-        )
-        for updated, record in found
-    ]
-    click.echo("\n".join(align([heads, *rows], numbers=(3, 4, 5, 6, 7))))
-
-
-def _figures(record: dict[str, Any]) -> tuple[str, ...]:
-    if record["kind"] == "reshard":
-        return "", "", "", f"{record['slots']['moved']:,}/{record['slots']['planned']:,}"
-    return *(f"{record['keys'][name]:,}" for name in ("scanned", "pending", "failed")), ""
-
-
 @jobs.command("show", context_settings=settings, epilog=_SHOW_EXAMPLES)
-@click.argument("job")
+@job_argument
 @journal_option
 @click.option(
     "--limit", type=click.IntRange(0), default=20, show_default=True, help="How many keys of each kind."
 )
+@click.option(
+    "--watch", is_flag=True, help="Show how a running job is until it ends; Ctrl-C ends the watching."
+)
 @json_option
 @kind_option
-def show_job(job: str, journal: Path | None, limit: int, as_json: bool, kind: str | None) -> None:
+def show_job(
+    job: str, journal: Path | None, limit: int, watch: bool, as_json: bool, kind: str | None
+) -> None:
     """Show a job: setup, runs, failed and pending keys; of a running one also how it is at this instant.
 
     Of a reshard: what became of its slots, and why some were left.
@@ -163,7 +120,14 @@ def show_job(job: str, journal: Path | None, limit: int, as_json: bool, kind: st
     from slotferry.cli.reshard import recorded
 
     path = journal_path(journal)
-    if find_kind(path, job, kind) == "reshard":
+    found = find_kind(path, job, kind)
+    if watch:
+        from slotferry.cli.jobs.watch import watch_job
+
+        if as_json:
+            raise UsageError("--watch is for people, and --json for programs", hint="leave one out")
+        watch_job(path, job, "reshard" if found == "reshard" else "migrate")
+    if found == "reshard":
         recorded.show(path, job, as_json=as_json)
         return
     with _open_job(path, job) as (opened, record):
@@ -174,7 +138,7 @@ def show_job(job: str, journal: Path | None, limit: int, as_json: bool, kind: st
 
 
 @jobs.command("discard", context_settings=settings, epilog=_DISCARD_EXAMPLES)
-@click.argument("job")
+@job_argument
 @journal_option
 @json_option
 @kind_option
@@ -183,20 +147,25 @@ def discard_job(job: str, journal: Path | None, as_json: bool, kind: str | None)
 
     What the job has written to the target stays. A reshard that may have left slots open is not forgotten.
     """
+    path = journal_path(journal)
+    forget(path, job, find_kind(path, job, kind))
+    click.echo(json_text({"type": "discarded", "job": job}) if as_json else f"discarded {job}")
+
+
+def forget(path: Path, job: str, kind: str) -> None:
+    """Forget a job, its other direction too. Raises `RefusedError` where it runs, or is still needed."""
     from slotferry.cli.reshard import recorded
     from slotferry.jobs.lock import JobLock
 
-    path = journal_path(journal)
-    if find_kind(path, job, kind) == "reshard":
+    if kind == "reshard":
         recorded.discard(path, job)
-    else:
-        # A damaged job is forgotten unread.
-        with opened_journal(path, job) as opened, JobLock(path, job):
-            _refuse_changed_source(path, job)
-            names = [job, extra_job(job)] if _verifies(opened, job) else [job]
-            for name in names:
-                opened.discard(name)
-    click.echo(json_text({"type": "discarded", "job": job}) if as_json else f"discarded {job}")
+        return
+    # A damaged job is forgotten unread.
+    with opened_journal(path, job) as opened, JobLock(path, job):
+        _refuse_changed_source(path, job)
+        names = [job, extra_job(job)] if _verifies(opened, job) else [job]
+        for name in names:
+            opened.discard(name)
 
 
 def _refuse_changed_source(path: Path, job: str) -> None:
@@ -225,7 +194,7 @@ def journal_path(journal: Path | None) -> Path:
     return journal or default_journal_path()
 
 
-def _open(path: Path) -> Journal | None:
+def open_journal(path: Path) -> Journal | None:
     """Open a journal that is there; looking for jobs makes none."""
     from slotferry.jobs.journal.journal import Journal
 
@@ -236,7 +205,7 @@ def find_kind(path: Path, job: str, wanted: str | None) -> str:
     """Return which kind of job is meant. Raises `UsageError` where there are two of that name, or none."""
     from slotferry.cli.reshard import recorded
 
-    opened = _open(path)
+    opened = open_journal(path)
     found = []
     if opened is not None:
         with opened:
@@ -258,7 +227,7 @@ def find_kind(path: Path, job: str, wanted: str | None) -> str:
 def opened_journal(path: Path, job: str) -> Iterator[Journal]:
     """Open the journal that holds the job. Raises `UsageError` where none does."""
     with ExitStack() as stack:
-        opened = _open(path)
+        opened = open_journal(path)
         if opened is None or not stack.enter_context(opened).has(job):
             raise _no_job(path, job)
         yield opened
@@ -286,7 +255,8 @@ def _status(path: Path, job: str, recorded: str) -> str:
     return "running" if is_running(path, job) else "interrupted"
 
 
-def _job_dict(path: Path, record: JobRecord) -> dict[str, Any]:
+def job_dict(path: Path, record: JobRecord) -> dict[str, Any]:
+    """Return a job as an object of type `job`."""
     return {
         "type": "job",
         "kind": record.setup.purpose,
@@ -310,7 +280,7 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
 
     live = live_status(path, record.name)
     lines: Iterator[dict[str, Any]] = chain(
-        [_job_dict(path, record)],
+        [job_dict(path, record)],
         [] if live is None else [{**live, "type": "live"}],
         ({"type": "cutover", "job": record.name, **cutover} for cutover in cutover_dicts(path, record)),
         (

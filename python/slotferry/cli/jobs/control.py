@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.common.command import Command
+from slotferry.cli.common.job_argument import job_argument
 from slotferry.cli.common.types import byte_rate, key_rate, or_none
 from slotferry.cli.jobs.commands import journal_option, journal_path, json_option, kind_option, settings
 from slotferry.errors import UsageError
@@ -42,7 +43,7 @@ Examples:
 
 
 @click.command("pause", cls=Command, context_settings=settings, epilog=_PAUSE_EXAMPLES)
-@click.argument("job")
+@job_argument
 @journal_option
 @json_option
 @kind_option
@@ -56,7 +57,7 @@ def pause_job(job: str, journal: Path | None, as_json: bool, kind: Any) -> None:
 
 
 @click.command("resume", cls=Command, context_settings=settings, epilog=_PAUSE_EXAMPLES)
-@click.argument("job")
+@job_argument
 @journal_option
 @json_option
 @kind_option
@@ -66,7 +67,7 @@ def resume_job(job: str, journal: Path | None, as_json: bool, kind: Any) -> None
 
 
 @click.command("rate", cls=Command, context_settings=settings, epilog=_RATE_EXAMPLES)
-@click.argument("job")
+@job_argument
 @click.option(
     "--max-keys-per-second",
     type=or_none(key_rate),
@@ -103,7 +104,7 @@ def rate_job(job: str, journal: Path | None, as_json: bool, kind: Any, **limits:
 
 
 @click.command("cancel", cls=Command, context_settings=settings, epilog=_CANCEL_EXAMPLES)
-@click.argument("job")
+@job_argument
 @click.option("--immediately", is_flag=True, help="Do not finish what is under way; still nothing is lost.")
 @journal_option
 @json_option

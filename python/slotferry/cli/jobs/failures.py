@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from slotferry.cli.common.command import Command
+from slotferry.cli.common.job_argument import job_argument
 from slotferry.cli.jobs.commands import journal_option, journal_path, opened_journal, settings
 from slotferry.errors import UsageError
 from slotferry.text import escape_key, show_key
@@ -32,7 +33,7 @@ Examples:
 
 
 @click.command(cls=Command, context_settings=settings, epilog=_EXAMPLES)
-@click.argument("job")
+@job_argument
 @journal_option
 @click.option(
     "--kind",

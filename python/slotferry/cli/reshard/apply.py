@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.common.command import Command
-from slotferry.cli.common.ending import signals
+from slotferry.cli.common.ending import WHAT_A_SECOND_DOES, Interruption, signals
 from slotferry.cli.common.metrics import Metrics, metrics_options
 from slotferry.cli.common.page_file import PageFile, html_option, reshard_page_of
 from slotferry.cli.common.types import byte_rate, duration, milliseconds
@@ -30,6 +30,7 @@ from slotferry.cli.reshard.options import (
 from slotferry.errors import UsageError
 
 if TYPE_CHECKING:
+    from slotferry.jobs.control.cancel import CancelRequest
     from slotferry.model.notices import Event
     from slotferry.reshard.limits import Limits
 
@@ -164,7 +165,7 @@ def apply(
     options = Options(**parameters)
     file, page = ReportFile(report), PageFile(html)
     cancel = CancelRequest()
-    with metrics, show(as_json, progress, metrics) as tell, signals(cancel):
+    with metrics, show(as_json, progress, metrics, cancel) as tell, signals(cancel):
         result = apply_plan(connector, loaded, options, limits=limits, on_event=tell, cancel=cancel)
     page.write(lambda: reshard_page_of(options.journal_path, result.job, loaded))
     return file.end(result, metrics.lost or page.lost)
@@ -201,14 +202,22 @@ def take_limits(parameters: dict[str, Any]) -> Limits:
 
 
 @contextmanager
-def show(as_json: bool, progress: Any, metrics: Metrics) -> Iterator[Callable[[Event], None]]:
+def show(
+    as_json: bool, progress: Any, metrics: Metrics, cancel: CancelRequest
+) -> Iterator[Callable[[Event], None]]:
     """Show the events of a run: progress on stderr, results on stdout, and its metrics."""
+    from slotferry.model.notices import Notice
     from slotferry.report.reshard.displays import choose_displays
+    from slotferry.reshard.events import ReshardEnded
 
     displays = choose_displays(progress, as_json, sys.stderr, sys.stdout)
+    interruption = Interruption()
 
     def tell(event: Event) -> None:
         metrics.handle(event)
+        interruption.received = cancel.level
+        if interruption.is_untold() and not isinstance(event, ReshardEnded):
+            displays[0].handle(Notice(WHAT_A_SECOND_DOES))
         for display in displays:
             display.handle(event)
 

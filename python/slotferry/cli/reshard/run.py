@@ -95,7 +95,7 @@ def run(
     metrics = Metrics(parameters, reshards=True)
     with metrics, signals(cancel):
         for name in names or jobs:
-            with show(as_json, progress, metrics) as tell:
+            with show(as_json, progress, metrics, cancel) as tell:
                 heard = _unless_idle(tell) if quiet else tell
                 codes.append(_run_one(name, jobs[name], journal, heard, cancel, last=len(jobs) == 1))
             if cancel.level:
