@@ -9,7 +9,7 @@ import pytest
 
 import slotferry
 from slotferry import Migration, Options
-from slotferry.api.migration import _EventQueue
+from slotferry.api.event_queue import EventQueue
 from slotferry.errors import SourceLostError, SourceUnfitError, UsageError
 from slotferry.model.counts import Keys, Totals
 from slotferry.model.events import CheckpointSaved, Event, Notice, Progress, RunEnded
@@ -97,7 +97,7 @@ def test_a_result_that_takes_too_long_is_a_timeout(tmp_path: Path) -> None:
 
 
 def test_unread_progress_does_not_pile_up() -> None:
-    queue = _EventQueue()
+    queue = EventQueue()
     report = Report("job", "completed", Totals(), 1.0, 1.0, 1, False)
     for scanned in range(1000):
         queue.put(Progress("running", "", Keys(scanned), None, 0, None, 0.0, 0, 0, 0, 0, 0))

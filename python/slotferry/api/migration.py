@@ -12,12 +12,12 @@ whoever follows them can neither slow it down nor break it.
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from types import TracebackType
 
+from slotferry.api.event_queue import AsyncEvents, EventQueue
 from slotferry.errors import MigrationInterrupted, RefusedError, UsageError
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.control.controls import Rates
@@ -26,7 +26,7 @@ from slotferry.migrate.file_source import check_file_options
 from slotferry.migrate.session import Session, as_our_error, status_of
 from slotferry.model.counts import Keys
 from slotferry.model.cutover import CutoverOptions, CutoverReport
-from slotferry.model.events import CheckpointSaved, Event, Progress, RunEnded
+from slotferry.model.events import Event, RunEnded
 from slotferry.model.follow import Lag
 from slotferry.model.report import Report
 from slotferry.net.endpoints import Endpoint, file_endpoint, parse_endpoint
@@ -69,6 +69,7 @@ class Migration:
         self._begun = False
         self._done = threading.Event()
         self._report: Report | None = None
+        self._thread: threading.Thread | None = None
 
     def _make_session(self, source: Endpoint, target: Endpoint, cancel: CancelRequest) -> Session:
         return Session(source, target, self.options, self._tell, cancel)
@@ -105,7 +106,7 @@ class Migration:
     def start(self) -> None:
         """Run in a thread of its own. Raises `UsageError` where the run was begun already."""
         self._claim()
-        threading.Thread(target=self._perform, name="slotferry-run", daemon=True).start()
+        self._start_thread()
 
     def events(self) -> Iterator[Event]:
         """Follow the run: yield its events from now on, `RunEnded` last; start it where it is not begun.
@@ -114,15 +115,65 @@ class Migration:
         makes an iterator of its own. A reader that is slow gets every event but not every `Progress` and
         `CheckpointSaved`.
         """
-        queue = _EventQueue()
-        with self._lock:
-            if self._done.is_set() and self._report is not None:
-                return iter([RunEnded(self._report)])
-            self._listeners.append(queue.put)
-            begun, self._begun = self._begun, True
-        if not begun:
-            threading.Thread(target=self._perform, name="slotferry-run", daemon=True).start()
+        queue = EventQueue()
+        self._attach(queue.put)
         return iter(queue)
+
+    async def run_async(self) -> Report:
+        """Run to the end as `run` does, in a thread that ends with it; the loop goes on meanwhile.
+
+        Where the task is cancelled, the run is asked to end in order (cancelled again: at once), and has
+        ended when `CancelledError` is raised.
+        """
+        from asyncio import CancelledError
+
+        interrupted: CancelledError | None = None
+        events = AsyncEvents()
+        self._attach(events.put, claims=True)
+        while True:
+            try:
+                ended = isinstance(await events.get(), RunEnded)
+            except CancelledError as error:
+                self.cancel(immediately=interrupted is not None)
+                interrupted = error
+                continue
+            if ended:
+                break
+        self._join()
+        if interrupted is not None:
+            raise interrupted
+        return self.result()
+
+    async def events_async(self) -> AsyncIterator[Event]:
+        """Follow the run as `events` does, from a coroutine; no thread is used but the run's own.
+
+        Leaving the loop does not stop the run: `async with` does that at its end.
+        """
+        events = AsyncEvents()
+        self._attach(events.put)
+        try:
+            while True:
+                event = await events.get()
+                if isinstance(event, RunEnded):
+                    self._join()
+                yield event
+                if isinstance(event, RunEnded):
+                    return
+        finally:
+            with self._lock:
+                if events.put in self._listeners:
+                    self._listeners.remove(events.put)
+
+    async def __aenter__(self) -> Migration:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._begun and not self._done.is_set():
+            self.cancel(immediately=error is not None)
+            async for _ in self.events_async():
+                pass
 
     def cancel(self, *, immediately: bool = False, signal: int | None = None) -> None:
         """Ask the run to end: finish what is in hand, or stop at once; either way nothing is lost.
@@ -202,6 +253,32 @@ class Migration:
             self.cancel(immediately=error is not None)
             self._done.wait()
 
+    def _attach(self, listener: Callable[[Event], None], *, claims: bool = False) -> None:
+        """Let `listener` hear the run, which is started where it is not begun; of one that is over, its end.
+
+        With `claims`, raise `UsageError` where it is begun.
+        """
+        with self._lock:
+            if claims and self._begun:
+                raise UsageError("a Migration runs once", hint="make another one to resume")
+            report = self._report if self._done.is_set() else None
+            if report is None:
+                self._listeners.append(listener)
+            begun, self._begun = self._begun, True
+        if report is not None:
+            listener(RunEnded(report))
+        elif not begun:
+            self._start_thread()
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._perform, name="slotferry-run", daemon=True)
+        self._thread.start()
+
+    def _join(self) -> None:
+        """Wait for the thread of a run that has told its end, which is all that it had left to do."""
+        if self._thread is not None:
+            self._thread.join()
+
     def _claim(self) -> None:
         with self._lock:
             if self._begun:
@@ -243,42 +320,6 @@ class Migration:
     def _tell(self, event: Event) -> None:
         for listener in list(self._listeners):
             listener(event)
-
-
-class _EventQueue:
-    """Hands events to one reader; of what only says how far it is, the newest unread one is kept."""
-
-    _PASSING = (Progress, CheckpointSaved)
-
-    def __init__(self) -> None:
-        self._events: deque[Event] = deque()
-        self._changed = threading.Condition()
-
-    def put(self, event: Event) -> None:
-        with self._changed:
-            if isinstance(event, self._PASSING):
-                self._forget_outdated(type(event))
-            self._events.append(event)
-            self._changed.notify()
-
-    def _forget_outdated(self, kind: type[Event]) -> None:
-        """Forget an unread event of this kind, if only passing ones have come since."""
-        for index in range(-1, -len(self._events) - 1, -1):
-            if not isinstance(self._events[index], self._PASSING):
-                return
-            if isinstance(self._events[index], kind):
-                del self._events[index]
-                return
-
-    def __iter__(self) -> Iterator[Event]:
-        while True:
-            with self._changed:
-                while not self._events:
-                    self._changed.wait()
-                event = self._events.popleft()
-            yield event
-            if isinstance(event, RunEnded):
-                return
 
 
 def _file(source: str | Endpoint) -> Endpoint | None:

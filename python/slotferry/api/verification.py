@@ -52,6 +52,10 @@ class Verification(Migration):
         """
         return _as_verified(super().run(progress))
 
+    async def run_async(self) -> VerifyReport:
+        """Run to the end as `run` does; the loop goes on meanwhile. Cancelled as `Migration.run_async` is."""
+        return _as_verified(await super().run_async())
+
     def result(self, timeout: float | None = None) -> VerifyReport:
         """Wait for the end of a run that was begun; return or raise as `run` does.
 
