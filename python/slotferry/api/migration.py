@@ -286,6 +286,9 @@ class Migration:
             self._begun = True
 
     def _perform(self) -> None:
+        from slotferry.report.log.records import EventLog
+
+        self._listeners.append(EventLog().handle)
         try:
             self._report = self._complete(self._session.perform())
         finally:

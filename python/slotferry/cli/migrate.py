@@ -20,6 +20,7 @@ import click
 from slotferry.cli.common.command import note_config
 from slotferry.cli.common.cutover_options import CUTOVER_OPTIONS, cutover_options, take_cutover_options
 from slotferry.cli.common.ending import WHAT_A_SECOND_DOES, Interruption, ending_signals, meaning
+from slotferry.cli.common.logs import Logs, log_options, quiet_option
 from slotferry.cli.common.metrics import Metrics, metrics_options
 from slotferry.cli.common.page_file import PageFile, html_option, migration_page
 from slotferry.cli.common.passwords import File
@@ -44,6 +45,7 @@ from slotferry.cli.common.types import (
 from slotferry.errors import InternalError, UsageError
 from slotferry.jobs.limits import MAX_WAIT_REPLICAS
 from slotferry.report import Display, choose_display
+from slotferry.report.base import Silent
 
 if TYPE_CHECKING:
     from slotferry.api.migration import Migration, Report
@@ -259,6 +261,8 @@ Exit codes:
 )
 @html_option
 @metrics_options
+@log_options
+@quiet_option
 @network_options
 @tls_options("source")
 @tls_options("target")
@@ -270,7 +274,9 @@ Exit codes:
     callback=load_config_file,
     help="TOML file with a table [migrate] of these options.",
 )
-def migrate(as_json: bool, progress: Any, report: Path | None, html: Path | None, **parameters: Any) -> int:
+def migrate(
+    as_json: bool, progress: Any, report: Path | None, html: Path | None, quiet: bool, **parameters: Any
+) -> int:
     """Copy a standalone server's keys into a cluster.
 
     The same command again resumes what was interrupted, and tries failed and pending keys again.
@@ -295,15 +301,15 @@ def migrate(as_json: bool, progress: Any, report: Path | None, html: Path | None
     """
     from slotferry.cli.common.report_file import ReportFile
 
-    metrics = Metrics(parameters)
+    metrics, logs = Metrics(parameters), Logs(parameters)
     migration = _migration(**parameters)
     if html is not None and migration.options.dry_run:
         raise UsageError("--html is given with --dry-run, of which nothing is recorded", hint="leave one out")
     file, page = ReportFile(report), PageFile(html)
-    with metrics:
-        ended = follow(migration, as_json, progress, metrics)
+    with metrics, logs:  # the run logs by itself
+        ended = follow(migration, as_json, None if quiet else progress, metrics)
     page.write(lambda: migration_page(migration.options.journal_path, migration.job))
-    return file.end(ended, metrics.lost or page.lost)
+    return file.end(ended, metrics.lost or page.lost or logs.lost)
 
 
 def _migration(source: str, target: str, **parameters: Any) -> Migration:
@@ -348,7 +354,7 @@ def follow(migration: Migration, as_json: bool, progress: Any, metrics: Metrics)
     from slotferry.model.events import Notice, RunEnded
 
     with ExitStack() as stack:
-        displays = [choose_display(progress), _results(as_json)]
+        displays = [Silent() if progress is None else choose_display(progress), _results(as_json)]
         for display in displays:
             stack.enter_context(closing(display))
         stack.enter_context(migration)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.common.logs import Logs, log_options, quiet_option
 from slotferry.cli.common.metrics import Metrics, metrics_options
 from slotferry.cli.common.page_file import PageFile, html_option, migration_page
 from slotferry.cli.common.passwords import File
@@ -188,6 +189,8 @@ Exit codes:
 )
 @html_option
 @metrics_options
+@log_options
+@quiet_option
 @network_options
 @tls_options("source")
 @tls_options("target")
@@ -199,7 +202,9 @@ Exit codes:
     callback=load_config_file,
     help="TOML file with a table [verify] of these options.",
 )
-def verify(as_json: bool, progress: Any, report: Path | None, html: Path | None, **parameters: Any) -> int:
+def verify(
+    as_json: bool, progress: Any, report: Path | None, html: Path | None, quiet: bool, **parameters: Any
+) -> int:
     """Compare a cluster with the standalone server that it was copied from.
 
     Every key, in both directions: value, type and TTL, whatever the encoding. Keys that differ are read again
@@ -209,13 +214,13 @@ def verify(as_json: bool, progress: Any, report: Path | None, html: Path | None,
     """
     from slotferry.cli.common.report_file import ReportFile
 
-    metrics = Metrics(parameters)
+    metrics, logs = Metrics(parameters), Logs(parameters)
     verification = _verification(**parameters)
     file, page = ReportFile(report), PageFile(html)
-    with metrics:
-        ended = follow(verification, as_json, progress, metrics)
+    with metrics, logs:  # the run logs by itself
+        ended = follow(verification, as_json, None if quiet else progress, metrics)
     page.write(lambda: migration_page(verification.options.journal_path, verification.job))
-    return file.end(ended, metrics.lost or page.lost)
+    return file.end(ended, metrics.lost or page.lost or logs.lost)
 
 
 def _verification(source: str, target: str, **parameters: Any) -> Verification:

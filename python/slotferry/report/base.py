@@ -10,6 +10,16 @@ from typing import TextIO
 from slotferry.model.notices import Event, Notice
 
 
+class Silent:
+    """Shows nothing."""
+
+    def handle(self, event: Event) -> None:
+        """Take the next event."""
+
+    def close(self) -> None:
+        """Leave the stream as it is."""
+
+
 class Display:
     """Prints notices to `stream`; a subclass overrides `show`, `say` and `finish`."""
 

@@ -16,6 +16,7 @@ import click
 
 from slotferry.cli.common.command import Command
 from slotferry.cli.common.ending import WHAT_A_SECOND_DOES, Interruption, signals
+from slotferry.cli.common.logs import Logs, log_options, quiet_option
 from slotferry.cli.common.metrics import Metrics, metrics_options
 from slotferry.cli.common.page_file import PageFile, html_option, reshard_page_of
 from slotferry.cli.common.types import byte_rate, duration, milliseconds
@@ -138,6 +139,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @json_option
 @html_option
 @metrics_options
+@log_options
+@quiet_option
 @login_options
 def apply(
     plan: Path,
@@ -146,6 +149,7 @@ def apply(
     progress: Any,
     report: Path | None,
     html: Path | None,
+    quiet: bool,
     **parameters: Any,
 ) -> int:
     """Carry out PLAN, a file of 'reshard plan -o', on CLUSTER.
@@ -158,17 +162,18 @@ def apply(
     from slotferry.reshard.apply import apply_plan
     from slotferry.reshard.options import Options
 
-    metrics = Metrics(parameters, reshards=True)
+    metrics, logs = Metrics(parameters, reshards=True), Logs(parameters)
     connector = take_connector(cluster, parameters)
     limits = take_limits(parameters)
     loaded = read_plan(plan)
     options = Options(**parameters)
     file, page = ReportFile(report), PageFile(html)
     cancel = CancelRequest()
-    with metrics, show(as_json, progress, metrics, cancel) as tell, signals(cancel):
+    shown = None if quiet else progress
+    with metrics, logs, show(as_json, shown, metrics, logs, cancel) as tell, signals(cancel):
         result = apply_plan(connector, loaded, options, limits=limits, on_event=tell, cancel=cancel)
     page.write(lambda: reshard_page_of(options.journal_path, result.job, loaded))
-    return file.end(result, metrics.lost or page.lost)
+    return file.end(result, metrics.lost or page.lost or logs.lost)
 
 
 def read_plan(path: Path) -> Any:
@@ -203,9 +208,9 @@ def take_limits(parameters: dict[str, Any]) -> Limits:
 
 @contextmanager
 def show(
-    as_json: bool, progress: Any, metrics: Metrics, cancel: CancelRequest
+    as_json: bool, progress: Any, metrics: Metrics, logs: Logs, cancel: CancelRequest
 ) -> Iterator[Callable[[Event], None]]:
-    """Show the events of a run: progress on stderr, results on stdout, and its metrics."""
+    """Show the events of a run: progress on stderr, results on stdout, its metrics and its log."""
     from slotferry.model.notices import Notice
     from slotferry.report.reshard.displays import choose_displays
     from slotferry.reshard.events import ReshardEnded
@@ -215,6 +220,7 @@ def show(
 
     def tell(event: Event) -> None:
         metrics.handle(event)
+        logs.handle(event)
         interruption.received = cancel.level
         if interruption.is_untold() and not isinstance(event, ReshardEnded):
             displays[0].handle(Notice(WHAT_A_SECOND_DOES))

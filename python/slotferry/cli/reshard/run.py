@@ -14,6 +14,7 @@ import click
 
 from slotferry.cli.common.command import Command
 from slotferry.cli.common.ending import signals
+from slotferry.cli.common.logs import Logs, log_options
 from slotferry.cli.common.metrics import Metrics, metrics_options
 from slotferry.cli.reshard.apply import show
 from slotferry.cli.reshard.jobs_file import JobSettings, load_jobs
@@ -72,6 +73,7 @@ still at work on, or whose cluster another Slotferry works on, is left to it: 75
 @click.option("--quiet", is_flag=True, help="Print no result where there was nothing to do, as for cron.")
 @json_option
 @metrics_options
+@log_options
 def run(
     config: Path,
     names: tuple[str, ...],
@@ -92,17 +94,18 @@ def run(
         raise UsageError(f"{config} has no job {unknown[0]!r}", hint=f"its jobs are {', '.join(jobs)}")
     cancel = CancelRequest()
     codes: list[int] = []
-    metrics = Metrics(parameters, reshards=True)
-    with metrics, signals(cancel):
+    metrics, logs = Metrics(parameters, reshards=True), Logs(parameters)
+    with metrics, logs, signals(cancel):
         for name in names or jobs:
-            with show(as_json, progress, metrics, cancel) as tell:
+            with show(as_json, progress, metrics, logs, cancel) as tell:
                 heard = _unless_idle(tell) if quiet else tell
                 codes.append(_run_one(name, jobs[name], journal, heard, cancel, last=len(jobs) == 1))
             if cancel.level:
                 break
     code = next((code for code in codes if code), ExitCode.OK)
-    if metrics.lost is not None and code == ExitCode.OK:
-        raise metrics.lost
+    lost = metrics.lost or logs.lost
+    if lost is not None and code == ExitCode.OK:
+        raise lost
     return code
 
 

@@ -8,18 +8,22 @@ from __future__ import annotations
 from typing import TextIO
 
 from slotferry.model.notices import Event
-from slotferry.report.base import Display
+from slotferry.report.base import Display, Silent
 from slotferry.report.json_lines import JsonLines
 from slotferry.report.reshard.lines import ReshardLines
 from slotferry.report.reshard.tables import report_table
 from slotferry.reshard.events import ReshardEnded
 
 
-def choose_displays(style: str, as_json: bool, errors: TextIO, results: TextIO) -> list[Display]:
-    """Return the displays of a run: progress in `style` to `errors`, results to `results`."""
+def choose_displays(
+    style: str | None, as_json: bool, errors: TextIO, results: TextIO
+) -> list[Display | Silent]:
+    """Return the displays of a run: progress in `style` (None: none) to `errors`, results to `results`."""
     if style == "auto":
         style = "bar" if errors.isatty() else "lines"
-    shown = {"bar": _bar, "lines": ReshardLines, "none": Display}[style](errors)
+    shown = (
+        Silent() if style is None else {"bar": _bar, "lines": ReshardLines, "none": Display}[style](errors)
+    )
     return [shown, JsonLines(results) if as_json else ReshardResult(results)]
 
 
