@@ -40,7 +40,7 @@ format: ## Put Python and Rust into their format.
 	cargo fmt --all
 
 .PHONY: lint
-lint: lint-python lint-rust ## Run all linters, as CI does.
+lint: lint-python lint-rust lint-packaging ## Run all linters, as CI does.
 
 # stubtest runs in an empty folder, so that the installed module is held to its stub, not the source tree.
 .PHONY: lint-python
@@ -56,6 +56,11 @@ lint-rust: ## Rustfmt, clippy, and the fuzz targets compiled.
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo check --manifest-path rust/core/fuzz/Cargo.toml --target-dir target/fuzz
+
+.PHONY: lint-packaging
+lint-packaging: ## The workflows' schema, and the Containerfile where hadolint can be had.
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@if [ -x $(BIN)/hadolint ]; then $(BIN)/hadolint Containerfile; else echo "no hadolint here: the Containerfile is not looked at"; fi
 
 .PHONY: docs
 docs: ## Build the documentation into site/ and check its links.
