@@ -139,6 +139,24 @@ def test_a_reshard_has_a_page(page: Path, cluster: LocalCluster, tmp_path: Path)
     assert "Slots now" in written.read_text()
 
 
+def test_a_check_and_a_status_have_pages(page: Path, cluster: LocalCluster, source: LocalServer) -> None:
+    written = page.with_name("check.html")
+    done = run("check", source.url, cluster.url, "--html", str(written))
+    assert done.code == 0, done.stderr
+    text = written.read_text()
+    assert "nothing stands against it" in text
+    assert "proto-max-bulk-len" in text
+    assert "Patterns of keys" in text
+    done = run("reshard", "status", cluster.url, "--html", str(written))
+    assert done.code == 0, done.stderr
+    text = written.read_text()
+    assert "Every slot has an owner" in text
+    assert "Fullest slots" in text
+    if _BROWSER is not None:
+        elements, console = browse(written, "--dump-dom")
+        assert (console, elements.count('class="map"')) == ("", 1)
+
+
 def test_a_page_that_can_not_be_written_is_told_before_the_run(
     source: LocalServer, cluster: LocalCluster
 ) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.common.ending import signals
+from slotferry.cli.common.page_file import PageFile, html_option
 from slotferry.cli.common.passwords import File
 from slotferry.cli.common.selection import (
     OrderedCommand,
@@ -30,6 +31,7 @@ from slotferry.redaction import json_text
 
 if TYPE_CHECKING:
     from slotferry.preflight.report import CheckReport
+    from slotferry.report.page.content import Page
 
 
 _EPILOG = """\
@@ -109,6 +111,7 @@ Exit codes:
     envvar="SLOTFERRY_JSON",
     help="A JSON line a check on stdout; the last one is the summary.",
 )
+@html_option
 @network_options
 @tls_options("source")
 @tls_options("target")
@@ -120,7 +123,9 @@ Exit codes:
     callback=load_config_file,
     help="TOML file with a table [check] of these options; without it, what [migrate] says of them.",
 )
-def check(source: str, target: str, as_json: bool, save_rules: Path | None, **parameters: Any) -> int:
+def check(
+    source: str, target: str, as_json: bool, save_rules: Path | None, html: Path | None, **parameters: Any
+) -> int:
     """Look at both sides before a migration: will it work, and what will break afterwards.
 
     One table: each row is ok, a warning or an error, with what to do. Nothing is written to either side.
@@ -134,11 +139,13 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
     settings = side_settings(parameters) | selection_settings(parameters) | database_settings(parameters)
     options = CheckOptions(**settings, **parameters)
     rules = None if save_rules is None else OutputFile(save_rules, "rules", "--save-rules")
+    page = PageFile(html)
     cancel = CancelRequest(saves=False)
     with signals(cancel), CheckProgress(sys.stderr) as progress:
         report = run_check(source, target, options, progress.notify, progress.report, cancel)
     if rules is not None:
         _save_rules(rules, report)
+    page.write(lambda: _page(report))
     if as_json:
         for row in report.rows:
             click.echo(json_text(row.to_dict()))
@@ -148,7 +155,15 @@ def check(source: str, target: str, as_json: bool, save_rules: Path | None, **pa
 
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
         click.echo(check_table(report, width))
+    if page.lost is not None:
+        raise page.lost
     return report.exit_code
+
+
+def _page(report: CheckReport) -> Page:
+    from slotferry.report.page.checking import check_page
+
+    return check_page(report)
 
 
 def _save_rules(file: OutputFile, report: CheckReport) -> None:

@@ -6,12 +6,13 @@ Invariant: nothing is changed. Exit code 0 means that nothing is wrong, 3 that s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from slotferry.cli.common.command import Command
 from slotferry.cli.common.ending import signals
+from slotferry.cli.common.page_file import PageFile, html_option
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,
@@ -22,6 +23,10 @@ from slotferry.cli.reshard.options import (
 )
 from slotferry.errors import ExitCode
 from slotferry.redaction import json_text
+
+if TYPE_CHECKING:
+    from slotferry.report.page.content import Page
+    from slotferry.reshard.repair.health import Health
 
 _EXAMPLES = """\
 \b
@@ -45,8 +50,9 @@ Examples:
     help="The journal's file.  [default: journal.db in slotferry in the XDG state folder]",
 )
 @json_option
+@html_option
 @login_options
-def status(cluster: str, journal: Path | None, as_json: bool, **parameters: Any) -> int:
+def status(cluster: str, journal: Path | None, as_json: bool, html: Path | None, **parameters: Any) -> int:
     """Say what is wrong with the slots of CLUSTER, and which reshard jobs are unfinished; change nothing."""
     from slotferry.jobs.control.cancel import CancelRequest
     from slotferry.jobs.control.hangup import looking
@@ -54,11 +60,14 @@ def status(cluster: str, journal: Path | None, as_json: bool, **parameters: Any)
     from slotferry.report.reshard.tables import finding_lines, primary_lines
     from slotferry.reshard.repair.health import look
 
-    connector = take_connector(cluster, parameters)
+    connector, page = take_connector(cluster, parameters), PageFile(html)
     cancel = CancelRequest()
     with signals(cancel), looking(cancel, connector):
         health = look(connector)
     jobs = _unfinished(journal or default_journal_path(), set(health.cluster.members))
+    page.write(lambda: _page(health, jobs))
+    if page.lost is not None:
+        raise page.lost
     code = ExitCode.OK if health.ok else ExitCode.INCOMPLETE
     if as_json:
         lines = [
@@ -76,6 +85,12 @@ def status(cluster: str, journal: Path | None, as_json: bool, **parameters: Any)
     if health.steps:
         click.echo("repair it with 'slotferry reshard fix --apply', or go on with the job that left it so")
     return code
+
+
+def _page(health: Health, jobs: list[dict[str, Any]]) -> Page:
+    from slotferry.report.page.resharding import status_page
+
+    return status_page(health, jobs)
 
 
 def _unfinished(path: Path, nodes: set[str]) -> list[dict[str, Any]]:

@@ -121,6 +121,7 @@ class Page:
     made: str
     version: str
     counts: Sequence[Count] = ()
+    counts_title: str = "What became of it"
     sum: str = ""
     maps: Sequence[SlotMap] = ()
     charts: Sequence[Chart] = ()

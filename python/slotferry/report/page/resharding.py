@@ -7,7 +7,8 @@ journal says that it has moved.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from slotferry._core import __version__
 from slotferry.jobs.lock import is_running
 from slotferry.report.page.content import Count, Page, SlotMap, Table, Tone, clean
 from slotferry.report.page.slot_map import Ranges, slot_map
+from slotferry.reshard.cluster.wire import format_ranges, ranges_of
 from slotferry.reshard.journal import ReshardJournal, ReshardRecord
 from slotferry.reshard.plan.model import Plan
+from slotferry.reshard.repair.health import Health
 from slotferry.text import count_of, format_bytes, local_time, slots_in
+
+_FULLEST = 20
 
 
 def reshard_page(
@@ -103,6 +108,48 @@ def plan_page(plan: Plan) -> Page:
             *([Table("Remarks", ("Remark",), [(clean(r),) for r in plan.remarks])] if plan.remarks else []),
         ],
         settings=plan_settings(plan),
+    )
+
+
+def status_page(health: Health, jobs: Sequence[Mapping[str, Any]]) -> Page:
+    """Return the page of a cluster as it is, with the reshards of it that are not done."""
+    cluster, findings = health.cluster, health.findings
+    keys: Counter[str] = Counter()
+    for held in health.holders.values():
+        keys.update(held)
+    ranges = [
+        (first, last, str(member)) for member in cluster.primaries for first, last in ranges_of(member.slots)
+    ]
+    shown = slot_map("Slots", sorted(ranges))
+    nodes = [
+        (str(m), f"{len(m.slots):,}", f"{keys[m.id]:,}", f"{len(cluster.replicas_of(m.id)):,}")
+        for m in cluster.primaries
+    ]
+    sums = {slot: sum(held.values()) for slot, held in health.holders.items()}
+    fullest = sorted(sums, key=lambda slot: -sums[slot])[:_FULLEST]
+    unfinished = [(clean(j["job"], 120), j["status"], f"{j['moved']:,} of {j['slots']:,}") for j in jobs]
+    wrong = [(clean(format_ranges(f.slots)), clean(f.what), clean(f.action)) for f in findings]
+    found = count_of(len(findings), "thing")
+    good = "Every slot has an owner, is closed, and has its keys at home."
+    return Page(
+        title="Slots of a cluster",
+        kind="Status of a cluster",
+        sentence=good if health.ok else f"{found} to put right: see below.",
+        tone="good" if health.ok else "bad",
+        facts=[("Primaries", f"{len(nodes):,}"), ("Keys", f"{sum(keys.values()):,}")],
+        made=local_time(time.time()),
+        version=__version__,
+        maps=() if shown is None else (shown,),
+        keys=[Table("What is wrong", ("Slots", "What is", "What repairs it"), wrong)] if wrong else [],
+        tables=[
+            Table("Nodes", ("Node", "Slots", "Keys", "Replicas"), nodes, (1, 2, 3)),
+            *(
+                [Table("Fullest slots", ("Slot", "Keys"), [(str(s), f"{sums[s]:,}") for s in fullest], (1,))]
+                if fullest
+                else []
+            ),
+            *([Table("Unfinished jobs", ("Job", "Status", "Slots moved"), unfinished)] if unfinished else []),
+        ],
     )
 
 
