@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -104,3 +105,39 @@ def test_watching_ends_with_the_run(filled: LocalServer, cluster: LocalCluster) 
             shown = watching.finish()
     assert shown.code == 0, shown.stderr
     assert "status       interrupted" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "coloured"),
+    [
+        ((), {"TERM": "xterm"}, True),
+        ((), {"TERM": "dumb"}, False),
+        ((), {}, False),
+        ((), {"TERM": "xterm", "NO_COLOR": "1"}, False),
+        (("--color", "never"), {"TERM": "xterm"}, False),
+        (("--color", "always"), {"NO_COLOR": "1"}, True),
+    ],
+)
+def test_errors_are_red_where_a_terminal_has_that(
+    options: tuple[str, ...], environment: dict[str, str], coloured: bool
+) -> None:
+    base = {name: value for name, value in os.environ.items() if name not in ("TERM", "NO_COLOR")}
+    ours, theirs = os.openpty()
+    try:
+        command = [COMMAND, *options, "jobs", "show", "nothing"]
+        done = subprocess.run(command, stderr=theirs, env={**base, **environment})
+        assert done.returncode == 2
+        told = os.read(ours, 4096).decode()
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    assert told.startswith(
+        "\x1b[31m\x1b[1mslotferry:\x1b[0m there is no job" if coloured else "slotferry: there"
+    )
+
+
+def test_what_goes_into_a_pipe_has_no_colours(source: LocalServer, cluster: LocalCluster) -> None:
+    done = run("check", source.url, cluster.url, env={"TERM": "xterm"})
+    assert "\x1b" not in done.stdout + done.stderr
+    done = run("--color", "always", "check", source.url, cluster.url, env={"TERM": "xterm"})
+    assert "  \x1b[32mok\x1b[0m       source-reach " in done.stdout

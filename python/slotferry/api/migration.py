@@ -174,6 +174,7 @@ class Migration:
             self.cancel(immediately=error is not None)
             async for _ in self.events_async():
                 pass
+        self._join()
 
     def cancel(self, *, immediately: bool = False, signal: int | None = None) -> None:
         """Ask the run to end: finish what is in hand, or stop at once; either way nothing is lost.
@@ -252,6 +253,7 @@ class Migration:
         if self._begun and not self._done.is_set():
             self.cancel(immediately=error is not None)
             self._done.wait()
+        self._join()
 
     def _attach(self, listener: Callable[[Event], None], *, claims: bool = False) -> None:
         """Let `listener` hear the run, which is started where it is not begun; of one that is over, its end.
@@ -276,7 +278,7 @@ class Migration:
 
     def _join(self) -> None:
         """Wait for the thread of a run that has told its end, which is all that it had left to do."""
-        if self._thread is not None:
+        if self._thread is not None and self._done.is_set():
             self._thread.join()
 
     def _claim(self) -> None:

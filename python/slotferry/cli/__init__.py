@@ -19,6 +19,7 @@ from typing import TextIO, cast
 import click
 
 from slotferry._core import __version__
+from slotferry.cli.common.colour import choose_colour, has_colour, paint
 from slotferry.cli.common.command import blamed
 from slotferry.cli.common.lazy import Home, LazyGroup
 from slotferry.cli.common.streams import GuardedStdout, RedactedStderr
@@ -61,6 +62,16 @@ _COMPLETE = "_SLOTFERRY_COMPLETE"
     homes={**_HOMES, "jobs": _JOBS},
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EXAMPLES,
+)
+@click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    is_eager=True,
+    expose_value=False,
+    callback=choose_colour,
+    help="Colours: on terminals that have them, unless NO_COLOR is set.",
 )
 @click.version_option(
     None,
@@ -145,7 +156,8 @@ def _complain(message: str, hint: str = "", error: BaseException | None = None) 
     with contextlib.suppress(OSError):
         if error is not None and os.environ.get("SLOTFERRY_DEBUG") == "1":
             click.echo(redact("".join(traceback.format_exception(error))), err=True, nl=False)
-        click.echo(f"slotferry: {message}", err=True)
+        head = paint("slotferry:", "red", sys.stderr)
+        click.echo(f"{head} {message}", err=True, color=has_colour(sys.stderr))
         if hint:
             click.echo(f"  hint: {hint}", err=True)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slotferry.cli.common.colour import Colour, has_colour, paint
 from slotferry.cli.common.ending import signals
 from slotferry.cli.common.page_file import PageFile, html_option
 from slotferry.cli.common.passwords import File
@@ -154,10 +155,15 @@ def check(
         from slotferry.report.check_tables import check_table
 
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-        click.echo(check_table(report, width))
+        click.echo(check_table(report, width, _paint), color=has_colour(sys.stdout))
     if page.lost is not None:
         raise page.lost
     return report.exit_code
+
+
+def _paint(text: str, status: str) -> str:
+    colours: dict[str, Colour] = {"ok": "green", "warning": "yellow", "error": "red"}
+    return paint(text, colours[status], sys.stdout)
 
 
 def _page(report: CheckReport) -> Page:

@@ -6,6 +6,7 @@ Invariant: figures and words are the report's; a line more is only layout.
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 
 from slotferry.model.checks import CHECKS
 from slotferry.preflight.application.analysis import Application
@@ -21,14 +22,23 @@ _USES_SHOWN = 25
 _LEAST_TEXT = 30
 _NAME_WIDTH = max(len(name) for checks in CHECKS.values() for name in checks)
 
+Paint = Callable[[str, str], str]
 
-def check_table(report: CheckReport, width: int | None = None) -> str:
-    """Return the whole report; sentences are broken where they are longer than `width`."""
+
+def _plain(text: str, _status: str) -> str:
+    return text
+
+
+def check_table(report: CheckReport, width: int | None = None, paint: Paint = _plain) -> str:
+    """Return the whole report; sentences are broken where they are longer than `width`.
+
+    `paint` is given each status, and what it is.
+    """
     lines = [f"{report.source} to {report.target}"]
     for group in CHECKS:
         rows = [row for row in report.rows if row.group == group]
         if rows:
-            lines += ["", group, *(line for row in rows for line in _row_lines(row, width))]
+            lines += ["", group, *(line for row in rows for line in _row_lines(row, width, paint))]
     if report.keyspace is not None and report.keyspace.sampled:
         lines += _data_tables(report.keyspace)
     if report.application is not None and report.application.uses:
@@ -106,9 +116,10 @@ def shorten(text: str, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def _row_lines(row: Row, width: int | None) -> list[str]:
+def _row_lines(row: Row, width: int | None, paint: Paint) -> list[str]:
     status = "skipped" if row.skipped else row.status
     lines = _broken(f"  {status:<8} {row.name:<{_NAME_WIDTH}}  ", row.message, width)
+    lines[0] = f"  {paint(status, row.status)}{lines[0][2 + len(status) :]}"
     if row.advice and row.status != "ok":
         lines += _broken(f"  {'':<8} {'':<{_NAME_WIDTH}}  > ", row.advice, width)
     return lines
