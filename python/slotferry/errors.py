@@ -179,11 +179,32 @@ class InternalError(SlotferryError):
         super().__init__(message, hint=hint or "this is a bug: please report it with this message", kind=kind)
 
 
-def unexpected(error: BaseException) -> InternalError:
-    """Return what an error that nobody foresaw is told as."""
+def unexpected(error: BaseException) -> SlotferryError:
+    """Return what an error that nobody foresaw is told as: a bug, unless the address space is limited."""
+    wrapped: SlotferryError
+    limit = _address_space()
+    if limit and (isinstance(error, (MemoryError, ImportError)) or "start new thread" in str(error)):
+        wrapped = RefusedError(
+            f"the address space is limited to {limit // 1_000_000} MB (ulimit -v), which is not enough: "
+            f"{' '.join(str(error).split()) or 'out of memory'}",
+            hint="raise the limit (ulimit -v unlimited)",
+            kind="address_space",
+        )
+        wrapped.__cause__ = error
+        return wrapped
     wrapped = InternalError(f"unexpected {type(error).__name__}: {' '.join(str(error).split())}")
     wrapped.__cause__ = error
     return wrapped
+
+
+def _address_space() -> int:
+    """Return to how many bytes of address space this process is limited; 0 where it is not."""
+    try:
+        import resource
+    except ImportError:  # no such limit on this system, or no room for the module
+        return 0
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return 0 if limit == resource.RLIM_INFINITY else limit
 
 
 RESUME_HINT = "run the same command again to go on from the last checkpoint"

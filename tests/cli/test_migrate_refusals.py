@@ -221,7 +221,11 @@ def test_a_database_that_the_cluster_does_not_have(filled: LocalServer, cluster:
 
 
 def test_a_database_that_the_source_does_not_have(filled: LocalServer, cluster: LocalCluster) -> None:
-    _assert_one_sentence(run("migrate", f"{filled.url}/99", cluster.url), REFUSED, "source", "DB index|99")
+    for arguments in ((f"{filled.url}/99", cluster.url), (filled.url, cluster.url, "--db", "99")):
+        for command in ("migrate", "verify"):
+            done = run(command, *arguments)
+            _assert_one_sentence(done, REFUSED, "source has no database 99", "it has 16 databases, 0 to 15")
+            assert "database 0 holds" in done.stderr, done.stderr
 
 
 def test_a_journal_that_is_none(filled: LocalServer, cluster: LocalCluster, tmp_path: Path) -> None:

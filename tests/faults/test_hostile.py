@@ -68,6 +68,9 @@ _FOUND = {
     "a slot that is said to be empty": Case(
         8257, _BY_NAME["apply"], "target", "CLUSTER COUNTKEYSINSLOT", 16, 1, "odd", False
     ),
+    "more members than there are to copy": Case(
+        620, _BY_NAME["migrate chunked"], "target", "ZCARD", 1, 1_000_000, "text", True
+    ),
     "a transaction with one command fewer": Case(
         3193, _BY_NAME["migrate chunked"], "target", "RENAMENX", 5, 1, "odd", True
     ),

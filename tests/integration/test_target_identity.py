@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from slotferry import Migration, Options, Verification, VerifyOptions
+from slotferry import Migration, Options, Verification, VerifyOptions, plan_reshard
 from slotferry._core import key_slot
 from slotferry.errors import SlotferryError, SourceUnfitError, TargetLostError, TargetUnfitError
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
+from tests.command import run as run_command
 from tests.faults.paused import Paused, paused_migration
 from tests.faults.test_slots_moving import Reshard
 from tests.integration.migrating import count_keys
@@ -177,6 +178,9 @@ def test_seeds_of_two_clusters_are_refused(
         assert cluster.primaries[0].address in refused.value.message
         with pytest.raises(TargetUnfitError, match="two clusters"):
             Verification(filled.url, url).run()
+        with pytest.raises(TargetUnfitError, match="two clusters"):
+            plan_reshard(url)
+        assert "two clusters" in run_command("reshard", "status", url).stderr
     assert count_keys(cluster) == count_keys(other_cluster) == 0
 
 

@@ -117,6 +117,18 @@ def test_values_beyond_the_limit_are_compared_in_parts(
     assert verify(source, cluster, memory_limit=1 << 20, repair=True).ok
 
 
+def test_what_is_compared_in_parts_counts_among_the_bytes(source: LocalServer, cluster: LocalCluster) -> None:
+    with connect(source) as connection:
+        for at in range(20):
+            connection.execute("RPUSH", "list", *(b"%d" % at * 50_000 for _ in range(2)))
+        connection.execute("SET", "string", b"x" * 1_000_000)
+    assert migrate(source, cluster).ok
+
+    report = verify(source, cluster, big_key_bytes=64_000)
+    assert report.ok
+    assert report.totals.bytes >= 1_000_000 + 20 * 2 * 50_000
+
+
 def test_keys_that_are_large_at_the_source_are_never_dumped_there(
     source: LocalServer, cluster: LocalCluster, tmp_path: Path
 ) -> None:

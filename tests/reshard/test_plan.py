@@ -145,7 +145,7 @@ def test_refusals_of_the_command(arguments: tuple[str, ...], message: str) -> No
 
 
 def test_no_cluster_there(source: LocalServer) -> None:
-    with pytest.raises(TargetUnfitError, match="the cluster is none"):
+    with pytest.raises(TargetUnfitError, match="is a standalone server"):
         plan_reshard(source.url)
     with pytest.raises(TargetLostError, match="the cluster can't be reached"):
         plan_reshard("redis://127.0.0.1:1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -140,6 +141,8 @@ def test_a_closed_window_still_closes_what_a_killed_run_left_open(own: LocalClus
     assert done.code == 75, done.stderr
     assert "the window is closed" in done.stderr
     assert "which an earlier run left open" in done.stderr
+    (moved,) = re.findall(r"^  moved +([0-9,]+)  slots", done.stdout, re.M)
+    assert f"{moved} of " in run("reshard", "status", own.url).stdout
     assert open_slots(own) == []
     assert_clean(own)
 

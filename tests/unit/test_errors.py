@@ -1,13 +1,14 @@
 """Errors: each has its exit code, its kind, and nothing that it should not show."""
 
 import pickle
+import sys
 from signal import SIGTERM
 
 import pytest
 
 from slotferry import errors
 from slotferry._core import ErrorKind
-from slotferry.errors import ExitCode, SlotferryError
+from slotferry.errors import ExitCode, SlotferryError, unexpected
 from slotferry.jobs.engine_errors import ENGINE_ERRORS, from_engine
 
 
@@ -77,3 +78,21 @@ def test_refusals_exit_with_4() -> None:
     ]
     assert {error("x").exit_code for error in refusals} == {ExitCode.REFUSED}
     assert len({error.kind for error in refusals}) == len(refusals)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is not kept everywhere")
+@pytest.mark.parametrize(
+    "error", [RuntimeError("can't start new thread"), MemoryError(), ImportError("No module named 'x'")]
+)
+def test_what_too_little_address_space_breaks_is_no_bug(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import resource
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (200_000_000, 200_000_000))
+    told = unexpected(error)
+    assert told.exit_code == ExitCode.REFUSED
+    assert "limited to 200 MB (ulimit -v)" in told.message
+    assert "ulimit -v unlimited" in told.hint
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY,) * 2)
+    assert unexpected(error).exit_code == ExitCode.BUG

@@ -51,7 +51,7 @@ def lines(text: str) -> list[dict[str, Any]]:
 def test_list(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with JobLock(path, "nightly"):
         table = run(capsys, "list").splitlines()
-    heads = "JOB KIND STATUS SCANNED PENDING FAILED SLOTS RUNS AGE CHANGED"
+    heads = "JOB KIND STATUS SCANNED PENDING FAILED DIFFER SLOTS RUNS AGE CHANGED"
     assert table[0].split() == heads.split()
     assert table[1].split()[:7] == ["nightly", "migrate", "failed", "1,004", "1", "3", "1"]
     assert {row.split()[0]: row.split()[2] for row in table[2:]} == {
@@ -233,6 +233,32 @@ def test_a_verification_is_listed_as_one_job(verified: Path, capsys: pytest.Capt
     assert {name: job["kind"] for name, job in jobs.items()} == {"check": "verify", "copy.extra": "migrate"}
     rows = {row.split()[0]: row.split()[1] for row in run(capsys, "list").splitlines()[1:]}
     assert rows == {"check": "verify", "copy.extra": "migrate"}
+
+
+def test_what_differs_has_not_failed(verified: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = {row.split()[0]: row.split() for row in run(capsys, "list").splitlines()[1:]}
+    # SCANNED, PENDING and DIFFER, of both directions; FAILED is empty.
+    assert rows["check"][2:6] == ["completed_with_differences", "9", "0", "2"]
+    jobs = {line["job"]: line for line in lines(run(capsys, "list", "--json"))}
+    assert jobs["check"]["differences"] == {"different": 1, "extra": 1}
+    assert jobs["check"]["status"] == "completed_with_differences"
+    assert "differences" not in jobs["copy.extra"]
+
+    assert main(["jobs", "failures", "check"]) == 0
+    listed = capsys.readouterr()
+    assert listed.out.splitlines() == ["a"]
+    assert "1 extra at the target alone" in listed.err
+
+
+def test_a_repair_that_leaves_extra_keys_is_not_listed_as_completed(
+    verified: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Journal.open(verified) as journal:
+        number = journal.begin_run("check", resumed=False)
+        journal.end_run("check", number, "completed", 1.0, None)
+    (row,) = [row for row in run(capsys, "list").splitlines() if row.startswith("check ")]
+    assert "completed_with_differences" in row
+    assert "9 compared, 8 equal, 1 differ, 1 extra" in " ".join(run(capsys, "show", "check").split())
 
 
 def test_a_verification_is_shown_with_both_directions(

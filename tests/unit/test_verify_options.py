@@ -98,6 +98,18 @@ def test_the_table_shows_what_differs() -> None:
     assert "no differences" in verification_table(_report())
 
 
+def test_the_table_names_the_next_step() -> None:
+    def table(**found: int) -> str:
+        return verification_table(_report(differences=found))
+
+    again = "the same command with --repair sends again what is missing or different"
+    assert again in table(missing=1)
+    assert f"{again}, and --repair --delete-extra deletes what is extra" in table(ttl=1, extra=2)
+    assert "the same command with --repair --delete-extra deletes what is extra" in table(extra=2)
+    for found in ({}, {"misplaced": 1}, {"denied": 1}):
+        assert "the same command" not in table(**found)
+
+
 def test_a_key_of_both_directions_is_one_difference(tmp_path: Path) -> None:
     with Journal.open(tmp_path / "journal.db") as journal:
         for name in ("one", "one.extra"):

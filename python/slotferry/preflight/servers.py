@@ -33,7 +33,9 @@ def _identities(source: SourceFacts, target: TargetFacts) -> Iterator[Row]:
             "servers",
             "target",
             f"the target's cluster names {named.node}, and the server there is the source itself",
-            "correct what the cluster's nodes announce (cluster-announce-ip, cluster-announce-port), or "
+            "it is a node of that cluster: name the standalone server to copy from as the source"
+            if source.server.cluster
+            else "correct what the cluster's nodes announce (cluster-announce-ip, cluster-announce-port), or "
             "--address-map",
         )
         return

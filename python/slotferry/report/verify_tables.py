@@ -58,6 +58,7 @@ def verification_table(report: VerifyReport) -> str:
         lines += ["differences (source, target):", *difference_lines(report.examples)]
         if report.differing > len(report.examples):
             lines.append(f"  and {report.differing - len(report.examples):,} more: --differences FILE")
+    lines += _next_steps(report)
     if report.misplaced_repair is not None:
         lines.append(f"  bring misplaced keys to their slots' owners with '{report.misplaced_repair}'")
     return "\n".join(lines)
@@ -73,6 +74,19 @@ def _verdict(report: VerifyReport) -> str:
     if report.empty:
         return "no key was compared"
     return "not all keys could be compared" if report.pending else "no differences"
+
+
+def _next_steps(report: VerifyReport) -> list[str]:
+    """Return what can be done about the differences, by the same command."""
+    found = {kind for kind in DIFFERENCES if report.differences.get(kind)}
+    if report.error is not None:
+        return []
+    steps = []
+    if found - {"extra", "misplaced"}:
+        steps.append("--repair sends again what is missing or different")
+    if "extra" in found:
+        steps.append("--repair --delete-extra deletes what is extra")
+    return [f"  the same command with {', and '.join(steps)}"] if steps else []
 
 
 def _extent(report: VerifyReport) -> str:

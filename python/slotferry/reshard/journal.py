@@ -23,7 +23,7 @@ from slotferry.jobs.journal.row_checks import check_rows, parsing, protect
 from slotferry.redaction import json_text
 from slotferry.reshard.cluster.wire import format_ranges
 from slotferry.reshard.plan.model import Plan
-from slotferry.reshard.report import Report
+from slotferry.reshard.report import Report, is_left_open
 
 _NAMES = ("reshard_jobs", "reshard_slots", "reshard_runs")
 _TABLES = """
@@ -238,18 +238,18 @@ class ReshardJournal:
             )
 
     def settle(self, name: str, moved: Iterable[int], left: dict[int, str], keys: int, size: int) -> None:
-        """Write down what became of slots that were open. A slot that is left open stays so here."""
+        """Write down what became of the slots, known to be open or not. One that is left open stays so here."""
+        became = [(name, slot, "moved", "") for slot in moved]
+        became += [
+            (name, slot, "open" if is_left_open(reason) else "left", reason) for slot, reason in left.items()
+        ]
         with self._transaction() as execute:
+            # A repair may have forgotten them, since nothing was open any more.
             self._connection.executemany(
-                "UPDATE reshard_slots SET state = 'moved', reason = '' WHERE job = ? AND slot = ?",
-                ((name, slot) for slot in moved),
+                "INSERT INTO reshard_slots (job, slot, state, reason) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (job, slot) DO UPDATE SET state = excluded.state, reason = excluded.reason",
+                became,
             )
-            for slot, reason in left.items():
-                state = "open" if reason.startswith("open") else "left"
-                execute(
-                    "UPDATE reshard_slots SET state = ?, reason = ? WHERE job = ? AND slot = ?",
-                    (state, reason, name, slot),
-                )
             execute(
                 "UPDATE reshard_jobs SET keys = keys + ?, bytes = bytes + ?, updated = ? WHERE name = ?",
                 (keys, size, time.time(), name),

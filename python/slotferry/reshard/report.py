@@ -17,11 +17,16 @@ Status = Literal[
 ]
 
 
+def is_left_open(reason: str) -> bool:
+    """Whether a slot that was left for this reason lies open between two nodes, and not where it was."""
+    return reason.startswith("open")
+
+
 @dataclass(frozen=True)
 class Report:
     """How a run ended. Slots, keys and bytes are the job's, over all its runs; time and rate are this run's.
 
-    `remaining` slots are for the next run; `left` ones stay where they are, for the reason given. `reason`
+    `remaining` slots are for the next run; `left` ones stay where they are, or lie open, for the reason given. `reason`
     says why work is left.
     """
 
@@ -56,6 +61,11 @@ class Report:
             return ExitCode.WORK_LEFT
         # A scheduler that comes outside of the window has done nothing wrong, and nothing is half done.
         return ExitCode.OK if self.ok or self.status == "outside_window" else ExitCode.INCOMPLETE
+
+    @property
+    def left_open(self) -> int:
+        """How many of the slots that were left lie open between two nodes."""
+        return sum(map(is_left_open, self.left.values()))
 
     def left_by_reason(self) -> dict[str, str]:
         """Return the slots that were left, as ranges, by reason."""

@@ -21,9 +21,9 @@ def are_one_cluster(known: NodeIds, others: NodeIds) -> bool:
     return not known or not others or not known.isdisjoint(others)
 
 
-def mixed_target(first: Address, other: Address) -> MixedTargetError:
-    """Return the error for two addresses of a target that lead to two clusters."""
+def mixed_target(first: Address, other: Address, side: str = "target") -> MixedTargetError:
+    """Return the error for two addresses of a target, or of a cluster, that lead to two clusters."""
     return MixedTargetError(
-        f"the target's nodes {first} and {other} belong to two clusters: neither knows a node of the other's",
+        f"the {side}'s nodes {first} and {other} belong to two clusters: neither knows a node of the other's",
         hint="name nodes of one cluster, and check what its nodes announce and --address-map",
     )

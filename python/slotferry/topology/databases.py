@@ -18,7 +18,7 @@ from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
 from slotferry.net.replies import ResponseError
 from slotferry.text import count_of, escape_key
-from slotferry.topology.discovery import SourceFacts, TargetFacts
+from slotferry.topology.discovery import SourceFacts, TargetFacts, select_source
 
 Databases = Sequence[int] | Literal["all"] | None
 """Numbers, `all` that hold keys, or None: the one that the source's URL names."""
@@ -122,10 +122,9 @@ def check_routes(
 ) -> list[str]:
     """Select every database once; return what the user should know. Raises where one is not there."""
     for route in () if source.endpoint.is_file else routes:
-        if refusal := _refusal(source, route.source):
-            raise SourceUnfitError(
-                f"the source has no database {route.source}: {refusal}", hint="correct --db or the URL"
-            )
+        if route.source:  # where every connection begins no right to SELECT is needed
+            with source.open() as node:
+                select_source(node, route.source)
     for number in sorted({route.target for route in routes}):
         for address in facts.topology.primaries:
             with target.open(address) as node:
@@ -170,17 +169,6 @@ def may_collide(routes: Sequence[Route], renames: bool) -> bool:
         for number in {route.target for route in routes}
     }
     return any(len(sharing) > 1 for sharing in by_target.values())
-
-
-def _refusal(connector: Connector, number: int) -> str:
-    if not number:
-        return ""  # where every connection begins: no right to SELECT is needed
-    with connector.open() as node:
-        try:
-            node.call("SELECT", number)
-        except ResponseError as error:
-            return str(error)
-    return ""
 
 
 def _no_such_target(routes: Sequence[Route], number: int, refusal: str) -> SlotferryError:

@@ -24,7 +24,8 @@ from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
 from slotferry.net.link import lost, unfit
 from slotferry.net.node import Node, raise_for
-from slotferry.net.replies import ResponseError
+from slotferry.net.replies import NoPermissionError, ResponseError
+from slotferry.text import count_of
 from slotferry.topology.clusters import are_one_cluster, mixed_target
 from slotferry.topology.file_facts import FileFacts
 from slotferry.topology.product import Product, version_numbers
@@ -192,12 +193,45 @@ def discover_source(connector: Connector, preferred: str = "") -> SourceFacts:
         server = _server_facts(node)
         database = connector.endpoint.database
         if database and not server.cluster:
-            node.need("SELECT", database)
+            select_source(node, database)
         keys = node.need_parsed(replies.integer, "DBSIZE")
         round_trip, info = node.round_trip(), node.info()
         used = replies.number_of(info, "used_memory", -1)
         databases = replies.keys_by_database(info)
         return SourceFacts(server, keys, round_trip, found, databases, used if used >= 0 else None)
+
+
+def select_source(node: Node, number: int) -> None:
+    """Select a database of the source. Raises `SourceUnfitError` where it is not there, with those that are."""
+    try:
+        node.call("SELECT", number)
+    except NoPermissionError as error:
+        raise_for(error, node, "SELECT")
+    except ResponseError as error:
+        held = [
+            f"database {n} holds {count_of(keys, 'key')}"
+            for n, keys in sorted(replies.keys_by_database(node.info("keyspace")).items())
+        ]
+        more = f" and {len(held) - 5} more" if len(held) > 5 else ""
+        where = f"{', '.join(held[:5])}{more}" if held else "none of them holds a key"
+        raise unfit(
+            "source",
+            f"has no database {number} at {node.name}: {error}{_database_range(node)}",
+            f"correct the number in the URL or --db: {where}",
+        ) from None
+
+
+def _database_range(node: Node) -> str:
+    """Return which databases there are, where the server says so."""
+    try:
+        count = int(node.parsed(replies.pairs, "CONFIG", "GET", "databases").get("databases", ""))
+    except (ResponseError, ValueError):
+        return ""
+    return (
+        f"; it has {count_of(count, 'database')}, 0 to {count - 1}"
+        if count > 1
+        else "; it has database 0 alone"
+    )
 
 
 def discover_target(connector: Connector, source: ServerFacts | None = None) -> TargetFacts:

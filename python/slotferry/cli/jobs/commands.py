@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,12 @@ import click
 
 from slotferry.cli.common.job_argument import job_argument
 from slotferry.cli.common.lazy import Home, LazyGroup
+from slotferry.cli.jobs.verifications import (
+    differences,
+    first_differences,
+    shown_differences,
+    shown_outcome,
+)
 from slotferry.errors import JournalError, RefusedError, UsageError
 from slotferry.redaction import json_text
 from slotferry.text import iso_time, local_time, show_key
@@ -255,16 +261,18 @@ def _status(path: Path, job: str, recorded: str) -> str:
     return "running" if is_running(path, job) else "interrupted"
 
 
-def job_dict(path: Path, record: JobRecord) -> dict[str, Any]:
+def job_dict(path: Path, journal: Journal, record: JobRecord) -> dict[str, Any]:
+    found = differences(journal, record)
     """Return a job as an object of type `job`."""
     return {
         "type": "job",
         "kind": record.setup.purpose,
         "job": record.name,
-        "status": _status(path, record.name, record.status),
+        "status": shown_outcome(_status(path, record.name, record.status), found),
         "setup": asdict(record.setup),
         "partitions": record.partition_count,
         "keys": asdict(record.totals.keys),
+        **({} if found is None else {"differences": found}),
         "bytes": record.totals.bytes,
         "redirects": {"moved": record.totals.moved, "ask": record.totals.ask},
         "retries": record.totals.retries,
@@ -280,7 +288,7 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
 
     live = live_status(path, record.name)
     lines: Iterator[dict[str, Any]] = chain(
-        [job_dict(path, record)],
+        [job_dict(path, journal, record)],
         [] if live is None else [{**live, "type": "live"}],
         ({"type": "cutover", "job": record.name, **cutover} for cutover in cutover_dicts(path, record)),
         (
@@ -311,11 +319,8 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
 
 def _failure_dicts(journal: Journal, record: JobRecord, limit: int) -> Iterator[dict[str, Any]]:
     if record.setup.purpose == "verify":
-        from slotferry.model.differences import Difference
-        from slotferry.verify import misplaced
-
-        for failure in islice(misplaced.all_differences(journal, record.name), limit):
-            yield {"type": "difference", **Difference.of(failure).to_dict()}
+        for difference in first_differences(journal, record.name, limit):
+            yield {"type": "difference", **difference.to_dict()}
         return
     for failure in journal.failures(record.name, limit):
         yield {"type": "failure", **failure.to_dict()}
@@ -347,6 +352,8 @@ def _head_rows(journal: Journal, path: Path, record: JobRecord) -> list[tuple[st
     setup, keys = record.setup, record.totals.keys
     words = {"scanned": "compared", "unchanged": "equal", "failed": "differ"} if verifies else {}
     counts = {words.get(name, name): count for name, count in asdict(keys).items()}
+    found = differences(journal, record)
+    counts |= {kind: (found or {}).get(kind, 0) for kind in ("extra", "misplaced")}
     live = live_status(path, record.name)
     marks = journal.marks(record.name)
     done = sum(mark.done for mark in marks)
@@ -354,7 +361,7 @@ def _head_rows(journal: Journal, path: Path, record: JobRecord) -> list[tuple[st
         ("job", record.name),
         ("kind", setup.purpose),
         *([] if setup.follow is None else [("follows", "the source, after the copy")]),
-        ("status", _status(path, record.name, record.status)),
+        ("status", shown_outcome(_status(path, record.name, record.status), found)),
         *([] if live is None else live_rows(live)),
         *cutover_rows(path, record),
         ("source", setup.source),
@@ -387,7 +394,8 @@ def _show_keys(journal: Journal, record: JobRecord, limit: int) -> None:
     keys = record.totals.keys
     failures, pending = journal.failures(record.name, limit), journal.pending(record.name, limit)
     if record.setup.purpose == "verify":
-        _show_differences(journal, record.name, limit)
+        for line in shown_differences(journal, record, limit):
+            click.echo(line)
     elif failures:
         click.echo(f"\nfailed keys ({len(failures):,} of {keys.failed:,}):")
         click.echo("\n".join(failure_lines(failures, _MESSAGE_WIDTH)))
@@ -400,17 +408,6 @@ def _show_keys(journal: Journal, record: JobRecord, limit: int) -> None:
             f"\ncopied in part or to a shared name ({len(notes):,} of {journal.count_notes(record.name):,}):"
         )
         click.echo("\n".join(failure_lines(notes, _MESSAGE_WIDTH)))
-
-
-def _show_differences(journal: Journal, job: str, limit: int) -> None:
-    from slotferry.model.differences import Difference
-    from slotferry.report.verify_tables import difference_lines
-    from slotferry.verify import misplaced
-
-    found = [Difference.of(failure) for failure in islice(misplaced.all_differences(journal, job), limit)]
-    if found:
-        click.echo(f"\ndifferences ({len(found):,} of {sum(misplaced.count_all(journal, job).values()):,}):")
-        click.echo("\n".join(difference_lines(found)))
 
 
 def _run_row(run: RunRecord, status: str) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ import click
 from slotferry.cli.common.command import Command
 from slotferry.cli.common.job_argument import job_argument
 from slotferry.cli.jobs.commands import journal_option, journal_path, opened_journal, settings
+from slotferry.cli.jobs.verifications import differences, not_listed
 from slotferry.errors import UsageError
 from slotferry.text import escape_key, show_key
 
@@ -46,10 +47,10 @@ Examples:
 )
 @click.option("--db", type=click.IntRange(0), metavar="N", help="Only the keys of this database.")
 def failures(job: str, journal: Path | None, kind: tuple[str, ...], db: int | None) -> None:
-    """Print the names of a job's failed keys, one a line.
+    """Print the names of a job's failed keys, one a line; of a verification, of those that differ.
 
     It is what --keys-from reads: UTF-8 as text; a backslash, and what can't be printed, escaped; "" for the
-    empty key. The names are the source's.
+    empty key. The names are the source's: what only the target has is not among them.
     """
     path = journal_path(journal)
     with opened_journal(path, job) as opened:
@@ -63,9 +64,15 @@ def failures(job: str, journal: Path | None, kind: tuple[str, ...], db: int | No
             )
         # What a list holds is bytes: in another encoding, letters beyond ASCII would be other keys.
         write = show_key if codecs.lookup(sys.stdout.encoding).name == "utf-8" else _ascii
+        record = opened.job(job)
+        differing = None if record is None else differences(opened, record)
         for names in _names(opened, job, [entry for entry in wanted if entry[0] in databases]):
             click.echo("\n".join(map(write, names)))
-    if not databases:
+    if "failed" in kind and (more := not_listed(job, differing)):
+        click.echo(more, err=True)
+    elif not databases and differing is not None and kind == ("failed",):
+        click.echo(f"{job} has found no key that differs", err=True)
+    elif not databases:
         others = sorted({reason or outcome for _, outcome, reason in found})
         known = f"; it has keys of the kinds {', '.join(others)}" if others else ""
         where = "" if db is None else f" in database {db}"

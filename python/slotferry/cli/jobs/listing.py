@@ -72,7 +72,19 @@ def list_jobs(
         which = " like that" if states or kinds else ""
         click.echo(f"no jobs{which} in {path}", err=True)
         return
-    heads = ("JOB", "KIND", "STATUS", "SCANNED", "PENDING", "FAILED", "SLOTS", "RUNS", "AGE", "CHANGED")
+    heads = (
+        "JOB",
+        "KIND",
+        "STATUS",
+        "SCANNED",
+        "PENDING",
+        "FAILED",
+        "DIFFER",
+        "SLOTS",
+        "RUNS",
+        "AGE",
+        "CHANGED",
+    )
     now = time.time()
     rows = [
         (
@@ -85,7 +97,7 @@ def list_jobs(
         )
         for updated, record in found
     ]
-    click.echo("\n".join(align([heads, *rows], numbers=(3, 4, 5, 6, 7, 8))))
+    click.echo("\n".join(align([heads, *rows], numbers=(3, 4, 5, 6, 7, 8, 9))))
 
 
 def all_jobs(path: Path) -> list[tuple[float, dict[str, Any]]]:
@@ -98,7 +110,7 @@ def all_jobs(path: Path) -> list[tuple[float, dict[str, Any]]]:
         return []
     with opened:
         found = [
-            (record.updated, {**job_dict(path, record), **following(path, record)})
+            (record.updated, {**job_dict(path, opened, record), **following(path, record)})
             for record in shown_jobs(opened.jobs())
         ]
     found += recorded.job_dicts(path)
@@ -112,5 +124,9 @@ def _states(record: dict[str, Any]) -> set[str]:
 
 def _figures(record: dict[str, Any]) -> tuple[str, ...]:
     if record["kind"] == "reshard":
-        return "", "", "", f"{record['slots']['moved']:,}/{record['slots']['planned']:,}"
-    return *(f"{record['keys'][name]:,}" for name in ("scanned", "pending", "failed")), ""
+        return "", "", "", "", f"{record['slots']['moved']:,}/{record['slots']['planned']:,}"
+    scanned, pending, failed = (f"{record['keys'][name]:,}" for name in ("scanned", "pending", "failed"))
+    found = record.get("differences")
+    if found is None:
+        return scanned, pending, failed, "", ""
+    return scanned, pending, "", f"{sum(found.values()):,}", ""

@@ -87,7 +87,9 @@ def report_table(report: Report) -> str:
     if report.reason:
         lines[0] += f": {report.reason}"
     rows = [("moved", f"{report.moved:,}", "slots")]
-    rows += [("left", f"{len(report.left):,}", "slots, where they were")] if report.left else []
+    stayed = len(report.left) - report.left_open
+    rows += [("left", f"{stayed:,}", "slots, where they were")] if stayed else []
+    rows += [("left", f"{report.left_open:,}", "slots, open between two nodes")] if report.left_open else []
     rows += [("remaining", f"{report.remaining:,}", "slots, for the next run")] if report.remaining else []
     lines += align(rows, numbers=(1,), indent="  ")
     if report.runs:

@@ -20,6 +20,7 @@ from slotferry.net.cluster_nodes import ClusterNode, cluster_nodes
 from slotferry.net.connector import Connector
 from slotferry.net.link import lost, unfit
 from slotferry.reshard.cluster.wire import Wire, format_ranges, is_error, refused, text_of
+from slotferry.topology.clusters import are_one_cluster, mixed_target
 from slotferry.topology.product import Product
 
 _LOOKS, _LOOK_SECONDS = 20, 0.25  # while slots seem to be nobody's
@@ -134,7 +135,8 @@ def _id(member: Member) -> str:
 def read_cluster(connector: Connector, *, known: Iterable[Address] = ()) -> Cluster:
     """Ask the first node that answers for the members, then each primary for itself.
 
-    Raises `TargetLostError` where none answers, `TargetUnfitError` where it is no cluster.
+    Raises `TargetLostError` where none answers, `TargetUnfitError` where it is no cluster, `MixedTargetError`
+    where an address leads to another one.
     """
     failure: SlotferryError | None = None
     seen: dict[str, Member] = {}
@@ -147,10 +149,28 @@ def read_cluster(connector: Connector, *, known: Iterable[Address] = ()) -> Clus
             failure = failure or error
     if not seen:
         raise failure or lost("cluster", "has no known node", "name a node that runs")
+    _check_seeds(connector, address, seen)
     for member in list(seen.values()):
         if member.is_primary and not member.is_down:
             seen[member.id] = _ask_itself(connector, member)
     return _assemble(seen)
+
+
+def _check_seeds(connector: Connector, asked: Address, seen: Mapping[str, Member]) -> None:
+    """Raise `MixedTargetError` where one of the endpoint's addresses leads to a cluster other than `seen`."""
+    named = {member.address for member in seen.values()} | {asked}
+    for address in connector.endpoint.addresses:
+        if address in named:
+            continue
+        try:
+            with Wire(connector, address) as wire:
+                others = _members(wire)
+        except SlotferryError as error:
+            if error.kind == "target_unfit":
+                raise
+            continue  # a node that is away says nothing
+        if not are_one_cluster(seen.keys(), others.keys()):
+            raise mixed_target(asked, address, "cluster")
 
 
 def read_still_cluster(connector: Connector) -> Cluster:
@@ -214,7 +234,7 @@ def _members(wire: Wire) -> dict[str, Member]:
         if "cluster support disabled" in text_of(text):
             raise unfit(
                 "cluster",
-                f"is none: {wire.address} is a standalone server",
+                f"has a node without cluster mode: {wire.address} is a standalone server",
                 "name a node of a cluster; to fill one from a standalone server use 'slotferry migrate'",
             )
         raise refused(str(wire.address), "CLUSTER NODES", text)

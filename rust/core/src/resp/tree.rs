@@ -84,7 +84,10 @@ impl Tree {
     /// The reply to TIME in ms since the epoch.
     pub fn milliseconds(&self) -> Option<i64> {
         match self.elements() {
-            [seconds, micros] => Some(seconds.integer()? * 1000 + micros.integer()? / 1000),
+            [seconds, micros] => seconds
+                .integer()?
+                .checked_mul(1000)?
+                .checked_add(micros.integer()? / 1000),
             _ => None,
         }
     }
@@ -130,6 +133,13 @@ mod tests {
                 "cut at {cut}"
             );
         }
+    }
+
+    #[test]
+    fn a_time_beyond_all_numbers_is_none() {
+        let time = |seconds| Tree::Array(vec![Tree::Integer(seconds), Tree::Integer(1_500)]);
+        assert_eq!(time(2).milliseconds(), Some(2_001));
+        assert_eq!(time(i64::MAX / 1000 + 1).milliseconds(), None);
     }
 
     #[test]

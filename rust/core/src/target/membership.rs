@@ -33,18 +33,16 @@ impl Engine {
         let source = (spec.source_run_id.as_str(), spec.source_replication_id.as_str());
         let what = match mismatch(&found, source, &self.target_nodes.borrow()) {
             None => return Ok((connection, found)),
-            Some(Mismatch::Source) => format!("{address} is the source itself"),
-            Some(Mismatch::SourceData) => {
-                format!("{address} shares its data with the source (one is a replica of the other)")
-            }
+            Some(Mismatch::Source) => "is the source itself",
+            Some(Mismatch::SourceData) => "shares its data with the source (one is a replica of the other)",
             Some(Mismatch::NoNode) => return Err(lost("the server is not a node of a cluster")),
             Some(Mismatch::OtherCluster) => return Err(lost("the server belongs to another cluster")),
         };
         self.stop(
             ErrorKind::TargetIsSource,
-            format!("the target's node {what}: it was not written to"),
+            format!("the target's node {address} {what}: it was not written to"),
         );
-        Err(HandshakeError::Lost(what))
+        Err(lost(&format!("the server {what}")))
     }
 }
 

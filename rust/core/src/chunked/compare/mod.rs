@@ -73,7 +73,10 @@ impl LargeKey {
 /// How two values compare.
 #[derive(Debug)]
 pub(crate) enum Compared {
-    Same,
+    /// So much of the source's value was read for it, in bytes.
+    Same {
+        bytes: u64,
+    },
     Differs(Difference),
     /// There is nothing to compare (any more).
     Gone(Outcome),
@@ -158,8 +161,8 @@ async fn settle(engine: &Rc<Engine>, sides: &mut Sides, task: &LargeKey) -> bool
         };
         let node = owner.map_or_else(|| "no node".to_owned(), |node| node.to_string());
         let (reason, kind) = match compared {
-            Ok(Compared::Same) => {
-                engine.settle(task.page, Outcome::Unchanged, 1, 0);
+            Ok(Compared::Same { bytes }) => {
+                engine.settle(task.page, Outcome::Unchanged, 1, bytes);
                 return true;
             }
             Ok(Compared::Gone(outcome)) => {
@@ -283,6 +286,7 @@ impl Sides {
             source: source.end(engine, key, None),
             target: target.end(engine, name, Some(node)),
             manner,
+            bytes: 0,
         };
         let compared = pair.compare().await;
         match compared {

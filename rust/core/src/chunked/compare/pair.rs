@@ -36,6 +36,8 @@ pub(crate) struct Pair<'a> {
     pub source: End<'a>,
     pub target: End<'a>,
     pub manner: Manner,
+    /// Bytes of the source's value that were read so far.
+    pub bytes: u64,
 }
 
 /// What a side says of the key before it is read.
@@ -159,7 +161,7 @@ impl Pair<'_> {
         }
         let [ours, theirs] = [ours, theirs].map(|look| look.expires_at.unwrap_or_default());
         if same_expiry(ours, theirs, self.manner.tolerance) {
-            Ok(Compared::Same)
+            Ok(Compared::Same { bytes: self.bytes })
         } else {
             differs(FailureKind::Ttl, show_expiry(ours), show_expiry(theirs))
         }
@@ -229,6 +231,9 @@ impl Pair<'_> {
             next = None;
             if let Some(part) = &fetched {
                 seen += part.chunk.count(kind) as u64;
+                if !back {
+                    self.bytes += part.chunk.bytes() as u64;
+                }
                 next = (!part.chunk.is_last).then_some(part.chunk.next);
                 count = part.chunk.next_count(kind, count, self.manner.limits);
             }

@@ -48,7 +48,7 @@ impl Copy<'_> {
             Err(Stop::Failed(kind, message, node.clone()))
         };
         match compared {
-            Compared::Same => {
+            Compared::Same { .. } => {
                 let was_ours = std::mem::take(self.in_doubt);
                 Ok(Some(if was_ours {
                     Outcome::Migrated

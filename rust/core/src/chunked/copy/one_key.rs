@@ -264,11 +264,11 @@ impl Copy<'_> {
         let length = length
             .first()
             .and_then(Tree::integer)
-            .unwrap_or_default()
-            .cast_unsigned();
-        if length == 0 {
+            .and_then(|length| u64::try_from(length).ok());
+        // More than there is to copy is no part of it.
+        let Some(length) = length.filter(|length| (1..=look.length).contains(length)) else {
             return Ok(None);
-        }
+        };
         let place = match recorded.place {
             // What is there counts: a part may have been written that was not recorded.
             Place::Offset(_) => Place::Offset(length),

@@ -169,7 +169,7 @@ impl Copy<'_> {
         match (self.engine.spec.source_expiry, reply) {
             (_, ..0) => 0,
             (ExpiryCommand::Absolute, at) => at.cast_unsigned(),
-            (ExpiryCommand::Relative, rest) => (now + rest).max(0).cast_unsigned(),
+            (ExpiryCommand::Relative, rest) => now.saturating_add(rest).max(0).cast_unsigned(),
         }
     }
 
