@@ -238,7 +238,7 @@ class ReshardJournal:
             )
 
     def settle(self, name: str, moved: Iterable[int], left: dict[int, str], keys: int, size: int) -> None:
-        """Write down what became of the slots, known to be open or not. One that is left open stays so here."""
+        """Write down what became of slots, known as open or not. One that is left open stays so here."""
         became = [(name, slot, "moved", "") for slot in moved]
         became += [
             (name, slot, "open" if is_left_open(reason) else "left", reason) for slot, reason in left.items()

@@ -26,8 +26,8 @@ def is_left_open(reason: str) -> bool:
 class Report:
     """How a run ended. Slots, keys and bytes are the job's, over all its runs; time and rate are this run's.
 
-    `remaining` slots are for the next run; `left` ones stay where they are, or lie open, for the reason given. `reason`
-    says why work is left.
+    `remaining` slots are for the next run; `left` ones stay where they are, or lie open, for the reason
+    given. `reason` says why work is left.
     """
 
     job: str

@@ -202,7 +202,7 @@ def discover_source(connector: Connector, preferred: str = "") -> SourceFacts:
 
 
 def select_source(node: Node, number: int) -> None:
-    """Select a database of the source. Raises `SourceUnfitError` where it is not there, with those that are."""
+    """Select a database of the source. Raises `SourceUnfitError`, with those that there are."""
     try:
         node.call("SELECT", number)
     except NoPermissionError as error:
