@@ -81,6 +81,13 @@ impl Flight {
 /// What RESTORE says where SET … NX answers nil.
 const BUSY: &[u8] = b"BUSYKEY Target key name already exists.";
 
+/// What is said of a reply that RESTORE does not give.
+const MISFIT: &str = " (not a reply of that command)";
+
+fn is_misfit(text: &[u8]) -> bool {
+    text.ends_with(MISFIT.as_bytes())
+}
+
 /// Bytes used, whether the flight is done, and how many bytes the next reply needs (0: unknown).
 pub(crate) type ReadProgress = Result<(usize, bool, usize), ProtocolError>;
 
@@ -114,7 +121,7 @@ pub(crate) fn read_restores(
                     Reply::Integer(_) if is_restore && batch.entries()[index].payload == 0 => continue,
                     // SET … NX, and the key is there.
                     Reply::Bulk(None) if is_restore && batch.entries()[index].is_set => BUSY.to_vec(),
-                    other => format!("{}, which is no reply to RESTORE", other.kind()).into_bytes(),
+                    other => format!("{}{MISFIT}", other.kind()).into_bytes(),
                 };
                 // A refused ASKING shows in the reply to the RESTORE that follows it: that one is judged.
                 if is_restore {
@@ -127,6 +134,11 @@ pub(crate) fn read_restores(
         let rest = &data[at..];
         match decode(rest)? {
             Decoded::Partial(_) => return Ok((at, false, 0)),
+            // An error may be the next batch's: where one of these replies was left out, this batch's own answer stands
+            // among them, and is no reply to a RESTORE.
+            Decoded::Whole(Reply::Error(_), _) if errors.iter().any(|(_, text)| is_misfit(text)) => {
+                return Err(ProtocolError::at(rest));
+            }
             Decoded::Whole(Reply::Integer(_) | Reply::Bulk(Some(_)) | Reply::Error(_), used) => {
                 at += used;
                 *replies += 1;

@@ -95,7 +95,7 @@ fn nil_is_a_busy_key_for_a_set_alone() {
         rdb_version: None,
         eviction: None,
     };
-    for (sets, said) in [(true, "BUSYKEY"), (false, "nil, which is no reply")] {
+    for (sets, said) in [(true, "BUSYKEY"), (false, "nil (not a reply")] {
         let mut batch = Batch::default();
         batch.push(1, 2, &restore, Writing { replace: false, sets });
         batch.seal(ExpiryCommand::Absolute);
@@ -107,6 +107,41 @@ fn nil_is_a_busy_key_for_a_set_alone() {
         let (mut replies, mut errors) = (0, Vec::new());
         read_restores(b"+OK\r\n$-1\r\n", &batch, &mut replies, &mut errors).unwrap_err();
     }
+}
+
+#[test]
+fn an_error_of_the_next_batch_is_no_seal_where_a_reply_was_left_out() {
+    let mut text = Vec::new();
+    append_string(&mut text, b"v");
+    let restore = |number, key| Restore {
+        number,
+        key,
+        expires_at: 0,
+        payload: &text,
+        is_string: false,
+        rdb_version: None,
+        eviction: None,
+    };
+    let read = |data: &[u8]| {
+        let mut batch = Batch::default();
+        let writing = Writing {
+            replace: false,
+            sets: false,
+        };
+        for (number, key) in [b"a".as_slice(), b"b", b"c"].into_iter().enumerate() {
+            batch.push(1, 2, &restore(number as u32, key), writing);
+        }
+        batch.seal(ExpiryCommand::Absolute);
+        let (mut replies, mut errors) = (0, Vec::new());
+        read_restores(data, &batch, &mut replies, &mut errors).map(|(_, done, _)| (done, errors.len()))
+    };
+    assert_eq!(read(b"+OK\r\n-BUSYKEY x\r\n+OK\r\n:-1\r\n"), Ok((true, 1)));
+    // The login may not ask.
+    assert_eq!(read(b"+OK\r\n+OK\r\n+OK\r\n-NOPERM x\r\n"), Ok((true, 0)));
+    // An odd reply to one of them is its own affair.
+    assert_eq!(read(b"+OK\r\n:1\r\n+OK\r\n:-1\r\n"), Ok((true, 1)));
+    // One reply was left out, and the next batch begins with a busy key.
+    read(b"+OK\r\n+OK\r\n:-1\r\n-BUSYKEY x\r\n").unwrap_err();
 }
 
 #[test]
