@@ -262,8 +262,8 @@ def _status(path: Path, job: str, recorded: str) -> str:
 
 
 def job_dict(path: Path, journal: Journal, record: JobRecord) -> dict[str, Any]:
-    found = differences(journal, record)
     """Return a job as an object of type `job`."""
+    found = differences(journal, record)
     return {
         "type": "job",
         "kind": record.setup.purpose,
