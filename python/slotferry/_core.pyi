@@ -854,6 +854,19 @@ class Job:
         `differing` are keys, by the source's names, that differ or that one side lacks: they are copied.
         """
 
+    def compare_ahead(self) -> int:
+        """Compare large keys that are followed by their elements, from now on, while writes flow.
+
+        Returns how many are not compared yet; 0 where no stream is followed. GIL released.
+        """
+
+    def compare_at_fence(self, timeout: float, /) -> list[bytes]:
+        """Compare what is left of those keys; return the source's names of the ones that are proven equal.
+
+        Call it when writes are stopped and all is clean. Others have to be compared whole. None is proven
+        where that takes longer than `timeout` seconds; GIL released. No key is compared ahead any more.
+        """
+
     def cancel(self, *, immediately: bool = False) -> None:
         """Ask the job to end: finish the pages in hand and stop, or stop at once. Returns at once."""
 

@@ -76,6 +76,12 @@ class HarnessFollower:
     def release(self) -> None:
         self._following.job.resume()
 
+    def compare_ahead(self) -> int:
+        return self._following.job.compare_ahead()
+
+    def compare_at_fence(self, timeout: float) -> Sequence[bytes]:
+        return self._following.job.compare_at_fence(timeout)
+
     def copy_again(self, keys: Sequence[bytes], is_wanted: Callable[[], bool], *, whole: bool) -> bool:
         raise AssertionError("no check of these tests asks for it")
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from slotferry.errors import ExitCode, OptionError
 from slotferry.model.notices import Event
+from slotferry.text import shorten_key
 
 StopWrites = Literal["pause", "refuse", "none"]
 CheckDepth = Literal["touched", "sample", "full", "none"]
@@ -103,6 +104,14 @@ class Written:
     """The first of them."""
     is_complete: bool = True
     """Whether the source's stream was read to the end of the hold; else there may be more."""
+
+    def describe(self) -> str:
+        """Return it as a sentence."""
+        if not self.keys:
+            return "no key was written at the source after the fence"
+        named = ", ".join(shorten_key(key) for key in self.names)
+        more = "" if self.is_complete else " or more"
+        return f"lost: {self.keys:,} keys{more} were written at the source after the fence: {named}"
 
 
 @dataclass(frozen=True)

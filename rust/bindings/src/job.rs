@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use slotferry_core::net::{Address, AddressMap, AddressRule};
 use slotferry_core::rdb::{FieldTtl, Show, Target};
 use slotferry_core::resp::encode::ExpiryCommand;
@@ -396,6 +397,19 @@ impl Job {
             .detach(|| job.begin_comparison())
             .map_err(|error| raise(&error))?;
         Ok((doubts.all, doubts.slots))
+    }
+
+    fn compare_ahead(&self, py: Python<'_>) -> PyResult<usize> {
+        let job = self.inner()?;
+        Ok(py.detach(|| job.compare_ahead()))
+    }
+
+    #[pyo3(signature = (timeout, /))]
+    fn compare_at_fence<'py>(&self, py: Python<'py>, timeout: f64) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let job = self.inner()?;
+        let timeout = seconds("timeout", timeout)?;
+        let proven = py.detach(|| job.compare_at_fence(timeout));
+        Ok(proven.iter().map(|key| PyBytes::new(py, key)).collect())
     }
 
     #[pyo3(signature = (differing, /))]

@@ -35,6 +35,15 @@ class HeldFollower(Follower, Protocol):
     def release(self) -> None:
         """Go on after `hold`."""
 
+    def compare_ahead(self) -> int:
+        """Compare large keys while writes flow, from now on; return how many are not compared yet."""
+
+    def compare_at_fence(self, timeout: float) -> Sequence[bytes]:
+        """Return the keys that are proven equal, of those that were compared ahead.
+
+        Writes are stopped, and all is clean. Takes up to `timeout` seconds, and ends comparing ahead.
+        """
+
     def copy_again(self, keys: Sequence[bytes], is_wanted: Callable[[], bool], *, whole: bool) -> bool:
         """Copy these keys of the source, though its stream has not touched them, while that is wanted.
 

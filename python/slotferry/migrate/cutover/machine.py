@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from slotferry.errors import RefusedError, SlotferryError
@@ -20,7 +20,7 @@ from slotferry.jobs.journal.cutovers import CutoverRecords
 from slotferry.migrate.cutover.border import Check, CheckRequest, HeldFollower
 from slotferry.migrate.cutover.command import CommandFailed, run_command, show_command
 from slotferry.migrate.cutover.settings import put_back
-from slotferry.migrate.cutover.source import SourceOffset, open_primary, read_offset
+from slotferry.migrate.cutover.source import SourceOffset, open_primary, read_offset, try_to_read_offset
 from slotferry.migrate.cutover.stream_watch import StreamWatch, choose_start
 from slotferry.migrate.cutover.write_stop import WriteStop, make_write_stop
 from slotferry.model.cutover import Checked, CutoverOptions, CutoverReport, CutoverStep, StepName, Written
@@ -89,6 +89,7 @@ class Cutover:
         self._cancel = cancel
         self._found = _Found()
         self._has_run = False
+        self._compares_ahead = options.check in ("touched", "sample")
         self._may_be_switched = False
         self._begun = 0.0
         self._deadline = 0.0
@@ -127,6 +128,8 @@ class Cutover:
             self._end(f"unexpected {type(error).__name__}: {error}", "abandoned")
             raise
         if not found.is_gone:
+            if self._compares_ahead:
+                self._follower.compare_at_fence(0.0)
             self._end(reason, "not_ready" if found.stopped_at is None else "abandoned")
         elif reason:
             self._warn(reason)
@@ -201,7 +204,7 @@ class Cutover:
         while True:
             lag, position = self._follower.lag(), self._follower.position()
             if lag is not None and position is not None and lag.connected and not lag.in_doubt:
-                if lag.seconds <= most:
+                if lag.seconds <= most and not self._is_comparing():
                     self._tell("lag", "done", f"{lag.seconds:.1f} s and {lag.bytes:,} bytes behind")
                     return position
                 state = f"the target is {lag.seconds:.1f} s behind, more than {most:g} s"
@@ -217,6 +220,12 @@ class Cutover:
                     "no write was stopped"
                 )
             pause.wait(_TICK_SECONDS)
+
+    def _is_comparing(self) -> bool:
+        """Whether large keys are compared still, with time left to wait for it before writes are stopped."""
+        if not self._compares_ahead or time.monotonic() >= self._begun + self._options.within / 2:
+            return False
+        return self._follower.compare_ahead() > 0
 
     def _go(self, node: Node, stop: WriteStop, watch: StreamWatch) -> None:
         fence = self._take_fence(node)
@@ -285,13 +294,18 @@ class Cutover:
         def is_wanted() -> bool:
             return not self._cancel.level and time.monotonic() < self._deadline
 
+        proven: set[bytes] = set()
+        if self._compares_ahead:
+            proven.update(self._follower.compare_at_fence(max(0.0, self._deadline - time.monotonic())))
+        touched = watch.touched()[-MOST_COMPARED:] if self._compares_ahead else ()
         wanted = CheckRequest(
             depth,
-            watch.touched()[-MOST_COMPARED:] if depth in ("touched", "sample") else (),
+            [key for key in touched if key not in proven],
             is_wanted,
             lambda keys, whole: self._follower.copy_again(keys, is_wanted, whole=whole),
         )
-        checked = self._found.checked = self._check(wanted)
+        checked = self._check(wanted)
+        checked = self._found.checked = replace(checked, keys=checked.keys + len(proven))
         if checked.differences:
             self._prove(node, stop, watch, fence)  # writes that flow are the better reason
             named = ", ".join(shorten_key(key) for key in checked.examples)
@@ -392,10 +406,10 @@ class Cutover:
             pause.wait(max(0.0, min(_HOLD_TICK_SECONDS, until - time.monotonic())))
             if watch.written(fence.offset).keys <= reported:
                 continue
-            written = self._written(watch, _try_to_read(node))
+            written = self._written(watch, try_to_read_offset(node))
             if written.keys > reported:
                 reported = written.keys
-                self._tell("hold", "failed", _describe(written))
+                self._tell("hold", "failed", written.describe())
 
     def _look_once_more(self, watch: StreamWatch) -> None:
         """Count what waited for the end of the hold at the source and was written then."""
@@ -407,7 +421,7 @@ class Cutover:
         is_read = watch.wait(now.offset, _LAST_LOOK_SECONDS)
         written = self._written(watch, now)
         found.written = Written(written.keys, written.names, written.is_complete and is_read)
-        self._tell("hold", "done", _describe(found.written))
+        self._tell("hold", "done", found.written.describe())
 
     def _enter(self, step: StepName, message: str) -> None:
         self._check_wanted()
@@ -417,22 +431,6 @@ class Cutover:
 
     def _tell(self, step: StepName, state: Literal["begun", "done", "failed"], message: str) -> None:
         self._emit(CutoverStep(step, state, message, round(time.monotonic() - self._begun, 3)))
-
-
-def _try_to_read(node: Node) -> SourceOffset | None:
-    """Return where the source stands; None where it does not tell, so that all that is seen counts."""
-    try:
-        return read_offset(node)
-    except SlotferryError:
-        return None
-
-
-def _describe(written: Written) -> str:
-    if not written.keys:
-        return "no key was written at the source after the fence"
-    named = ", ".join(shorten_key(key) for key in written.names)
-    more = "" if written.is_complete else " or more"
-    return f"lost: {written.keys:,} keys{more} were written at the source after the fence: {named}"
 
 
 def refuse_unready(follower: HeldFollower, records: CutoverRecords) -> None:

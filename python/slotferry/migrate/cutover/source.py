@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slotferry.errors import SourceUnfitError
+from slotferry.errors import SlotferryError, SourceUnfitError
 from slotferry.model.address import Address
 from slotferry.net import replies
 from slotferry.net.connector import Connector
@@ -67,3 +67,11 @@ def read_offset(node: Node) -> SourceOffset:
         replies.number_of(info, "master_repl_offset"),
         sum(replies.number_of(info, name) for name in _OWN_DELETIONS),
     )
+
+
+def try_to_read_offset(node: Node) -> SourceOffset | None:
+    """Return where the source stands; None where it does not tell, so that all that is seen counts."""
+    try:
+        return read_offset(node)
+    except SlotferryError:
+        return None

@@ -108,6 +108,16 @@ class RunFollower:
         """Go on after `hold`."""
         self._controls.release(self.engine)
 
+    def compare_ahead(self) -> int:
+        """Compare large keys while writes flow, from now on; return how many are not compared yet."""
+        engine = self.engine
+        return 0 if engine is None else engine.compare_ahead()
+
+    def compare_at_fence(self, timeout: float) -> Sequence[bytes]:
+        """Return the keys that are proven equal, of those that were compared while writes flowed."""
+        engine = self.engine
+        return () if engine is None else engine.compare_at_fence(timeout)
+
     def copy_again(self, keys: Sequence[bytes], is_wanted: Callable[[], bool], *, whole: bool) -> bool:
         """Copy these keys though the stream has not touched them; return whether they are copied."""
         engine, seen = self.engine, self._progress()

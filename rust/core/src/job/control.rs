@@ -148,6 +148,8 @@ pub(crate) enum Command {
     Touch { keys: Vec<Vec<u8>>, untold: bool },
     BeginComparison(mpsc::SyncSender<Doubts>),
     EndComparison(Vec<Vec<u8>>),
+    CompareAhead(mpsc::SyncSender<usize>),
+    CompareAtFence(mpsc::SyncSender<Vec<Vec<u8>>>),
     Drain,
     Stop,
 }

@@ -3,16 +3,18 @@
 //! Invariant: pull-only. The control plane polls and pushes through [`Job`]; the engine never calls out. When
 //! the job has finished, its thread, its runtime and its connections are gone.
 
+mod comparing;
+
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::compare::sweep::sweep;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Side};
-use crate::job::control::{Command, Doubts, FollowStatus, Shared, State, lock};
+use crate::job::control::{Command, FollowStatus, Shared, State, lock};
 use crate::job::engine::{Depth, Engine, JobSpec, OnConflict};
 use crate::job::follow::is_apart;
 use crate::ledger::checkpoint::{Checkpoint, Mark};
@@ -201,20 +203,6 @@ impl Job {
         self.shared.command(Command::Touch { keys, untold });
     }
 
-    /// A comparison begins: what it has to look at. Fails with `Usage` when no stream is followed.
-    pub fn begin_comparison(&self) -> Result<Doubts> {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        self.shared.command(Command::BeginComparison(sender));
-        receiver
-            .recv_timeout(COMMAND_PATIENCE)
-            .map_err(|_| Error::new(ErrorKind::Usage, "the job follows no source now"))
-    }
-
-    /// The comparison is over, and these keys of the source differ.
-    pub fn end_comparison(&self, differing: Vec<Vec<u8>>) {
-        self.shared.command(Command::EndComparison(differing));
-    }
-
     /// Ask the job to end: with the pages in hand, or at once.
     pub fn cancel(&self, immediately: bool) {
         self.shared.command(if immediately {
@@ -391,7 +379,9 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
                 | Command::FinishFollowing(_)
                 | Command::Touch { .. }
                 | Command::BeginComparison(_)
-                | Command::EndComparison(_) => follow_command(engine, command),
+                | Command::EndComparison(_)
+                | Command::CompareAhead(_)
+                | Command::CompareAtFence(_) => follow_command(engine, command),
                 Command::Drain => {
                     engine.draining.set(true);
                     drain_until.get_or_insert_with(|| Instant::now() + DRAIN_PATIENCE);
@@ -446,6 +436,10 @@ fn follow_command(engine: &Rc<Engine>, command: Command) {
         Command::FinishFollowing(offset) => follow.finish_at(offset),
         Command::Touch { keys, untold } => follow.touch_now(engine, &keys, untold),
         Command::EndComparison(differing) => follow.end_comparison(engine, &differing),
+        Command::CompareAtFence(answer) => follow.compare_at_fence(answer),
+        Command::CompareAhead(answer) => {
+            let _ = answer.try_send(follow.compare_ahead());
+        }
         Command::BeginComparison(answer) => {
             // Who asked may have given up.
             let _ = answer.try_send(follow.begin_comparison());

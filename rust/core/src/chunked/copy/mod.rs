@@ -3,6 +3,7 @@
 //! Invariant: a large key is in exactly one place, the queue or the worker's hands, until it is settled; its page
 //! stays open until then. At most a few parts are held in memory.
 
+mod ahead;
 mod elements;
 mod existing;
 mod groups;

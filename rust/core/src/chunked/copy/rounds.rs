@@ -22,19 +22,42 @@ use crate::target::health::Patience;
 use crate::topology::NodeId;
 
 /// How often elements that have waited are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(25);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 /// After this time a round is tried again that could not be written.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// The connections that rounds go over.
 #[derive(Default)]
-struct Wires {
+pub(super) struct Wires {
     source: Source,
     targets: HashMap<NodeId, Option<(NodeId, Client)>>,
     sides: Sides,
     /// The last round has ended with the connection to the source.
     source_cut: bool,
+}
+
+impl Wires {
+    /// What goes over them for a key.
+    pub(super) fn copy<'a>(
+        &'a mut self,
+        engine: &'a Rc<Engine>,
+        big: &'a Big,
+        in_doubt: &'a mut bool,
+    ) -> Attempt<Copy<'a>> {
+        let Some((owner, _)) = engine.owner(big.slot) else {
+            let reason = "not served by any node".to_owned();
+            return Err(Stop::Target { reason, full: false });
+        };
+        Ok(Copy {
+            engine,
+            big,
+            source: &mut self.source,
+            target: self.targets.entry(owner).or_default(),
+            sides: &mut self.sides,
+            in_doubt,
+        })
+    }
 }
 
 impl Engine {
@@ -56,6 +79,7 @@ impl Engine {
                     return;
                 }
             }
+            self.look_ahead(&follow, &mut wires).await;
         }
     }
 
@@ -65,19 +89,8 @@ impl Engine {
         if self.draining.get() {
             return Err(Stop::Drained);
         }
-        let Some((owner, _)) = self.owner(round.slot) else {
-            let reason = "not served by any node".to_owned();
-            return Err(Stop::Target { reason, full: false });
-        };
         let mut in_doubt = false;
-        let mut copy = Copy {
-            engine: self,
-            big,
-            source: &mut wires.source,
-            target: wires.targets.entry(owner).or_default(),
-            sides: &mut wires.sides,
-            in_doubt: &mut in_doubt,
-        };
+        let mut copy = wires.copy(self, big, &mut in_doubt)?;
         copy.connect_source().await?;
         let ended = if round.kind == Kind::Stream {
             copy.write_stream_round(round).await

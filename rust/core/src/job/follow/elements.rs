@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::ahead::Looked;
 use super::positions::Positions;
 use super::{COALESCE, Follow, add};
 use crate::chunked::copy::{Big, CUT_PATIENCE, MOST_CUTS};
@@ -31,8 +32,8 @@ const BEFORE_TRIMMING: u32 = 10;
 /// One key.
 #[derive(Debug)]
 pub(super) struct Part {
-    slot: u16,
-    target: Vec<u8>,
+    pub(super) slot: u16,
+    pub(super) target: Vec<u8>,
     pub(super) kind: Kind,
     /// Touched and not read since.
     elements: HashSet<Vec<u8>>,
@@ -41,7 +42,7 @@ pub(super) struct Part {
     /// The first touch of those that are being read and written.
     in_hand: Option<Touch>,
     /// It is being built under another name; the touch that was taken out of the set for it.
-    building: bool,
+    pub(super) building: bool,
     base: Option<Touch>,
     /// The expiry that the target has; none: not known.
     expires_at: Option<u64>,
@@ -58,6 +59,7 @@ pub(super) struct Part {
     seen: u64,
     /// What was trimmed behind this offset is at the target still, until a round has found no more of it.
     trimmed: Option<u64>,
+    pub(super) looked: Option<Looked>,
 }
 
 /// Connections that ended, one after another, while a round went over them.
@@ -284,6 +286,7 @@ impl Follow {
             first_seen: None,
             seen: self.received().map_or(0, |touch| touch.offset),
             trimmed: None,
+            looked: None,
         };
         // Recorded by name, it does not hold the mark however long it takes.
         touched.owe_copying(&big.source);
@@ -380,6 +383,7 @@ impl Follow {
                     first_seen: None,
                     seen: before.unwrap_or_default(),
                     trimmed: before,
+                    looked: None,
                 };
                 self.parts.borrow_mut().keys.insert(Rc::from(key), part);
             }
@@ -407,12 +411,16 @@ impl Follow {
         parts.bytes -= Parts::weight(&part.elements);
         part.in_hand = part.first.take();
         parts.in_round = Some(Rc::clone(key));
+        let elements: Vec<_> = part.elements.drain().collect();
+        if let Some(looked) = &mut part.looked {
+            looked.open(&elements);
+        }
         Some(Round {
             key: Rc::clone(key),
             target: part.target.clone(),
             slot: part.slot,
             kind: part.kind,
-            elements: part.elements.drain().collect(),
+            elements,
             expires_at: part.expires_at,
             count: part.count,
             cuts: part.cuts,

@@ -4,6 +4,7 @@
 //! that was touched is left out of the scan, and one that is being copied waits. The mark goes to the ledger and never
 //! passes a touch that is not acknowledged, or a doubt that no comparison has settled.
 
+mod ahead;
 mod apart;
 mod attached;
 mod elements;
@@ -31,6 +32,7 @@ use crate::ledger::books::PageId;
 use crate::ledger::position::Position;
 use crate::ledger::touched::{Taken, Touch, Touched};
 
+pub(crate) use ahead::{Ahead, Came, What};
 pub(crate) use apart::is_apart;
 use elements::Parts;
 pub(crate) use elements::{Cuts, Round};
@@ -135,6 +137,7 @@ pub(crate) struct Follow {
     /// The same for keys that it followed by their elements.
     left_followed: RefCell<Vec<(Vec<u8>, Kind)>>,
     parts: RefCell<Parts>,
+    ahead: RefCell<ahead::Mode>,
     given_up: RefCell<GivenUp>,
     figures: Figures,
     /// A snapshot is copied first, which is older than what would be read now: what is touched is only remembered.
@@ -178,6 +181,7 @@ impl Follow {
             left_apart: RefCell::new(apart::owed_in(positions)),
             left_followed: RefCell::new(apart::followed_in(positions)),
             parts: RefCell::default(),
+            ahead: RefCell::default(),
             given_up: RefCell::default(),
             figures: Figures::default(),
             waits: Cell::new(false),

@@ -14,7 +14,7 @@ use crate::net::{Access, Address, AddressMap};
 use crate::rdb::{FieldTtl, StreamId, Target};
 use crate::resp::encode::ExpiryCommand;
 
-const KEY: &[u8] = b"large";
+pub(super) const KEY: &[u8] = b"large";
 
 /// A job of one partition that follows; nothing of it runs.
 fn spec() -> JobSpec {
@@ -72,7 +72,7 @@ fn spec() -> JobSpec {
 }
 
 /// An engine whose stream stands at `offset`, and how it follows.
-fn following(offset: u64) -> (Rc<Engine>, Rc<Follow>) {
+pub(super) fn following(offset: u64) -> (Rc<Engine>, Rc<Follow>) {
     following_by(spec(), offset)
 }
 
@@ -88,7 +88,7 @@ fn following_by(spec: JobSpec, offset: u64) -> (Rc<Engine>, Rc<Follow>) {
     (engine, follow)
 }
 
-fn receive(follow: &Follow, offset: u64) {
+pub(super) fn receive(follow: &Follow, offset: u64) {
     follow.stream.borrow_mut().position = Some(Position {
         id: "history".to_owned(),
         offset,
@@ -96,7 +96,7 @@ fn receive(follow: &Follow, offset: u64) {
     });
 }
 
-fn big(page: PageId) -> Big {
+pub(super) fn big(page: PageId) -> Big {
     Big {
         page,
         number: 0,
@@ -109,7 +109,7 @@ fn big(page: PageId) -> Big {
     }
 }
 
-fn touch_at(offset: u64) -> Touch {
+pub(super) fn touch_at(offset: u64) -> Touch {
     Touch {
         offset,
         selected: 0,

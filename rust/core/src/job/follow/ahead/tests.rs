@@ -1,0 +1,222 @@
+//! Whatever is written, read, written wrongly and told of late: what is called proven at the fence is equal.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::job::engine::Engine;
+use crate::job::follow::tests::{KEY, big, following, receive, touch_at};
+
+/// Elements are numbers below this one, and a scan names so many of them at once.
+const ELEMENTS: u8 = 12;
+const CHUNK: u8 = 3;
+
+type Held = BTreeMap<u8, u8>;
+
+/// The source is written: an element gets this value, or goes.
+type Write = (u8, Option<u8>);
+
+#[derive(Debug, Clone)]
+enum Step {
+    Write(Write),
+    /// The stream tells of so many writes more.
+    Hear(usize),
+    /// A round reads, with writes before that; it is lost behind so many elements, or one of them is written wrongly.
+    Round {
+        meanwhile: Vec<Write>,
+        lost_behind: Option<usize>,
+        wrong: Option<(usize, Option<u8>)>,
+    },
+    /// A comparison, with writes between its reads of the source and the target.
+    Look(Vec<Write>),
+}
+
+fn write() -> impl Strategy<Value = Write> {
+    (0..ELEMENTS, prop::option::weighted(0.8, 0..3u8))
+}
+
+fn steps(with_faults: bool) -> impl Strategy<Value = Vec<Step>> {
+    let writes = || prop::collection::vec(write(), 0..3);
+    let wrong = prop::option::weighted(0.3, (0..4usize, prop::option::of(0..3u8)));
+    let wrong = wrong.prop_map(move |wrong| wrong.filter(|_| with_faults));
+    let round = (writes(), prop::option::weighted(0.2, 0..4usize), wrong);
+    let step = prop_oneof![
+        4 => write().prop_map(Step::Write),
+        2 => (0..4usize).prop_map(Step::Hear),
+        3 => round.prop_map(|(meanwhile, lost_behind, wrong)| Step::Round { meanwhile, lost_behind, wrong }),
+        4 => writes().prop_map(Step::Look),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+struct World {
+    engine: Rc<Engine>,
+    follow: Rc<Follow>,
+    source: Held,
+    target: Held,
+    untold: VecDeque<u8>,
+    offset: u64,
+}
+
+impl World {
+    fn new(begun: &Held) -> Self {
+        let (engine, follow) = following(100);
+        assert!(follow.begin_elements(&big(0), Kind::Hash));
+        follow.publish_elements(&engine, KEY, 0, 1);
+        follow.set_fence(u64::MAX);
+        follow.compare_ahead();
+        Self {
+            engine,
+            follow,
+            source: begun.clone(),
+            target: begun.clone(),
+            untold: VecDeque::new(),
+            offset: 100,
+        }
+    }
+
+    fn write(&mut self, writes: Vec<Write>) {
+        for (element, value) in writes {
+            match value {
+                Some(value) => self.source.insert(element, value),
+                None => self.source.remove(&element),
+            };
+            self.untold.push_back(element);
+        }
+    }
+
+    fn hear(&mut self, count: usize) {
+        for element in self.untold.drain(..count.min(self.untold.len())) {
+            let touch = touch_at(self.offset);
+            self.follow
+                .touch_elements(&self.engine, KEY, &[vec![element]], touch);
+            self.offset += 10;
+            receive(&self.follow, self.offset);
+        }
+    }
+
+    fn round(
+        &mut self,
+        meanwhile: Vec<Write>,
+        lost_behind: Option<usize>,
+        wrong: Option<(usize, Option<u8>)>,
+    ) -> bool {
+        let Some(round) = self.follow.take_round() else {
+            return false;
+        };
+        self.write(meanwhile);
+        let written = lost_behind.unwrap_or(usize::MAX);
+        for (place, element) in round.elements.iter().enumerate().take(written) {
+            let element = element[0];
+            let mut value = self.source.get(&element).copied();
+            if let Some((at, other)) = wrong.filter(|(at, _)| *at == place) {
+                assert_eq!(at, place);
+                value = other;
+            }
+            match value {
+                Some(value) => self.target.insert(element, value),
+                None => self.target.remove(&element),
+            };
+        }
+        if lost_behind.is_some() {
+            self.follow.put_back(round, std::time::Duration::ZERO);
+        } else {
+            self.follow.end_round(&round, 0);
+        }
+        true
+    }
+
+    /// One comparison; returns whether there was one to do.
+    fn look(&mut self, meanwhile: Vec<Write>) -> bool {
+        let Some(ahead) = self.follow.next_ahead(4) else {
+            return false;
+        };
+        let (names, next): (Vec<u8>, _) = match &ahead.what {
+            What::Ends => {
+                let is_equal = self.source.len() == self.target.len();
+                self.follow.compared_ahead(&ahead, Came::Ends(is_equal));
+                return true;
+            }
+            What::Elements(elements) => (elements.iter().map(|element| element[0]).collect(), None),
+            What::Scan(Place::Cursor(from)) => {
+                let from = u8::try_from(*from).unwrap();
+                let named = from..from + CHUNK;
+                let next = (named.end < ELEMENTS).then_some(Place::Cursor(named.end.into()));
+                (
+                    named.filter(|name| self.source.contains_key(name)).collect(),
+                    next,
+                )
+            }
+            What::Scan(place) => panic!("{place:?} is no place in a hash"),
+        };
+        let ours: Vec<_> = names.iter().map(|name| self.source.get(name).copied()).collect();
+        self.write(meanwhile);
+        let each = names.iter().zip(ours);
+        let unequal = each.filter(|(name, ours)| self.target.get(name).copied() != *ours);
+        let unequal = unequal.map(|(&name, _)| vec![name]).collect();
+        self.follow.compared_ahead(&ahead, Came::Unequal(unequal, next));
+        true
+    }
+
+    /// Writes are stopped: whether the key is proven to be equal.
+    fn is_proven(&mut self) -> bool {
+        self.hear(usize::MAX);
+        while self.round(Vec::new(), None, None) {}
+        let (sender, answer) = mpsc::sync_channel(1);
+        self.follow.compare_at_fence(sender);
+        while self.look(Vec::new()) {}
+        !answer.try_recv().expect("an answer").is_empty()
+    }
+}
+
+fn proven(begun: &Held, steps: Vec<Step>) -> (bool, bool) {
+    let mut world = World::new(begun);
+    for step in steps {
+        match step {
+            Step::Write(one) => world.write(vec![one]),
+            Step::Hear(count) => world.hear(count),
+            Step::Round {
+                meanwhile,
+                lost_behind,
+                wrong,
+            } => {
+                world.round(meanwhile, lost_behind, wrong);
+            }
+            Step::Look(meanwhile) => {
+                world.look(meanwhile);
+            }
+        }
+    }
+    // A scan that goes on, as long as there is time for it.
+    while world.follow.compare_ahead() > 0 {
+        world.look(Vec::new());
+    }
+    (world.is_proven(), world.source == world.target)
+}
+
+fn begun() -> impl Strategy<Value = Held> {
+    prop::collection::btree_map(0..ELEMENTS, 0..3u8, 0..8)
+}
+
+proptest! {
+    #[test]
+    fn what_is_proven_is_equal_whatever_rounds_write(begun in begun(), steps in steps(true)) {
+        let (is_proven, is_equal) = proven(&begun, steps);
+        prop_assert_eq!(is_proven, is_equal);
+    }
+
+    #[test]
+    fn what_is_equal_is_proven(begun in begun(), steps in steps(false)) {
+        prop_assert_eq!(proven(&begun, steps), (true, true));
+    }
+}
+
+#[test]
+fn a_key_that_is_not_scanned_to_its_end_is_not_proven() {
+    let begun = Held::from([(1, 1)]);
+    let mut world = World::new(&begun);
+    assert!(world.look(Vec::new()));
+    assert_eq!(world.follow.compare_ahead(), 1);
+    assert!(!world.is_proven());
+}
