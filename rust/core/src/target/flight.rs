@@ -84,8 +84,21 @@ const BUSY: &[u8] = b"BUSYKEY Target key name already exists.";
 /// What is said of a reply that RESTORE does not give.
 const MISFIT: &str = " (not a reply of that command)";
 
-fn is_misfit(text: &[u8]) -> bool {
-    text.ends_with(MISFIT.as_bytes())
+/// Whether one of these is no reply to a write: what follows may be the next batch's then.
+fn replies_too_early(errors: &[(usize, Vec<u8>)]) -> bool {
+    errors.iter().any(|(_, text)| text.ends_with(MISFIT.as_bytes()))
+}
+
+/// Whether an error is one that no read is answered with.
+fn is_of_a_write(text: &[u8]) -> bool {
+    [
+        b"BUSYKEY".as_slice(),
+        b"OOM",
+        b"ERR Bad data format",
+        b"ERR DUMP payload",
+    ]
+    .iter()
+    .any(|known| text.starts_with(known))
 }
 
 /// Bytes used, whether the flight is done, and how many bytes the next reply needs (0: unknown).
@@ -121,6 +134,10 @@ pub(crate) fn read_restores(
                     Reply::Integer(_) if is_restore && batch.entries()[index].payload == 0 => continue,
                     // SET … NX, and the key is there.
                     Reply::Bulk(None) if is_restore && batch.entries()[index].is_set => BUSY.to_vec(),
+                    // What closes a batch, and comes too early: of several keys, one has got no reply, and nobody knows which.
+                    Reply::Integer(_) | Reply::Bulk(Some(_)) if is_restore && batch.entries().len() > 1 => {
+                        return Err(ProtocolError::at(rest));
+                    }
                     other => format!("{}{MISFIT}", other.kind()).into_bytes(),
                 };
                 // A refused ASKING shows in the reply to the RESTORE that follows it: that one is judged.
@@ -134,9 +151,8 @@ pub(crate) fn read_restores(
         let rest = &data[at..];
         match decode(rest)? {
             Decoded::Partial(_) => return Ok((at, false, 0)),
-            // An error may be the next batch's: where one of these replies was left out, this batch's own answer stands
-            // among them, and is no reply to a RESTORE.
-            Decoded::Whole(Reply::Error(_), _) if errors.iter().any(|(_, text)| is_misfit(text)) => {
+            // What only a write gives is another key's, where a reply was left out or is one too many.
+            Decoded::Whole(Reply::Error(text), _) if is_of_a_write(text) || replies_too_early(errors) => {
                 return Err(ProtocolError::at(rest));
             }
             Decoded::Whole(Reply::Integer(_) | Reply::Bulk(Some(_)) | Reply::Error(_), used) => {
