@@ -10,6 +10,7 @@ import pytest
 from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.cli.conftest import Invoke
 from tests.cli.test_start_up import loaded_by
+from tests.cli.unbalancing import unbalancing_weight
 from tests.command import run
 
 
@@ -40,7 +41,7 @@ def test_a_run_is_logged_from_begin_to_end(
 def test_a_reshard_is_logged(filled: LocalServer, cluster: LocalCluster, tmp_path: Path) -> None:
     plan, path = tmp_path / "plan.json", tmp_path / "log"
     assert run("migrate", filled.url, cluster.url).code == 0
-    weight = f"127.0.0.1:{cluster.primaries[0].port}=1.5"
+    weight = unbalancing_weight(cluster)
     assert run("reshard", "plan", cluster.url, "--weight", weight, "-o", str(plan)).code == 0
     done = run("reshard", "apply", str(plan), cluster.url, "--job", "moved", "--log-file", str(path), "-q")
     assert (done.code, done.stderr) == (0, "")

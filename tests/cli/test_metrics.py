@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.cli.conftest import Invoke
+from tests.cli.unbalancing import unbalancing_weight
 from tests.command import Running, run
 from tests.integration.migrating import count_keys
 from tests.servers.dataset import fill_strings
@@ -82,7 +83,7 @@ def test_a_short_run_is_seen_in_a_file(filled: LocalServer, cluster: LocalCluste
 
 def test_a_reshard_is_seen_in_a_file(filled: LocalServer, cluster: LocalCluster, tmp_path: Path) -> None:
     plan, path = tmp_path / "plan.json", tmp_path / "slotferry.prom"
-    weight = f"127.0.0.1:{cluster.primaries[0].port}=1.5"
+    weight = unbalancing_weight(cluster)
     assert run("reshard", "plan", cluster.url, "--weight", weight, "-o", str(plan)).code == 0
     done = run("reshard", "apply", str(plan), cluster.url, "--metrics-file", str(path))
     assert done.code == 0, done.stderr

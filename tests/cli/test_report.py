@@ -14,6 +14,7 @@ import pytest
 
 from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.cli.conftest import Invoke
+from tests.cli.unbalancing import unbalancing_weight
 from tests.command import run
 from tests.integration.migrating import count_keys
 from tests.servers.dataset import fill_strings
@@ -129,7 +130,7 @@ def test_a_page_comes_from_the_journal_at_any_time(
 
 def test_a_reshard_has_a_page(page: Path, cluster: LocalCluster, tmp_path: Path) -> None:
     plan, written = tmp_path / "plan.json", tmp_path / "reshard.html"
-    weight = f"127.0.0.1:{cluster.primaries[0].port}=1.5"
+    weight = unbalancing_weight(cluster)
     made = run("reshard", "plan", cluster.url, "--weight", weight, "-o", str(plan), "--html", str(written))
     assert made.code == 0, made.stderr
     assert "Slots after" in written.read_text()

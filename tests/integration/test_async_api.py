@@ -11,7 +11,7 @@ import pytest
 from slotferry import Migration, Options, Verification
 from slotferry.errors import SourceLostError, UsageError
 from slotferry.model.events import Progress, RunEnded
-from slotferry.testing.servers import LocalCluster, LocalServer
+from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.integration.migrating import count_keys
 from tests.servers.dataset import fill_strings
 from tests.servers.raw import connect
@@ -31,7 +31,8 @@ def filled(source: LocalServer) -> LocalServer:
 def no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    assert [thread.name for thread in set(threading.enumerate()) - before] == []
+    # Those that the run has asked to end need a moment.
+    wait_until(lambda: not set(threading.enumerate()) - before, "the threads of the run to end")
 
 
 def test_a_run_is_awaited_while_the_loop_goes_on(filled: LocalServer, cluster: LocalCluster) -> None:
