@@ -23,6 +23,7 @@ from slotferry.report.page.render import html
 from slotferry.report.page.resharding import plan_page
 from slotferry.report.page.slot_map import cells, slot_map
 from slotferry.reshard.plan.model import Holding, Plan, PlannedNode, Policy, Transfer
+from slotferry.verify.jobs import extra_job
 
 _SETUP = Setup("redis://old:6379/0", "redis+cluster://new:7000/0", "user:*", None, "error")
 _MOST_BYTES = 500_000
@@ -253,3 +254,55 @@ def test_a_plan_shows_its_slots_before_and_after() -> None:
 def test_texts_are_printable_and_bounded() -> None:
     assert clean("a\x00b\u202ec") == "a\\x00b\\u202ec"
     assert len(clean("x" * 5000)) == 400
+
+
+@pytest.fixture
+def verification(journal: Journal) -> Journal:
+    setup = replace(_SETUP, purpose="verify")
+    for name in ("compared", extra_job("compared")):
+        journal.create(name, setup, 1, "id")
+    return journal
+
+
+def test_extra_and_misplaced_keys_are_differences_though_one_direction_found_none(
+    verification: Journal,
+) -> None:
+    end(verification, "completed", Keys(3, unchanged=3), "compared")
+    extra = FailedKey(b"x", 5, "extra", "", "n:1")
+    astray = FailedKey(b"m", 9, "misplaced", "", "n:2")
+    more = {"failures": [extra], "notes": [astray]}
+    end(verification, "completed_with_failures", Keys(5, unchanged=4), extra_job("compared"), **more)
+    keep_owners(verification, "compared", [(0, 16383, "n:1")])
+    page = page_of(verification, "compared")
+    assert (page.tone, "2 keys of both sides differ" in page.sentence) == ("bad", True)
+    assert ("Status", "completed with differences") in page.facts
+    assert covered(page.maps[0].marked) == [5, 9]
+    assert [table.caption for table in page.keys] == ["Differences (2)"]
+
+
+def test_keys_of_the_target_that_could_not_be_read_are_told(verification: Journal) -> None:
+    end(verification, "completed", Keys(3, unchanged=3), "compared")
+    waiting = [PendingKey(b"p", 8, "slot 8 is not served")]
+    end(verification, "completed_with_failures", Keys(4, unchanged=3), extra_job("compared"), pending=waiting)
+    page = page_of(verification, "compared")
+    assert (page.tone, page.sentence.endswith("but 1 could not be read.")) == ("warning", True)
+    assert [table.caption for table in page.keys] == ["Pending keys (1)"]
+
+
+def test_a_verification_of_equal_sides_says_so(verification: Journal) -> None:
+    for name in ("compared", extra_job("compared")):
+        end(verification, "completed", Keys(3, unchanged=3), name)
+    page = page_of(verification, "compared")
+    assert (page.tone, "both sides are the same" in page.sentence) == ("good", True)
+
+
+def test_keys_that_a_policy_gave_up_something_of_are_told(journal: Journal) -> None:
+    count = MOST_KEYS + 5
+    notes = [FailedKey(b"%d" % n, 3, "field_ttl", "TTLs", "") for n in range(count)]
+    end(journal, "completed", Keys(count, count), notes=notes)
+    page = page_of(journal)
+    assert (page.tone, "Of 1,005 keys a policy gave up something" in page.sentence) == ("warning", True)
+    assert [(c.name, c.count, c.tone) for c in page.counts][-1] == ("in part", count, "warning")
+    (table,) = page.keys
+    assert table.caption == "Keys that were copied in part (1,005)"
+    assert table.more.startswith("5 more are not shown")

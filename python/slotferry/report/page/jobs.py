@@ -15,26 +15,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slotferry._core import __version__
+from slotferry.jobs.journal.records import COMPLETED
 from slotferry.jobs.journal.series import SeriesRow, failed_by_slot, owners, series
 from slotferry.jobs.lock import is_running
 from slotferry.model.differences import DIFFERENCES, Difference
 from slotferry.report.page.charts import Axis, lag_chart, rate_chart
 from slotferry.report.page.content import Chart, Count, Page, Table, Tone, clean
+from slotferry.report.page.findings import Findings, findings, unread_keys
 from slotferry.report.page.slot_map import slot_map
 from slotferry.report.phrases import describe_following
 from slotferry.text import count_of, format_bytes, format_duration, local_time, shorten_key
 from slotferry.verify import misplaced
-from slotferry.verify.jobs import extra_job
 
 if TYPE_CHECKING:
     from slotferry.jobs.journal.journal import Journal
     from slotferry.jobs.journal.records import JobRecord, RunRecord
+    from slotferry.model.counts import FailedKey
     from slotferry.model.history import HistoryEntry
 
 MOST_KEYS = 1_000
-_MOST_BYTES = 150_000  # of the text of all keys in one table
+_MOST_BYTES = 100_000  # of the text of all keys in one table
 _MOST_HAPPENINGS = 200
 _LONGEST_KEY = 200
+_KEY_HEADS = ("Key", "Slot", "Kind", "Node", "Why")
 _OUTCOMES = {
     "migrated": "written to the target",
     "unchanged": "the target had the same value",
@@ -64,25 +67,31 @@ class _Job:
     rows: Sequence[SeriesRow]
     history: Sequence[HistoryEntry]
     live: dict[str, Any] | None
+    found: Findings | None
+    """Of a verification, None of a migration."""
+    notes: int
+    """How many keys a policy gave up something of."""
 
     @property
     def verifies(self) -> bool:
-        return self.record.setup.purpose == "verify"
+        return self.found is not None
 
     @property
     def status(self) -> str:
-        if self.verifies and self.record.status == "completed_with_failures":
-            return "completed_with_differences"
         if self.record.status != "running":
-            return self.record.status
+            recorded = self.record.status
+            return recorded if self.found is None else self.found.status(recorded)
         return "running" if is_running(self.path, self.record.name) else "interrupted"
 
 
 def job_page(journal: Journal, path: Path, record: JobRecord, live: dict[str, Any] | None) -> Page:
     """Return the page of a job; `live` is what its run says of itself, where one goes on."""
     history = journal.history(record.name)
-    job = _Job(journal, path, record, journal.runs(record.name), series(journal, record.name), history, live)
-    marked = failed_by_slot(journal, record.name)
+    found = findings(journal, record.name) if record.setup.purpose == "verify" else None
+    notes = journal.count_notes(record.name) if found is None else 0
+    runs, rows = journal.runs(record.name), series(journal, record.name)
+    job = _Job(journal, path, record, runs, rows, history, live, found, notes)
+    marked = failed_by_slot(journal, record.name) if found is None else found.slots
     shown = slot_map("Slots of the target", owners(journal, record.name), marked)
     sentence, tone = _outcome(job)
     charts = _charts(job)
@@ -115,28 +124,33 @@ def _outcome(job: _Job) -> tuple[str, Tone]:
     if status == "running":
         state = "" if job.live is None else f": {job.live['state']}{_because(job.live)}"
         return f"{what} goes on{state}; {keys.done:,} keys are done and recorded.", "running"
+    in_part = f" Of {count_of(job.notes, 'key')} a policy gave up something: see below." if job.notes else ""
+    well: Tone = "warning" if job.notes else "good"
     if status == "cut_over":
-        return f"{what} is done, and the application was cut over to the target.", "good"
+        return f"{what} is done, and the application was cut over to the target.{in_part}", well
+    if job.found is not None and status in COMPLETED:
+        return _compared(what, job.found, keys.unchanged)
     if status == "completed":
-        if job.verifies:
-            return (
-                f"{what}: both sides are the same, {count_of(keys.unchanged, 'key')} compared equal.",
-                "good",
-            )
-        at_target = keys.migrated + keys.unchanged
-        return f"{what} is complete: {count_of(at_target, 'key')} of the source's are at the target.", "good"
-    if status in ("completed_with_failures", "completed_with_differences"):
-        if job.verifies:
-            differ = sum(misplaced.count_all(job.journal, record.name).values())
-            unread = f", and {keys.pending:,} could not be read" if keys.pending else ""
-            return f"{what}: {count_of(differ, 'key')} of both sides differ{unread}.", "bad"
+        at_target = count_of(keys.migrated + keys.unchanged, "key")
+        return f"{what} is complete: {at_target} of the source's are at the target.{in_part}", well
+    if status == "completed_with_failures":
         left = [f"{n:,} {how}" for n, how in ((keys.failed, "failed"), (keys.pending, "are pending")) if n]
         shown = f"{' and '.join(left)}, of {count_of(keys.scanned, 'key')}"
-        return f"{what} came to its end, but {shown}.", "warning"
+        return f"{what} came to its end, but {shown}.{in_part}", "warning"
     ending = f" ({why.rstrip('.')})" if why else ""
     how = "interrupted" if status == "interrupted" else "ended by an error"
     done = f"{keys.done:,} keys are done and recorded; the same command again goes on"
     return f"{what} was {how}{ending}: {done}.", "warning" if status == "interrupted" else "bad"
+
+
+def _compared(what: str, found: Findings, equal: int) -> tuple[str, Tone]:
+    unread = f"{found.unread:,} could not be read"
+    if found.differ:
+        more = f", and {unread}" if found.unread else ""
+        return f"{what}: {count_of(found.differ, 'key')} of both sides differ{more}.", "bad"
+    if found.unread:
+        return f"{what}: no difference was found, but {unread}.", "warning"
+    return f"{what}: both sides are the same, {count_of(equal, 'key')} compared equal.", "good"
 
 
 def _because(live: dict[str, Any]) -> str:
@@ -176,14 +190,25 @@ def _counts(job: _Job) -> list[Count]:
     ]
     if in_hand := keys.scanned - keys.done:
         counts.append(Count("in hand", in_hand, "scanned, and without an outcome yet"))
-    if job.verifies:
-        target = job.journal.job(extra_job(job.record.name))
-        if target is not None:
-            text = "keys of the target that were looked for at the source"
-            counts.append(Count("other way", target.totals.keys.scanned, text))
-        for kind, number in misplaced.count_all(job.journal, job.record.name).items():
-            text = DIFFERENCES.get(kind, "could not be compared")
-            counts.append(Count(f"difference: {kind}", number, text, "bad"))
+    if job.notes:
+        text = "keys that a policy gave up something of, such as the TTLs of fields; counted above as well"
+        counts.append(Count("in part", job.notes, text, "warning"))
+    if job.found is not None:
+        counts += _found_counts(job.found)
+    return counts
+
+
+def _found_counts(found: Findings) -> list[Count]:
+    counts = []
+    if found.sought is not None:
+        text = "keys of the target that were looked for at the source"
+        counts.append(Count("other way", found.sought, text))
+    if found.sought_unread:
+        text = "keys of the target that could not be looked for: slots stayed unavailable"
+        counts.append(Count("other way: pending", found.sought_unread, text, "warning"))
+    for kind, number in found.kinds.items():
+        text = DIFFERENCES.get(kind, "could not be compared")
+        counts.append(Count(f"difference: {kind}", number, text, "bad"))
     return counts
 
 
@@ -236,32 +261,32 @@ def _times(entry: HistoryEntry) -> str:
 def _keys(job: _Job) -> list[Table]:
     name, keys = job.record.name, job.record.totals.keys
     tables = []
-    if job.verifies:
+    pending, waits = keys.pending, job.journal.pending(name, MOST_KEYS)
+    if job.found is not None:
+        pending, waits = job.found.unread, list(unread_keys(job.journal, name, MOST_KEYS))
         found = map(Difference.of, islice(misplaced.all_differences(job.journal, name), MOST_KEYS))
         rows = [
             (shorten_key(d.key, _LONGEST_KEY), str(d.slot), d.kind, clean(d.source), clean(d.target), d.node)
             for d in found
         ]
-        total = sum(misplaced.count_all(job.journal, name).values())
         heads = ("Key", "Slot", "Kind", "Source", "Target", "Node")
         export = "'slotferry verify --differences FILE' writes all of them"
-        tables.append(bounded("Differences", heads, rows, total, export))
+        tables.append(bounded("Differences", heads, rows, job.found.differ, export))
     else:
-        failures = job.journal.failures(name, MOST_KEYS)
-        rows5 = [
-            (shorten_key(f.key, _LONGEST_KEY), str(f.slot), f.kind, f.node, clean(f.message))
-            for f in failures
-        ]
-        heads5 = ("Key", "Slot", "Kind", "Node", "Why")
         export = f"'slotferry jobs failures {name}' prints all of them"
-        tables.append(bounded("Failed keys", heads5, rows5, keys.failed, export))
-    waiting = [
-        (shorten_key(p.key, _LONGEST_KEY), str(p.slot), clean(p.reason))
-        for p in job.journal.pending(name, MOST_KEYS)
-    ]
+        failures = _of_keys(job.journal.failures(name, MOST_KEYS))
+        tables.append(bounded("Failed keys", _KEY_HEADS, failures, keys.failed, export))
     export = f"'slotferry jobs show {name} --limit NUMBER' shows more"
-    tables.append(bounded("Pending keys", ("Key", "Slot", "Why"), waiting, keys.pending, export))
+    waiting = [(shorten_key(p.key, _LONGEST_KEY), str(p.slot), clean(p.reason)) for p in waits]
+    tables.append(bounded("Pending keys", ("Key", "Slot", "Why"), waiting, pending, export))
+    if job.notes:
+        notes = _of_keys(job.journal.notes(name, MOST_KEYS))
+        tables.append(bounded("Keys that were copied in part", _KEY_HEADS, notes, job.notes, export))
     return [table for table in tables if table.rows]
+
+
+def _of_keys(keys: Sequence[FailedKey]) -> list[tuple[str, ...]]:
+    return [(shorten_key(k.key, _LONGEST_KEY), str(k.slot), k.kind, k.node, clean(k.message)) for k in keys]
 
 
 def bounded(
