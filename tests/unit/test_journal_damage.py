@@ -239,6 +239,32 @@ def test_the_row_is_named_and_only_its_job_is_refused(
     assert main(["jobs", "list", "--journal", str(path)]) == 0
 
 
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        ("DELETE FROM partitions WHERE job = 'one'", "the table partitions lacks 20 rows of the job one"),
+        ("DELETE FROM partitions WHERE job = 'one' AND (db, idx) = (0, 15)", "partitions lacks 1 rows"),
+        ("DELETE FROM unsettled WHERE id = 5", "the table unsettled lacks 1 rows of the job one"),
+        ("DROP TABLE partitions", "is damaged or no journal: it has no table partitions"),
+        ("DROP TABLE runs", "is damaged or no journal: it has no table runs"),
+    ],
+)
+def test_rows_that_are_gone_are_missed(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], statement: str, told: str
+) -> None:
+    path = tmp_path / "journal.db"
+    path.write_bytes(sound.read_bytes())
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(statement)
+
+    assert main(["jobs", "show", "one", "--journal", str(path)]) == 4
+    assert told in capsys.readouterr().err
+    if not statement.startswith("DROP"):
+        assert main(["jobs", "show", "two", "--journal", str(path)]) == 0
+        assert main(["jobs", "discard", "one", "--journal", str(path)]) == 0
+        assert main(["jobs", "list", "--journal", str(path)]) == 0
+
+
 def test_a_damaged_reshard_can_be_discarded(sound: Path, tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     path.write_bytes(sound.read_bytes())

@@ -23,8 +23,11 @@ TABLES = (
     *("jobs", "partitions", "unsettled", "runs", "notes", "story", "big_keys"),
     *("target_nodes", "target_counts", "doubts", "follow"),
     *("cutovers", "cutover_reports", "changed_settings", "libraries"),
-    *("series", "slot_owners"),
+    *("series", "slot_owners", "partition_counts"),
 )
+_FIRST_TABLES = ("jobs", "partitions", "unsettled", "runs")
+"""Those that a journal of any version has."""
+
 _BUSY_SECONDS = 10.0
 _NOT_DAMAGE = (
     "full",
@@ -204,6 +207,12 @@ CREATE TABLE IF NOT EXISTS series (
     lag_bytes INTEGER,
     PRIMARY KEY (job, at)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS partition_counts (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    db INTEGER NOT NULL,
+    partitions INTEGER NOT NULL,
+    PRIMARY KEY (job, db)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS slot_owners (
     job TEXT PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
     ranges TEXT NOT NULL
@@ -302,6 +311,9 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, is_checked: bool) ->
         )
     if not is_checked:
         _check(connection, path)
+    for table in _FIRST_TABLES:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone():
+            raise _damaged(path, f"it has no table {table}")
     for statement in _ADDED.split(";"):
         connection.execute(statement)
     if version != SCHEMA_VERSION:

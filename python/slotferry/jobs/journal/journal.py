@@ -26,7 +26,7 @@ from slotferry.model.follow import FollowMark
 from slotferry.model.history import HistoryEntry
 
 _OF_A_PASS = (
-    *("unsettled", "notes", "big_keys", "partitions"),
+    *("unsettled", "notes", "big_keys", "partitions", "partition_counts"),
     *("target_nodes", "target_counts", "doubts"),
 )
 
@@ -256,6 +256,10 @@ class Journal(JournalReader):
         self, name: str, count: int, databases: Sequence[int] | Mapping[int, int], nodes: bool
     ) -> None:
         counts = databases if isinstance(databases, Mapping) else dict.fromkeys(databases, count)
+        self._connection.executemany(
+            "INSERT INTO partition_counts (job, db, partitions) VALUES (?, ?, ?)",
+            [(name, database, partitions) for database, partitions in counts.items()],
+        )
         self._connection.executemany(
             "INSERT INTO partitions (job, db, idx, cursor, done) VALUES (?, ?, ?, ?, 0)",
             [

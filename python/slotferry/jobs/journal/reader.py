@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from slotferry.errors import JournalError
 from slotferry.jobs.journal.file import TABLES, explained, open_database
 from slotferry.jobs.journal.records import COMPLETED, JobRecord, Mark, PendingKey, RunRecord, Setup
-from slotferry.jobs.journal.row_checks import DISCARD_HINT, check_rows, parsing
+from slotferry.jobs.journal.row_checks import DISCARD_HINT, check_rows, missing_rows, parsing
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.follow import FollowMark
 from slotferry.model.history import HistoryEntry
@@ -76,8 +76,22 @@ class JournalReader:
         if name not in self._checked:  # what this process writes itself need not be looked at again
             with explained(self.path):
                 check_rows(self._connection, TABLES, self.path, name)
+                self._check_counts(name)
             self._checked.add(name)
         return self._record(name)
+
+    def _check_counts(self, name: str) -> None:
+        """Look for rows that are gone, which no checksum tells: a scan, or a key, would be taken for done."""
+        missing = {
+            "partitions": "SELECT sum(max(0, partitions - (SELECT count(*) FROM partitions AS p "
+            "WHERE p.job = c.job AND p.db = c.db))) FROM partition_counts AS c WHERE job = ?",
+            "unsettled": "SELECT pending + failed - (SELECT count(*) FROM unsettled WHERE job = name) "
+            "FROM jobs WHERE name = ?",
+        }
+        for table, statement in missing.items():
+            rows = self._connection.execute(statement, (name,)).fetchall()
+            if rows and (rows[0][0] or 0) > 0:
+                raise missing_rows(self.path, table, name, rows[0][0])
 
     def _record(self, name: str) -> JobRecord | None:
         rows = self.select(

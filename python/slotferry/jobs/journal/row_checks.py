@@ -34,6 +34,14 @@ def damaged_row(path: Path, table: str, row: str, what: str) -> DamagedRowError:
     )
 
 
+def missing_rows(path: Path, table: str, job: str, count: int) -> DamagedRowError:
+    """Return the error for rows of a job that are not there any more."""
+    return DamagedRowError(
+        f"the journal {path} is damaged: the table {table} lacks {count:,} rows of the job {job}",
+        hint=DISCARD_HINT,
+    )
+
+
 @contextmanager
 def parsing(path: Path, table: str, row: str) -> Iterator[None]:
     """Turn what goes wrong while a row's values are understood into `DamagedRowError`."""
