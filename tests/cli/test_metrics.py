@@ -37,9 +37,9 @@ def port() -> int:
 
 
 def parse(text: str) -> dict[str, float]:
-    """Return the value of each sample, by its name and labels but for those of the sides."""
+    """Return the value of each sample, by its name and labels but for the job's name."""
     return {
-        " ".join([s.name, *(f"{k}={v}" for k, v in sorted(s.labels.items()))]): s.value
+        " ".join([s.name, *(f"{k}={v}" for k, v in sorted(s.labels.items()) if k != "job_name")]): s.value
         for family in text_string_to_metric_families(text)
         for s in family.samples
     }
@@ -58,14 +58,15 @@ def test_a_run_is_scraped_while_it_goes_on(filled: LocalServer, cluster: LocalCl
                     seen.update(parse(reply.read().decode()))
             except (urllib.error.URLError, ConnectionError):
                 assert not running.ended
-            return seen.get(f"slotferry_keys_total outcome=migrated {of}", 0) > 100
+            # A primary's own count is not read in the same instant as the job's.
+            acknowledged = sum(count for name, count in seen.items() if "primary_keys_total" in name)
+            return min(acknowledged, seen.get(f"slotferry_keys_total outcome=migrated {of}", 0)) > 100
 
         wait_until(scraped, "keys to be counted")
         assert seen["slotferry_state state=running"] == 1
         assert seen[f"slotferry_expected_keys {of}"] == _KEYS
         primaries = [value for name, value in seen.items() if name.startswith("slotferry_primary_keys_total")]
         assert len(primaries) == 3
-        assert sum(primaries) >= 100
 
 
 def test_a_short_run_is_seen_in_a_file(filled: LocalServer, cluster: LocalCluster, tmp_path: Path) -> None:

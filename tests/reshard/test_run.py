@@ -148,7 +148,8 @@ def test_a_closed_window_still_closes_what_a_killed_run_left_open(own: LocalClus
 
 
 def test_an_overlap_is_no_failure_and_idleness_is_quiet(own: LocalCluster, tmp_path: Path) -> None:
-    command = ("reshard", "run", "--quiet", "--progress", "lines", "--config")
+    metrics = tmp_path / "slotferry.prom"
+    command = ("reshard", "run", "--quiet", "--progress", "lines", "--metrics-file", str(metrics), "--config")
     config = write(tmp_path, draining(own, _OPEN))
     with Running(*command, config) as running:
         wait_until(lambda: running.ended or bool(open_slots(own)), "a slot to be open")
@@ -158,12 +159,16 @@ def test_an_overlap_is_no_failure_and_idleness_is_quiet(own: LocalCluster, tmp_p
         assert "nothing was begun" in overlapping.stderr
         elsewhere = run(*command, config, "--journal", str(tmp_path / "other" / "journal.db"))
         assert elsewhere.code == 75, elsewhere.stderr
+        assert "slotferry_info{" in metrics.read_text()
+        assert "exit_code{" not in metrics.read_text()
         assert not running.ended
         running.send(signal.SIGHUP)
         ended = running.finish()
     assert ended.code == 143, ended.stderr
+    assert "slotferry_command_exit_code 143.0" in metrics.read_text()
     assert open_slots(own) == []
     assert run(*command, write(tmp_path, draining(own, _OPEN, "100MB"))).code == 0
     idle = run(*command, write(tmp_path, f'[jobs.idle]\ncluster = "{own.url}"\nthreshold = "99%"\n'))
     assert (idle.code, idle.stdout, idle.stderr) == (0, "", "")
+    assert 'slotferry_exit_code{job_name="idle"} 0.0' in metrics.read_text()
     assert_clean(own, len(MOVING) * 10)

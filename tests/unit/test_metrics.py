@@ -7,13 +7,15 @@ import re
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from slotferry.errors import UsageError
+from slotferry.cli.common.metrics import JobsMetrics, Metrics
+from slotferry.errors import JobLockedError, TargetLostError, UsageError
 from slotferry.model.counts import Keys, Totals
 from slotferry.model.events import (
     CheckpointSaved,
@@ -30,7 +32,7 @@ from slotferry.model.report import Report
 from slotferry.report.metrics.families import Figures
 from slotferry.report.metrics.migration import MigrationFigures
 from slotferry.report.metrics.outputs import MetricsOutput
-from slotferry.report.metrics.resharding import ReshardFigures
+from slotferry.report.metrics.resharding import JobsFigures, ReshardFigures
 from slotferry.reshard import events as reshard
 from slotferry.reshard.report import Report as ReshardReport
 
@@ -160,7 +162,7 @@ def all_names() -> set[str]:
     ended.handle(RunEnded(Report("nightly", "completed", Totals(), 1.0, 1.0, 1, False)))
     return {
         f"{family.name}{'_total' if family.kind == 'counter' else ''}"
-        for figures in (ended, resharded())
+        for figures in (ended, resharded(), JobsFigures())
         for family in figures.families()
     }
 
@@ -206,7 +208,7 @@ def test_metrics_are_served_until_the_end(served: tuple[int, MetricsOutput]) -> 
     port, output = served
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as reply:
         text = reply.read().decode()
-    assert "slotferry_buffered_bytes 77.0" in text
+    assert 'slotferry_buffered_bytes{job_name="nightly"} 77.0' in text
     assert "process_resident_memory_bytes" in text
     output.close()
     MetricsOutput(migrated(), ("127.0.0.1", port), None).close()  # the port is given back
@@ -231,7 +233,7 @@ def test_the_file_is_whole_at_every_time(tmp_path: Path) -> None:
         first = path.read_text()
         assert 'name="nightly"' in first
         output.handle(progress())
-    assert "slotferry_buffered_bytes 77.0" in path.read_text()
+    assert 'slotferry_buffered_bytes{job_name="nightly"} 77.0' in path.read_text()
     assert list(tmp_path.iterdir()) == [path]
     assert output.lost is None
 
@@ -246,3 +248,93 @@ def test_a_file_that_can_not_be_written_any_more_ends_no_run(tmp_path: Path) -> 
     output.close()
     assert output.lost is not None
     assert "the metrics can't be written" in output.lost.message
+
+
+def test_counters_never_fall() -> None:
+    figures = MigrationFigures()
+    figures.handle(progress())
+    fallen = replace(progress(), keys=Keys(scanned=100, migrated=70, unchanged=5, pending=14, failed=1))
+    figures.handle(fallen)
+    assert value(figures, "slotferry_keys_total", outcome="migrated") == 80
+    assert value(figures, "slotferry_pending_keys") == 14
+
+
+def test_every_sample_has_the_name_of_its_job() -> None:
+    for figures in (migrated(), resharded()):
+        for name, found in samples(figures).items():
+            assert {had["job_name"] for had, _ in found} == {"nightly"}, name
+
+
+def test_a_file_has_no_figures_of_the_process(tmp_path: Path) -> None:
+    with closing(MetricsOutput(migrated(), None, tmp_path / "slotferry.prom")):
+        pass
+    assert "\nprocess_" not in (tmp_path / "slotferry.prom").read_text()
+
+
+def jobs(path: Path) -> JobsMetrics:
+    return JobsMetrics({"metrics": None, "metrics_file": path})
+
+
+def ended(path: Path) -> dict[str, float]:
+    """Return each job's exit code in a file, and the command's as that of no job."""
+    return {
+        sample.labels.get("job_name", ""): sample.value
+        for family in text_string_to_metric_families(path.read_text())
+        for sample in family.samples
+        if sample.name in ("slotferry_exit_code", "slotferry_command_exit_code")
+    }
+
+
+def test_each_job_of_a_run_has_its_own_end(tmp_path: Path) -> None:
+    path = tmp_path / "slotferry.prom"
+    with jobs(path) as metrics:
+        metrics.begin_job("away")
+        metrics.end_job(TargetLostError("no node answers"))
+        metrics.begin_job("nightly")
+        metrics.handle(reshard.ReshardEnded(ReshardReport("nightly", "balanced")))
+        metrics.end(6)
+    assert ended(path) == {"away": 6, "nightly": 0, "": 6}
+
+
+@pytest.mark.parametrize("reshards", [False, True])
+def test_a_job_of_another_process_keeps_its_file(tmp_path: Path, reshards: bool) -> None:
+    path = tmp_path / "slotferry.prom"
+    path.write_text("of the other\n")
+    busy = JobLockedError("the job is at work")
+    refused = Metrics({"metrics": None, "metrics_file": path}, reshards=reshards)
+    with pytest.raises(JobLockedError), refused:
+        raise busy
+    with Metrics({"metrics": None, "metrics_file": path}) as one:
+        one.handle(Notice("something"))
+        one.handle(RunEnded(Report("nightly", "failed", Totals(), 1.0, 1.0, 1, False, error=busy)))
+    with jobs(path) as several:
+        several.begin_job("nightly")
+        several.end_job(busy)
+        several.end(75)
+    assert path.read_text() == "of the other\n"
+
+
+def test_a_run_that_was_refused_has_an_end(tmp_path: Path) -> None:
+    path = tmp_path / "slotferry.prom"
+    metrics = Metrics({"metrics": None, "metrics_file": path}, reshards=True)
+    with pytest.raises(TargetLostError), metrics:
+        raise TargetLostError("no node answers")
+    assert ended(path)[""] == 6
+
+
+@pytest.mark.parametrize("alert", ["SlotferryStandsStill", "SlotferryNoCheckpoint"])
+def test_alerts_are_of_one_job_and_look_at_what_is_acknowledged(alert: str) -> None:
+    text = (_DOCS / "alerts.yml").read_text()
+    (rule,) = [part for part in text.split("- alert: ") if part.startswith(alert)]
+    assert "slotferry_primary_keys_total" in rule
+    assert "(instance)" not in rule
+
+
+def test_a_run_that_lost_its_lock_later_on_ended_here(tmp_path: Path) -> None:
+    path = tmp_path / "slotferry.prom"
+    with jobs(path) as metrics:
+        metrics.begin_job("nightly")
+        metrics.handle(reshard.ReshardStarted("nightly", 1, False, _CLUSTER, "atomic", 10, 1000, 0))
+        metrics.end_job(JobLockedError("another one works on the cluster"))
+        metrics.end(75)
+    assert ended(path) == {"nightly": 4, "": 75}

@@ -208,7 +208,7 @@ def take_limits(parameters: dict[str, Any]) -> Limits:
 
 @contextmanager
 def show(
-    as_json: bool, progress: Any, metrics: Metrics, logs: Logs, cancel: CancelRequest
+    as_json: bool, progress: Any, metrics: Metrics | None, logs: Logs, cancel: CancelRequest
 ) -> Iterator[Callable[[Event], None]]:
     """Show the events of a run: progress on stderr, results on stdout, its metrics and its log."""
     from slotferry.model.notices import Notice
@@ -219,7 +219,8 @@ def show(
     interruption = Interruption()
 
     def tell(event: Event) -> None:
-        metrics.handle(event)
+        if metrics is not None:
+            metrics.handle(event)
         logs.handle(event)
         interruption.received = cancel.level
         if interruption.is_untold() and not isinstance(event, ReshardEnded):

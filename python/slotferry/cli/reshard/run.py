@@ -15,7 +15,7 @@ import click
 from slotferry.cli.common.command import Command
 from slotferry.cli.common.ending import signals
 from slotferry.cli.common.logs import Logs, log_options
-from slotferry.cli.common.metrics import Metrics, metrics_options
+from slotferry.cli.common.metrics import JobsMetrics, metrics_options
 from slotferry.cli.reshard.apply import show
 from slotferry.cli.reshard.jobs_file import JobSettings, load_jobs
 from slotferry.cli.reshard.options import FILE, SETTINGS, json_option
@@ -94,19 +94,31 @@ def run(
         raise UsageError(f"{config} has no job {unknown[0]!r}", hint=f"its jobs are {', '.join(jobs)}")
     cancel = CancelRequest()
     codes: list[int] = []
-    metrics, logs = Metrics(parameters, reshards=True), Logs(parameters)
+    metrics, logs = JobsMetrics(parameters), Logs(parameters)
     with metrics, logs, signals(cancel):
         for name in names or jobs:
-            with show(as_json, progress, metrics, logs, cancel) as tell:
-                heard = _unless_idle(tell) if quiet else tell
-                codes.append(_run_one(name, jobs[name], journal, heard, cancel, last=len(jobs) == 1))
+            metrics.begin_job(name)
+            with show(as_json, progress, None, logs, cancel) as tell:
+                heard = _heard(metrics, _unless_idle(tell) if quiet else tell)
+                codes.append(_run_one(name, jobs[name], journal, heard, cancel, metrics, last=len(jobs) == 1))
             if cancel.level:
                 break
-    code = next((code for code in codes if code), ExitCode.OK)
+        code = next((code for code in codes if code), ExitCode.OK)
+        metrics.end(code)
     lost = metrics.lost or logs.lost
     if lost is not None and code == ExitCode.OK:
         raise lost
     return code
+
+
+def _heard(metrics: JobsMetrics, tell: Callable[[Event], None]) -> Callable[[Event], None]:
+    """Return what tells metrics of every event, whatever is shown."""
+
+    def heard(event: Event) -> None:
+        metrics.handle(event)
+        tell(event)
+
+    return heard
 
 
 def _unless_idle(tell: Callable[[Event], None]) -> Callable[[Event], None]:
@@ -120,7 +132,16 @@ def _unless_idle(tell: Callable[[Event], None]) -> Callable[[Event], None]:
     return heard
 
 
-def _run_one(name: str, job: JobSettings, journal: Path | None, tell: Any, cancel: Any, *, last: bool) -> int:
+def _run_one(
+    name: str,
+    job: JobSettings,
+    journal: Path | None,
+    tell: Any,
+    cancel: Any,
+    metrics: JobsMetrics,
+    *,
+    last: bool,
+) -> int:
     from slotferry.reshard.jobs import run_job
 
     try:
@@ -137,10 +158,13 @@ def _run_one(name: str, job: JobSettings, journal: Path | None, tell: Any, cance
             raise report.error
     except JobLockedError as error:
         # The run before has not ended: that is no failure, and the next one goes on.
+        metrics.end_job(error)
         click.echo(f"slotferry: job {name}: {error.message}; nothing was begun", err=True)
         return ExitCode.WORK_LEFT
     except SlotferryError as error:
+        metrics.end_job(error)
         if last:
+            metrics.end(error.exit_code)
             raise
         # The other jobs have their own clusters: one that fails is no reason not to run them.
         click.echo(f"slotferry: job {name}: {error.message}", err=True)

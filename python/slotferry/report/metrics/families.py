@@ -1,7 +1,7 @@
 """What a metric is: a name, a kind, a sentence, and samples by labels.
 
 Invariant: nothing here knows how metrics are written or served. A name is never changed: dashboards and
-alerts of others are built on it.
+alerts of others are built on it. Every sample has the job's name as `job_name` (`job` is Prometheus' own).
 """
 
 from __future__ import annotations
@@ -56,13 +56,40 @@ class Ended(Protocol):
         """What the command line exits with."""
 
 
+class Source(Protocol):
+    """What figures come from."""
+
+    def handle(self, event: Event) -> None:
+        """Take the next event."""
+
+    def families(self) -> list[Family]:
+        """Return all metrics as they are now."""
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the job has begun here: from then on no other process was at work on it."""
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there is something to tell: before, what an earlier run wrote is not to be replaced."""
+
+    def end_job(self, code: int) -> None:
+        """Take how the job ended, where no event told it."""
+
+    def leave_job(self) -> None:
+        """Forget the job: another process is at work on it."""
+
+
 class Figures:
     """Keeps the newest figures of a run that its events tell; may be read by another thread meanwhile.
 
     A subclass takes its own events (`take`) and says what it makes of them (`own_families`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, job: str = "") -> None:
+        """`job` is its name, where that is known before the run tells it."""
+        self._job = job
+        self._is_left = False
         self._lock = threading.Lock()
         self._info: dict[str, str] = {}
         self._state = "connecting"
@@ -71,7 +98,7 @@ class Figures:
         self._seconds: Counter[str] = Counter()
         self._paused_seconds: Counter[str] = Counter()
         self._notices = 0
-        self._ended: tuple[float, Ended] | None = None
+        self._ended: tuple[float, bool, int] | None = None
 
     def handle(self, event: Event) -> None:
         """Take the next event."""
@@ -90,11 +117,36 @@ class Figures:
         """Return all metrics as they are now."""
         with self._lock:
             self._spend()
-            return [*self._common(), *self.own_families()]
+            found = [*self._common(), *self.own_families()]
+            for family in found:
+                family.samples = [({"job_name": self._job, **had}, value) for had, value in family.samples]
+            return found
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the run has told what it is."""
+        return bool(self._info)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether the run has begun or ended, here and not in another process."""
+        return not self._is_left and (self.has_begun or self.has_ended)
+
+    def end_job(self, code: int) -> None:
+        """Take how the job ended, where no event told it."""
+        with self._lock:
+            if self._ended is None:
+                self.change("finished")
+                self._ended = (time.time(), code == 0, code)
+
+    def leave_job(self) -> None:
+        """Let the figures be: another process is at work on the job."""
+        self._is_left = True
 
     def begin(self, info: Mapping[str, Any]) -> None:
         """Take what a run is: the labels of `slotferry_info`."""
         self._info = {"version": __version__, **{name: str(value) for name, value in info.items()}}
+        self._job = str(info["name"])
         self._ended = None
 
     def change(self, state: str, paused_by: str | None = None) -> None:
@@ -109,7 +161,7 @@ class Figures:
     def end(self, report: Ended) -> None:
         """Take how the run ended."""
         self.change("finished")
-        self._ended = (time.time(), report)
+        self._ended = (time.time(), report.ok, report.exit_code)
 
     @property
     def has_ended(self) -> bool:
@@ -142,10 +194,10 @@ class Figures:
     def _end_families(self) -> list[Family]:
         at = gauge("ended_timestamp_seconds", "When the run ended; absent while it goes on.")
         succeeded = gauge("succeeded", "Whether the run ended with all done and well; absent before.")
-        code = gauge("exit_code", "What the command exits with; absent before the end.")
+        code = gauge("exit_code", "What the job's run exits with; absent before the end.")
         if self._ended is not None:
-            ended, report = self._ended
+            ended, ok, exit_code = self._ended
             at.add(ended)
-            succeeded.add(float(report.ok))
-            code.add(float(report.exit_code))
+            succeeded.add(float(ok))
+            code.add(float(exit_code))
         return [at, succeeded, code]

@@ -1,7 +1,9 @@
 """Metrics of a migration or a verification, from its events.
 
 Invariant: counts of keys add up, for each purpose and side: scanned is the outcomes, pending and failed keys,
-and those in hand. Every label has a bounded number of values.
+and those in hand. A counter never falls: where a key that was migrated is so no more (it failed while it was
+followed, or a failover lost it), it stands among the pending or failed ones, and the counter stays. Every
+label has a bounded number of values.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ class MigrationFigures(Figures):
     def __init__(self) -> None:
         super().__init__()
         self._progress: dict[tuple[str, str], Progress] = {}
+        self._most: Counter[tuple[str, str, str]] = Counter()
         self._newest: Progress | None = None
         self._news: Counter[str] = Counter()
         self._topologies = 0
@@ -43,6 +46,10 @@ class MigrationFigures(Figures):
         """Take an event; the lock is held."""
         if isinstance(event, Progress):
             self._progress[event.purpose, event.side] = self._newest = event
+            counts = {name: getattr(event.keys, name) for name in ("scanned", *_OUTCOMES)}
+            for name, count in {**counts, "bytes": event.bytes}.items():
+                of = (event.purpose, event.side, name)
+                self._most[of] = max(self._most[of], count)
             self.change(event.state, event.paused_by)
         elif isinstance(event, CheckpointSaved):
             self._checkpoint = time.time()
@@ -76,12 +83,12 @@ class MigrationFigures(Figures):
         size = counter("bytes", "Bytes of payloads that were copied or compared.")
         for (purpose, side), event in self._progress.items():
             of = {"purpose": purpose, "side": side}
-            scanned.add(event.keys.scanned, **of)
+            scanned.add(self._most[purpose, side, "scanned"], **of)
             for outcome in _OUTCOMES:
-                settled.add(getattr(event.keys, outcome), outcome=outcome, **of)
+                settled.add(self._most[purpose, side, outcome], outcome=outcome, **of)
             pending.add(event.keys.pending, **of)
             failed.add(event.keys.failed, **of)
-            size.add(event.bytes, **of)
+            size.add(self._most[purpose, side, "bytes"], **of)
             if event.expected_keys is not None:
                 expected.add(event.expected_keys, **of)
         return [scanned, settled, pending, failed, expected, size]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from slotferry.errors import OutputError, UsageError
 from slotferry.model.notices import Event
 from slotferry.output_file import OutputFile
-from slotferry.report.metrics.families import Family, Figures
+from slotferry.report.metrics.families import Family, Source
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -29,14 +29,16 @@ WRITE_SECONDS = 10.0
 class MetricsOutput:
     """Hears a run's events, and shows what its figures are; a context manager that ends that."""
 
-    def __init__(self, figures: Figures, address: tuple[str, int] | None, path: Path | None) -> None:
+    def __init__(self, figures: Source, address: tuple[str, int] | None, path: Path | None) -> None:
         """Serve at `address`, write to `path`, or both. Raises `UsageError` where that can't be."""
         self._figures = figures
-        self._registry = _registry(figures.families)
+        # What reads the file has figures of its own process by the same names, and would refuse ours.
+        self._registry = _registry(figures.families, with_process=False)
         self._file = None if path is None else OutputFile(path, "metrics", "--metrics-file")
         self._writing = threading.Lock()  # the moves of a reshard tell their events in threads of their own
         self._next = time.monotonic()
-        self._stop = _serve(self._registry, *address) if address is not None else None
+        served = None if address is None else _registry(figures.families, with_process=True)
+        self._stop = None if address is None or served is None else _serve(served, *address)
         self.lost: OutputError | None = None
         """Why the file is not as the run ended."""
 
@@ -46,16 +48,16 @@ class MetricsOutput:
         if self._file is None:
             return
         with self._writing:
-            if time.monotonic() >= self._next:
+            if self._figures.is_under_way and time.monotonic() >= self._next:
                 self._next = time.monotonic() + WRITE_SECONDS
                 self._write(self._file)
 
     def close(self) -> None:
-        """Write the last figures, and give the port back."""
+        """Write the last figures, where there are any, and give the port back."""
         if self._stop is not None:
             self._stop()
             self._stop = None
-        if self._file is not None:
+        if self._file is not None and self._figures.is_under_way:
             self._write(self._file)
 
     def text(self) -> str:
@@ -95,7 +97,7 @@ class _Collector:
         return []
 
 
-def _registry(families: Callable[[], list[Family]]) -> CollectorRegistry:
+def _registry(families: Callable[[], list[Family]], *, with_process: bool) -> CollectorRegistry:
     try:
         from prometheus_client import CollectorRegistry, ProcessCollector
     except ImportError:
@@ -106,7 +108,8 @@ def _registry(families: Callable[[], list[Family]]) -> CollectorRegistry:
     registry = CollectorRegistry()
     collector: Any = _Collector(families)
     registry.register(collector)
-    ProcessCollector(registry=registry)
+    if with_process:
+        ProcessCollector(registry=registry)
     return registry
 
 
