@@ -21,7 +21,7 @@ from tests.bench import tools
 from tests.bench.bed import Bed
 from tests.servers.kinds import ServerKind, available, embedded, on_path_or_embedded
 
-_TOOLS = ("slotferry", "redis-cli", "redis-py", "bound")
+_TOOLS = ("slotferry", "snapshot", "redis-cli", "redis-py", "bound")
 _COLUMNS = {
     "tool": "tool",
     "keys": "keys",
@@ -107,6 +107,7 @@ def _in_turns(bed: Bed, options: argparse.Namespace, cores: int) -> dict[str, di
     """Measure slotferry and the bound again and again, so that both meet a busy moment; return medians."""
     measures: dict[str, Callable[[], dict[str, Any]]] = {
         "slotferry": lambda: tools.run_slotferry(bed, options.keys, _passed_on(options)).to_dict(),
+        "snapshot": lambda: tools.run_snapshot(bed, options.keys, _memory(options)).to_dict(),
         "bound": lambda: _bound(tools.measure_bound(bed), cores),
     }
     asked = [tool for tool in measures if tool in options.tools]
@@ -119,8 +120,12 @@ def _median(results: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _passed_on(options: argparse.Namespace) -> list[str]:
-    given = {"--memory-limit": options.memory_limit, "--parallel-scans": options.parallel_scans}
-    return [part for name, value in given.items() if value for part in (name, value)]
+    scans = options.parallel_scans
+    return [*_memory(options), *(["--parallel-scans", scans] if scans else [])]
+
+
+def _memory(options: argparse.Namespace) -> list[str]:
+    return ["--memory-limit", options.memory_limit] if options.memory_limit else []
 
 
 def _bound(cpu: dict[str, float], cores: int) -> dict[str, Any]:
@@ -147,7 +152,12 @@ def _ratios(results: dict[str, dict[str, Any]]) -> dict[str, float]:
         "engine_share_of_servers_cpu": round(client / servers, 4),
         "peak_memory_mb": mine["peak_memory_mb"],
     }
-    for other, name in (("bound", "of_bound"), ("redis-cli", "to_redis_cli"), ("redis-py", "to_redis_py")):
+    for other, name in (
+        ("bound", "of_bound"),
+        ("snapshot", "to_snapshot"),
+        ("redis-cli", "to_redis_cli"),
+        ("redis-py", "to_redis_py"),
+    ):
         if other in results:
             ratios[name] = round(mine["keys_per_second"] / results[other]["keys_per_second"], 3)
     return ratios

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.bench.bed import Bed, ServerCpu
@@ -77,6 +77,14 @@ def run_slotferry(bed: Bed, keys: int, options: Sequence[str]) -> Result:
 
         start_up = run_measured(command(1)).cpu
         return _measured(bed, "slotferry", keys, command(0), _slotferry_rate, start_up)
+
+
+def run_snapshot(bed: Bed, keys: int, options: Sequence[str]) -> Result:
+    """Migrate from a snapshot, for which the source waits no longer than it takes."""
+    with bed.source.client() as client:
+        client.config_set("repl-diskless-sync-delay", 0)
+    result = run_slotferry(bed, keys, [*options, "--read", "snapshot"])
+    return replace(result, tool="snapshot")
 
 
 def run_redis_py(bed: Bed, keys: int) -> Result:

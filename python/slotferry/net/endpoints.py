@@ -235,7 +235,7 @@ def parse_endpoint(given: str | Endpoint, side: Side) -> Endpoint:
     """Return the endpoint of a URL. Raises `UsageError` for one that makes no sense on that side."""
     if isinstance(given, str) and side == "source" and file_endpoint(given) is not None:
         raise UsageError(
-            f"the source is an RDB file, {given}, which only 'slotferry migrate' reads",
+            f"the source is an RDB file, {given}, which only 'slotferry migrate' and 'verify' read",
             hint="load it into a server, and name that one",
         )
     endpoint = Endpoint.parse(given, side) if isinstance(given, str) else given
