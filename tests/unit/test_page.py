@@ -13,7 +13,7 @@ import pytest
 from slotferry.errors import SourceLostError
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.records import Advance, PendingKey, Setup
-from slotferry.jobs.journal.series import SeriesRow, add_row, keep_owners
+from slotferry.jobs.journal.series import SeriesRow, add_row, keep_owners, series
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.history import HistoryEntry
 from slotferry.report.page.charts import WIDTH, Axis, rate_chart
@@ -306,3 +306,49 @@ def test_keys_that_a_policy_gave_up_something_of_are_told(journal: Journal) -> N
     (table,) = page.keys
     assert table.caption == "Keys that were copied in part (1,005)"
     assert table.more.startswith("5 more are not shown")
+
+
+def test_every_run_is_drawn_to_its_end_however_many_rows_there_are() -> None:
+    rows = [row(1e9, 0), row(1e9 + 10, 1000)]
+    rows += [row(2e9 + number, 1000 + number, run=2) for number in range(2000)]
+    chart = rate_chart("keys", "Keys", rows, Axis(rows), [], "keys")
+    assert chart is not None
+    assert chart.path.count("M") == 2
+    assert "at most 100 keys/s" in chart.description
+    assert chart.path.endswith(f"H{WIDTH:g}")
+
+
+def test_a_run_that_was_killed_while_it_was_paused_shades_no_later_one(journal: Journal) -> None:
+    states = [(1, "running"), (1, "paused"), (1, "paused"), (2, "running"), (2, "running"), (2, "running")]
+    rows = [row(1e9 + n, n * 10, run=run, state=state) for n, (run, state) in enumerate(states)]
+    axis = Axis(rows)
+    chart = rate_chart("keys", "Keys", rows, axis, [], "keys")
+    assert chart is not None
+    (band,) = chart.bands
+    assert band.at + band.width <= axis.place(1e9 + 2) + 0.1
+
+
+def test_a_clock_that_was_set_back_between_two_runs_mixes_nothing(journal: Journal) -> None:
+    rows = [row(1e9 + n, n * 10) for n in range(4)] + [row(1e9 + n - 1.5, 30 + n, run=2) for n in range(4)]
+    for one in rows:
+        add_row(journal, "job", one)
+    found = series(journal, "job")
+    assert found == rows
+    chart = rate_chart("keys", "Keys", found, Axis(found), [], "keys")
+    assert chart is not None
+    assert chart.path.count("M") == 2
+
+
+def test_marked_slots_side_by_side_are_one_piece() -> None:
+    shown = slot_map("Slots", [(0, 16383, "a:1")], dict.fromkeys(range(16384), 1))
+    assert shown is not None
+    assert covered(shown.marked) == list(range(16384))
+    assert len(shown.marked) < 100
+
+
+def test_what_has_to_be_escaped_takes_the_room_that_it_takes(journal: Journal) -> None:
+    keys = [b"%04d" % number + b"<" * 300 for number in range(MOST_KEYS)]
+    end(
+        journal, "completed_with_failures", Keys(MOST_KEYS), failures=[failed(key, "<" * 390) for key in keys]
+    )
+    assert len(html(page_of(journal)).encode()) < 200_000

@@ -26,7 +26,7 @@ from slotferry.jobs.journal.series import (
     thin_out,
 )
 from slotferry.model.counts import Keys
-from slotferry.model.events import Progress
+from slotferry.model.events import FollowProgress, Progress
 
 _DAY_BYTES = 2_000_000
 
@@ -147,3 +147,26 @@ def test_a_journal_from_before_there_were_series_is_carried_over(journal: Journa
         assert count_rows(opened, "job") == 1
     with Journal.open(path) as opened:
         assert opened.job("job") is not None
+
+
+def test_a_pause_while_following_is_of_that_phase(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_SECONDS", 0.0)
+    follow = FollowProgress(500, 1.5, 9, 33, 0, 0, connected=True, in_doubt=False)
+    writer = SeriesWriter(journal, "job", 1)
+    for state in ("running", "paused", "following", "paused", "waiting", "following"):
+        writer.hear(replace(progress(1, state), follow=follow))
+    phases = [r.phase for r in series(journal, "job")]
+    assert phases == ["copy", "copy", "follow", "follow", "follow", "follow"]
+
+
+def test_a_clock_that_steps_back_orders_no_rows_anew(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_SECONDS", 0.0)
+    writer = SeriesWriter(journal, "job", 1)
+    for done in range(3):
+        monkeypatch.setattr("time.time", lambda at=1e9 - done: at)
+        writer.hear(progress(done))
+    assert [r.done for r in series(journal, "job")] == [0, 1, 2]

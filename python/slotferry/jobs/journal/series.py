@@ -59,8 +59,10 @@ class SeriesWriter:
         self._run = run
         self._thread = threading.get_ident()
         self._begun = self._written = time.monotonic()
+        self._begun_at = time.time()
         self._next = 0.0
         self._row: SeriesRow | None = None
+        self._phase = "copy"
         self._slower = 1.0
         self._rows = count_rows(journal, job)
 
@@ -69,13 +71,15 @@ class SeriesWriter:
         before = self._journal.totals(self._job)
         keys = before.keys
         row = (phase, "connecting", keys.done, before.bytes, keys.pending, keys.failed, None, None)
-        self._write(SeriesRow(time.time(), self._run, *row))
+        self._phase = phase
+        self._write(SeriesRow(self._now(), self._run, *row))
 
     def hear(self, event: Event) -> None:
         """Take an event; write a row if one is due."""
         if not isinstance(event, Progress) or threading.get_ident() != self._thread:
             return
-        before, self._row = self._row, _row(event, self._run)
+        self._phase = _phase(event, self._phase)
+        before, self._row = self._row, _row(event, self._now(), self._run, self._phase)
         now = time.monotonic()
         changed = before is not None and (before.state, before.phase) != (self._row.state, self._row.phase)
         if now >= self._next or (changed and now >= self._written + _FIRST_SECONDS * self._slower):
@@ -84,7 +88,11 @@ class SeriesWriter:
     def finish(self) -> None:
         """Write how it is at the end."""
         if self._row is not None:
-            self._write(replace(self._row, at=time.time()))
+            self._write(replace(self._row, at=self._now()))
+
+    def _now(self) -> float:
+        """Return the time of a row: it never steps back in a run, though the clock may."""
+        return self._begun_at + time.monotonic() - self._begun
 
     def _write(self, row: SeriesRow) -> None:
         self._written = now = time.monotonic()
@@ -99,12 +107,21 @@ class SeriesWriter:
                 self._rows = count_rows(self._journal, self._job)
 
 
-def _row(event: Progress, run: int) -> SeriesRow:
-    phase = "follow" if event.state == "following" else "copy"
+def _phase(event: Progress, before: str) -> str:
+    """Return the phase of an event. One that pauses or waits goes on with that `before`."""
     if event.purpose == "verify":
-        phase = "compare" if event.side == "source" else "sweep"
+        return "compare" if event.side == "source" else "sweep"
+    if event.state == "following":
+        return "follow"
+    # What is copied to its end says `following` where it would say `running`.
+    return (
+        "follow" if before == "follow" and event.follow is not None and event.state != "running" else "copy"
+    )
+
+
+def _row(event: Progress, at: float, run: int, phase: str) -> SeriesRow:
     return SeriesRow(
-        at=time.time(),
+        at=at,
         run=run,
         phase=phase,
         state=event.state,
@@ -133,7 +150,8 @@ def thin_out(journal: Journal, job: str) -> None:
     with journal.transaction() as execute:
         execute(
             "DELETE FROM series WHERE job = ?1 AND at IN (SELECT at FROM (SELECT at, "
-            "row_number() OVER (ORDER BY at) AS number FROM series WHERE job = ?1) WHERE number % 2 = 0)",
+            "row_number() OVER (ORDER BY run, at) AS number FROM series WHERE job = ?1) "
+            "WHERE number % 2 = 0)",
             (job,),
         )
 
@@ -147,7 +165,7 @@ def series(journal: JournalReader, job: str) -> list[SeriesRow]:
     """Return the rows of a job, oldest first: none where an older Slotferry ran it."""
     rows = journal.select(
         "SELECT at, run, phase, state, done, bytes, pending, failed, lag_seconds, lag_bytes "
-        "FROM series WHERE job = ? ORDER BY at",
+        "FROM series WHERE job = ? ORDER BY run, at",
         job,
     )
     return [SeriesRow(*row) for row in rows]

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 
 from slotferry.jobs.journal.series import SeriesRow
 from slotferry.report.page.content import Band, Chart, Mark, Tick
@@ -22,11 +23,14 @@ _SHORTEST = 0.2  # seconds: a rate over less says nothing
 _CALM = ("running", "following", "finished", "draining", "connecting")
 _NICE_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300, 900, 3600, 10800, 21600, 86400, 604800, 2592000)
 
+_Step = tuple[SeriesRow, SeriesRow, float]
+
 
 @dataclass(frozen=True)
 class _Piece:
     """One run on the axis of time."""
 
+    run: int
     begin: float
     end: float
     left: float
@@ -41,21 +45,23 @@ class Axis:
         for row in rows:
             begin, end = spans.get(row.run, (row.at, row.at))
             spans[row.run] = (min(begin, row.at), max(end, row.at))
-        ordered = sorted(spans.values())
-        total = sum(max(end - begin, _SHORTEST) for begin, end in ordered)
+        # By their numbers: a clock may have been set back meanwhile.
+        ordered = [(run, *spans[run]) for run in sorted(spans)]
+        total = sum(max(end - begin, _SHORTEST) for _, begin, end in ordered)
         gap = min(_GAP, WIDTH / 4 / max(1, len(ordered)))
         room = WIDTH - gap * (len(ordered) - 1)
         self.pieces: list[_Piece] = []
         left = 0.0
-        for begin, end in ordered:
+        for run, begin, end in ordered:
             width = room * max(end - begin, _SHORTEST) / total
-            self.pieces.append(_Piece(begin, end, left, width))
+            self.pieces.append(_Piece(run, begin, end, left, width))
             left += width + gap
         self.gaps = tuple(piece.left - gap / 2 for piece in self.pieces[1:])
 
-    def place(self, at: float) -> float:
-        """Return where an instant is; one outside of all runs is at the nearest edge of one."""
-        best = min(self.pieces, key=lambda p: max(p.begin - at, at - p.end, 0.0))
+    def place(self, at: float, run: int | None = None) -> float:
+        """Return where an instant (of a run) is; one outside of all runs is at the nearest edge of one."""
+        pieces = [piece for piece in self.pieces if run in (None, piece.run)]
+        best = min(pieces, key=lambda p: max(p.begin - at, at - p.end, 0.0))
         share = (at - best.begin) / max(best.end - best.begin, _SHORTEST)
         return round(best.left + best.width * min(1.0, max(0.0, share)), 1)
 
@@ -86,12 +92,12 @@ def rate_chart(
 ) -> Chart | None:
     """Return the chart of how fast `done` or `bytes` (as `name` says) grew; None where nothing was seen."""
     value: Callable[[SeriesRow], int] = (lambda row: row.bytes) if name == "bytes" else (lambda row: row.done)
-    steps: list[tuple[float, float, float]] = []
+    steps: list[_Step] = []
     total_grown = total_seconds = 0.0
     for before, after in _pairs(rows):
         seconds, grown = after.at - before.at, value(after) - value(before)
         if grown >= 0 and seconds > 0:
-            steps.append((before.at, after.at, grown / seconds))
+            steps.append((before, after, grown / seconds))
             total_grown, total_seconds = total_grown + grown, total_seconds + seconds
     if not steps or not total_grown:
         return None
@@ -104,7 +110,7 @@ def rate_chart(
 def lag_chart(rows: Sequence[SeriesRow], axis: Axis, marks: Iterable[tuple[float, int]]) -> Chart | None:
     """Return the chart of the lag; None where no source was followed."""
     steps = [
-        (before.at, after.at, after.lag_seconds)
+        (before, after, after.lag_seconds)
         for before, after in _pairs(rows)
         if after.lag_seconds is not None and before.lag_seconds is not None
     ]
@@ -119,19 +125,21 @@ def _chart(
     name: str,
     title: str,
     description: str,
-    steps: Sequence[tuple[float, float, float]],
+    steps: Sequence[_Step],
     rows: Sequence[SeriesRow],
     axis: Axis,
     marks: Iterable[tuple[float, int]],
     unit: str,
 ) -> Chart:
     top = _nice(max(value for _, _, value in steps))
-    line, area, end = [], [], None
+    line: list[str] = []
+    area: list[str] = []
+    end: SeriesRow | None = None
     for begin, until, value in steps:
-        left, right = axis.place(begin), axis.place(until)
+        left, right = axis.place(begin.at, begin.run), axis.place(until.at, until.run)
         y = round(HEIGHT - HEIGHT * min(1.0, value / top), 1)
         # Steps, since what is known is the mean between two rows; a gap between runs is none of it.
-        line.append(f"{'L' if end == begin else 'M'}{left:g} {y:g}H{right:g}")
+        line.append(f"{'L' if end is begin else 'M'}{left:g} {y:g}H{right:g}")
         area.append(f"M{left:g} {HEIGHT:g}V{y:g}H{right:g}V{HEIGHT:g}z")
         end = until
     return Chart(
@@ -152,31 +160,42 @@ def _chart(
 
 
 def _pairs(rows: Sequence[SeriesRow]) -> list[tuple[SeriesRow, SeriesRow]]:
-    """Return rows of one run and phase that follow one another, not more than can be drawn."""
+    """Return rows of one run and phase that follow one another, not more than can be drawn.
+
+    The first and the last row of each such piece are among them, so nothing of what it did is left out.
+    """
     every = math.ceil(len(rows) / _MOST_POINTS)
-    pairs, before = [], None
-    for number, row in enumerate(rows):
-        if before is None or (row.run, row.phase) != (before.run, before.phase):
-            before = row
-        elif number == len(rows) - 1 or (row.at - before.at >= _SHORTEST and number % every == 0):
-            pairs.append((before, row))
-            before = row
+    pairs: list[tuple[SeriesRow, SeriesRow]] = []
+    for _, group in groupby(rows, key=lambda row: (row.run, row.phase)):
+        first, *more = group
+        kept = [first]
+        for number, row in enumerate(more, 1):
+            if number % every == 0 and row.at - kept[-1].at >= _SHORTEST:
+                kept.append(row)
+        if more and kept[-1] is not more[-1]:
+            if len(kept) > 1 and more[-1].at - kept[-1].at < _SHORTEST:
+                kept.pop()
+            kept.append(more[-1])
+        pairs += pairwise(kept)
     return pairs
 
 
 def _bands(rows: Sequence[SeriesRow], axis: Axis) -> Iterable[Band]:
     """Yield the times that were spent paused or waiting."""
     begun: SeriesRow | None = None
+    last = rows[0]
     for row in [*rows, None]:
         same = row is not None and begun is not None and (row.run, row.state) == (begun.run, begun.state)
         if begun is not None and not same:
-            end = row.at if row is not None and row.run == begun.run else rows[-1].at
-            left, right = axis.place(begun.at), axis.place(end)
+            # A run that was killed ends with its last row.
+            end = row.at if row is not None and row.run == begun.run else last.at
+            left, right = axis.place(begun.at, begun.run), axis.place(end, begun.run)
             if right - left >= 0.5:
                 yield Band(left, round(right - left, 1), begun.state)
             begun = None
         if begun is None and row is not None and row.state not in _CALM:
             begun = row
+        last = row or last
 
 
 def _apart(marks: list[Mark]) -> Iterable[Mark]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from html import escape
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -296,7 +297,7 @@ def bounded(
     left = _MOST_BYTES
     kept = []
     for row in rows:
-        left -= sum(len(cell.encode()) for cell in row) + 60
+        left -= sum(len(escape(cell).encode()) for cell in row) + 10 + 9 * len(row)  # and the tags
         if left < 0:
             break
         kept.append(row)

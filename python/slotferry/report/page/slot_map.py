@@ -41,7 +41,7 @@ def slot_map(title: str, ranges: Ranges, marked: Mapping[int, int] | None = None
         description += f" {unserved:,} have no owner."
     if marked:
         description += f" {len(marked):,} slots hold keys that are failed or pending."
-    spots = cells((slot, slot) for slot in sorted(marked or ()))
+    spots = cells(_pieces(sorted(marked or ())))
     return SlotMap(title, description, owners, unserved, spots, len(marked or ()))
 
 
@@ -58,6 +58,17 @@ def cells(ranges: Iterable[tuple[int, int]]) -> str:
             parts.append(f"M{column} {row}h{width}v{height}h-{width}z")
             first += COLUMNS * whole_rows or end - first + 1
     return "".join(parts)
+
+
+def _pieces(slots: Sequence[int]) -> list[tuple[int, int]]:
+    """Return sorted slots as ranges: those side by side are one."""
+    pieces: list[tuple[int, int]] = []
+    for slot in slots:
+        if pieces and pieces[-1][1] == slot - 1:
+            pieces[-1] = (pieces[-1][0], slot)
+        else:
+            pieces.append((slot, slot))
+    return pieces
 
 
 def _size(ranges: Sequence[tuple[int, int]]) -> int:
