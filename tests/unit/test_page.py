@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from slotferry.jobs.journal.series import SeriesRow, add_row, keep_owners, serie
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.history import HistoryEntry
 from slotferry.report.page.charts import WIDTH, Axis, rate_chart
-from slotferry.report.page.content import Page, clean
+from slotferry.report.page.content import Page, Table, clean
 from slotferry.report.page.jobs import MOST_KEYS, job_page
 from slotferry.report.page.render import html
 from slotferry.report.page.resharding import plan_page
@@ -352,3 +353,48 @@ def test_what_has_to_be_escaped_takes_the_room_that_it_takes(journal: Journal) -
         journal, "completed_with_failures", Keys(MOST_KEYS), failures=[failed(key, "<" * 390) for key in keys]
     )
     assert len(html(page_of(journal)).encode()) < 200_000
+
+
+def test_the_average_is_of_this_pass_and_counts_what_was_killed(journal: Journal) -> None:
+    end(journal, "completed", Keys(1000, 1000))
+    journal.reset("job", _SETUP, 2, "id")
+    journal.begin_run("job", resumed=False)
+    for at in (1e9, 1e9 + 8):
+        add_row(journal, "job", row(at, 0, run=2))
+    number = journal.begin_run("job", resumed=True)
+    journal.record("job", Advance(totals=Totals(Keys(100, 100), 1, 0, 0, 0)))
+    journal.end_run("job", number, "completed", 2.0, None)
+    facts = dict(page_of(journal).facts)
+    assert facts["On average"] == "10 keys/s"
+    assert facts["Runs"].startswith("2, 10")
+    assert facts["Runs"].endswith("; 1 of earlier passes")
+
+
+def test_an_older_run_s_cause_is_not_that_of_the_last_one(journal: Journal) -> None:
+    journal.begin_run("job", resumed=False)
+    journal.end_run("job", 1, "failed", 1.0, SourceLostError("the source is away"))
+    journal.begin_run("job", resumed=True)
+    assert "the source is away" not in page_of(journal).sentence
+
+
+def test_a_page_is_bounded_whatever_stands_on_it(journal: Journal) -> None:
+    failures = [failed(b"%05d" % n + b"&" * 300, "<" * 390) for n in range(MOST_KEYS)]
+    waiting = [PendingKey(b"p%05d" % n + b"&" * 300, n, "<" * 390) for n in range(MOST_KEYS)]
+    notes = [FailedKey(b"n%05d" % n, 3, "field_ttl", "<" * 390, "") for n in range(MOST_KEYS)]
+    keys = Keys(MOST_KEYS * 3, MOST_KEYS)
+    lists: dict[str, Any] = {"failures": failures, "pending": waiting, "notes": notes}
+    end(journal, "completed_with_failures", keys, **lists)
+    keep_owners(journal, "job", [(slot, slot, f"node-{slot % 100}:7000") for slot in range(16384)])
+    told = [HistoryEntry(1, 1e9 + n, 1e9 + n, "notice", f"{n}" + "<" * 390) for n in range(300)]
+    journal.tell("job", told)
+    for number in range(2000):
+        add_row(journal, "job", row(1e9 + number, number * number, lag_seconds=number / 7, lag_bytes=1))
+    text = html(page_of(journal))
+    assert len(text.encode()) <= _MOST_BYTES
+    assert "since the page would be too large" in text
+
+
+def test_a_table_of_a_reshard_is_bounded() -> None:
+    rows = [("1-2,4-9" * 50, "<" * 390)] * 5_000
+    page = Page("t", "Reshard", "s", "good", [], "", "", keys=[Table("Left", ("Slots", "Why"), rows)])
+    assert len(html(page).encode()) <= _MOST_BYTES

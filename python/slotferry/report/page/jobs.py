@@ -84,6 +84,19 @@ class _Job:
             return recorded if self.found is None else self.found.status(recorded)
         return "running" if is_running(self.path, self.record.name) else "interrupted"
 
+    @property
+    def of_this_pass(self) -> Sequence[RunRecord]:
+        """The runs that the job's figures are of: since it began, or began anew."""
+        begun = max((n for n, run in enumerate(self.runs) if not run.resumed), default=0)
+        return self.runs[begun:]
+
+    def seconds(self, run: RunRecord) -> float:
+        """Return how long a run took; of one without an end, as long as it was heard of."""
+        if run.elapsed_seconds is not None:
+            return run.elapsed_seconds
+        heard = [row.at for row in self.rows if row.run == run.number]
+        return max(heard) - min(heard) if heard else 0.0
+
 
 def job_page(journal: Journal, path: Path, record: JobRecord, live: dict[str, Any] | None) -> Page:
     """Return the page of a job; `live` is what its run says of itself, where one goes on."""
@@ -121,7 +134,7 @@ def _outcome(job: _Job) -> tuple[str, Tone]:
     record, keys, status = job.record, job.record.totals.keys, job.status
     sides = f"{record.setup.source} {'with' if job.verifies else 'to'} {record.setup.target}"
     what = f"{'Comparing' if job.verifies else 'Copying'} {sides}"
-    why = next((run.error_message for run in reversed(job.runs) if run.error_message), None)
+    why = job.runs[-1].error_message if job.runs else None
     if status == "running":
         state = "" if job.live is None else f": {job.live['state']}{_because(job.live)}"
         return f"{what} goes on{state}; {keys.done:,} keys are done and recorded.", "running"
@@ -160,14 +173,16 @@ def _because(live: dict[str, Any]) -> str:
 
 def _facts(job: _Job) -> list[tuple[str, str]]:
     record, totals = job.record, job.record.totals
-    active = sum(run.elapsed_seconds or 0.0 for run in job.runs)
+    runs = job.of_this_pass
+    active = sum(map(job.seconds, runs))
+    earlier = f"; {record.runs - len(runs):,} of earlier passes" if record.runs > len(runs) else ""
     facts = [
         ("Status", job.status.replace("_", " ")),
         ("Keys compared" if job.verifies else "Keys scanned", f"{totals.keys.scanned:,}"),
         ("Payloads", format_bytes(totals.bytes)),
         ("Began", local_time(record.created)),
         ("Changed last", local_time(record.updated)),
-        ("Runs", f"{record.runs:,}, {format_duration(active)} together"),
+        ("Runs", f"{len(runs):,}, {format_duration(active)} together{earlier}"),
         ("Redirects", f"{totals.moved:,} MOVED, {totals.ask:,} ASK"),
         ("Retries", f"{totals.retries:,}"),
     ]

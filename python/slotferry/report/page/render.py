@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from slotferry.errors import UsageError
 from slotferry.report.page.charts import HEIGHT, WIDTH
 from slotferry.report.page.content import Page
+from slotferry.report.page.size import fitted
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -38,7 +39,7 @@ def html(page: Page) -> str:
 
     style, script = _part("page.css"), _part("page.js")
     return _template().render(
-        page=page,
+        page=fitted(page),
         width=WIDTH,
         height=HEIGHT,
         style=Markup(style),  # noqa: S704 - a file of ours
