@@ -122,19 +122,19 @@ class JobMismatchError(RefusedError):
     kind = "job_mismatch"
 
 
-class SourceUnfitError(RefusedError):
+class SourceNotReadyError(RefusedError):
     """The source can't be migrated from: credentials, rights, protocol, or it is a cluster."""
 
-    kind = "source_unfit"
+    kind = "source_not_ready"
 
 
-class TargetUnfitError(RefusedError):
+class TargetNotReadyError(RefusedError):
     """The target can't be migrated to: credentials, rights, protocol, or it is no complete cluster."""
 
-    kind = "target_unfit"
+    kind = "target_not_ready"
 
 
-class MixedTargetError(TargetUnfitError):
+class MixedTargetError(TargetNotReadyError):
     """The target's URL, or its nodes' addresses, lead to two clusters."""
 
     kind = "target_mixed"

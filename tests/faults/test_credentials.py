@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from slotferry import Migration, Options
-from slotferry.errors import SlotferryError, SourceUnfitError, TargetUnfitError
+from slotferry.errors import SlotferryError, SourceNotReadyError, TargetNotReadyError
 from slotferry.model.events import EngineNews
 from slotferry.net.credentials import PasswordFile
 from slotferry.net.password_command import PasswordCommand
@@ -139,7 +139,7 @@ def test_credentials_that_never_come_end_the_run_resumably(
     with paused_migration(source, cluster, **options) as paused:
         _change_password(source, _NEW)
         paused.proxy.cut()
-        with pytest.raises(SourceUnfitError, match=f"{paused.proxy.address}.*WRONGPASS") as raised:
+        with pytest.raises(SourceNotReadyError, match=f"{paused.proxy.address}.*WRONGPASS") as raised:
             paused.resume()
         assert _OLD not in str(raised.value)
         report = paused.again(source_password=lambda: _NEW).run()
@@ -155,7 +155,7 @@ def test_a_password_that_is_just_wrong_is_refused_at_once(
     with paused_migration(source, cluster, source_password=_OLD) as paused:
         _change_password(source, _NEW)
         paused.proxy.cut()
-        with pytest.raises(SourceUnfitError, match="WRONGPASS"):
+        with pytest.raises(SourceNotReadyError, match="WRONGPASS"):
             paused.resume()
 
 
@@ -173,7 +173,7 @@ def _raise() -> str:
     ids=["raises", "nothing", "half"],
 )
 @pytest.mark.parametrize(
-    ("side", "kind_of_error"), [("source", SourceUnfitError), ("target", TargetUnfitError)]
+    ("side", "kind_of_error"), [("source", SourceNotReadyError), ("target", TargetNotReadyError)]
 )
 def test_a_callable_that_has_no_credentials(
     source: LocalServer,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from slotferry import Migration, Options
-from slotferry.errors import JobMismatchError, TargetLostError, TargetUnfitError
+from slotferry.errors import JobMismatchError, TargetLostError, TargetNotReadyError
 from slotferry.model.events import Event, Notice, Progress
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.faults.paused import paused_migration
@@ -52,12 +52,12 @@ def test_more_replicas_than_there_are_is_refused_before_anything_is_written(
 ) -> None:
     bare = ", ".join(f"{node.address} has 0" for node in sorted(cluster.primaries, key=lambda n: n.port))
     refusal = f"--wait-replicas 1 asks for more replicas than there are: {bare}"
-    with pytest.raises(TargetUnfitError, match=re.escape(refusal)) as raised:
+    with pytest.raises(TargetNotReadyError, match=re.escape(refusal)) as raised:
         migrate(filled, cluster, **_options())
     assert "leave out --wait-replicas" in raised.value.hint
     assert count_keys(cluster) == 0
 
-    with pytest.raises(TargetUnfitError, match=f"{replicated.primaries[0].address} has 1") as raised:
+    with pytest.raises(TargetNotReadyError, match=f"{replicated.primaries[0].address} has 1") as raised:
         migrate(filled, replicated, **_options(wait_replicas=2))
     assert "give --wait-replicas 1" in raised.value.hint
 
@@ -68,7 +68,7 @@ def test_a_user_who_may_not_wait_is_refused(filled: LocalServer, cluster: LocalC
             client.execute_command("ACL", "SETUSER", "ferry", "on", ">pass", "~*", "+@all", "-wait")
     target = cluster.url.replace("redis+cluster://", "redis+cluster://ferry:pass@")
     try:
-        with pytest.raises(TargetUnfitError, match="refuses the barrier before a checkpoint: NOPERM"):
+        with pytest.raises(TargetNotReadyError, match="refuses the barrier before a checkpoint: NOPERM"):
             Migration(filled.url, target, Options(wait_replicas=1, skip_check=["replicas"])).run()
     finally:
         for node in cluster.primaries:

@@ -9,7 +9,7 @@ import pytest
 
 import slotferry
 from slotferry import CheckOptions, CheckReport, key_slot
-from slotferry.errors import TargetUnfitError
+from slotferry.errors import TargetNotReadyError
 from slotferry.preflight.rows import Row
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.integration.migrating import count_keys, migrate
@@ -63,7 +63,9 @@ def test_the_primary_that_a_hash_tag_would_overflow(
     assert "{shop}" in _row(report, "hash-tags").message
     assert owner.address in _row(report, "balance").message
     # A migration looks at a few keys as well, where there is not room for all of them at each primary.
-    with pytest.raises(TargetUnfitError, match=rf"would overflow \(by sample\): {re.escape(owner.address)}"):
+    with pytest.raises(
+        TargetNotReadyError, match=rf"would overflow \(by sample\): {re.escape(owner.address)}"
+    ):
         migrate(source, cluster)
     assert count_keys(cluster) == 0
 

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from slotferry import Migration, Options
-from slotferry.errors import RefusedError, SourceUnfitError, TargetUnfitError
+from slotferry.errors import RefusedError, SourceNotReadyError, TargetNotReadyError
 from slotferry.jobs.journal.journal import Journal
 from slotferry.model.events import Notice
 from slotferry.model.rules import AddPrefix, Rewrite, StripPrefix
@@ -153,7 +153,7 @@ def test_frequencies_are_carried_over_and_mismatches_refused(
         old.config_set("maxmemory-policy", "allkeys-lfu")
         try:
             with pytest.raises(
-                SourceUnfitError, match=r"evicts by idle times, and the source .* allkeys-lfu"
+                SourceNotReadyError, match=r"evicts by idle times, and the source .* allkeys-lfu"
             ):
                 migrate(source, cluster, keep_eviction_metadata=True)
             for node in cluster.primaries:
@@ -201,7 +201,7 @@ def test_functions_go_to_every_primary(source: LocalServer, cluster: LocalCluste
         assert migrate(source, cluster).ok
         with source.client() as old:
             old.function_load(LIBRARY % 2, replace=True)
-        with pytest.raises(TargetUnfitError, match="another function library mylib"):
+        with pytest.raises(TargetNotReadyError, match="another function library mylib"):
             migrate(source, cluster)
         assert migrate(source, cluster, on_conflict="skip", job="skip").ok
         assert _functions(cluster) == [1, 1, 1]
@@ -223,7 +223,7 @@ def test_functions_and_a_target_without(source: LocalServer, stack: Any) -> None
         old.function_load(LIBRARY % 1)
         old.set("key", 1)
     try:
-        with pytest.raises(TargetUnfitError, match="has no functions"):
+        with pytest.raises(TargetNotReadyError, match="has no functions"):
             migrate(source, cluster)
         assert migrate(source, cluster, functions=False).ok
     finally:

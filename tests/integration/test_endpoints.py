@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from slotferry import Migration, Options
-from slotferry.errors import SourceUnfitError, TargetUnfitError
+from slotferry.errors import SourceNotReadyError, TargetNotReadyError
 from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import count_keys
 from tests.servers.kinds import ServerKind, available
@@ -118,7 +118,7 @@ def test_a_right_that_the_source_user_lacks(guarded: tuple[LocalServer, LocalClu
     source, cluster = guarded
     _add_user(source, f"{SOURCE_RIGHTS} -{missing}")
 
-    with pytest.raises(SourceUnfitError, match=f"(?i){missing}") as raised:
+    with pytest.raises(SourceNotReadyError, match=f"(?i){missing}") as raised:
         Migration(_as_mover(source.url), _as_mover(cluster.url)).run()
 
     assert source.address in str(raised.value)
@@ -130,7 +130,7 @@ def test_a_right_that_the_target_user_lacks(guarded: tuple[LocalServer, LocalClu
     source, cluster = guarded
     _add_user(cluster.primaries[0], f"{TARGET_RIGHTS} -{missing}")
 
-    with pytest.raises(TargetUnfitError, match=f"(?i){missing}") as raised:
+    with pytest.raises(TargetNotReadyError, match=f"(?i){missing}") as raised:
         Migration(_as_mover(source.url), _as_mover(cluster.url)).run()
 
     assert cluster.primaries[0].address in str(raised.value)

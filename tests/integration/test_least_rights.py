@@ -192,7 +192,7 @@ def test_each_right_is_needed(kind: ServerKind, party: str, stack: ExitStack) ->
         fewer = {**rights, party: [other for other in rights[party] if other != right]}
         done = sides.run("migrate", fewer["source"], fewer["target"])
         assert done.code == 4, (right, done.stderr)
-        assert done.summary["error"]["kind"] == f"{party}_unfit"
+        assert done.summary["error"]["kind"] == f"{party}_not_ready"
         name = right.lstrip("+").split("|")[0]
         assert name in done.stderr.lower(), (right, done.stderr)
         assert "Traceback" not in done.stderr

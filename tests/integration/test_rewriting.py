@@ -11,7 +11,7 @@ import pytest
 from slotferry import Migration, Options
 from slotferry._core import key_slot
 from slotferry.api.verification import Verification, VerifyOptions
-from slotferry.errors import SlotferryError, SourceUnfitError, TargetUnfitError
+from slotferry.errors import SlotferryError, SourceNotReadyError, TargetNotReadyError
 from slotferry.jobs.journal.journal import Journal
 from slotferry.model.rules import AddPrefix, Rewrite, StripPrefix
 from slotferry.testing.servers import LocalCluster, LocalServer
@@ -151,9 +151,9 @@ def test_databases_that_are_not_there(source: LocalServer, cluster: LocalCluster
         first.set("a", 1)
         second.set("b", 1)
     refused: list[tuple[dict[str, Any], type[SlotferryError], str]] = [
-        ({"db": (0, 2)}, TargetUnfitError, "no database 2"),
-        ({"db": (0, 3), "map_db": ["3=0"]}, SourceUnfitError, "no keys there"),
-        ({"db": (0, 999), "map_db": ()}, SourceUnfitError, "no database 999"),
+        ({"db": (0, 2)}, TargetNotReadyError, "no database 2"),
+        ({"db": (0, 3), "map_db": ["3=0"]}, SourceNotReadyError, "no keys there"),
+        ({"db": (0, 999), "map_db": ()}, SourceNotReadyError, "no database 999"),
     ]
     for options, error, says in refused:
         with pytest.raises(error, match=says) as caught:

@@ -9,7 +9,7 @@ import pytest
 
 import slotferry
 from slotferry import CheckOptions, Migration, Options, Report
-from slotferry.errors import ExitCode, SlotferryError, SourceLostError, SourceUnfitError
+from slotferry.errors import ExitCode, SlotferryError, SourceLostError, SourceNotReadyError
 from slotferry.model.events import Notice, RunStarted
 from slotferry.testing.servers import (
     LocalCluster,
@@ -127,7 +127,7 @@ def test_a_service_that_its_sentinels_do_not_know(
 ) -> None:
     url = service.url.replace(service.service, "cache")
 
-    error = _refused(url, cluster, SourceUnfitError, "does not know the service 'cache'")
+    error = _refused(url, cluster, SourceNotReadyError, "does not know the service 'cache'")
 
     assert error.exit_code == ExitCode.REFUSED
     assert service.service in error.hint
@@ -136,13 +136,13 @@ def test_a_service_that_its_sentinels_do_not_know(
 def test_a_sentinel_that_is_none(service: LocalSentinelService, cluster: LocalCluster) -> None:
     url = f"redis+sentinel://{service.primary.address}/mymaster"
 
-    _refused(url, cluster, SourceUnfitError, f"{service.primary.address} is not a Sentinel")
+    _refused(url, cluster, SourceNotReadyError, f"{service.primary.address} is not a Sentinel")
 
 
 def test_a_server_that_is_a_sentinel(service: LocalSentinelService, cluster: LocalCluster) -> None:
     url = service.sentinels[0].url
 
-    error = _refused(url, cluster, SourceUnfitError, f"is a Sentinel at {service.sentinels[0].address}")
+    error = _refused(url, cluster, SourceNotReadyError, f"is a Sentinel at {service.sentinels[0].address}")
 
     assert "redis+sentinel://" in error.hint
 
@@ -207,10 +207,10 @@ def test_the_login_at_the_sentinels_is_their_own(cluster: LocalCluster, stack: E
     report, _, _ = _migrate(service.url, cluster, source_password="one", sentinel_password="two")
     assert report.keys.migrated == KEYS
 
-    with pytest.raises(SourceUnfitError, match="the Sentinel refuses the login") as raised:
+    with pytest.raises(SourceNotReadyError, match="the Sentinel refuses the login") as raised:
         _migrate(service.url, cluster, source_password="one", sentinel_password="one")
     assert "SLOTFERRY_SENTINEL_PASSWORD" in raised.value.hint
-    with pytest.raises(SourceUnfitError, match="the source refuses the login"):
+    with pytest.raises(SourceNotReadyError, match="the source refuses the login"):
         _migrate(service.url, cluster, source_password="two", sentinel_password="two")
 
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import pytest
 
 from slotferry import Migration, key_slot
-from slotferry.errors import SlotferryError, SourceLostError, SourceUnfitError
+from slotferry.errors import SlotferryError, SourceLostError, SourceNotReadyError
 from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import count_keys
 from tests.integration.test_odd_replies import Sides
@@ -57,7 +57,7 @@ def test_a_scan_without_an_end_ends(sides: Sides, way: str, keys: list[bytes]) -
         return Forgery(_page(cursor, keys), withheld=True)
 
     sides.source.forge = _scans(forge)
-    with pytest.raises(SourceUnfitError, match=r"makes no progress: its SCAN .*cursor \d+") as raised:
+    with pytest.raises(SourceNotReadyError, match=r"makes no progress: its SCAN .*cursor \d+") as raised:
         sides.migrate(retry_for=2.0).run()
     assert sides.source.address in raised.value.message
 

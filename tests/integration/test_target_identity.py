@@ -14,7 +14,7 @@ import pytest
 
 from slotferry import Migration, Options, Verification, VerifyOptions, plan_reshard
 from slotferry._core import key_slot
-from slotferry.errors import SlotferryError, SourceUnfitError, TargetLostError, TargetUnfitError
+from slotferry.errors import SlotferryError, SourceNotReadyError, TargetLostError, TargetNotReadyError
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.command import run as run_command
 from tests.faults.paused import Paused, paused_migration
@@ -111,7 +111,7 @@ def test_nothing_is_written_to_the_source_whatever_a_node_announces(
 
         error = _ending(paused)
 
-    assert isinstance(error, TargetUnfitError), error
+    assert isinstance(error, TargetNotReadyError), error
     assert error.kind == "target_is_source"
     assert source.address in error.message
     assert "--address-map" in error.hint
@@ -158,7 +158,7 @@ def test_a_target_that_shares_its_data_with_the_source_is_refused(
         Migration(replica.url, own_cluster.url, Options(dry_run=True)),
         Verification(replica.url, own_cluster.url, VerifyOptions(repair=True)),
     ):
-        with pytest.raises(SourceUnfitError, match="replica") as refused:
+        with pytest.raises(SourceNotReadyError, match="replica") as refused:
             run.run()
         assert replica.address in refused.value.message
         assert first.address in refused.value.message
@@ -172,13 +172,13 @@ def test_seeds_of_two_clusters_are_refused(
         (other_cluster.primaries[0], *cluster.primaries),
     ):
         url = "redis+cluster://" + ",".join(seed.address for seed in seeds)
-        with pytest.raises(TargetUnfitError, match="two clusters") as refused:
+        with pytest.raises(TargetNotReadyError, match="two clusters") as refused:
             Migration(filled.url, url).run()
         assert other_cluster.primaries[0].address in refused.value.message
         assert cluster.primaries[0].address in refused.value.message
-        with pytest.raises(TargetUnfitError, match="two clusters"):
+        with pytest.raises(TargetNotReadyError, match="two clusters"):
             Verification(filled.url, url).run()
-        with pytest.raises(TargetUnfitError, match="two clusters"):
+        with pytest.raises(TargetNotReadyError, match="two clusters"):
             plan_reshard(url)
         assert "two clusters" in run_command("reshard", "status", url).stderr
     assert count_keys(cluster) == count_keys(other_cluster) == 0
@@ -197,7 +197,7 @@ def test_a_seed_that_turns_to_another_cluster_in_mid_run_is_refused(
 
         error = _ending(paused)
 
-    assert isinstance(error, TargetUnfitError), error
+    assert isinstance(error, TargetNotReadyError), error
     assert "two clusters" in error.message
     assert seed.address in error.message
     assert count_keys(other_cluster) == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from slotferry.errors import SourceUnfitError
+from slotferry.errors import SourceNotReadyError
 from slotferry.net.access_keeper import AccessKeeper
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint, Tls
@@ -226,7 +226,7 @@ def test_certificates_that_change_are_used_from_the_next_connection_on(pair: Tls
     endpoint = Endpoint.parse(pair.source, "source").with_credentials(None, tls)
     connector = Connector(endpoint, "source")
     keeper = AccessKeeper({"source": connector})
-    with pytest.raises(SourceUnfitError), connector.open() as node:
+    with pytest.raises(SourceNotReadyError), connector.open() as node:
         node.call("PING")  # in TLS 1.3 a client learns only now that its certificate was refused
     files["client.key"].write_bytes((pair.files / "client.key").read_bytes())
     # The pair does not fit for a moment: what was there before holds.

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from slotferry import Migration, Options, Verification, VerifyOptions, VerifyReport
-from slotferry.errors import JobMismatchError, TargetUnfitError
+from slotferry.errors import JobMismatchError, TargetNotReadyError
 from slotferry.model.events import PhaseStarted, Progress
 from slotferry.model.rules import Rewrite
 from slotferry.testing.servers import LocalCluster, LocalServer
@@ -486,9 +486,9 @@ def test_rights_that_are_missing_are_named(source: LocalServer, cluster: LocalCl
             )
     try:
         url = cluster.url.replace("://", "://reader:pw@")
-        with pytest.raises(TargetUnfitError, match="SCAN"):
+        with pytest.raises(TargetNotReadyError, match="SCAN"):
             Verification(source.url, url).run()
-        with pytest.raises(TargetUnfitError, match="RESTORE"):
+        with pytest.raises(TargetNotReadyError, match="RESTORE"):
             Verification(source.url, url, VerifyOptions(repair=True)).run()
     finally:
         for node in cluster.primaries:

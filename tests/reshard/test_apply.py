@@ -12,7 +12,7 @@ import pytest
 
 from slotferry import plan_reshard
 from slotferry.api.resharding import connect
-from slotferry.errors import JobLockedError, RefusedError, TargetLostError, TargetUnfitError
+from slotferry.errors import JobLockedError, RefusedError, TargetLostError, TargetNotReadyError
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.net.link import encode
 from slotferry.reshard.apply import apply_plan
@@ -285,7 +285,7 @@ def test_without_the_right_to_setslot_nothing_moves(own: LocalCluster) -> None:
             connection.execute("ACL", "SETUSER", "mover", "on", ">secret", "~*", "+@all", "-cluster|setslot")
     plan = plan_away(own)
     url = own.url.replace("://", "://mover:secret@")
-    with pytest.raises(TargetUnfitError, match="lacks an ACL permission"):
+    with pytest.raises(TargetNotReadyError, match="lacks an ACL permission"):
         plan.apply(url)
     assert_clean(own)
 

@@ -10,7 +10,7 @@ from redis.crc import key_slot
 
 from slotferry import plan_reshard
 from slotferry.api.resharding import Plan
-from slotferry.errors import RefusedError, TargetLostError, TargetUnfitError, UsageError
+from slotferry.errors import RefusedError, TargetLostError, TargetNotReadyError, UsageError
 from slotferry.model.address import Address
 from slotferry.net.cluster_nodes import cluster_nodes
 from slotferry.reshard.cluster.members import members as members_of
@@ -145,7 +145,7 @@ def test_refusals_of_the_command(arguments: tuple[str, ...], message: str) -> No
 
 
 def test_no_cluster_there(source: LocalServer) -> None:
-    with pytest.raises(TargetUnfitError, match="is a standalone server"):
+    with pytest.raises(TargetNotReadyError, match="is a standalone server"):
         plan_reshard(source.url)
     with pytest.raises(TargetLostError, match="the cluster can't be reached"):
         plan_reshard("redis://127.0.0.1:1")
@@ -154,7 +154,7 @@ def test_no_cluster_there(source: LocalServer) -> None:
 
 
 def test_load_where_the_servers_do_not_measure_it(cluster: LocalCluster) -> None:
-    with pytest.raises(TargetUnfitError, match="can't say the load"):
+    with pytest.raises(TargetNotReadyError, match="can't say the load"):
         plan_reshard(cluster.url, by="load")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from slotferry import plan_reshard
 from slotferry.api.resharding import connect as connector_of
-from slotferry.errors import TargetUnfitError, UsageError
+from slotferry.errors import TargetNotReadyError, UsageError
 from slotferry.model.address import Address
 from slotferry.net.address_map import AddressMap
 from slotferry.net.cluster_nodes import cluster_nodes
@@ -132,5 +132,5 @@ def test_a_password_file_is_read_again_by_each_command(own: LocalCluster, tmp_pa
 
 
 def test_a_callable_that_gives_nothing_of_use(own: LocalCluster) -> None:
-    with pytest.raises(TargetUnfitError, match="the cluster's credentials are of the type int"):
+    with pytest.raises(TargetNotReadyError, match="the cluster's credentials are of the type int"):
         plan_reshard(own.url, password=lambda: 7)  # type: ignore[arg-type]

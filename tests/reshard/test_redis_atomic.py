@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from slotferry.errors import TargetLostError, TargetUnfitError
+from slotferry.errors import TargetLostError, TargetNotReadyError
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.model.address import Address
 from slotferry.net.connector import Connector
@@ -148,7 +148,7 @@ def test_a_task_that_fails_is_worth_another_try(mover: Callable[[Servers], Redis
 
 def test_refusals(mover: Callable[[Servers], RedisAtomic]) -> None:
     denied = Servers([], b"-NOPERM this user has no permissions to run the 'cluster|migration' command\r\n")
-    with pytest.raises(TargetUnfitError, match="lacks an ACL permission"):
+    with pytest.raises(TargetNotReadyError, match="lacks an ACL permission"):
         mover(denied).move([0], lambda _keys, _size: None)
     busy = Servers([], b"-ERR another migration task is in progress\r\n")
     with pytest.raises(TargetLostError, match="another migration task"):

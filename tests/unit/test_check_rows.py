@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from slotferry.errors import SourceUnfitError, TargetUnfitError, UsageError
+from slotferry.errors import SourceNotReadyError, TargetNotReadyError, UsageError
 from slotferry.jobs.options import Options
 from slotferry.model.checks import CHECKS, check_skips
 from slotferry.net.cluster_nodes import ClusterNode, cluster_nodes
@@ -308,8 +308,8 @@ def test_exit_codes_follow_the_rows() -> None:
 def test_an_error_row_is_raised_as_the_error_of_its_side() -> None:
     row = Row("memory", "error", "full", "more", "target")
 
-    assert isinstance(row.error(), TargetUnfitError)
-    assert isinstance(replace(row, side="source").error(), SourceUnfitError)
+    assert isinstance(row.error(), TargetNotReadyError)
+    assert isinstance(replace(row, side="source").error(), SourceNotReadyError)
     assert row.error().hint == "more"
     assert set(CHECKS) == {
         "reach",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slotferry.errors import SourceUnfitError, UsageError
+from slotferry.errors import SourceNotReadyError, UsageError
 from slotferry.net.endpoints import Endpoint
 from slotferry.topology.databases import (
     Route,
@@ -77,7 +77,7 @@ def test_what_makes_no_sense_is_refused() -> None:
         plan_routes(Endpoint.parse("redis://h/2", "source"), TARGET, "all", (), FACTS)
     with pytest.raises(UsageError, match="target's URL names database 2"):
         plan_routes(SOURCE, Endpoint.parse("redis://h/2", "target"), "all", (), FACTS)
-    with pytest.raises(SourceUnfitError, match=r"database 9 is mapped, and the source .* no keys there"):
+    with pytest.raises(SourceNotReadyError, match=r"database 9 is mapped, and the source .* no keys there"):
         plan_routes(SOURCE, TARGET, (0, 9), ("9=0",), FACTS)
 
 

@@ -17,10 +17,10 @@ from slotferry.jobs.engine_errors import ENGINE_ERRORS, from_engine
     [
         (ErrorKind.SOURCE_LOST, errors.SourceLostError, 5),
         (ErrorKind.SOURCE_CHANGED, errors.SourceLostError, 5),
-        (ErrorKind.SOURCE_REFUSED, errors.SourceUnfitError, 4),
+        (ErrorKind.SOURCE_REFUSED, errors.SourceNotReadyError, 4),
         (ErrorKind.TARGET_LOST, errors.TargetLostError, 6),
         (ErrorKind.TARGET_FULL, errors.TargetLostError, 6),
-        (ErrorKind.TARGET_REFUSED, errors.TargetUnfitError, 4),
+        (ErrorKind.TARGET_REFUSED, errors.TargetNotReadyError, 4),
         (ErrorKind.INTERRUPTED, errors.MigrationInterrupted, 130),
         (ErrorKind.USAGE, errors.UsageError, 2),
         (ErrorKind.FORKED, errors.UsageError, 2),
@@ -73,8 +73,8 @@ def test_refusals_exit_with_4() -> None:
         errors.JournalError,
         errors.JobLockedError,
         errors.JobMismatchError,
-        errors.SourceUnfitError,
-        errors.TargetUnfitError,
+        errors.SourceNotReadyError,
+        errors.TargetNotReadyError,
     ]
     assert {error("x").exit_code for error in refusals} == {ExitCode.REFUSED}
     assert len({error.kind for error in refusals}) == len(refusals)

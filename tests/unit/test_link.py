@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from slotferry.errors import SlotferryError, TargetLostError, TargetUnfitError
+from slotferry.errors import SlotferryError, TargetLostError, TargetNotReadyError
 from slotferry.model.address import Address
 from slotferry.net import link
 from slotferry.net.connector import Connector
@@ -92,40 +92,45 @@ NO_PASSWORD = (
     [
         (
             "-WRONGPASS invalid username-password pair or user is disabled.",
-            TargetUnfitError,
+            TargetNotReadyError,
             "refuses the login at {}: invalid username-password pair or user is disabled",
             BAD_LOGIN,
         ),
-        ("-ERR invalid password", TargetUnfitError, "refuses the login at {}: invalid password", BAD_LOGIN),
-        (f"-ERR {NO_PASSWORD}", TargetUnfitError, f"refuses the login at {{}}: {NO_PASSWORD}", BAD_LOGIN),
+        (
+            "-ERR invalid password",
+            TargetNotReadyError,
+            "refuses the login at {}: invalid password",
+            BAD_LOGIN,
+        ),
+        (f"-ERR {NO_PASSWORD}", TargetNotReadyError, f"refuses the login at {{}}: {NO_PASSWORD}", BAD_LOGIN),
         (
             "-ERR Client sent AUTH, but no password is set",
-            TargetUnfitError,
+            TargetNotReadyError,
             "refuses the login at {}: Client sent AUTH, but no password is set",
             BAD_LOGIN,
         ),
-        ("+PONG", TargetUnfitError, "refuses the login at {}: Invalid Username or Password", BAD_LOGIN),
+        ("+PONG", TargetNotReadyError, "refuses the login at {}: Invalid Username or Password", BAD_LOGIN),
         (
             "-DENIED Redis is running in protected mode.",
-            TargetUnfitError,
+            TargetNotReadyError,
             "refuses the connection at {}: DENIED, it is in protected mode",
             FIX_IT,
         ),
         (
             "-ERR dance, secret",
-            TargetUnfitError,
+            TargetNotReadyError,
             "answers AUTH at {} with an error, not shown since it may quote the password",
             "log in with redis-cli to see it, then try again",
         ),
         (
             "-ERR unknown command 'AUTH', with args beginning with: 'secret'",
-            TargetUnfitError,
+            TargetNotReadyError,
             "does not know AUTH at {}",
             "where AUTH is renamed away, name a user without a password, or give it its name back",
         ),
         (
             "-NOPERM this user has no permissions",
-            TargetUnfitError,
+            TargetNotReadyError,
             "user lacks an ACL permission at {}: it may not run AUTH",
             "grant it with ACL SETUSER, or log in as another user",
         ),
@@ -173,7 +178,7 @@ def test_no_server_no_resp_and_no_answer(
         port = bound.getsockname()[1]
         with pytest.raises(TargetLostError, match=rf"reached at 127\.0\.0\.1:{port}: Connection refused"):
             way(connector(port))
-    with http_peer() as port, pytest.raises(TargetUnfitError, match="does not speak RESP") as raised:
+    with http_peer() as port, pytest.raises(TargetNotReadyError, match="does not speak RESP") as raised:
         way(connector(port))
     assert "for one that speaks TLS use rediss://" in raised.value.hint
     monkeypatch.setattr(link, "REPLY_TIMEOUT", 0.1)
@@ -235,16 +240,16 @@ def test_tls_and_certificates_that_are_wrong(way: Callable[[Connector], object],
     trusted = Tls(tmp_path / "ca.pem")
     with peer({}, context) as server:
         port = server.port
-        with pytest.raises(TargetUnfitError, match="certificate is not valid for"):
+        with pytest.raises(TargetNotReadyError, match="certificate is not valid for"):
             way(connector(port, tls=trusted))
-        with pytest.raises(TargetUnfitError, match="can't be reached over TLS") as raised:
+        with pytest.raises(TargetNotReadyError, match="can't be reached over TLS") as raised:
             way(connector(port, tls=Tls(tmp_path / "other.pem")))
         assert raised.value.hint == "give the CA that signed the server's certificate with --cluster-ca"
         for tls in (replace(trusted, server_name="db.example"), Tls(insecure=True)):
             opened = way(connector(port, tls=tls))
             opened.__exit__(None, None, None)  # type: ignore[attr-defined]
     assert server.received == [link.encode("AUTH", "ann", "secret")] * 2
-    with http_peer() as port, pytest.raises(TargetUnfitError) as raised:
+    with http_peer() as port, pytest.raises(TargetNotReadyError) as raised:
         way(connector(port, tls=trusted))
     assert "this one seems to speak no TLS" in raised.value.hint
 
@@ -291,7 +296,9 @@ def test_a_host_that_does_not_answer_is_hung_up_on_from_another_thread() -> None
 def test_a_node_whose_connection_broke_is_connected_anew() -> None:
     script = {b"ODD": b"*1\r\n" * 20, b"PING": b"+PONG\r\n"}
     with peer(script) as server, connector(server.port).open() as node:
-        with pytest.raises(TargetUnfitError, match=r"answers ODD at .* with a reply nested deeper than 16"):
+        with pytest.raises(
+            TargetNotReadyError, match=r"answers ODD at .* with a reply nested deeper than 16"
+        ):
             node.call("ODD")
         assert node.call("PING") == b"PONG"
     assert server.received.count(link.encode("AUTH", "ann", "secret")) == 2

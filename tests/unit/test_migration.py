@@ -10,7 +10,7 @@ import pytest
 import slotferry
 from slotferry import Migration, Options
 from slotferry.api.event_queue import EventQueue
-from slotferry.errors import SourceLostError, SourceUnfitError, UsageError
+from slotferry.errors import SourceLostError, SourceNotReadyError, UsageError
 from slotferry.model.counts import Keys, Totals
 from slotferry.model.events import CheckpointSaved, Event, Notice, Progress, RunEnded
 from slotferry.model.report import Report
@@ -54,7 +54,7 @@ def test_followers_get_the_end_whenever_they_come(tmp_path: Path, refusing_port:
 
 
 def test_a_cluster_url_as_source_is_refused_without_a_connection(tmp_path: Path) -> None:
-    with pytest.raises(SourceUnfitError, match="is a node of a cluster"):
+    with pytest.raises(SourceNotReadyError, match="is a node of a cluster"):
         Migration("redis+cluster://127.0.0.1:1", "redis://127.0.0.1:1", options(tmp_path)).run()
 
 

@@ -1,10 +1,10 @@
-"""Preflight: what makes a pair of servers unfit, each in a sentence of its own."""
+"""Preflight: what makes a pair of servers unsuitable, each in a sentence of its own."""
 
 from dataclasses import replace
 
 import pytest
 
-from slotferry.errors import SlotferryError, SourceUnfitError, TargetUnfitError
+from slotferry.errors import SlotferryError, SourceNotReadyError, TargetNotReadyError
 from slotferry.model.address import Address
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
@@ -24,54 +24,54 @@ TARGET = TargetFacts(SEED, Topology(((0, 16383, "new", 7000),)), (PrimaryFacts(S
         (
             replace(SOURCE, server=replace(SERVER, cluster=True)),
             TARGET,
-            SourceUnfitError,
+            SourceNotReadyError,
             "the source old:6379 is a node of a cluster",
         ),
         (
             replace(SOURCE, server=replace(SERVER, run_id="id-target")),
             TARGET,
-            SourceUnfitError,
+            SourceNotReadyError,
             "source and target are the same server",
         ),
         (
             SOURCE,
             replace(TARGET, primaries=(PrimaryFacts(SEED, "ok"), PrimaryFacts(SERVER, "unknown"))),
-            TargetUnfitError,
+            TargetNotReadyError,
             "the target's cluster names old:6379, and the server there is the source itself",
         ),
         (
             SOURCE,
             replace(TARGET, topology=replace(TARGET.topology, shared=frozenset({Address("new", 7000)}))),
-            TargetUnfitError,
+            TargetNotReadyError,
             "several primaries of the target's cluster are to be reached at new:7000",
         ),
         (
             SOURCE,
             TargetFacts(replace(SEED, cluster=False)),
-            TargetUnfitError,
+            TargetNotReadyError,
             "the target new:7000 is not a cluster",
         ),
         (
             SOURCE,
             replace(TARGET, topology=Topology(((5, 10, "new", 7000), (12, 16383, "new", 7000)))),
-            TargetUnfitError,
+            TargetNotReadyError,
             "slots that no primary serves: 0-4,11$",
         ),
         (
             SOURCE,
             replace(TARGET, primaries=(PrimaryFacts(SEED, "fail"),)),
-            TargetUnfitError,
+            TargetNotReadyError,
             "the target primary new:7000 says cluster_state:fail",
         ),
         (
             SOURCE,
             replace(TARGET, database_refusal="SELECT is not allowed in cluster mode"),
-            TargetUnfitError,
+            TargetNotReadyError,
             "has no database 3: SELECT is not allowed",
         ),
     ],
 )
-def test_unfit_servers(
+def test_unsuitable_servers(
     source: SourceFacts, target: TargetFacts, error: type[SlotferryError], says: str
 ) -> None:
     connectors = (

@@ -13,7 +13,7 @@ from slotferry.errors import (
     InternalError,
     MigrationInterrupted,
     SlotferryError,
-    SourceUnfitError,
+    SourceNotReadyError,
     TargetLostError,
 )
 from slotferry.jobs import runner
@@ -205,5 +205,5 @@ def test_a_source_that_changes_all_the_time_is_refused(
 ) -> None:
     monkeypatch.setattr(runner, "discover_source", lambda *_: SourceFacts(SERVER, 5, 0.001))
     error = from_engine(ErrorKind.SOURCE_CHANGED, "another run_id")
-    with pytest.raises(SourceUnfitError, match="changed its run_id 6 times"):
+    with pytest.raises(SourceNotReadyError, match="changed its run_id 6 times"):
         run(journal, *[scan(FakeCounts(1, 1), error)] * 6)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from slotferry._core import EngineError, ErrorKind, EventKind
-from slotferry.errors import SourceUnfitError
+from slotferry.errors import SourceNotReadyError
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.control.controls import Controls, Steering
 from slotferry.jobs.engine_errors import from_engine
@@ -189,7 +189,7 @@ class EngineDriver:
         if file is None:
             return None
         if file.path is None and self._stdin_is_read:
-            raise SourceUnfitError(
+            raise SourceNotReadyError(
                 "the RDB file came from stdin, and has to be read again for keys that the target lacks",
                 hint="save it in a file, and copy from that",
             )

@@ -16,7 +16,7 @@ from slotferry.errors import (
     JournalError,
     SlotferryError,
     SourceLostError,
-    SourceUnfitError,
+    SourceNotReadyError,
     TargetLostError,
 )
 from slotferry.jobs.driver import EngineDriver, Work
@@ -74,7 +74,7 @@ class Runner:
                 hint="see its log: a reader that is away for longer than repl-timeout is cut off; or give "
                 "--read scan, which goes on where it was",
             )
-        raise SourceUnfitError(
+        raise SourceNotReadyError(
             f"the source changed its run_id {_MAX_SOURCE_CHANGES + 1} times during this run",
             hint="name one server as the source, not a load balancer in front of several",
         )

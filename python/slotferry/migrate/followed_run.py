@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from slotferry.errors import MigrationInterrupted, RefusedError, SlotferryError, TargetUnfitError
+from slotferry.errors import MigrationInterrupted, RefusedError, SlotferryError, TargetNotReadyError
 from slotferry.jobs.control.controls import Controls
 from slotferry.jobs.driver import Emit, EngineDriver, Sides
 from slotferry.jobs.options import Options
@@ -108,7 +108,7 @@ class FollowedRun:
             node.count({way.target}) for node in look_at_all(sides.target, sides.target_facts.topology)
         )
         if held:
-            raise TargetUnfitError(
+            raise TargetNotReadyError(
                 f"the target holds {count_of(held, 'key')} already, and a target that is followed into "
                 "becomes equal to the source: what the source lacks may be deleted",
                 hint="empty it, or give --skip-check existing-keys where all of it comes from this source",

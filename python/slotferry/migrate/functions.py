@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from slotferry.errors import TargetUnfitError
+from slotferry.errors import TargetNotReadyError
 from slotferry.model.address import Address
 from slotferry.net import replies
 from slotferry.net.connector import Connector
@@ -52,7 +52,7 @@ def plan_functions(
     notify: Callable[[str], None],
     known: Mapping[str, str] | None = None,
 ) -> FunctionPlan:
-    """Compare libraries and return what is to be loaded. Raises `TargetUnfitError` for what can't be.
+    """Compare libraries and return what is to be loaded. Raises `TargetNotReadyError` for what can't be.
 
     `known` are the digests of libraries that were loaded from this source before: those that it has no more
     are to be deleted, where the target still has them so.
@@ -73,13 +73,13 @@ def plan_functions(
             try:
                 present = _libraries(node)
             except NoPermissionError:
-                raise TargetUnfitError(
+                raise TargetNotReadyError(
                     f"the target user may not look at functions at {node.name} (NOPERM), and the source has "
                     f"{len(wanted)} libraries",
                     hint=_LIST_HINT,
                 ) from None
             if present is None:
-                raise TargetUnfitError(
+                raise TargetNotReadyError(
                     f"the target {node.name} has no functions (they came with Redis 7.0), and the source has "
                     f"{len(wanted)} libraries",
                     hint="leave them out with --no-functions",
@@ -89,7 +89,7 @@ def plan_functions(
                 if name in present and present[name] == code:
                     continue
                 if name in present and on_conflict == "error":
-                    raise TargetUnfitError(
+                    raise TargetNotReadyError(
                         f"the target {node.name} has another function library {name}",
                         hint="decide with --on-conflict replace or skip, or leave functions out with "
                         "--no-functions",
@@ -103,7 +103,7 @@ def plan_functions(
 
 
 def load_functions(target: Connector, target_facts: TargetFacts, plan: FunctionPlan) -> None:
-    """Do what the plan says. Raises `TargetUnfitError` where a primary refuses, or is another server."""
+    """Do what the plan says. Raises `TargetNotReadyError` where a primary refuses or is another."""
     for address, name, code, replaces in plan.loads:
         with _opened(target, target_facts, address) as node:
             replace: tuple[str, ...] = ("REPLACE",) if replaces else ()
@@ -112,27 +112,27 @@ def load_functions(target: Connector, target_facts: TargetFacts, plan: FunctionP
             except ResponseError as error:
                 if "already exists" in str(error):
                     continue  # loaded meanwhile by another run or by the primary before it
-                raise TargetUnfitError(
+                raise TargetNotReadyError(
                     f"the target {node.name} does not take the function library {name}: {error}",
                     hint="leave functions out with --no-functions, and load it by hand",
                 ) from None
 
 
 def drop_functions(target: Connector, target_facts: TargetFacts, plan: FunctionPlan) -> None:
-    """Delete what the plan says. Raises `TargetUnfitError` where a primary refuses, or is another server."""
+    """Delete what the plan says. Raises `TargetNotReadyError` where a primary refuses or is another."""
     for address, name in plan.drops:
         with _opened(target, target_facts, address) as node:
             try:
                 node.call("FUNCTION", "DELETE", name)
             except NoPermissionError:
-                raise TargetUnfitError(
+                raise TargetNotReadyError(
                     f"the target user may not delete the function library {name} at {node.name} (NOPERM), "
                     "as the source has done",
                     hint="grant +function|delete, or leave functions out with --no-functions",
                 ) from None
             except ResponseError as error:
                 if "not found" not in str(error):
-                    raise TargetUnfitError(
+                    raise TargetNotReadyError(
                         f"the target {node.name} does not delete the function library {name}: {error}",
                         hint="leave functions out with --no-functions, and delete it by hand",
                     ) from None

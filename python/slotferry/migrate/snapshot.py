@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from slotferry.errors import InternalError, SourceUnfitError
+from slotferry.errors import InternalError, SourceNotReadyError
 from slotferry.jobs.driver import EngineDriver, Sides, Work
 from slotferry.jobs.journal.journal import Journal
 from slotferry.migrate.resume import taken_again
@@ -48,7 +48,7 @@ def _source_now(sides: Sides) -> int:
         try:
             return int(node.parsed(replies.clock, "TIME") * 1000)
         except replies.ResponseError as error:
-            raise SourceUnfitError(
+            raise SourceNotReadyError(
                 f"the source {node.name} does not tell its time, by which keys expire: {error}",
                 hint="grant +time",
             ) from None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from slotferry.errors import SlotferryError, SourceUnfitError, TargetUnfitError
+from slotferry.errors import SlotferryError, SourceNotReadyError, TargetNotReadyError
 from slotferry.model.address import Password, Side
 from slotferry.net.endpoints import read_password_file
 from slotferry.redaction import remember_secret
@@ -39,9 +39,9 @@ class PasswordFile:
         return read_password_file(self._party, self.path)
 
 
-def unfit(party: Side, message: str, hint: str) -> SlotferryError:
+def not_ready(party: Side, message: str, hint: str) -> SlotferryError:
     """Return the error for a party whose credentials can't be had."""
-    kind = TargetUnfitError if party in ("target", "cluster") else SourceUnfitError
+    kind = TargetNotReadyError if party in ("target", "cluster") else SourceNotReadyError
     return kind(message, hint=hint)
 
 
@@ -92,15 +92,15 @@ class Login:
         except SlotferryError:
             raise
         except Exception as error:
-            raise self._unfit(f"could not be asked for: {type(error).__name__} was raised") from error
+            raise self._not_ready(f"could not be asked for: {type(error).__name__} was raised") from error
         if isinstance(answer, str):
             return self._username, answer
         if isinstance(answer, tuple) and len(answer) == 2 and all(isinstance(part, str) for part in answer):
             return answer
-        raise self._unfit(f"are of the type {type(answer).__name__}")
+        raise self._not_ready(f"are of the type {type(answer).__name__}")
 
-    def _unfit(self, what: str) -> SlotferryError:
-        return unfit(
+    def _not_ready(self, what: str) -> SlotferryError:
+        return not_ready(
             self._party,
             f"the {self._party}'s credentials {what}",
             "the callable has to return the password, or (user, password), as str",

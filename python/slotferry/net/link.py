@@ -16,9 +16,9 @@ from slotferry.errors import (
     RESUME_HINT,
     SlotferryError,
     SourceLostError,
-    SourceUnfitError,
+    SourceNotReadyError,
     TargetLostError,
-    TargetUnfitError,
+    TargetNotReadyError,
 )
 from slotferry.model.address import Address, Side
 from slotferry.net.replies import MalformedReplyError, NotRespError, ReplyReader, bare
@@ -171,10 +171,10 @@ class Link:
             return refuses(self, "DENIED, it is in protected mode")
         if "unknown command" in rest:
             hint = "where AUTH is renamed away, name a user without a password, or give it its name back"
-            return unfit(self.side, f"does not know AUTH at {self.name}", hint)
+            return not_ready(self.side, f"does not know AUTH at {self.name}", hint)
         hint = "log in with redis-cli to see it, then try again"
         what = f"answers AUTH at {self.name} with an error, not shown since it may quote the password"
-        return unfit(self.side, what, hint)
+        return not_ready(self.side, what, hint)
 
 
 def _tcp(address: Address, begin: Callable[[socket.socket], None]) -> socket.socket:
@@ -226,9 +226,9 @@ def command_name(command: Sequence[str | bytes | int]) -> str:
     return " ".join(words) or "a command"
 
 
-def unfit(side: Side, what: str, hint: str) -> SlotferryError:
+def not_ready(side: Side, what: str, hint: str) -> SlotferryError:
     """Return the error for a side that needs a person: `the <side> <what>`."""
-    return (TargetUnfitError if side in _WRITTEN else SourceUnfitError)(f"the {side} {what}", hint=hint)
+    return (TargetNotReadyError if side in _WRITTEN else SourceNotReadyError)(f"the {side} {what}", hint=hint)
 
 
 def lost(side: Side, what: str, hint: str) -> SlotferryError:
@@ -239,19 +239,19 @@ def lost(side: Side, what: str, hint: str) -> SlotferryError:
 def lacks_right(link: Link, text: str) -> SlotferryError:
     """Return the error for a NOPERM."""
     hint = "grant it with ACL SETUSER, or log in as another user"
-    return unfit(link.side, f"user lacks an ACL permission at {link.name}: {_bare(text)}", hint)
+    return not_ready(link.side, f"user lacks an ACL permission at {link.name}: {_bare(text)}", hint)
 
 
 def refuses_login(link: Link, text: str) -> SlotferryError:
     """Return the error for a login that the server does not know."""
     hint = f"check the user and password of the {link.side} URL or SLOTFERRY_{link.side.upper()}_PASSWORD"
-    return unfit(link.side, f"refuses the login at {link.name}: {_bare(text)}", hint)
+    return not_ready(link.side, f"refuses the login at {link.name}: {_bare(text)}", hint)
 
 
 def speaks_no_resp(link: Link) -> SlotferryError:
     """Return the error for a reply that is not RESP."""
     hint = "check the port; for one that speaks TLS use rediss:// or rediss+cluster://"
-    return unfit(link.side, f"does not speak RESP at {link.name}", hint)
+    return not_ready(link.side, f"does not speak RESP at {link.name}", hint)
 
 
 def malformed(link: Link, command: str, error: MalformedReplyError) -> SlotferryError:
@@ -259,14 +259,14 @@ def malformed(link: Link, command: str, error: MalformedReplyError) -> Slotferry
     if isinstance(error, NotRespError):
         return speaks_no_resp(link)
     hint = "see what answers there: a Redis or Valkey server does not"
-    return unfit(link.side, f"answers {command} at {link.name} with a reply {error}", hint)
+    return not_ready(link.side, f"answers {command} at {link.name} with a reply {error}", hint)
 
 
 def refuses(link: Link, text: str, command: str = "") -> SlotferryError:
     """Return the error for an error reply to `command`, or to whoever connects."""
     what = f"answers {command} with an error" if command else "refuses the connection"
     hint = "fix the reported error, then try again"
-    return unfit(link.side, f"{what} at {link.name}: {_bare(text)}", hint)
+    return not_ready(link.side, f"{what} at {link.name}: {_bare(text)}", hint)
 
 
 def loads(link: Link) -> SlotferryError:
@@ -281,7 +281,7 @@ def unreachable(link: Link, cause: BaseException | None, text: str) -> Slotferry
 
         if explained := explain(cause, "source" if link.side == "Sentinel" else link.side):
             reason, hint = explained
-            return unfit(link.side, f"can't be reached over TLS at {link.name}: {reason}", hint)
+            return not_ready(link.side, f"can't be reached over TLS at {link.name}: {reason}", hint)
     if isinstance(cause, OSError) and cause.strerror:
         text = cause.strerror
     speech = "and speaks TLS" if link.tls else "and needs no TLS"

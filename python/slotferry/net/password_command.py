@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from slotferry.errors import SlotferryError, UsageError
 from slotferry.model.address import Side
-from slotferry.net.credentials import unfit
+from slotferry.net.credentials import not_ready
 from slotferry.net.endpoints import first_line
 from slotferry.redaction import redact, remember_secret
 
@@ -61,7 +61,7 @@ class PasswordCommand:
             )
         except (OSError, ValueError) as error:
             what = error.strerror if isinstance(error, OSError) else str(error)
-            raise self._unfit(f"can't be started: {what}") from None
+            raise self._not_ready(f"can't be started: {what}") from None
         with process:
             try:
                 printed, complaints = self._communicate(process, begun + TIME_LIMIT)
@@ -81,7 +81,7 @@ class PasswordCommand:
             while selector.get_map():
                 ready = selector.select(max(0.0, deadline - time.monotonic()))
                 if not ready:
-                    raise self._unfit(f"has not ended within {TIME_LIMIT:g} seconds")
+                    raise self._not_ready(f"has not ended within {TIME_LIMIT:g} seconds")
                 for key, _ in ready:
                     block = os.read(key.fd, _MOST_OUTPUT)
                     if not block:
@@ -89,11 +89,11 @@ class PasswordCommand:
                     if len(key.data) <= _MOST_OUTPUT:
                         key.data.extend(block)
                 if len(stdout) > _MOST_OUTPUT:
-                    raise self._unfit(f"prints more than {_MOST_OUTPUT >> 10} kB")
+                    raise self._not_ready(f"prints more than {_MOST_OUTPUT >> 10} kB")
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            raise self._unfit(f"has not ended within {TIME_LIMIT:g} seconds") from None
+            raise self._not_ready(f"has not ended within {TIME_LIMIT:g} seconds") from None
         return bytes(stdout), bytes(stderr[:_MOST_OUTPUT])
 
     def _take(self, code: int, printed: bytes, complaints: bytes) -> str:
@@ -107,12 +107,12 @@ class PasswordCommand:
             sys.stderr.write(f"slotferry: {self._party} password command: {shown}\n")
         if code:
             how = f"exited with {code}" if code > 0 else f"was ended by signal {-code}"
-            raise self._unfit(how)
+            raise self._not_ready(how)
         if password is None:
-            raise self._unfit("prints what is not UTF-8")
+            raise self._not_ready("prints what is not UTF-8")
         if not password:
-            raise self._unfit("prints no password")
+            raise self._not_ready("prints no password")
         return password
 
-    def _unfit(self, what: str) -> SlotferryError:
-        return unfit(self._party, f"{self._name} {what}", _HINT)
+    def _not_ready(self, what: str) -> SlotferryError:
+        return not_ready(self._party, f"{self._name} {what}", _HINT)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from slotferry.errors import RefusedError, SlotferryError, SourceUnfitError, TargetUnfitError
+from slotferry.errors import RefusedError, SlotferryError, SourceNotReadyError, TargetNotReadyError
 from slotferry.model.address import Side
 from slotferry.model.checks import GROUP_OF
 from slotferry.redaction import redact
@@ -48,7 +48,7 @@ class Row:
 
     def error(self) -> SlotferryError:
         """Return the exception that `migrate` refuses with because of this row."""
-        kinds = {"source": SourceUnfitError, "target": TargetUnfitError, None: RefusedError}
+        kinds = {"source": SourceNotReadyError, "target": TargetNotReadyError, None: RefusedError}
         return kinds[self.side](self.message, hint=self.advice)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from slotferry.errors import SourceUnfitError
+from slotferry.errors import SourceNotReadyError
 from slotferry.preflight.rows import Row, error, ok
 from slotferry.text import format_slots
 from slotferry.topology.discovery import SourceFacts, TargetFacts, is_same
@@ -93,9 +93,9 @@ def judge_nodes(target: TargetFacts) -> Iterator[Row]:
         )
 
 
-def source_is_cluster(node: str) -> SourceUnfitError:
+def source_is_cluster(node: str) -> SourceNotReadyError:
     """Return the error for a source that is itself a cluster."""
-    return SourceUnfitError(
+    return SourceNotReadyError(
         f"the source {node} is a node of a cluster",
         hint="name a standalone server as the source; moving data between clusters is not supported",
     )

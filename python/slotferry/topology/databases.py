@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from slotferry._core import key_slot
-from slotferry.errors import SlotferryError, SourceUnfitError, TargetUnfitError, UsageError
+from slotferry.errors import SlotferryError, SourceNotReadyError, TargetNotReadyError, UsageError
 from slotferry.model.rules import as_bytes
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
@@ -80,7 +80,7 @@ def check_databases(databases: Databases, mapped: Sequence[str]) -> None:
 def plan_routes(
     source: Endpoint, target: Endpoint, databases: Databases, mapped: Sequence[str], facts: SourceFacts
 ) -> tuple[Route, ...]:
-    """Return the way of each database to copy, in order. Raises `UsageError` or `SourceUnfitError`."""
+    """Return the way of each database to copy, in order. Raises `UsageError` or `SourceNotReadyError`."""
     ways = {route.source: route for route in map(parse_map, mapped)}
     if source.is_file and databases is not None and databases != "all":
         # As a URL names the database of a server.
@@ -106,7 +106,7 @@ def plan_routes(
                 hint=f"copy it as well: --db {','.join(map(str, sorted([*chosen, number])))}",
             )
         if number not in facts.databases:
-            raise SourceUnfitError(
+            raise SourceNotReadyError(
                 f"database {number} is mapped, and the source {facts.server.node} has no keys there "
                 f"(it has some in {_listed(sorted(facts.databases)) or 'no database'})",
                 hint="correct the number, or leave it out",
@@ -174,7 +174,7 @@ def may_collide(routes: Sequence[Route], renames: bool) -> bool:
 def _no_such_target(routes: Sequence[Route], number: int, refusal: str) -> SlotferryError:
     lost = [route.source for route in routes if route.target == number]
     first = lost[0]
-    return TargetUnfitError(
+    return TargetNotReadyError(
         f"the target cluster has no database {number}, where database {_listed(lost)} is to go: {refusal}",
         hint=f"map it: --map-db {first}=prefix:db{first}: or --map-db {first}=0; or use a Valkey 9 cluster "
         "with cluster-databases set high enough",

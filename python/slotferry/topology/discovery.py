@@ -22,7 +22,7 @@ from slotferry.net import replies
 from slotferry.net.address_map import AddressMap
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
-from slotferry.net.link import lost, unfit
+from slotferry.net.link import lost, not_ready
 from slotferry.net.node import Node, raise_for
 from slotferry.net.replies import NoPermissionError, ResponseError
 from slotferry.text import count_of
@@ -183,7 +183,7 @@ class TargetFacts:
 
 
 def discover_source(connector: Connector, preferred: str = "") -> SourceFacts:
-    """Look at the source. Raises `SourceLostError` or `SourceUnfitError`.
+    """Look at the source. Raises `SourceLostError` or `SourceNotReadyError`.
 
     Behind Sentinel its server is found first; of several, the one with the `run_id` `preferred`.
     """
@@ -202,7 +202,7 @@ def discover_source(connector: Connector, preferred: str = "") -> SourceFacts:
 
 
 def select_source(node: Node, number: int) -> None:
-    """Select a database of the source. Raises `SourceUnfitError`, with those that there are."""
+    """Select a database of the source. Raises `SourceNotReadyError`, with those that there are."""
     try:
         node.call("SELECT", number)
     except NoPermissionError as error:
@@ -214,7 +214,7 @@ def select_source(node: Node, number: int) -> None:
         ]
         more = f" and {len(held) - 5} more" if len(held) > 5 else ""
         where = f"{', '.join(held[:5])}{more}" if held else "none of them holds a key"
-        raise unfit(
+        raise not_ready(
             "source",
             f"has no database {number} at {node.name}: {error}{_database_range(node)}",
             f"correct the number in the URL or --db: {where}",
@@ -238,7 +238,7 @@ def discover_target(connector: Connector, source: ServerFacts | None = None) -> 
     """Look at the target and at each of its primaries.
 
     What is not a node of a cluster, or is the `source`, is only asked who it is: for preflight to refuse it.
-    Raises `TargetLostError`, `TargetUnfitError`, or `MixedTargetError` where its addresses lead to two
+    Raises `TargetLostError`, `TargetNotReadyError`, or `MixedTargetError` where its addresses lead to two
     clusters.
     """
     seed, topology = _look_at_seeds(connector)
@@ -315,7 +315,7 @@ def _check_seeds(views: Sequence[_SeedView]) -> None:
     for view in views[1:]:
         if view.server.cluster != first.server.cluster:
             bare = first if view.server.cluster else view
-            raise unfit(
+            raise not_ready(
                 "target",
                 f"is not a cluster at {bare.address} (cluster-enabled is off there), "
                 "but is one at other addresses",
@@ -399,11 +399,11 @@ def _server_facts(node: Node) -> ServerFacts:
             if node.side == "source"
             else "name a server"
         )
-        raise unfit(node.side, f"is a Sentinel at {node.name}, which holds no keys", hint)
+        raise not_ready(node.side, f"is a Sentinel at {node.name}, which holds no keys", hint)
     run_id, version = info.get("run_id", ""), info.get("redis_version", "")
     product = Product.of(info)
     if not all(_WORD.fullmatch(text) for text in (run_id, version, product.version_text)):
-        raise unfit(
+        raise not_ready(
             node.side, f"does not say its run_id and version at {node.name}", "is INFO complete there?"
         )
     return ServerFacts(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from slotferry.errors import SourceUnfitError, TargetUnfitError
+from slotferry.errors import SourceNotReadyError, TargetNotReadyError
 from slotferry.net.connector import Connector
 from slotferry.net.node import Node
 from slotferry.net.replies import NoPermissionError, ResponseError
@@ -29,7 +29,7 @@ def choose_eviction(
         with target.open(address) as node:
             kinds.setdefault(_kind(_policy(node)), node.name)
     if len(kinds) > 1:
-        raise TargetUnfitError(
+        raise TargetNotReadyError(
             f"the target's primaries evict by different things: {kinds['frequency']} by frequency, "
             f"{kinds['idle_time']} by idle time",
             hint="give all of them one maxmemory-policy, or leave out --keep-eviction-metadata",
@@ -39,7 +39,7 @@ def choose_eviction(
     with source.open(None if found is None else found.address) as node:
         policy = _policy(node)
         if _kind(policy) != kind:
-            raise SourceUnfitError(
+            raise SourceNotReadyError(
                 f"the target evicts by {_WORDS[kind]}, and the source {node.name} keeps none under its "
                 f"maxmemory-policy {policy}",
                 hint="leave out --keep-eviction-metadata, or change one of the policies well before",
@@ -62,7 +62,7 @@ def _check_right(node: Node, kind: Eviction) -> None:
         node.call("OBJECT", measure, _PROBE_KEY)
     except NoPermissionError as error:
         if "to run the" in str(error) or "run the '" in str(error):
-            raise SourceUnfitError(
+            raise SourceNotReadyError(
                 f"the source user may not run OBJECT {measure} at {node.name} (NOPERM)",
                 hint="grant it there: ACL SETUSER <user> +object, or leave out --keep-eviction-metadata",
             ) from None

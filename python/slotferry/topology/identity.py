@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from slotferry.model.address import Address
 from slotferry.net import replies
-from slotferry.net.link import unfit
+from slotferry.net.link import not_ready
 from slotferry.net.node import Node, raise_for
 from slotferry.net.replies import ResponseError, number_of
 from slotferry.text import format_slots
@@ -106,7 +106,7 @@ def look_at(node: Node, topology: Topology) -> NodeState:
             raise_for(reply, node, f"INFO {name}")
         info.update(node.take(replies.info, reply, f"INFO {name}"))
     if not info.get("run_id"):
-        raise unfit("target", f"does not say its run_id at {node.name}", "is INFO complete there?")
+        raise not_ready("target", f"does not say its run_id at {node.name}", "is INFO complete there?")
     keyspace = {name: value for name, value in info.items() if re.fullmatch(r"db[0-9]+", name)}
     return NodeState(
         node_id=topology.primary_ids.get(node.address) or str(node.address),

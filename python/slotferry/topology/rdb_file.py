@@ -14,7 +14,7 @@ import uuid
 from typing import Literal
 
 from slotferry._core import EngineError, RdbBeginning, look_at_rdb
-from slotferry.errors import SourceUnfitError
+from slotferry.errors import SourceNotReadyError
 from slotferry.net import replies
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
@@ -29,7 +29,7 @@ _LIBRARY = re.compile(rb"#![^\n]*?[ \t]name=(?:\"([^\"\n]*)\"|'([^'\n]*)'|([^ \t
 
 
 def look_at_file(endpoint: Endpoint) -> SourceFacts:
-    """Look at the beginning of the file. Raises `SourceUnfitError`."""
+    """Look at the beginning of the file. Raises `SourceNotReadyError`."""
     if endpoint.is_stdin:
         file = FileFacts(None, "stdin")
         server = ServerFacts("stdin", uuid.uuid4().hex, (), Product("redis", ""), cluster=False)
@@ -40,9 +40,9 @@ def look_at_file(endpoint: Endpoint) -> SourceFacts:
         beginning = look_at_rdb(path, name)
         identity, is_compressed = _identity(path, beginning)
     except EngineError as error:
-        raise SourceUnfitError(error.args[1], hint=_HINT) from None
+        raise SourceNotReadyError(error.args[1], hint=_HINT) from None
     except OSError as error:
-        raise SourceUnfitError(f"the file {name} can't be read: {error.strerror}", hint=_HINT) from None
+        raise SourceNotReadyError(f"the file {name} can't be read: {error.strerror}", hint=_HINT) from None
     file = FileFacts(path, name, beginning.stamp, _libraries(beginning), is_compressed)
     number, keys = beginning.first_database or (0, None)
     databases = {number: keys} if keys else {}

@@ -24,7 +24,7 @@ from slotferry.net import replies
 from slotferry.net.address_map import AddressMap
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Service
-from slotferry.net.link import lost, unfit
+from slotferry.net.link import lost, not_ready
 from slotferry.net.node import Node, raise_for
 from slotferry.net.replies import NoPermissionError, ResponseError
 
@@ -92,7 +92,7 @@ class ServiceFinder:
 
         Of several fit replicas the one whose `run_id` is `preferred` is taken, else the one that has most.
         Raises `SourceLostError` for what may pass (no Sentinel, no quorum, no server with the role),
-        `SourceUnfitError` for what needs a person (an unknown service, a refused login).
+        `SourceNotReadyError` for what needs a person (an unknown service, a refused login).
         """
         views = self._ask_all()
         newest = max(view.epoch for view in views)
@@ -171,13 +171,13 @@ class ServiceFinder:
             raise_for(error, node, "SENTINEL MASTER")
         except ResponseError as error:
             if "no such master" in str(error).lower():
-                raise unfit(
+                raise not_ready(
                     "Sentinel",
                     f"{node.name} does not know the service {name!r}",
                     f"name one that it watches{_watched(node)}, as in redis+sentinel://…/SERVICE",
                 ) from None
             if "unknown command" in str(error).lower():
-                raise unfit(
+                raise not_ready(
                     "Sentinel",
                     f"{node.name} is not a Sentinel: it is a server that holds keys",
                     "name a Sentinel, or the server itself with redis://",
@@ -331,7 +331,7 @@ class SourceWatch:
         self._role: ServerRole = found.role
         self._notes: deque[str] = deque()
         self._left = ""
-        self._unfit_since: float | None = None
+        self._not_ready_since: float | None = None
         self._asked = time.monotonic()
         self._offsets: deque[tuple[float, int]] = deque()
         self._end = threading.Event()
@@ -374,7 +374,7 @@ class SourceWatch:
         try:
             server = self._finder.look(address)
         except SlotferryError:
-            if self._role == "primary" or self._is_unfit_for_long("does not answer", now):
+            if self._role == "primary" or self._is_not_ready_for_long("does not answer", now):
                 self._seek(now)
             return
         if server.run_id != self._found.run_id:
@@ -383,7 +383,7 @@ class SourceWatch:
             self._role_changed(server)
         elif self._role == "replica":
             trouble = server.trouble or self._lag(server, now)
-            if self._is_unfit_for_long(trouble, now):
+            if self._is_not_ready_for_long(trouble, now):
                 self._left = f"the replica {address} {trouble}: it is not read like this"
         elif now - self._asked >= _ASK_SENTINELS_SECONDS:
             # A primary that is cut off from its Sentinels does not know that it was replaced.
@@ -405,23 +405,23 @@ class SourceWatch:
         if server.role == "replica":
             self._left = f"failover of the service {name}: {address} is no longer its primary"
             return
-        self._role, self._unfit_since = "primary", None
+        self._role, self._not_ready_since = "primary", None
         self._notes.append(
             f"the replica {address} was promoted to primary of {name}; the cursors are its own: it is read on"
         )
 
-    def _is_unfit_for_long(self, trouble: str, now: float) -> bool:
+    def _is_not_ready_for_long(self, trouble: str, now: float) -> bool:
         """Tell of a replica's trouble when it begins and ends; return whether it lasts for too long."""
         address = self._found.address
         if not trouble:
-            if self._unfit_since is not None:
+            if self._not_ready_since is not None:
                 self._notes.append(f"the replica {address} is ready again")
-            self._unfit_since = None
+            self._not_ready_since = None
             return False
-        if self._unfit_since is None:
-            self._unfit_since = now
+        if self._not_ready_since is None:
+            self._not_ready_since = now
             self._notes.append(f"the replica {address} {trouble}")
-        return now - self._unfit_since >= UNFIT_SECONDS
+        return now - self._not_ready_since >= UNFIT_SECONDS
 
     def _lag(self, server: _Server, now: float) -> str:
         """Return how far the replica is behind, if that is too far: it lacks what the primary had then."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slotferry.errors import SourceUnfitError
+from slotferry.errors import SourceNotReadyError
 from slotferry.jobs.journal.cutovers import ChangedSetting, CutoverRecords
 from slotferry.migrate.cutover.source import open_primary
 from slotferry.model.address import Address
@@ -27,9 +27,9 @@ def read_setting(node: Node, name: str) -> str:
     try:
         found = node.parsed(replies.pairs, "CONFIG", "GET", name)
     except ResponseError as error:
-        raise _unfit(node, f"does not tell its {name}: {error}") from None
+        raise _not_ready(node, f"does not tell its {name}: {error}") from None
     if name not in found:
-        raise _unfit(node, f"has no setting {name}")
+        raise _not_ready(node, f"has no setting {name}")
     return found[name]
 
 
@@ -38,7 +38,7 @@ def write_setting(node: Node, name: str, value: str) -> None:
     try:
         node.call("CONFIG", "SET", name, value)
     except ResponseError as error:
-        raise _unfit(node, f"does not let its {name} be changed: {error}") from None
+        raise _not_ready(node, f"does not let its {name} be changed: {error}") from None
 
 
 def put_back(source: Connector, records: CutoverRecords) -> list[str]:
@@ -69,5 +69,5 @@ def _put_back(node: Node, setting: ChangedSetting) -> str:
     return f"{setting.name} of {setting.node} is {setting.before} again"
 
 
-def _unfit(node: Node, what: str) -> SourceUnfitError:
-    return SourceUnfitError(f"the source {node.name} {what}", hint=_RIGHTS)
+def _not_ready(node: Node, what: str) -> SourceNotReadyError:
+    return SourceNotReadyError(f"the source {node.name} {what}", hint=_RIGHTS)

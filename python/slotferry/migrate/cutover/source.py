@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from slotferry.errors import SlotferryError, SourceUnfitError
+from slotferry.errors import SlotferryError, SourceNotReadyError
 from slotferry.model.address import Address
 from slotferry.net import replies
 from slotferry.net.connector import Connector
@@ -33,7 +33,7 @@ class SourceOffset:
 def open_primary(source: Connector) -> Node:
     """Return a connection to the primary that takes the application's writes; to be closed by the caller.
 
-    Raises `SlotferryError` where none is found: `SourceUnfitError` in a longer chain of replicas.
+    Raises `SlotferryError` where none is found: `SourceNotReadyError` in a longer chain of replicas.
     """
     node = source.open()
     for _ in range(_LONGEST_CHAIN):
@@ -48,7 +48,7 @@ def open_primary(source: Connector) -> Node:
         node.link.close()
         node = source.open(source.address_map.reach(Address(host, port)))
     node.link.close()
-    raise SourceUnfitError(
+    raise SourceNotReadyError(
         f"the source {source.endpoint.addresses[0]} has no primary within {_LONGEST_CHAIN} replicas",
         hint="name the primary, or one of its own replicas, as the source",
     )
@@ -58,7 +58,7 @@ def read_offset(node: Node) -> SourceOffset:
     """Return where the stream stands, in one reply. Raises `SlotferryError`, also where it is no primary."""
     info = node.info()
     if info.get("role") != "master":
-        raise SourceUnfitError(
+        raise SourceNotReadyError(
             f"the source {node.name} is a replica now: there was a failover",
             hint="wait until the run follows the new primary, then cut over again",
         )

@@ -12,7 +12,7 @@ import time
 from types import TracebackType
 
 from slotferry._core import EngineError, stream_keys
-from slotferry.errors import SlotferryError, SourceLostError, SourceUnfitError
+from slotferry.errors import SlotferryError, SourceLostError, SourceNotReadyError
 from slotferry.migrate.cutover.source import open_primary
 from slotferry.model.cutover import Written
 from slotferry.net import replies
@@ -137,21 +137,21 @@ class StreamWatch:
         self._commands = bytes(self._buffer[: -len(b"+PONG\r\n")])
         self._buffer.clear()
         if self._commands.startswith(b"-"):
-            raise self._unfit(link, "COMMAND", self._commands)
+            raise self._not_ready(link, "COMMAND", self._commands)
         for command in (("listening-port", 0), ("capa", "eof", "capa", "psync2")):
             connection.sendall(encode("REPLCONF", *command))
             line = self._line()
             if line.startswith(b"-NOPERM"):
-                raise self._unfit(link, "REPLCONF", line)
+                raise self._not_ready(link, "REPLCONF", line)
         connection.sendall(encode("PSYNC", self._id, self._offset + 1))
         line = self._line()
         if not line.startswith(b"+CONTINUE"):
-            raise self._unfit(link, "to go on with its stream", line)
+            raise self._not_ready(link, "to go on with its stream", line)
         connection.sendall(encode("REPLCONF", "ACK", self._offset))
 
-    def _unfit(self, link: Link, what: str, line: bytes) -> SourceUnfitError:
+    def _not_ready(self, link: Link, what: str, line: bytes) -> SourceNotReadyError:
         said = line[:200].decode("utf-8", "replace").strip()
-        return SourceUnfitError(
+        return SourceNotReadyError(
             f"the source {link.name} refuses {what}: {said}",
             hint="the cut-over reads its stream: it takes +psync +replconf +ping +command, and a backlog",
         )
@@ -163,7 +163,7 @@ class StreamWatch:
         if not data:
             raise SourceLostError(f"the source {self._link.name} ended the connection")
         if len(self._buffer) + len(data) > most:
-            raise SourceUnfitError(
+            raise SourceNotReadyError(
                 f"the source {self._link.name} sends more than {most:,} bytes in one piece"
             )
         self._buffer += data

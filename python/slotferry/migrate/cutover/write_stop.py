@@ -12,7 +12,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from slotferry.errors import SlotferryError, SourceUnfitError
+from slotferry.errors import SlotferryError, SourceNotReadyError
 from slotferry.jobs.journal.cutovers import ChangedSetting, CutoverRecords
 from slotferry.migrate.cutover.settings import put_back, read_setting, write_setting
 from slotferry.migrate.cutover.source import open_primary
@@ -131,7 +131,7 @@ class PausedWrites:
         try:
             self._node.call("CLIENT", "PAUSE", int(PAUSE_SECONDS * 1000), "WRITE")
         except ResponseError as error:
-            raise SourceUnfitError(
+            raise SourceNotReadyError(
                 f"the source {self._node.name} does not pause its clients' writes: {error}",
                 hint="allow +client|pause and +client|unpause (Redis 6.2 on), or stop writes with 'refuse'",
             ) from None

@@ -21,7 +21,7 @@ from slotferry.errors import (
     MigrationInterrupted,
     SlotferryError,
     SourceLostError,
-    SourceUnfitError,
+    SourceNotReadyError,
     TargetLostError,
     unexpected,
 )
@@ -112,14 +112,14 @@ class FollowRunner(Runner):
         self.started_over |= starts_over
         try:
             super()._do(work)
-        except SourceUnfitError as error:
+        except SourceNotReadyError as error:
             if error.kind != "source_refused" or self._journal.follow_mark(self._name) is not None:
                 raise
             hint = (
                 "grant +psync +replconf +ping +command; a managed service that refuses PSYNC is moved "
                 f"{WITHOUT_PSYNC}"
             )
-            raise SourceUnfitError(error.message, hint=hint, kind=error.kind) from error
+            raise SourceNotReadyError(error.message, hint=hint, kind=error.kind) from error
         except MigrationInterrupted:
             if not self._follower.finished:
                 raise

@@ -18,7 +18,7 @@ from slotferry.net import replies
 from slotferry.net.address_map import AddressMap
 from slotferry.net.cluster_nodes import ClusterNode, cluster_nodes
 from slotferry.net.connector import Connector
-from slotferry.net.link import lost, unfit
+from slotferry.net.link import lost, not_ready
 from slotferry.reshard.cluster.wire import Wire, format_ranges, is_error, refused, text_of
 from slotferry.topology.clusters import are_one_cluster, mixed_target
 from slotferry.topology.product import Product
@@ -135,8 +135,8 @@ def _id(member: Member) -> str:
 def read_cluster(connector: Connector, *, known: Iterable[Address] = ()) -> Cluster:
     """Ask the first node that answers for the members, then each primary for itself.
 
-    Raises `TargetLostError` where none answers, `TargetUnfitError` where it is no cluster, `MixedTargetError`
-    where an address leads to another one.
+    Raises `TargetLostError` where none answers, `TargetNotReadyError` where it is no cluster,
+    `MixedTargetError` where an address leads to another one.
     """
     failure: SlotferryError | None = None
     seen: dict[str, Member] = {}
@@ -166,7 +166,7 @@ def _check_seeds(connector: Connector, asked: Address, seen: Mapping[str, Member
             with Wire(connector, address) as wire:
                 others = _members(wire)
         except SlotferryError as error:
-            if error.kind == "target_unfit":
+            if error.kind == "target_not_ready":
                 raise
             continue  # a node that is away says nothing
         if not are_one_cluster(seen.keys(), others.keys()):
@@ -197,7 +197,7 @@ def _ask_itself(connector: Connector, member: Member) -> Member:
             own = _members(wire)
             fields = wire.need_parsed(replies.info, "INFO", "server")
     except SlotferryError as error:
-        if error.kind == "target_unfit":
+        if error.kind == "target_not_ready":
             raise  # a right that is missing won't come by waiting
         return member
     if member.id not in own or "myself" not in own[member.id].flags:
@@ -232,7 +232,7 @@ def _members(wire: Wire) -> dict[str, Member]:
     text = wire.call("CLUSTER", "NODES")
     if is_error(text):
         if "cluster support disabled" in text_of(text):
-            raise unfit(
+            raise not_ready(
                 "cluster",
                 f"has a node without cluster mode: {wire.address} is a standalone server",
                 "name a node of a cluster; to fill one from a standalone server use 'slotferry migrate'",

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from slotferry.model.address import Address
 from slotferry.net.connector import Connector
-from slotferry.net.link import REPLY_TIMEOUT, command_name, encode, lost, malformed, shortest, unfit
+from slotferry.net.link import REPLY_TIMEOUT, command_name, encode, lost, malformed, not_ready, shortest
 from slotferry.net.replies import MalformedReplyError, ReplyReader, bare
 from slotferry.redaction import redact
 from slotferry.text import format_slots
@@ -177,13 +177,13 @@ def refused(node: str, command: str, reply: bytes) -> Exception:
     """Return the error for an error reply to a command that can't be done without."""
     text = text_of(reply).rstrip(".")
     if text.startswith("NOPERM"):
-        return unfit(
+        return not_ready(
             "cluster",
             f"user lacks an ACL permission at {node}: {text}",
             "grant it with ACL SETUSER (docs/permissions.md), or log in as another user",
         )
     if text.startswith("NOAUTH"):
-        return unfit(
+        return not_ready(
             "cluster",
             f"wants a login at {node}: {text}",
             "give the user in the URL and the password in SLOTFERRY_CLUSTER_PASSWORD",
@@ -191,7 +191,7 @@ def refused(node: str, command: str, reply: bytes) -> Exception:
     hint = "put right what it complains of, then try again"
     if text.startswith("LOADING"):
         return lost("cluster", f"is loading its data at {node}", hint)
-    return unfit("cluster", f"answers {command} with an error at {node}: {text}", hint)
+    return not_ready("cluster", f"answers {command} with an error at {node}: {text}", hint)
 
 
 def ranges_of(slots: Iterable[int]) -> list[tuple[int, int]]:

@@ -122,7 +122,7 @@ class KeyBatches:
             try:
                 return memory_usage(self.source, keys)
             except SlotferryError as error:
-                if error.kind != "target_unfit":
+                if error.kind != "target_not_ready":
                     raise
                 self._sizes_allowed = False
                 self._notice(f"keys can't be sized, so large ones are not known before: {error.message}")

@@ -15,7 +15,7 @@ from slotferry.model.address import Address
 from slotferry.net import replies
 from slotferry.net.cluster_nodes import cluster_nodes
 from slotferry.net.connector import Connector
-from slotferry.net.link import lost, unfit
+from slotferry.net.link import lost, not_ready
 from slotferry.reshard.cluster.members import Cluster, Member
 from slotferry.reshard.cluster.methods import nodes_of
 from slotferry.reshard.cluster.wire import Wire, is_error, refused, text_of
@@ -127,7 +127,9 @@ def meet(connector: Connector, cluster: Cluster, joins: Sequence[Joining], check
             if is_error(reply):
                 if reply.startswith((b"-NOPERM", b"-NOAUTH")):
                     raise refused(str(old[0]), "CLUSTER MEET", reply)
-                raise unfit("cluster", f"does not let {join.address} join: {text_of(reply)}", "see its log")
+                raise not_ready(
+                    "cluster", f"does not let {join.address} join: {text_of(reply)}", "see its log"
+                )
     wanted = {member.id for member in old} | new
     deadline = time.monotonic() + _WAIT_SECONDS
     todo = [*(member.address for member in old), *(cluster.members[node].address for node in sorted(new))]

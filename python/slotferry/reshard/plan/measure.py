@@ -15,7 +15,7 @@ from slotferry._core import SLOTS
 from slotferry.errors import SlotferryError
 from slotferry.net import replies
 from slotferry.net.connector import Connector
-from slotferry.net.link import encode, unfit
+from slotferry.net.link import encode, not_ready
 from slotferry.reshard.cluster.members import Cluster, Member
 from slotferry.reshard.cluster.wire import Wire, count_of, is_error, refused, slot_commands, text_of
 
@@ -131,4 +131,4 @@ def _parse_stats(reply: object) -> list[tuple[int, dict[bytes, int]]]:
 
 
 def _no_load(member: Member, why: str, hint: str) -> SlotferryError:
-    return unfit("cluster", f"can't say the load of its slots at {member}: {why}", hint)
+    return not_ready("cluster", f"can't say the load of its slots at {member}: {why}", hint)

@@ -127,7 +127,7 @@ async fn walk(engine: &Rc<Engine>, place: usize, task: &mut Sweep) -> Result<(),
             while !engine.draining.get() {
                 if engine.is_full_of_failures() {
                     engine.hold_pages();
-                } else if engine.limiter.allowance(1) > 0 {
+                } else if engine.limiter.permitted(1) > 0 {
                     break;
                 }
                 tokio::time::sleep(LOOK_AGAIN).await;

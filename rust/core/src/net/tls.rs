@@ -34,7 +34,7 @@ pub(crate) fn client_config(settings: &TlsSettings) -> Result<Arc<ClientConfig>>
                 .map_err(|_| usage("the client key is no PEM private key".to_owned()))?;
             builder
                 .with_client_auth_cert(certificates("the client certificate", cert)?, key)
-                .map_err(|error| usage(unfit(&error)))?
+                .map_err(|error| usage(unsuitable(&error)))?
         }
         _ => return Err(usage("a client certificate and its key go together".to_owned())),
     };
@@ -45,7 +45,7 @@ fn usage(message: String) -> Error {
     Error::new(ErrorKind::Usage, message)
 }
 
-fn unfit(error: &rustls::Error) -> String {
+fn unsuitable(error: &rustls::Error) -> String {
     match error {
         rustls::Error::InconsistentKeys(_) => {
             "the client certificate and key do not fit: the key belongs to another certificate".to_owned()

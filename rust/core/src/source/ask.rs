@@ -43,7 +43,7 @@ impl SourceReader {
             }
         }
         self.page_held = false;
-        if !self.engine.draining.get() && self.engine.limiter.allowance(1) > 0 {
+        if !self.engine.draining.get() && self.engine.limiter.permitted(1) > 0 {
             for scanner in 0..self.scanners.len() {
                 if self.scanners[scanner].state == ScanState::Idle {
                     self.page_held = !self.may_ask_page();
@@ -70,7 +70,7 @@ impl SourceReader {
         }
         let left = fetch.keys.len() - fetch.asked;
         let limiter = &self.engine.limiter;
-        let allowed = limiter.allowance(self.estimate);
+        let allowed = limiter.permitted(self.estimate);
         if allowed == 0 || self.engine.draining.get() && limiter.is_on() {
             return false;
         }
@@ -147,7 +147,7 @@ impl SourceReader {
         if self.scanners[scanner].state == ScanState::Busy {
             self.scanners[scanner].state = ScanState::Idle;
             // With names enough, `ask` asks for it when those are read; so it does when nothing is allowed now.
-            if !self.engine.draining.get() && self.may_ask_page() && self.engine.limiter.allowance(1) > 0 {
+            if !self.engine.draining.get() && self.may_ask_page() && self.engine.limiter.permitted(1) > 0 {
                 self.ask_page(scanner);
             }
         }
@@ -212,7 +212,7 @@ impl SourceReader {
         };
         // A page that is begun counts as under way: in a pause there is to be none.
         let limiter = &self.engine.limiter;
-        if self.engine.draining.get() || self.engine.budget.is_full_of_names() || limiter.allowance(1) == 0 {
+        if self.engine.draining.get() || self.engine.budget.is_full_of_names() || limiter.permitted(1) == 0 {
             return false;
         }
         let pages = follow.take();

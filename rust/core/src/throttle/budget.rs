@@ -168,11 +168,11 @@ impl Throttle {
         clippy::cast_sign_loss,
         reason = "what is turned into a number of keys is at least zero"
     )]
-    pub fn allowance(&mut self, size: usize, now: Instant) -> usize {
-        let mut allowance = usize::MAX;
+    pub fn permitted(&mut self, size: usize, now: Instant) -> usize {
+        let mut permitted = usize::MAX;
         if let Some(keys) = &mut self.keys {
             keys.fill(now);
-            allowance = keys.balance.max(0.0) as usize;
+            permitted = keys.balance.max(0.0) as usize;
         }
         if let Some(bytes) = &mut self.bytes {
             bytes.fill(now);
@@ -181,9 +181,9 @@ impl Throttle {
             } else {
                 0
             };
-            allowance = allowance.min(fitting);
+            permitted = permitted.min(fitting);
         }
-        allowance
+        permitted
     }
 
     /// `keys` keys were asked for, and `bytes` are expected for them.
@@ -227,7 +227,7 @@ mod tests {
         let (mut keys, mut now) = (0, start);
         while now < start + Duration::from_secs(10) {
             now += step;
-            let allowed = throttle.allowance(size, now).min(128);
+            let allowed = throttle.permitted(size, now).min(128);
             throttle.take(allowed, allowed * size);
             keys += allowed;
         }
@@ -255,9 +255,9 @@ mod tests {
         let mut throttle = Throttle::default();
         throttle.set(None, Some(1000), start);
         let now = start + Duration::from_secs(1);
-        assert_eq!(throttle.allowance(5000, now), 1);
+        assert_eq!(throttle.permitted(5000, now), 1);
         throttle.take(1, 5000);
-        assert_eq!(throttle.allowance(5000, now), 0);
+        assert_eq!(throttle.permitted(5000, now), 0);
         assert!(throttle.wait(now) > Duration::from_secs(4));
         throttle.correct(5000, 40);
         assert!(throttle.wait(now) < Duration::from_millis(10));
@@ -268,9 +268,9 @@ mod tests {
         let start = Instant::now();
         let mut throttle = Throttle::default();
         throttle.set(Some(1), None, start);
-        assert_eq!(throttle.allowance(1, start), 0);
+        assert_eq!(throttle.permitted(1, start), 0);
         assert_eq!(throttle.wait(start), Duration::from_secs(1));
-        assert_eq!(throttle.allowance(1, start + Duration::from_secs(5)), 1);
+        assert_eq!(throttle.permitted(1, start + Duration::from_secs(5)), 1);
     }
 
     #[test]

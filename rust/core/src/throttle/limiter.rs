@@ -92,7 +92,7 @@ impl Limiter {
 
     /// How many keys of about `size` bytes may be asked for now.
     #[inline]
-    pub fn allowance(&self, size: usize) -> usize {
+    pub fn permitted(&self, size: usize) -> usize {
         if !self.is_on.get() {
             return usize::MAX;
         }
@@ -100,7 +100,7 @@ impl Limiter {
         if self.pause_reason(now).is_some() {
             return 0;
         }
-        self.throttle.borrow_mut().allowance(size, now)
+        self.throttle.borrow_mut().permitted(size, now)
     }
 
     /// `keys` keys were asked for, and `bytes` are expected for them.
@@ -119,7 +119,7 @@ impl Limiter {
         }
     }
 
-    /// Wait until it is worth asking for an allowance again.
+    /// Wait until it is worth asking for more again.
     pub async fn wait(&self) {
         let now = Instant::now();
         let wait = if self.pause_reason(now).is_some() {
@@ -203,7 +203,7 @@ mod tests {
     fn without_restraint_anything_is_allowed() {
         let limiter = limiter(Some(10 * MS));
         assert!(!limiter.is_on());
-        assert_eq!(limiter.allowance(1000), usize::MAX);
+        assert_eq!(limiter.permitted(1000), usize::MAX);
     }
 
     #[test]
@@ -212,13 +212,13 @@ mod tests {
         let start = Instant::now();
         limiter.pause(true, start);
         limiter.pause(true, start + 5000 * MS);
-        assert_eq!(limiter.allowance(1), 0);
+        assert_eq!(limiter.permitted(1), 0);
         assert_eq!(
             limiter.pause_reason(start + 7000 * MS).as_deref(),
             Some("by the operator, 7 s")
         );
         limiter.pause(false, start + 8000 * MS);
-        assert_eq!(limiter.allowance(1), usize::MAX);
+        assert_eq!(limiter.permitted(1), usize::MAX);
     }
 
     #[test]
@@ -231,7 +231,7 @@ mod tests {
         let reason = limiter.pause_reason(start).expect("is paused");
         assert!(reason.contains("source a took 250 ms (limit 100 ms)"), "{reason}");
         limiter.measured("source a", Answer::Ping, 5 * MS, start + 500 * MS);
-        assert_eq!(limiter.allowance(1), 0);
+        assert_eq!(limiter.permitted(1), 0);
         limiter.measured("source a", Answer::Ping, 5 * MS, start + 1000 * MS);
         assert!(!limiter.is_on());
     }

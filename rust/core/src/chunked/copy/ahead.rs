@@ -27,14 +27,14 @@ impl Engine {
     /// Compare what is to be compared, up to the next look for rounds.
     pub(super) async fn look_ahead(self: &Rc<Self>, follow: &Follow, wires: &mut Wires) {
         let begun = Instant::now();
-        while begun.elapsed() < LOOK_EVERY && !self.draining.get() && self.limiter.allowance(CHUNK_BYTES) > 0
+        while begun.elapsed() < LOOK_EVERY && !self.draining.get() && self.limiter.permitted(CHUNK_BYTES) > 0
         {
             let Some(ahead) = follow.next_ahead(COUNT) else {
                 return;
             };
             let came = self.compare_ahead(&ahead, wires).await;
             // Whatever kept it from being compared: at the fence it is compared whole.
-            follow.compared_ahead(&ahead, came.unwrap_or(Came::Unfit));
+            follow.compared_ahead(&ahead, came.unwrap_or(Came::Unsuitable));
         }
     }
 
@@ -104,7 +104,7 @@ impl Copy<'_> {
         for reply in [ours.get(1), theirs.get(1)].into_iter().flatten() {
             let expiries = parts::expiries(reply).ok_or_else(|| self.nonsense())?;
             if expiries.iter().any(|&at| at > 0) {
-                return Ok(Came::Unfit);
+                return Ok(Came::Unsuitable);
             }
         }
         let (Some(Tree::Array(ours)), Some(Tree::Array(theirs))) = (ours.first(), theirs.first()) else {

@@ -161,7 +161,7 @@ impl Copy<'_> {
                 self.wait_for_replicas().await?;
                 return Ok(step.expires_at);
             }
-            if self.engine.draining.get() || self.engine.limiter.allowance(CHUNK_BYTES) == 0 {
+            if self.engine.draining.get() || self.engine.limiter.permitted(CHUNK_BYTES) == 0 {
                 break;
             }
         }
@@ -289,7 +289,7 @@ impl Copy<'_> {
                 "the source {source} is a replica now, which does not tell for certain how much of its stream a value holds"
             )));
         }
-        let unfit = |what: &str| {
+        let unsuitable = |what: &str| {
             Stop::Failed(
                 FailureKind::Denied,
                 format!("the source {source} {what}"),
@@ -300,7 +300,7 @@ impl Copy<'_> {
         field(&info, "master_replid")
             .map(str::to_owned)
             .zip(offset)
-            .ok_or_else(|| unfit("does not tell its offset (INFO replication)"))
+            .ok_or_else(|| unsuitable("does not tell its offset (INFO replication)"))
     }
 
     /// The list at the offset at which it was read, once the stream has come there.

@@ -259,7 +259,7 @@ impl Copy<'_> {
                 Whither::Temporary => self.pause_moving().await?,
                 Whither::Published { .. } => {
                     let must_rest =
-                        self.engine.draining.get() || self.engine.limiter.allowance(CHUNK_BYTES) == 0;
+                        self.engine.draining.get() || self.engine.limiter.permitted(CHUNK_BYTES) == 0;
                     if is_begun && must_rest {
                         let written = first_whole
                             .filter(|_| is_open)

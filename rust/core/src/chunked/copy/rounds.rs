@@ -69,7 +69,7 @@ impl Engine {
         loop {
             look.tick().await;
             // What is begun while the job is paused would keep it from coming to rest.
-            while self.limiter.allowance(CHUNK_BYTES) > 0
+            while self.limiter.permitted(CHUNK_BYTES) > 0
                 && let Some(mut round) = follow.take_round()
             {
                 let big = Big::of_round(&round);
@@ -200,7 +200,7 @@ impl Copy<'_> {
                 self.wait_for_replicas().await?;
                 return Ok(read.expires_at);
             }
-            if self.engine.draining.get() || self.engine.limiter.allowance(CHUNK_BYTES) == 0 {
+            if self.engine.draining.get() || self.engine.limiter.permitted(CHUNK_BYTES) == 0 {
                 self.wait_for_replicas().await?;
                 round.elements.drain(..written);
                 round.cuts = Cuts::default();

@@ -325,7 +325,7 @@ impl Engine {
     /// Wait while the operator pauses or limits the job, until a chunk may pass; false where the job drains.
     pub(crate) async fn may_read_part(&self) -> bool {
         const LOOK_AGAIN: Duration = Duration::from_millis(50);
-        while !self.draining.get() && self.limiter.allowance(CHUNK_BYTES) == 0 {
+        while !self.draining.get() && self.limiter.permitted(CHUNK_BYTES) == 0 {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         if self.draining.get() {

@@ -55,7 +55,7 @@ pub(super) struct Looked {
     open: HashSet<Vec<u8>>,
     bytes: usize,
     /// It can't be proven so.
-    is_unfit: bool,
+    is_unsuitable: bool,
     /// What was open was compared at the fence, and something was not equal, or all was.
     is_over: bool,
     not_before: u32,
@@ -65,7 +65,7 @@ impl Looked {
     fn new(kind: Kind) -> Self {
         Self {
             place: Some(kind.scan_start()),
-            is_unfit: !matches!(kind, Kind::Set | Kind::SortedSet | Kind::Hash),
+            is_unsuitable: !matches!(kind, Kind::Set | Kind::SortedSet | Kind::Hash),
             ..Self::default()
         }
     }
@@ -79,7 +79,7 @@ impl Looked {
             }
         }
         if self.bytes > MOST_BYTES {
-            (self.is_unfit, self.bytes, self.open) = (true, 0, HashSet::new());
+            (self.is_unsuitable, self.bytes, self.open) = (true, 0, HashSet::new());
         }
     }
 
@@ -94,7 +94,7 @@ impl Looked {
     }
 
     fn is_scanned(&self) -> bool {
-        self.is_unfit || self.place.is_none()
+        self.is_unsuitable || self.place.is_none()
     }
 }
 
@@ -126,7 +126,7 @@ pub(crate) enum Came {
     /// Whether the lengths and the expiries are equal.
     Ends(bool),
     /// The key can't be proven so.
-    Unfit,
+    Unsuitable,
 }
 
 impl Follow {
@@ -164,7 +164,7 @@ impl Follow {
         let now = self.now();
         let mut parts = self.parts.borrow_mut();
         let found = parts.keys.iter_mut().find_map(|(key, part)| {
-            let looked = part.looked.as_mut().filter(|looked| !looked.is_unfit)?;
+            let looked = part.looked.as_mut().filter(|looked| !looked.is_unsuitable)?;
             let what = if at_fence {
                 if looked.is_over || looked.place.is_some() {
                     return None;
@@ -211,7 +211,7 @@ impl Follow {
         };
         let mut mode = self.ahead.borrow_mut();
         match (came, &ahead.what, &mut *mode) {
-            (Came::Unfit, ..) => looked.is_unfit = true,
+            (Came::Unsuitable, ..) => looked.is_unsuitable = true,
             (Came::Ends(is_equal), _, Mode::Fence { proven, .. }) => {
                 looked.is_over = true;
                 // What was written meanwhile would be open.
@@ -235,7 +235,7 @@ impl Follow {
     /// Tell who asked at a fence, if nothing is left to be compared.
     fn end_of_comparing(&self) {
         let mut parts = self.parts.borrow_mut();
-        let is_left = |looked: &Looked| !looked.is_unfit && !looked.is_over && looked.place.is_none();
+        let is_left = |looked: &Looked| !looked.is_unsuitable && !looked.is_over && looked.place.is_none();
         let mut all = parts.keys.values().filter_map(|part| part.looked.as_ref());
         if !matches!(*self.ahead.borrow(), Mode::Fence { .. }) || all.any(is_left) {
             return;

@@ -184,7 +184,7 @@ impl FileSource {
             }
             let allowed = engine
                 .limiter
-                .allowance(PAGE_BYTES / engine.spec.page_keys as usize);
+                .permitted(PAGE_BYTES / engine.spec.page_keys as usize);
             if !full && allowed > 0 && engine.budget.has_room() && !engine.budget.is_full_of_names() {
                 return Some(allowed.min(engine.spec.page_keys as usize));
             }
