@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from slotferry import Migration, Options, Report
+from slotferry import CutoverOptions, Migration, Options, Report
 from slotferry.errors import OptionError, RefusedError
 from slotferry.model.events import Event
 from slotferry.preflight.check import CheckOptions, check
@@ -333,7 +333,7 @@ def test_a_snapshot_is_followed_and_cut_over(
                     break
             stop.set()
             writer.join()
-            report = migration.cutover()
+            report = migration.cutover(CutoverOptions(hold=0))
             assert report.is_done, report.reason
     finally:
         stop.set()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from slotferry.model.address import Address
@@ -85,6 +85,8 @@ class Doubt:
     node: str
     slots: Slots
     message: str
+    keys: int = field(default=0, compare=False)
+    """How many are missing, where that is known."""
 
     @property
     def is_grave(self) -> bool:
@@ -209,7 +211,8 @@ def _compare(old: NodeState, new: NodeState, databases: Collection[int]) -> list
     missing = old.count(databases) - new.count(databases) - expired - max(0, evicted)
     # Slots that leave take their keys with them, before their owner is another one.
     if missing > _TEMPORARY_KEYS and new.slots == old.slots and new.migrations == old.migrations:
-        found += doubt("fewer", f"has {missing:,} keys fewer than it had, and they did not expire")
+        text = f"has {missing:,} keys fewer than it had, and they did not expire"
+        found += [replace(told, keys=missing) for told in doubt("fewer", text)]
     return found
 
 

@@ -24,6 +24,7 @@ from slotferry.jobs.driver import EngineDriver, Work
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.records import PendingKey
 from slotferry.migrate.account.book import AccountBook, OpenDoubts
+from slotferry.migrate.account.decreases import Decreases
 from slotferry.migrate.account.target_watch import TargetWatch, look_at_all
 from slotferry.migrate.key_list import in_chunks
 from slotferry.model.events import Notice
@@ -74,6 +75,7 @@ class Accounting:
         self._served: Slots = ()
         self._unwritten: list[Doubt] = []
         self._told: set[tuple[str, str]] = set()
+        self._decreases = Decreases()
         self._watch: TargetWatch | None = None
         self._looked = 0.0  # when this run last looked by itself, at `time.monotonic`
 
@@ -97,15 +99,20 @@ class Accounting:
         self._observe(now)
         self._write()
 
-    def tick(self) -> None:
-        """Take in what the watch has seen; to be called again and again while the engine works."""
+    def tick(self, deleted: int | None = None) -> None:
+        """Take in what the watch has seen; to be called again and again while the engine works.
+
+        `deleted` says how many keys a followed run has deleted at the target so far; None: it is none.
+        """
         if self._watch is None:
             return
         self._watch.follow(self._driver.topology)
         looks = self._watch.poll(self._looked)
         for seen in looks:
-            self._observe(seen)
-        if looks:
+            self._observe(seen, deletes=deleted is not None)
+        unexplained = self._decreases.judge(deleted or 0, time.monotonic())
+        self._doubt(unexplained)
+        if looks or unexplained:
             try:
                 self._write()
             except JournalError:
@@ -253,13 +260,21 @@ class Accounting:
         self._driver.topology = topology
         return topology
 
-    def _observe(self, now: Sequence[NodeState]) -> None:
-        """Compare a look with what is known."""
+    def _observe(self, now: Sequence[NodeState], *, deletes: bool = False) -> None:
+        """Compare a look with what is known; a run that `deletes` keys explains that they are fewer."""
         expired = {node.node_id: node.expired for node in self._known}
         for node in now:
             grown = node.expired - expired.get(node.node_id, node.expired)
             self._expired += grown if grown >= 0 else node.expired
         doubts, self._known = compare_looks(self._known, now, self._databases)
+        if deletes:
+            for doubt in doubts:
+                if doubt.kind == "fewer":
+                    self._decreases.add(doubt, time.monotonic())
+            doubts = [doubt for doubt in doubts if doubt.kind != "fewer"]
+        self._doubt(doubts)
+
+    def _doubt(self, doubts: Sequence[Doubt]) -> None:
         for doubt in doubts:
             self._unwritten.append(doubt)
             if (doubt.kind, doubt.node) not in self._told:

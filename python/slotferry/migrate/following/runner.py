@@ -133,7 +133,8 @@ class FollowRunner(Runner):
             # Nothing may be written any more, and what is in doubt now is no concern of this job.
             job.cancel(immediately=True)
             return
-        self._accounting.tick()
+        follow = job.snapshot().follow
+        self._accounting.tick(0 if follow is None else follow.deleted)
         copied = recorder.partitions_done == recorder.partitions
         if copied and not self._progress.copied:
             self._driver.emit(Notice("all is copied; the source is followed until the run is asked to end"))
