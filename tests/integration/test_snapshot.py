@@ -24,7 +24,7 @@ from tests.servers.compare import assert_equal
 from tests.servers.dataset import fill, fill_strings
 from tests.servers.kinds import ServerKind, available
 from tests.servers.proxy import Proxy
-from tests.servers.raw import connect
+from tests.servers.raw import connect, encode
 
 _BUSY_MS = 2_000  # by which two servers may be asked apart, where one tells a rest
 _KINDS = list(available())
@@ -87,6 +87,26 @@ def test_with_and_without_a_disk(
     report, _ = copy(prompt.url, cluster, tmp_path, verify=True)
     assert report.ok, report.error
     assert report.keys.migrated == 5_000
+
+
+@pytest.mark.parametrize("source", _SOURCES[:2], indirect=True)
+def test_no_snapshot_is_taken_that_was_begun_for_another_replica(
+    prompt: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    with connect(prompt) as connection, prompt.client() as client, connect(prompt) as replica:
+        fill_strings(connection, 2_000)
+        client.config_set("repl-diskless-sync", "no")
+        client.config_set("rdb-key-save-delay", 2_000)  # µs: its child takes four seconds
+        replica.send(encode("PSYNC", "?", "-1"))
+        wait_until(lambda: client.info("persistence")["rdb_bgsave_in_progress"] == 1, "no child is begun")
+        client.set("late", "written since")
+        client.config_set("rdb-key-save-delay", 0)
+        report, events = copy(prompt.url, cluster, tmp_path)
+    assert report.ok, report.error
+    assert report.keys.migrated == 2_001
+    assert "begun for another replica before" in told(events)
+    with cluster.client() as target:
+        assert target.get("late") == b"written since"
 
 
 def test_large_values_are_read_in_parts(prompt: LocalServer, cluster: LocalCluster, tmp_path: Path) -> None:

@@ -330,12 +330,25 @@ def test_what_following_settles_or_fails_to_copy_changes_its_outcome_and_no_coun
         assert totals.keys == Keys(scanned=4, failed=4)
 
 
+def test_a_pass_from_the_start_keeps_collisions_where_they_are_not_looked_for_again(tmp_path: Path) -> None:
+    kinds = ("collision", "field_ttl")
+    notes = [FailedKey(kind.encode(), 7, kind, "noted", "") for kind in kinds]
+    with Journal.open(tmp_path / "journal.db") as journal:
+        journal.create("job", SETUP, 1, "run")
+        journal.record("job", Advance(notes=notes))
+        journal.reset("job", SETUP, 1, "run", keeps_collisions=True)
+        assert [note.kind for note in journal.notes("job", 9)] == ["collision"]
+        journal.reset("job", SETUP, 1, "run")
+        assert journal.notes("job", 9) == []
+
+
 def test_a_pass_from_the_start_keeps_the_place_in_the_stream_where_it_follows_on(tmp_path: Path) -> None:
     mark = FollowMark("following", "f" * 40, 17, 0, False)
     with Journal.open(tmp_path / "journal.db") as journal:
         journal.create("job", SETUP, 1, "run")
         journal.record("job", Advance(follow=mark))
         journal.reset("job", SETUP, 1, "other", follows_on=True)
-        assert journal.follow_mark("job") == replace(mark, phase="copying")
+        # What was owed behind that place is forgotten: only a comparison says what of it is to be copied.
+        assert journal.follow_mark("job") == replace(mark, phase="copying", in_doubt=True)
         journal.reset("job", SETUP, 1, "other")
         assert journal.follow_mark("job") is None

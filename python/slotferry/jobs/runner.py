@@ -202,7 +202,10 @@ class Runner:
         for note in facts.notes:
             self._driver.emit(Notice(note))
         if facts.server.run_id == record.run_id:
-            self._driver.emit(Notice(f"the source {facts.server.node} can be read again: going on there"))
+            again = (
+                "another snapshot is taken" if self._driver.options.read == "snapshot" else "going on there"
+            )
+            self._driver.emit(Notice(f"{error}; the source {facts.server.node} can be read again: {again}"))
             return
         if self._driver.options.keys_from is not None or is_followed_alone(self._journal, self._name):
             self._journal.adopt(self._name, facts.server.run_id)

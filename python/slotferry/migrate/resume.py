@@ -156,11 +156,20 @@ def prepare_job(
         journal.reset(name, setup, most, run_id, databases, names=names)
         return False
     if void:
-        journal.reset(name, setup, most, run_id, databases, names=names, follows_on=options.follow)
+        journal.reset(
+            *(name, setup, most, run_id, databases),
+            names=names,
+            follows_on=options.follow,
+            keeps_collisions=record.run_id == run_id,
+        )
         notify(f"{void}: everything is copied from the start")
         return False
     if setup.read == "snapshot" and not all(mark.done for mark in journal.marks(name)):
-        journal.reset(name, setup, most, run_id, databases, follows_on=options.follow)
+        journal.reset(
+            *(name, setup, most, run_id, databases),
+            follows_on=options.follow,
+            keeps_collisions=record.run_id == run_id,
+        )
         notify(taken_again(options))
         return False
     if record.run_id != run_id and (names is not None or is_followed_alone(journal, name)):
@@ -192,11 +201,12 @@ def taken_again(options: Options) -> str:
     there = {
         "error": "is compared, and not written again where it is equal",
         "replace": "is written again",
-        "skip": "is left as it is",
+        "skip": "is left as it is, also where the source has changed it since",
     }
+    gone = "" if options.follow else "; what the source has deleted since stays there"
     return (
         "a snapshot can't be gone on with where it was interrupted: another one is taken, and what the "
-        f"target has already {there[options.on_conflict]}"
+        f"target has already {there[options.on_conflict]}{gone}"
     )
 
 

@@ -30,7 +30,11 @@ def read_as_snapshot(journal: Journal, name: str, driver: EngineDriver, work: Wo
         if record is None:
             raise InternalError(f"the job {name} is gone from the journal")
         databases = {mark.database: 1 for mark in journal.marks(name)}
-        journal.reset(name, record.setup, 1, record.run_id, databases, follows_on=options.follow)
+        journal.reset(
+            *(name, record.setup, 1, record.run_id, databases),
+            follows_on=options.follow,
+            keeps_collisions=True,
+        )
         driver.emit(Notice(taken_again(options)))
         work = replace(work, keys=())
     route = work.route or driver.sides.ways[0]

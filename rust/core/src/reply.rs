@@ -86,6 +86,14 @@ fn redirect(rest: &str) -> Option<(u16, Redirect)> {
     Some((slot, redirect))
 }
 
+/// A line of INFO.
+pub(crate) fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    let line = info
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.map(str::trim)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -88,18 +88,22 @@ class Journal(JournalReader):
         nodes: bool = False,
         names: Iterable[tuple[bytes, int]] | None = None,
         follows_on: bool = False,
+        keeps_collisions: bool = False,
     ) -> None:
         """Let the job start over: no counts, no unsettled keys, every partition at its start; runs stay.
 
         With `follows_on` its place in the source's stream stays as well: what is copied anew does not say
-        what was deleted meanwhile.
+        what was deleted meanwhile. Both sides are compared then, since what was owed behind that place, or
+        doubted, is forgotten. With `keeps_collisions` so do the names that several keys get: they are not
+        looked for again.
         """
         with self.transaction() as execute:
             execute(_RESET_JOB, (json.dumps(asdict(setup)), partition_count, run_id, time.time(), name))
             for table in _OF_A_PASS:
-                execute(f"DELETE FROM {table} WHERE job = ?", (name,))  # noqa: S608
+                but = " AND kind != 'collision'" if keeps_collisions and table == "notes" else ""
+                execute(f"DELETE FROM {table} WHERE job = ?{but}", (name,))  # noqa: S608
             if follows_on:
-                execute("UPDATE follow SET phase = 'copying' WHERE job = ?", (name,))
+                execute("UPDATE follow SET phase = 'copying', in_doubt = 1 WHERE job = ?", (name,))
             else:
                 execute("DELETE FROM follow WHERE job = ?", (name,))
             if names is None:

@@ -4,12 +4,13 @@
 //! its node as it was written in, and of a write without an answer nothing is taken to be certain.
 
 use crate::chunked::copy::elements::Whither;
-use crate::chunked::copy::lists::{ListRead, News, field};
+use crate::chunked::copy::lists::{ListRead, News};
 use crate::chunked::copy::one_key::{Attempt, Copy, Stop};
 use crate::chunked::copy::temporary;
 use crate::job::follow::Run;
 use crate::ledger::unsettled::FailureKind;
 use crate::net::client::Commands;
+use crate::reply::info_field;
 use crate::resp::Tree;
 
 /// By how many ms two readings of one expiry may differ where a server tells it as what is left.
@@ -81,7 +82,7 @@ impl Copy<'_> {
         let info = replies.get(1).and_then(Tree::text).unwrap_or_default();
         let info = String::from_utf8_lossy(info).into_owned();
         let there = replies.get(2).and_then(Tree::integer);
-        let Some(history) = field(&info, "master_replid").map(|id| id.as_bytes().to_vec()) else {
+        let Some(history) = info_field(&info, "master_replid").map(|id| id.as_bytes().to_vec()) else {
             *self.target = None;
             let owner = self.engine.owner(self.big.slot);
             let node = owner.map_or_else(|| self.engine.spec.source.clone(), |(_, address)| address);

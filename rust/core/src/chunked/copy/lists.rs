@@ -13,6 +13,7 @@ use crate::chunked::parts::{CHUNK_BYTES, Kind, Limits};
 use crate::job::follow::{Round, Run, Unread};
 use crate::ledger::unsettled::FailureKind;
 use crate::net::client::Commands;
+use crate::reply::info_field;
 use crate::resp::Tree;
 
 /// So many entries more are read on either side, for what is changed until the range is read, and up to so many where
@@ -284,7 +285,7 @@ impl Copy<'_> {
     fn place_in(&self, info: &Tree) -> Attempt<(String, u64)> {
         let info = String::from_utf8_lossy(info.text().unwrap_or_default()).into_owned();
         let source = &self.engine.spec.source;
-        if field(&info, "role") != Some("master") {
+        if info_field(&info, "role") != Some("master") {
             return Err(Stop::NotNow(format!(
                 "the source {source} is a replica now, which does not tell for certain how much of its stream a value holds"
             )));
@@ -296,8 +297,8 @@ impl Copy<'_> {
                 source.clone(),
             )
         };
-        let offset = field(&info, "master_repl_offset").and_then(|offset| offset.parse().ok());
-        field(&info, "master_replid")
+        let offset = info_field(&info, "master_repl_offset").and_then(|offset| offset.parse().ok());
+        info_field(&info, "master_replid")
             .map(str::to_owned)
             .zip(offset)
             .ok_or_else(|| unsuitable("does not tell its offset (INFO replication)"))
@@ -381,12 +382,4 @@ fn part(entries: &[Vec<u8>], read: (i64, i64), news: (i64, i64)) -> &[Vec<u8>] {
     }
     let (from, to) = (news.0.abs_diff(read.0), news.1.abs_diff(read.0));
     entries.get(from as usize..to as usize).unwrap_or_default()
-}
-
-/// A line of INFO.
-pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
-    let line = info
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-    line.map(str::trim)
 }

@@ -17,13 +17,13 @@ use crate::source::stream::handshake::Handshake;
 use crate::source::stream::peer::Peer;
 use crate::source::stream::snapshot::SnapshotFrame;
 
-/// Take a snapshot, and hand its bytes over, `passed` of them so far; `begun` is given its history before the first of them,
-/// and may refuse it with a reason. Returns when it is over, or nobody takes its bytes any more.
+/// Take a snapshot, and hand its bytes over, `passed` of them so far; `begun` is given its history and
+/// its offset there before the first of them, and may refuse it with a reason. Returns when it is over, or nobody takes its bytes any more.
 pub(crate) async fn take_snapshot(
     address: &Address,
     access: &Access,
     pieces: &Sender<EngineResult<Vec<u8>>>,
-    begun: impl FnOnce(&str) -> Result<(), String>,
+    begun: impl FnOnce(&str, u64) -> Result<(), String>,
     passed: &mut u64,
 ) -> Result<(), Ended> {
     let mut access = access.clone();
@@ -33,7 +33,7 @@ pub(crate) async fn take_snapshot(
     let handshake = Handshake::begin_snapshot(peer.out.tail());
     peer.shake_hands(handshake).await?;
     match peer.ask(None).await? {
-        Answer::FullResync { id, .. } => begun(&id).map_err(Ended::Lost)?,
+        Answer::FullResync { id, offset } => begun(&id, offset).map_err(Ended::Lost)?,
         Answer::Continue { .. } => return Err(Ended::Lost("PSYNC: it goes on with nothing".to_owned())),
         other => return Err(handshake::no_stream(other)),
     }
