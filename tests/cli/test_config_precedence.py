@@ -68,11 +68,12 @@ def test_every_option_has_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
         "byte_count": "4KB",
     }
     samples |= {"big_key_size": "9MB", "key_rate": "9", "byte_rate": "9MB", "milliseconds": "9"}
+    samples |= {"host_and_port": "127.0.0.1:9464"}
     samples |= {"databases": "0,2", "slot_ranges": "0-5460", "type_names": "hash"}
     for parameter in migrate.params:
         if not isinstance(parameter, click.Option) or parameter.name in ("config", "help"):
             continue
-        name = parameter.opts[0].lstrip("-").replace("-", "_").upper()
+        name = max(parameter.opts, key=len).lstrip("-").replace("-", "_").upper()
         kind = parameter.type
         value = "1" if parameter.is_flag else kind.choices[0] if isinstance(kind, click.Choice) else "text"
         value = samples.get(getattr(kind, "name", ""), value)

@@ -199,6 +199,7 @@ def test_a_snapshot_that_is_cut_off_is_taken_anew_in_the_same_run(
     assert assert_equal(prompt, cluster, byte_equal=True).keys == 20_000
 
 
+@pytest.mark.parametrize("source", ["redis-6.2"], indirect=True)  # later ones let nobody use DEBUG
 def test_what_has_expired_is_counted_and_ttls_are_kept(
     prompt: LocalServer, cluster: LocalCluster, tmp_path: Path
 ) -> None:

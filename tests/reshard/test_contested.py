@@ -41,6 +41,7 @@ def test_a_slot_whose_keys_nobody_holds_is_called_lost(own: LocalCluster, tmp_pa
     tally = Tally(slots=2, moved=set(slots), counted=dict.fromkeys(slots, 4))
     said: list[str] = []
     with ReshardJournal(tmp_path / "journal.sqlite") as journal:
+        journal.begin("job", plan)
         Contest(
             *(connect(own.url), plan, journal, "job", ConflictFile(tmp_path / "conflicts.jsonl")),
             *(CancelRequest(), said.append, lambda: None),
