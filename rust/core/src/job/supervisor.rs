@@ -368,7 +368,12 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
         let commands = engine.shared.take_commands();
         for command in commands {
             match command {
-                Command::SetTopology(ranges, nodes) => engine.set_topology(&ranges, nodes),
+                Command::SetTopology(ranges, nodes) => {
+                    engine.set_topology(&ranges, nodes);
+                    if let Some(follow) = &engine.follow {
+                        follow.forget_compared();
+                    }
+                }
                 Command::SetAccess(side, access) => engine.set_access(side, access),
                 Command::Pause(paused) => engine.limiter.pause(paused, Instant::now()),
                 Command::SetRate { keys, bytes } => engine.limiter.set_rate(keys, bytes, Instant::now()),

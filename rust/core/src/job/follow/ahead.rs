@@ -12,6 +12,8 @@
 //! are stopped. A scan returns what is there all the while; what came later was touched. So every element of the source is at
 //! the target, and where both have equally many, the target has no other.
 //!
+//! A node of the target that is lost, or slots that are another's, end all of that: what was written may be gone there.
+//!
 //! What is not proven so is compared whole: a hash of which fields expire by themselves, a key with an element that is not
 //! equal at the fence, whose length or expiry is not, or that was not scanned to its end. What somebody else writes to the
 //! target behind a comparison is seen by the length alone, as it is behind any other comparison.
@@ -229,6 +231,16 @@ impl Follow {
                 }
             }
             (Came::Ends(_), ..) => {}
+        }
+    }
+
+    /// A node of the target was lost, or slots are another's: what was found equal may be gone or older there.
+    pub fn forget_compared(&self) {
+        for part in self.parts.borrow_mut().keys.values_mut() {
+            part.looked = None;
+        }
+        if let Mode::Fence { proven, .. } = &mut *self.ahead.borrow_mut() {
+            proven.clear();
         }
     }
 

@@ -220,3 +220,16 @@ fn a_key_that_is_not_scanned_to_its_end_is_not_proven() {
     assert_eq!(world.follow.compare_ahead(), 1);
     assert!(!world.is_proven());
 }
+
+#[test]
+fn what_a_lost_node_has_held_is_not_proven() {
+    let begun = Held::from([(1, 1), (2, 2)]);
+    let mut world = World::new(&begun);
+    while world.follow.compare_ahead() > 0 {
+        world.look(Vec::new());
+    }
+    // A replica takes over that has not got the last write, of which there are as many elements.
+    world.target.insert(2, 7);
+    world.follow.forget_compared();
+    assert!(!world.is_proven());
+}
