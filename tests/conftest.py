@@ -113,6 +113,12 @@ def stack() -> Iterator[contextlib.ExitStack]:
         yield stack
 
 
+@pytest.fixture
+def own_cluster(kind: ServerKind, stack: contextlib.ExitStack) -> LocalCluster:
+    """Return a cluster of this test alone, whose slots may be moved and whose nodes may die."""
+    return stack.enter_context(LocalCluster(kind.binary))
+
+
 @pytest.fixture(autouse=True)
 def _own_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test's password mask the words of another one's messages."""

@@ -38,12 +38,14 @@ def test_a_run_is_logged_from_begin_to_end(
     assert {line["logger"] for line in lines} == {"slotferry"}
 
 
-def test_a_reshard_is_logged(filled: LocalServer, cluster: LocalCluster, tmp_path: Path) -> None:
+def test_a_reshard_is_logged(filled: LocalServer, own_cluster: LocalCluster, tmp_path: Path) -> None:
     plan, path = tmp_path / "plan.json", tmp_path / "log"
-    assert run("migrate", filled.url, cluster.url).code == 0
-    weight = unbalancing_weight(cluster)
-    assert run("reshard", "plan", cluster.url, "--weight", weight, "-o", str(plan)).code == 0
-    done = run("reshard", "apply", str(plan), cluster.url, "--job", "moved", "--log-file", str(path), "-q")
+    assert run("migrate", filled.url, own_cluster.url).code == 0
+    weight = unbalancing_weight(own_cluster)
+    assert run("reshard", "plan", own_cluster.url, "--weight", weight, "-o", str(plan)).code == 0
+    done = run(
+        "reshard", "apply", str(plan), own_cluster.url, "--job", "moved", "--log-file", str(path), "-q"
+    )
     assert (done.code, done.stderr) == (0, "")
     assert "INFO moved: run 1 begins" in path.read_text()
     assert "INFO moved: completed" in path.read_text()

@@ -82,11 +82,11 @@ def test_a_short_run_is_seen_in_a_file(filled: LocalServer, cluster: LocalCluste
     assert found["slotferry_succeeded"] == 1
 
 
-def test_a_reshard_is_seen_in_a_file(filled: LocalServer, cluster: LocalCluster, tmp_path: Path) -> None:
+def test_a_reshard_is_seen_in_a_file(filled: LocalServer, own_cluster: LocalCluster, tmp_path: Path) -> None:
     plan, path = tmp_path / "plan.json", tmp_path / "slotferry.prom"
-    weight = unbalancing_weight(cluster)
-    assert run("reshard", "plan", cluster.url, "--weight", weight, "-o", str(plan)).code == 0
-    done = run("reshard", "apply", str(plan), cluster.url, "--metrics-file", str(path))
+    weight = unbalancing_weight(own_cluster)
+    assert run("reshard", "plan", own_cluster.url, "--weight", weight, "-o", str(plan)).code == 0
+    done = run("reshard", "apply", str(plan), own_cluster.url, "--metrics-file", str(path))
     assert done.code == 0, done.stderr
     found = parse(path.read_text())
     assert found["slotferry_slots state=moved"] > 0

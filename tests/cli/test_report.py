@@ -128,13 +128,15 @@ def test_a_page_comes_from_the_journal_at_any_time(
     assert "10 keys of both sides differ" in again.read_text()
 
 
-def test_a_reshard_has_a_page(page: Path, cluster: LocalCluster, tmp_path: Path) -> None:
+def test_a_reshard_has_a_page(page: Path, own_cluster: LocalCluster, tmp_path: Path) -> None:
     plan, written = tmp_path / "plan.json", tmp_path / "reshard.html"
-    weight = unbalancing_weight(cluster)
-    made = run("reshard", "plan", cluster.url, "--weight", weight, "-o", str(plan), "--html", str(written))
+    weight = unbalancing_weight(own_cluster)
+    made = run(
+        "reshard", "plan", own_cluster.url, "--weight", weight, "-o", str(plan), "--html", str(written)
+    )
     assert made.code == 0, made.stderr
     assert "Slots after" in written.read_text()
-    done = run("reshard", "apply", str(plan), cluster.url, "--job", "balance", "--html", str(written))
+    done = run("reshard", "apply", str(plan), own_cluster.url, "--job", "balance", "--html", str(written))
     assert done.code == 0, done.stderr
     assert "is complete: all are where the plan wants them." in written.read_text()
     assert "Slots now" in written.read_text()

@@ -26,12 +26,6 @@ def filled(source: LocalServer, request: pytest.FixtureRequest) -> LocalServer:
 
 
 @pytest.fixture
-def own_cluster(kind: ServerKind, stack: ExitStack) -> LocalCluster:
-    """Return a cluster of this test alone, whose slots may be moved and whose nodes may die."""
-    return stack.enter_context(LocalCluster(kind.binary))
-
-
-@pytest.fixture
 def replicated(kind: ServerKind, stack: ExitStack) -> LocalCluster:
     """Return a cluster of this test alone with a replica for each primary."""
     return stack.enter_context(LocalCluster(kind.binary, replicas_per_primary=1, config=_QUICK))
