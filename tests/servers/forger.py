@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
@@ -127,27 +128,28 @@ class _Conversation:
         replies = _Frames(reader)
         try:
             while True:
-                passing = 0
-                forgery = None
-                for frame in await self._commands.several():
-                    arguments = parse_command(frame)
+                passing: list[bytes] = []
+                for frame, arguments in await self._commands.commands():
                     self._forger.calls[arguments[0].upper() if arguments else b""] += 1
                     forgery = self._forger.forge(arguments)
                     if forgery is None:
-                        server.write(frame)
-                        passing += 1
+                        passing.append(frame)
                         continue
-                    await self._pass_on(replies, passing)
-                    passing = 0
+                    await self._pass_on(passing, replies, server)
+                    passing = []
                     if not await self._tell(forgery, frame, replies, server):
                         return
-                await self._pass_on(replies, passing)
+                await self._pass_on(passing, replies, server)
         finally:
             server.transport.abort()
 
-    async def _pass_on(self, replies: _Frames, count: int) -> None:
-        for _ in range(count):
-            self._writer.write(await replies.one())
+    async def _pass_on(self, commands: list[bytes], replies: _Frames, server: asyncio.StreamWriter) -> None:
+        server.write(b"".join(commands))
+        left = len(commands)
+        while left:
+            data, count = await replies.up_to(left)
+            self._writer.write(data)
+            left -= count
         await self._writer.drain()
 
     async def _tell(
@@ -193,12 +195,32 @@ class _Frames:
             self._buffer, self._at = self._buffer[self._at :] + data, 0
         return frame
 
-    async def several(self) -> list[bytes]:
-        """Return all that are here, one at least."""
-        frames = [await self.one()]
-        while (frame := self._next()) is not None:
-            frames.append(frame)
-        return frames
+    async def up_to(self, count: int) -> tuple[bytes, int]:
+        """Return several that are here, one at least and `count` at most, and how many they are."""
+        lines = _LINES.match(self._buffer, self._at)
+        if lines is None:
+            return await self.one(), 1
+        data = lines[0]
+        here = data.count(b"\r\n")
+        if here > count:
+            here = count
+            data = b"".join(data.splitlines(keepends=True)[:count])
+        self._at += len(data)
+        return data, here
+
+    async def commands(self) -> list[tuple[bytes, Arguments]]:
+        """Return all commands that are here, one at least: as they came, and their arguments."""
+        frame = await self.one()
+        found = [(frame, parse_command(frame))]
+        while True:
+            plain = _PLAIN.match(self._buffer, self._at)
+            if plain is not None and all(int(plain[i]) == len(plain[i + 1]) for i in (1, 3, 5)):
+                self._at = plain.end()
+                found.append((plain[0], plain.group(2, 4, 6)))
+            elif (frame_or_none := self._next()) is not None:
+                found.append((frame_or_none, parse_command(frame_or_none)))
+            else:
+                return found
 
     def _next(self) -> bytes | None:
         end = frame_end(self._buffer, self._at)
@@ -206,6 +228,11 @@ class _Frames:
             return None
         frame, self._at = self._buffer[self._at : end], end
         return frame
+
+
+# What comes by ten thousands (COUNTKEYSINSLOT of every slot): replies of one line, commands of three words.
+_LINES = re.compile(rb"(?:[+:-][^\r\n]*\r\n)+")
+_PLAIN = re.compile(rb"\*3\r\n\$(\d+)\r\n([^\r\n]*)\r\n\$(\d+)\r\n([^\r\n]*)\r\n\$(\d+)\r\n([^\r\n]*)\r\n")
 
 
 def frame_end(data: bytes, at: int) -> int | None:
