@@ -156,7 +156,7 @@ def test_a_large_key_waits_for_its_open_slot(source: LocalServer, name: str, sta
             connection.execute("HSET", "{tag}", *pairs)
     reshard = Reshard(cluster, slot, old, new)
     reports: list[Report] = []
-    options = {"big_key_bytes": 64_000, "max_bytes_per_second": 50_000}
+    options = {"big_key_bytes": 64_000, "max_bytes_per_second": 200_000}
     thread = threading.Thread(target=lambda: reports.append(migrate(source, cluster, **options)))
     thread.start()
     wait_until(lambda: _holds_keys(old, slot), "the first parts of the key")
