@@ -47,9 +47,9 @@ fn read_value(type_byte: u8, reader: &mut Reader<'_>, footer: Footer) -> Result<
         types::HASH_ZIPMAP => Value::Hash(hash::read_packed(reader, Zipmap)?),
         types::HASH_ZIPLIST => Value::Hash(hash::read_packed(reader, Ziplist)?),
         types::HASH_LISTPACK => Value::Hash(hash::read_packed(reader, Listpack)?),
-        types::HASH_2 if types::is_valkey(footer) => Value::Hash(hash::read_valkey(reader)?),
+        types::HASH_2 if types::is_valkey(footer.rdb_version) => Value::Hash(hash::read_valkey(reader)?),
         types::HASH_2 => Value::Hash(hash::read_pre_release(reader)?),
-        types::HASH_LISTPACK_EX_PRE_GA if !types::is_valkey(footer) => {
+        types::HASH_LISTPACK_EX_PRE_GA if !types::is_valkey(footer.rdb_version) => {
             Value::Hash(hash::read_pre_release_packed(reader)?)
         }
         types::HASH_METADATA => Value::Hash(hash::read_metadata(reader)?),

@@ -4,10 +4,10 @@
 //! `total bytes (4, LE) | elements (2, LE; 65535: count them) | entries | 0xFF`, each entry
 //! `encoding and data | their length (1 to 5 bytes, for walking backwards)`.
 
+use crate::rdb::announced::Announced;
 use crate::rdb::cursor::Cursor;
 use crate::rdb::element::Element;
 use crate::rdb::error::Malformed;
-use crate::rdb::packed::Announced;
 
 const TRUNCATED: Malformed = Malformed("a listpack ends early");
 const END: u8 = 0xff;

@@ -9,6 +9,7 @@
 //! `reader` for the RDB format and `packed` for what is packed into its strings (`listpack`, `ziplist`,
 //! `zipmap`, `intset`). `file` reads RDB files, whose values become payloads without being decoded.
 
+mod announced;
 mod cursor;
 mod decode;
 mod describe;
@@ -76,7 +77,8 @@ pub fn same_value_within(a: &[u8], b: &[u8], limit: usize, expired_by: u64) -> R
 pub fn same_bytes(a: &[u8], b: &[u8]) -> Result<bool, PayloadError> {
     let (body_a, footer_a) = split(a)?;
     let (body_b, footer_b) = split(b)?;
-    Ok(body_a == body_b && type_byte::is_valkey(footer_a) == type_byte::is_valkey(footer_b))
+    Ok(body_a == body_b
+        && type_byte::is_valkey(footer_a.rdb_version) == type_byte::is_valkey(footer_b.rdb_version))
 }
 
 /// How two values compare; where they differ, each is described in short.

@@ -3,8 +3,6 @@
 //! Invariant: this table agrees with Redis's `rdb.h` and Valkey's; a byte that is not in it is refused, not
 //! guessed at.
 
-use crate::rdb::footer::Footer;
-
 pub(crate) const STRING: u8 = 0;
 pub(crate) const LIST: u8 = 1;
 pub(crate) const SET: u8 = 2;
@@ -46,9 +44,9 @@ pub(crate) const COMMON_VERSION: u16 = 11;
 /// Versions from here on are Valkey's own; Redis counts up from below.
 pub(crate) const FIRST_VALKEY_VERSION: u16 = 80;
 
-/// Whether a server of the Valkey line wrote the payload, which decides what type 22 means.
-pub(crate) fn is_valkey(footer: Footer) -> bool {
-    footer.rdb_version >= FIRST_VALKEY_VERSION
+/// Whether an RDB version is one of the Valkey line, which decides what type 22 means.
+pub(crate) fn is_valkey(rdb_version: u16) -> bool {
+    rdb_version >= FIRST_VALKEY_VERSION
 }
 
 /// The value types of the data model, whatever their encoding.
@@ -138,7 +136,7 @@ pub fn min_version(type_byte: u8) -> Option<u16> {
 /// and 8.10 and of Valkey 9.2 have besides.
 pub(crate) fn newer_type(type_byte: u8, rdb_version: u16) -> Option<&'static str> {
     Some(match type_byte {
-        HASH_LISTPACK_EX_PRE_GA if rdb_version >= FIRST_VALKEY_VERSION => {
+        HASH_LISTPACK_EX_PRE_GA if is_valkey(rdb_version) => {
             "a hash stored by paths, as Valkey 9.2 and later write it"
         }
         STREAM_LISTPACKS_5 => "a stream as Redis 8.8 and later write it",

@@ -4,10 +4,10 @@
 //! `total bytes (4, LE) | offset of the last entry (4, LE) | entries (2, LE; 65535: count them) | entries |
 //! 0xFF`, each entry `length of the one before (1, or 0xFE and 4) | encoding | data`.
 
+use crate::rdb::announced::Announced;
 use crate::rdb::cursor::Cursor;
 use crate::rdb::element::Element;
 use crate::rdb::error::Malformed;
-use crate::rdb::packed::Announced;
 
 const TRUNCATED: Malformed = Malformed("a ziplist ends early");
 const END: u8 = 0xff;

@@ -8,3 +8,4 @@ pub mod keymap;
 mod pattern;
 pub(crate) mod sample;
 mod template;
+mod way_back;

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::ledger::position::Position;
 use crate::net;
-use crate::net::{Access, Address, HandshakeError, Question};
-use crate::resp::ProtocolError;
+use crate::net::{Access, Address, Question};
 use crate::source::keys::{Effect, KeyReader};
 use crate::source::stream::answer::Answer;
-use crate::source::stream::error::StreamError;
+use crate::source::stream::ended::Ended;
 use crate::source::stream::handshake;
 use crate::source::stream::handshake::Handshake;
 use crate::source::stream::peer::{Peer, SILENCE, silent};
@@ -46,41 +45,6 @@ pub trait Follower {
     /// All commands up to here were told of: the offset, the database that is selected, and how many commands, and how
     /// many of them wrote, since the last time.
     fn received(&mut self, offset: u64, selected: u32, commands: u64, writes: u64);
-}
-
-/// Why a connection ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ended {
-    /// It is lost, or the source can't serve now: another try may help.
-    Lost(String),
-    /// The login is refused: another one may help.
-    LoginDenied(String),
-    /// The user lacks a permission.
-    Denied(String),
-    /// The source refuses to be followed; another try won't help.
-    Refused(String),
-}
-
-impl From<StreamError> for Ended {
-    fn from(error: StreamError) -> Self {
-        Self::Lost(error.to_string())
-    }
-}
-
-impl From<ProtocolError> for Ended {
-    fn from(error: ProtocolError) -> Self {
-        Self::Lost(error.to_string())
-    }
-}
-
-impl From<HandshakeError> for Ended {
-    fn from(error: HandshakeError) -> Self {
-        match error {
-            HandshakeError::Lost(text) => Self::Lost(text),
-            HandshakeError::Denied(text) => Self::LoginDenied(text),
-            HandshakeError::Refused(text) => Self::Refused(text),
-        }
-    }
 }
 
 /// Follows one source, a connection after another.

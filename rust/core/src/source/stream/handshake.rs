@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use crate::resp::{Tree, encode};
 use crate::source::keys::Table;
 use crate::source::stream::answer::Answer;
-use crate::source::stream::attach::Ended;
+use crate::source::stream::ended::Ended;
 use crate::text::said;
 
 /// The version that is announced to Valkey, which else sends an RDB version that can't hold all of its types.

@@ -6,6 +6,7 @@
 
 mod answer;
 mod attach;
+mod ended;
 mod error;
 mod framing;
 mod handshake;
@@ -13,7 +14,8 @@ mod peer;
 mod snapshot;
 mod taken;
 
-pub use attach::{Attachment, Begun, Ended, Follower};
+pub use attach::{Attachment, Begun, Follower};
+pub use ended::Ended;
 pub use error::StreamError;
 pub use framing::{Commands, Item, Step};
 pub(crate) use taken::take_snapshot;

@@ -8,7 +8,7 @@ use crate::net;
 use crate::net::{Bytes, Connection};
 use crate::resp::{Decoded, Tree};
 use crate::source::stream::answer::{Answer, answer};
-use crate::source::stream::attach::Ended;
+use crate::source::stream::ended::Ended;
 use crate::source::stream::handshake;
 use crate::source::stream::handshake::Handshake;
 

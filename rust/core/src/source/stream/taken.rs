@@ -11,7 +11,7 @@ use crate::error::Result as EngineResult;
 use crate::net;
 use crate::net::{Access, Address, Question};
 use crate::source::stream::answer::Answer;
-use crate::source::stream::attach::Ended;
+use crate::source::stream::ended::Ended;
 use crate::source::stream::handshake;
 use crate::source::stream::handshake::Handshake;
 use crate::source::stream::peer::Peer;
