@@ -19,6 +19,7 @@ use crate::resp::encode;
 use crate::resp::encode::ExpiryCommand;
 use crate::resp::{Decoded, ProtocolError, Reply, decode, decode_time};
 use crate::target::batch::{Batch, Entry};
+use crate::target::closing::{Closing, Closings};
 use crate::target::flight::ReadProgress;
 use crate::text::shown;
 
@@ -47,6 +48,7 @@ pub(crate) struct Comparison {
     batch: Batch,
     picks: Vec<usize>,
     commands: Vec<u8>,
+    closing: Closing,
     expiry: ExpiryCommand,
     /// What each of two values may take to be compared as a whole.
     limit: usize,
@@ -106,10 +108,12 @@ impl Comparison {
                 Depth::Value => read(&|out| encode::dump(out, wanted.key)),
             }
         }
+        let closing = engine.closings.close(&mut commands);
         Self {
             batch,
             picks,
             commands,
+            closing,
             expiry,
             limit: engine.decode_limit(),
             rules,
@@ -164,7 +168,7 @@ impl Comparison {
     }
 
     /// Read the replies that are here; `now` is the source's time, by which keys have expired or not.
-    pub fn read(&mut self, data: &[u8], now: u64) -> ReadProgress {
+    pub fn read(&mut self, data: &[u8], now: u64, closings: &Closings) -> ReadProgress {
         let mut at = 0;
         if self.expiry == ExpiryCommand::Relative && self.clock.is_none() {
             if let Decoded::Whole(Reply::Error(text), used) = decode(data)? {
@@ -207,6 +211,10 @@ impl Comparison {
                     Decoded::Whole(reply, used) => (reply, used),
                 };
                 match (read, reply) {
+                    // One of the reads has got no reply, and nobody knows which.
+                    (_, reply) if self.closing.is_answered_by(&reply) => {
+                        return Err(ProtocolError::at(&data[at..]));
+                    }
                     (_, Reply::Simple(_)) if is_asking => {}
                     (0, Reply::Integer(expires)) => {
                         self.expires = Some(expires);
@@ -236,7 +244,9 @@ impl Comparison {
                 }
             }
         }
-        Ok((at, true, 0))
+        let counts = self.errors.len() < self.picks.len();
+        let (used, done, need) = closings.read(self.closing, &data[at..], counts)?;
+        Ok((at + used, done, need))
     }
 
     /// How many commands read a key.

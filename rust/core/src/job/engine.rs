@@ -35,6 +35,7 @@ use crate::source::file::FileSpec;
 use crate::source::names::Names;
 use crate::source::scan::Overlap;
 use crate::target::batch::Spares;
+use crate::target::closing::Closings;
 use crate::target::health::Health;
 pub use crate::target::limits::TargetLimits;
 use crate::target::route::Router;
@@ -233,6 +234,7 @@ pub(crate) struct Engine {
     pub plain_refused: Cell<bool>,
     /// The target refuses SET: every key is written with RESTORE.
     pub sets_refused: Cell<bool>,
+    pub closings: Closings,
     /// Pages were held back until failures are recorded.
     pub pages_held: Cell<bool>,
     pub readers_running: Cell<usize>,
@@ -288,6 +290,7 @@ impl Engine {
             cut_short: Cell::new(false),
             plain_refused: Cell::new(false),
             sets_refused: Cell::new(false),
+            closings: Closings::default(),
             pages_held: Cell::new(false),
             readers_running: Cell::new(0),
             fatal: RefCell::new(None),

@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 
 use crate::error::ErrorKind;
 use crate::job::engine::Engine;
-use crate::resp::{Decoded, Reply, decode, encode};
+use crate::resp::{Decoded, ProtocolError, Reply, decode, encode};
+use crate::target::closing::{Closing, Closings};
 use crate::target::flight::{Flight, ReadProgress};
 use crate::target::link::Link;
 use crate::text::said;
@@ -53,6 +54,7 @@ impl Round {
 #[derive(Debug)]
 pub(crate) struct Wait {
     command: Vec<u8>,
+    closing: Closing,
     round: Rc<Round>,
     reply: Option<Result<i64, String>>,
 }
@@ -62,10 +64,16 @@ impl Wait {
         &self.command
     }
 
-    /// Read the reply, if it is here.
-    pub fn read(&mut self, data: &[u8]) -> ReadProgress {
+    /// Read the replies, as far as they are here.
+    pub fn read(&mut self, data: &[u8], closings: &Closings) -> ReadProgress {
+        if let Some(reply) = &self.reply {
+            return closings.read(self.closing, data, reply.is_ok());
+        }
         let (reply, used) = match decode(data)? {
             Decoded::Partial(need) => return Ok((0, false, need)),
+            Decoded::Whole(reply, _) if self.closing.is_answered_by(&reply) => {
+                return Err(ProtocolError::at(data));
+            }
             Decoded::Whole(reply, used) => (reply, used),
         };
         self.reply = Some(match reply {
@@ -73,7 +81,8 @@ impl Wait {
             Reply::Error(text) => Err(said(text)),
             other => Err(format!("{}, which WAIT never gives", other.kind())),
         });
-        Ok((used, true, 0))
+        let (closed, done, need) = self.read(&data[used..], closings)?;
+        Ok((used + closed, done, need))
     }
 
     /// Take the reply of `link` for what it means.
@@ -181,8 +190,10 @@ async fn barrier(engine: &Rc<Engine>) -> Option<String> {
     for link in links {
         let mut command = Vec::new();
         encode::command(&mut command, &[b"WAIT", replicas.as_bytes(), timeout.as_bytes()]);
+        let closing = engine.closings.close(&mut command);
         link.enqueue(Flight::Wait(Wait {
             command,
+            closing,
             round: Rc::clone(&round),
             reply: None,
         }));

@@ -6,8 +6,8 @@
 use crate::job::engine::{Engine, OnConflict};
 use crate::ledger::books::PageId;
 use crate::rdb::{PlainString, append_string, patch_version, plain_string, string_payload};
-use crate::resp::encode::ExpiryCommand;
 use crate::resp::{Decoded, Eviction, Reply, Restore, decode, encode};
+use crate::target::closing::{Closing, Closings};
 
 /// A batch is sent once it has grown to this many bytes.
 pub(crate) const BATCH_BYTES: usize = 48 * 1024;
@@ -17,14 +17,8 @@ const ENTRY_BYTES: usize = size_of::<Entry>();
 
 const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 
-/// A section that no server has: the answer is empty.
-const NOTHING: &[u8] = b"*2\r\n$4\r\nINFO\r\n$4\r\nnone\r\n";
-
-/// A longer name is not sent twice.
-const LONGEST_ASKED: usize = 256;
-
-/// What the read of an expiry takes besides the name.
-const QUESTION_BYTES: usize = 40;
+/// What closes a batch takes no more.
+const CLOSING_BYTES: usize = 64;
 
 /// How fresh keys are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +60,7 @@ pub(crate) struct Batch {
     commands: Vec<u8>,
     entries: Vec<Entry>,
     asking: bool,
+    closing: Closing,
 }
 
 impl Engine {
@@ -217,23 +212,17 @@ impl Batch {
         end - start + ENTRY_BYTES
     }
 
-    /// Append a question whose answer can be taken for no reply to a RESTORE: where it comes, all replies before it were
-    /// counted right. It costs a key's look-up for a batch; where the room left takes no name, an INFO of nothing.
-    pub fn seal(&mut self, expiry: ExpiryCommand) {
-        let Some(last) = self.entries.len().checked_sub(1) else {
-            return;
-        };
-        let key = self.restore(last).key;
-        let room = self.commands.capacity() - self.commands.len();
-        if key.len() <= LONGEST_ASKED && key.len() + QUESTION_BYTES <= room {
-            let mut copy = [0; LONGEST_ASKED];
-            copy[..key.len()].copy_from_slice(key);
-            let length = key.len();
-            encode::expiry(&mut self.commands, expiry, &copy[..length]);
-        } else {
-            self.commands.reserve_exact(NOTHING.len());
-            self.commands.extend_from_slice(NOTHING);
+    /// Append what closes it: where the answer to that comes, all replies before it were counted right.
+    pub fn seal(&mut self, closings: &Closings) {
+        debug_assert!(self.closing == Closing::Open && !self.entries.is_empty());
+        if self.commands.capacity() - self.commands.len() < CLOSING_BYTES {
+            self.commands.reserve_exact(CLOSING_BYTES);
         }
+        self.closing = closings.close(&mut self.commands);
+    }
+
+    pub fn closing(&self) -> Closing {
+        self.closing
     }
 
     /// Append an entry of another batch, with its command.
@@ -393,6 +382,7 @@ impl Spares {
             commands: Vec::with_capacity(BATCH_BYTES + BATCH_BYTES / 4),
             entries: Vec::with_capacity(512),
             asking: false,
+            closing: Closing::Open,
         })
     }
 
@@ -401,6 +391,7 @@ impl Spares {
         if self.0.len() < Self::MOST && batch.commands.capacity() <= 2 * BATCH_BYTES && !batch.asking {
             batch.commands.clear();
             batch.entries.clear();
+            batch.closing = Closing::Open;
             self.0.push(batch);
         }
     }

@@ -245,9 +245,11 @@ impl<'a> Session<'a> {
                     replies,
                     errors,
                     ..
-                } => read_restores(data, batch, replies, errors),
-                Flight::Compare(comparison) => comparison.read(data, self.engine.source_now()),
-                Flight::Wait(wait) => wait.read(data),
+                } => read_restores(data, batch, replies, errors, &self.engine.closings),
+                Flight::Compare(comparison) => {
+                    comparison.read(data, self.engine.source_now(), &self.engine.closings)
+                }
+                Flight::Wait(wait) => wait.read(data, &self.engine.closings),
             }
             .map_err(|error| error.to_string())?;
             self.answered |= used > 0;

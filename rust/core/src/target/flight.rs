@@ -1,18 +1,19 @@
 //! What goes to a node in one piece: a batch to restore, keys to compare, a WAIT; and the replies to a batch.
 //!
-//! Invariant: replies belong to commands in order; no reply of a batch counts before its seal's is there.
+//! Invariant: replies belong to commands in order; no reply of a flight counts before the one that closes it is there.
 
 use crate::compare::session::Comparison;
 use crate::job::engine::Engine;
 use crate::resp::{Decoded, ProtocolError, Reply, decode};
 use crate::target::barrier::Wait;
 use crate::target::batch::{BATCH_BYTES, Batch};
+use crate::target::closing::Closings;
 
 /// What is on its way to a node, in order.
 #[derive(Debug)]
 pub(crate) enum Flight {
     Restore {
-        /// Sealed: a reply that neither RESTORE nor SET gives follows theirs.
+        /// Sealed: a reply that is the batch's own follows those to its entries.
         batch: Batch,
         /// Replies so far, ASKINGs' and the seal's included.
         replies: usize,
@@ -39,7 +40,7 @@ impl Flight {
     }
 
     fn restore(mut batch: Batch, engine: &Engine, probe: bool) -> Self {
-        batch.seal(engine.spec.target_expiry);
+        batch.seal(&engine.closings);
         Self::Restore {
             batch,
             replies: 0,
@@ -84,23 +85,6 @@ const BUSY: &[u8] = b"BUSYKEY Target key name already exists.";
 /// What is said of a reply that RESTORE does not give.
 const MISFIT: &str = " (not a reply of that command)";
 
-/// Whether one of these is no reply to a write: what follows may be the next batch's then.
-fn replies_too_early(errors: &[(usize, Vec<u8>)]) -> bool {
-    errors.iter().any(|(_, text)| text.ends_with(MISFIT.as_bytes()))
-}
-
-/// Whether an error is one that no read is answered with.
-fn is_of_a_write(text: &[u8]) -> bool {
-    [
-        b"BUSYKEY".as_slice(),
-        b"OOM",
-        b"ERR Bad data format",
-        b"ERR DUMP payload",
-    ]
-    .iter()
-    .any(|known| text.starts_with(known))
-}
-
 /// Bytes used, whether the flight is done, and how many bytes the next reply needs (0: unknown).
 pub(crate) type ReadProgress = Result<(usize, bool, usize), ProtocolError>;
 
@@ -110,6 +94,7 @@ pub(crate) fn read_restores(
     batch: &Batch,
     replies: &mut usize,
     errors: &mut Vec<(usize, Vec<u8>)>,
+    closings: &Closings,
 ) -> ReadProgress {
     const OK: &[u8] = b"+OK\r\n";
     let per_entry = 1 + usize::from(batch.is_asking());
@@ -124,6 +109,10 @@ pub(crate) fn read_restores(
         }
         match decode(rest)? {
             Decoded::Partial(_) => return Ok((at, false, 0)),
+            // One of the entries has got no reply, and nobody knows which.
+            Decoded::Whole(reply, _) if batch.closing().is_answered_by(&reply) => {
+                return Err(ProtocolError::at(rest));
+            }
             Decoded::Whole(reply, used) => {
                 at += used;
                 let (index, is_restore) = (*replies / per_entry, *replies % per_entry == per_entry - 1);
@@ -134,10 +123,6 @@ pub(crate) fn read_restores(
                     Reply::Integer(_) if is_restore && batch.entries()[index].payload == 0 => continue,
                     // SET … NX, and the key is there.
                     Reply::Bulk(None) if is_restore && batch.entries()[index].is_set => BUSY.to_vec(),
-                    // What closes a batch, and comes too early: of several keys, one has got no reply, and nobody knows which.
-                    Reply::Integer(_) | Reply::Bulk(Some(_)) if is_restore && batch.entries().len() > 1 => {
-                        return Err(ProtocolError::at(rest));
-                    }
                     other => format!("{}{MISFIT}", other.kind()).into_bytes(),
                 };
                 // A refused ASKING shows in the reply to the RESTORE that follows it: that one is judged.
@@ -147,20 +132,8 @@ pub(crate) fn read_restores(
             }
         }
     }
-    if *replies == expected {
-        let rest = &data[at..];
-        match decode(rest)? {
-            Decoded::Partial(_) => return Ok((at, false, 0)),
-            // What only a write gives is another key's, where a reply was left out or is one too many.
-            Decoded::Whole(Reply::Error(text), _) if is_of_a_write(text) || replies_too_early(errors) => {
-                return Err(ProtocolError::at(rest));
-            }
-            Decoded::Whole(Reply::Integer(_) | Reply::Bulk(Some(_)) | Reply::Error(_), used) => {
-                at += used;
-                *replies += 1;
-            }
-            Decoded::Whole(..) => return Err(ProtocolError::at(rest)),
-        }
-    }
-    Ok((at, true, 0))
+    let counts = errors.len() < batch.entries().len();
+    let (used, done, _) = closings.read(batch.closing(), &data[at..], counts)?;
+    *replies += usize::from(done);
+    Ok((at + used, done, 0))
 }

@@ -4,6 +4,7 @@
 
 pub(crate) mod barrier;
 pub(crate) mod batch;
+pub(crate) mod closing;
 pub(crate) mod connection;
 pub(crate) mod cut;
 pub(crate) mod flight;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::target::closing::Closings;
 use crate::target::flight::read_restores;
 
 fn writing(replace: bool) -> Writing {
@@ -98,53 +99,129 @@ fn nil_is_a_busy_key_for_a_set_alone() {
     for (sets, said) in [(true, "BUSYKEY"), (false, "nil (not a reply")] {
         let mut batch = Batch::default();
         batch.push(1, 2, &restore, Writing { replace: false, sets });
-        batch.seal(ExpiryCommand::Absolute);
+        let closings = Closings::default();
+        batch.seal(&closings);
         let (mut replies, mut errors) = (0, Vec::new());
-        let read = read_restores(b"$-1\r\n:-1\r\n", &batch, &mut replies, &mut errors);
-        assert_eq!(read.unwrap(), (10, true, 0));
+        let data = [b"$-1\r\n", FIRST_ANSWER].concat();
+        let read = read_restores(&data, &batch, &mut replies, &mut errors, &closings);
+        assert_eq!(read.unwrap(), (data.len(), true, 0));
         assert!(errors[0].1.starts_with(said.as_bytes()), "{errors:?}");
-        // Where a reply is missing or one too many, it is no seal's.
-        let (mut replies, mut errors) = (0, Vec::new());
-        read_restores(b"+OK\r\n$-1\r\n", &batch, &mut replies, &mut errors).unwrap_err();
     }
 }
 
-#[test]
-fn an_error_of_the_next_batch_is_no_seal_where_a_reply_was_left_out() {
+/// What closes the first batch of a job.
+const FIRST_ANSWER: &[u8] = b"$33\r\nslotferry-flight-0000000000000001\r\n";
+
+/// Read replies to a batch of keys to restore (`r`), to set (`s`) and to delete (`d`): how many entries count, where
+/// it is done.
+fn counted(entries: &str, data: &[u8]) -> Result<Option<usize>, crate::resp::ProtocolError> {
     let mut text = Vec::new();
     append_string(&mut text, b"v");
-    let restore = |number, key| Restore {
-        number,
-        key,
-        expires_at: 0,
-        payload: &text,
-        is_string: false,
-        rdb_version: None,
-        eviction: None,
-    };
-    let read = |data: &[u8]| {
-        let mut batch = Batch::default();
-        let writing = Writing {
-            replace: false,
-            sets: false,
+    let (mut batch, closings) = (Batch::default(), Closings::default());
+    for (number, (kind, key)) in entries.chars().zip([b"a".as_slice(), b"b", b"c"]).enumerate() {
+        let restore = Restore {
+            number: number as u32,
+            key,
+            expires_at: 0,
+            payload: if kind == 'd' { b"" } else { &text },
+            is_string: false,
+            rdb_version: None,
+            eviction: None,
         };
-        for (number, key) in [b"a".as_slice(), b"b", b"c"].into_iter().enumerate() {
-            batch.push(1, 2, &restore(number as u32, key), writing);
+        if kind == 'd' {
+            batch.push_deletion(1, 2, &restore);
+        } else {
+            let sets = kind == 's';
+            batch.push(1, 2, &restore, Writing { replace: false, sets });
         }
-        batch.seal(ExpiryCommand::Absolute);
-        let (mut replies, mut errors) = (0, Vec::new());
-        read_restores(data, &batch, &mut replies, &mut errors).map(|(_, done, _)| (done, errors.len()))
-    };
-    assert_eq!(read(b"+OK\r\n-BUSYKEY x\r\n+OK\r\n:-1\r\n"), Ok((true, 1)));
-    // The login may not ask.
-    assert_eq!(read(b"+OK\r\n+OK\r\n+OK\r\n-NOPERM x\r\n"), Ok((true, 0)));
-    // An odd reply to one of them is its own affair, unless it may be what closes the batch.
-    assert_eq!(read(b"+OK\r\n+QUEUED\r\n+OK\r\n:-1\r\n"), Ok((true, 1)));
-    read(b"+OK\r\n:-1\r\n+OK\r\n:-1\r\n").unwrap_err();
-    // One reply too many: the last one is a key's.
-    read(b"+OK\r\n+OK\r\n+OK\r\n-BUSYKEY x\r\n").unwrap_err();
-    // One reply was left out, and the next batch begins with a busy key.
-    read(b"+OK\r\n+OK\r\n:-1\r\n-BUSYKEY x\r\n").unwrap_err();
+    }
+    batch.seal(&closings);
+    let (mut replies, mut errors) = (0, Vec::new());
+    let (used, done, _) = read_restores(data, &batch, &mut replies, &mut errors, &closings)?;
+    assert!(!done || used <= data.len());
+    Ok(done.then(|| batch.entries().len() - errors.len()))
+}
+
+#[test]
+fn a_batch_counts_by_the_answer_that_is_its_own() {
+    let closed = |replies: &[u8]| [replies, FIRST_ANSWER].concat();
+    assert_eq!(
+        counted("rrr", &closed(b"+OK\r\n-BUSYKEY x\r\n+OK\r\n")),
+        Ok(Some(2))
+    );
+    assert_eq!(counted("rdr", &closed(b"+OK\r\n:1\r\n+OK\r\n")), Ok(Some(3)));
+    // An odd reply to one of them is its own affair.
+    assert_eq!(
+        counted("rsd", &closed(b":1\r\n+QUEUED\r\n$1\r\nx\r\n")),
+        Ok(Some(0))
+    );
+    assert_eq!(counted("rr", b"+OK\r\n+OK\r\n"), Ok(None));
+    let refused = b"+OK\r\n-NOPERM this user has no permissions to run the 'echo' command\r\n";
+    assert_eq!(counted("r", refused), Ok(Some(1)));
+    // A node that is loading says so to everything.
+    assert_eq!(
+        counted("rd", b"-LOADING\r\n-LOADING\r\n-LOADING\r\n"),
+        Ok(Some(0))
+    );
+}
+
+#[test]
+fn a_reply_that_was_left_out_or_is_one_too_many_is_noticed_wherever_it_is() {
+    let own: [(char, &[&[u8]]); 3] = [
+        (
+            'r',
+            &[b"+OK\r\n", b"-BUSYKEY x\r\n", b"-LOADING x\r\n", b"-NOPERM x\r\n"],
+        ),
+        ('s', &[b"+OK\r\n", b"$-1\r\n", b"-BUSY x\r\n"]),
+        ('d', &[b":1\r\n", b"-LOADING x\r\n"]),
+    ];
+    let closings: [&[u8]; 3] = [FIRST_ANSWER, b"-LOADING x\r\n", b"-MOVED 1 a:1\r\n"];
+    let behind: [&[u8]; 6] = [
+        b"+OK\r\n",
+        b":1\r\n",
+        b"$-1\r\n",
+        b"-BUSYKEY x\r\n",
+        b"-LOADING x\r\n",
+        b"$33\r\nslotferry-flight-0000000000000002\r\n",
+    ];
+    let ways: Vec<(&[u8], &[u8])> = closings
+        .iter()
+        .flat_map(|closing| behind.iter().map(move |next| (*closing, *next)))
+        .collect();
+    for three in 0..27 {
+        let kinds = [three % 3, three / 3 % 3, three / 9].map(|kind| own[kind]);
+        let entries: String = kinds.iter().map(|(kind, _)| kind).collect();
+        let lengths = kinds.map(|(_, replies)| replies.len());
+        for (number, (closing, next)) in
+            (0..lengths.iter().product()).flat_map(|n| ways.iter().map(move |way| (n, *way)))
+        {
+            let mut rest = number;
+            let mut replies: Vec<&[u8]> = kinds
+                .iter()
+                .map(|(_, replies)| {
+                    let reply = replies[rest % replies.len()];
+                    rest /= replies.len();
+                    reply
+                })
+                .collect();
+            replies.extend([closing, next]);
+            for at in 0..4 {
+                let mut fewer = replies.clone();
+                fewer.remove(at);
+                let mut more = replies.clone();
+                more.insert(at, next);
+                for data in [fewer, more] {
+                    let data = data.concat();
+                    let counts = counted(&entries, &data);
+                    assert!(
+                        matches!(counts, Err(_) | Ok(None | Some(0))),
+                        "{entries}: {}",
+                        data.escape_ascii()
+                    );
+                }
+            }
+        }
+    }
 }
 
 #[test]
@@ -164,7 +241,7 @@ fn entries_are_found_again() {
         weight += batch.push(7, slot as u16, &restore, writing(slot == 1));
     }
     assert_eq!(weight, batch.total_weight());
-    batch.seal(ExpiryCommand::Absolute);
+    batch.seal(&Closings::default());
     assert_eq!(weight, batch.total_weight());
     assert_eq!(batch.restore(1).key, b"\r\n");
     assert_eq!(batch.restore(1).number, 1);
@@ -198,9 +275,8 @@ fn a_seal_takes_no_more_room_than_there_is() {
         };
         batch.push(0, 0, &restore, writing(true));
         let (length, capacity) = (batch.commands.len(), batch.commands.capacity());
-        batch.seal(ExpiryCommand::Absolute);
-        assert!(batch.commands.len() > length);
+        batch.seal(&Closings::default());
+        assert!(batch.commands.len() > length && batch.commands.len() <= length + CLOSING_BYTES);
         assert_eq!(batch.commands.capacity(), capacity);
-        assert_eq!(batch.bytes().ends_with(NOTHING), name > 9);
     }
 }
