@@ -40,11 +40,13 @@ Examples:
 Run 'slotferry COMMAND --help' for the options of a command and more examples.
 """
 
+# In the order in which they are used.
 _SUMMARIES = {
+    "check": "Look at both sides before a migration: will it work?",
     "migrate": "Copy a standalone server's keys into a cluster.",
     "cutover": "Switch a job that follows its source over to the target.",
-    "check": "Look at both sides before a migration: will it work?",
     "verify": "Compare a cluster with the server that it was migrated from.",
+    "jobs": "List, show, steer and discard the jobs in the journal.",
     "report": "Write a page that tells of a job.",
     "reshard": "Balance a cluster, and repair its slots.",
     "rewrite": "Try rules that rewrite keys.",
@@ -52,14 +54,17 @@ _SUMMARIES = {
     "demo": "See a migration between embedded servers.",
     "completion": "Print the completion script for a shell.",
 }
-_HOMES = {name: Home(f"slotferry.cli.{name}", name, summary) for name, summary in _SUMMARIES.items()}
-_JOBS = Home("slotferry.cli.jobs.commands", "jobs", "List, show, steer and discard the jobs in the journal.")
+_MODULES = {"jobs": "slotferry.cli.jobs.commands"}
+_HOMES = {
+    name: Home(_MODULES.get(name, f"slotferry.cli.{name}"), name, summary)
+    for name, summary in _SUMMARIES.items()
+}
 _COMPLETE = "_SLOTFERRY_COMPLETE"
 
 
 @click.group(
     cls=LazyGroup,
-    homes={**_HOMES, "jobs": _JOBS},
+    homes=_HOMES,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=_EXAMPLES,
 )

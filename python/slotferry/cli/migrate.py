@@ -71,6 +71,17 @@ def _is_list(parameter: click.Parameter) -> bool:
 
 
 _EPILOG = """\
+Passwords are best given in SLOTFERRY_SOURCE_PASSWORD, SLOTFERRY_TARGET_PASSWORD and
+SLOTFERRY_SENTINEL_PASSWORD, in files, or by commands. The command line (--source-password-file,
+--source-password-command) goes first, then the URL, then the environment, then the config file. An empty
+variable is not set.
+
+Every option can be given in the environment as well (--on-conflict as SLOTFERRY_ON_CONFLICT) and in a file
+(--config); the command line goes first, then the environment, then the file.
+
+From another terminal, 'slotferry jobs pause|resume|rate|cancel JOB' steers a run, and 'slotferry jobs show
+JOB' says how it is.
+
 \b
 Examples:
   slotferry migrate redis://old:6379 redis+cluster://new1:7000,new2:7000
@@ -284,20 +295,8 @@ def migrate(
     SOURCE is redis://[user:password@]host:port/db, rediss://... (TLS), unix:///path?db=0, or for a service
     behind Sentinel redis+sentinel://host:port,host:port/service/db, with ?role=replica or
     ?role=prefer-replica to spare its primary; or the path of an RDB file, plain, gzip or zstd, - for stdin.
-    TARGET is redis+cluster://host:port,host:port,
-    rediss+cluster://..., or the redis:// URL of one of its nodes.
-
-    Passwords are best given in SLOTFERRY_SOURCE_PASSWORD, SLOTFERRY_TARGET_PASSWORD and
-    SLOTFERRY_SENTINEL_PASSWORD, in files, or by commands. The command line (--source-password-file,
-    --source-password-command) goes first, then the URL, then the environment, then the config file. An empty
-    variable is not set.
-
-    Every option can be given in the environment as well (--on-conflict as
-    SLOTFERRY_ON_CONFLICT) and in a file (--config); the command line goes first, then the environment, then
-    the file.
-
-    From another terminal, 'slotferry jobs pause|resume|rate|cancel JOB' steers a run, and 'slotferry jobs
-    show JOB' says how it is.
+    TARGET is redis+cluster://host:port,host:port, rediss+cluster://..., or the redis:// URL of one of its
+    nodes.
     """
     from slotferry.cli.common.report_file import ReportFile
 

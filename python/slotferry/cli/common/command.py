@@ -15,6 +15,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from slotferry.cli.common.help_groups import write_options
 from slotferry.errors import OptionError
 
 _PREFIX = "SLOTFERRY_"
@@ -42,6 +43,10 @@ class Command(click.Command):
             return super().invoke(ctx)
         except OptionError as error:
             raise error.named(lambda name: _as_given(ctx, name)) from error
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options under headings, the common ones first."""
+        write_options(self, ctx, formatter)
 
 
 def note_config(ctx: click.Context, path: Path, table: str) -> None:

@@ -32,8 +32,8 @@ class LazyGroup(click.Group):
         self._homes = homes
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names of all commands, in order."""
-        return sorted({*super().list_commands(ctx), *self._homes})
+        """Return the names of all commands, in the order in which they are declared."""
+        return [*self._homes, *(name for name in super().list_commands(ctx) if name not in self._homes)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command, and None where there is none of that name."""

@@ -87,10 +87,10 @@ _STEERING = {
 @click.group(
     cls=LazyGroup,
     homes={
-        **{name: Home("slotferry.cli.jobs.control", f"{name}_job", text) for name, text in _STEERING.items()},
         "list": Home(
             "slotferry.cli.jobs.listing", "list_jobs", "List the jobs, the one that changed last first."
         ),
+        **{name: Home("slotferry.cli.jobs.control", f"{name}_job", text) for name, text in _STEERING.items()},
         "prune": Home(
             "slotferry.cli.jobs.prune", "prune_jobs", "Forget jobs that have not changed for long."
         ),

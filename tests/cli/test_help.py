@@ -1,0 +1,65 @@
+"""`--help`: what is asked for most stands on the first screen, and no option is left out."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from slotferry.cli.common.help_groups import headings
+from slotferry.cli.common.reference import commands, root
+from tests.cli.conftest import Invoke
+
+_SCREEN = 40  # lines of a terminal
+
+# What people want of a migration, and the option that does it.
+_TASKS = {
+    "see what would be done, and write nothing": "--dry-run",
+    "move while the application goes on writing": "--follow",
+    "prove that both sides are the same": "--verify",
+    "overwrite what the target has": "--on-conflict",
+    "copy some keys only": "--match",
+    "copy another database": "--db",
+    "copy all databases": "--all-dbs",
+    "call the keys something else": "--rewrite",
+    "spare the source": "--max-keys-per-second",
+    "begin anew": "--restart",
+    "read the outcome in a script": "--json",
+    "show the outcome to others": "--html",
+}
+
+
+_COMMANDS = {
+    context.command_path: (command, context)
+    for command, context in commands(*root())
+    if not isinstance(command, click.Group)
+}
+
+
+@pytest.mark.parametrize("option", _TASKS.values(), ids=_TASKS)
+def test_the_first_screen_has_what_people_want(
+    invoke: Invoke, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+
+    screen = invoke("migrate", "--help").out.splitlines()[:_SCREEN]
+
+    assert any(line.startswith(f"  {option} ") for line in screen), "\n".join(screen)
+
+
+@pytest.mark.parametrize("name", _COMMANDS)
+def test_every_option_is_listed_once_under_a_heading(name: str) -> None:
+    command, context = _COMMANDS[name]
+    options = [one for one in command.get_params(context) if isinstance(one, click.Option)]
+
+    listed = [option for _, below in headings(options) for option in below]
+
+    assert sorted(map(id, listed)) == sorted(map(id, options))
+    assert "Other options" not in dict(headings(options))
+
+
+def test_the_commands_stand_in_the_order_in_which_they_are_used(invoke: Invoke) -> None:
+    commands = invoke("--help").out.partition("Commands:")[2].split("\n  ")
+
+    names = [line.split()[0] for line in commands if line.strip()]
+
+    assert names[:4] == ["check", "migrate", "cutover", "verify"]
