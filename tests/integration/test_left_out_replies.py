@@ -5,6 +5,7 @@ Invariant: what a withheld key counts as is compared with what the real servers 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from slotferry import Migration, Options
-from slotferry.errors import SlotferryError
+from slotferry.errors import RefusedError, TargetLostError
 from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import count_keys
 from tests.servers.compare import assert_equal
@@ -78,10 +79,8 @@ def test_no_key_counts_on_the_reply_of_another(
     )
     migration = Migration(source.url, f"redis+cluster://{nodes[0].address}", options)
 
-    try:
+    with contextlib.suppress(RefusedError, TargetLostError):
         migration.run()
-    except SlotferryError as error:
-        assert "bug" not in error.message
 
     assert all(forge.left_out for forge in forges)
     report = migration.result()

@@ -17,6 +17,7 @@ from slotferry.errors import JournalError
 from slotferry.jobs.journal.file import SCHEMA_VERSION
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.records import Advance, Mark, PendingKey, Setup
+from slotferry.jobs.journal.row_checks import COUNTED
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.history import HistoryEntry
 from slotferry.reshard.journal import ReshardJournal
@@ -265,6 +266,77 @@ def test_rows_that_are_gone_are_missed(
         assert main(["jobs", "list", "--journal", str(path)]) == 0
 
 
+def enter_a_row(path: Path, table: str) -> None:
+    """Give the job `one` a row more in that table, whatever stands in it."""
+    samples = {"TEXT": "text", "INTEGER": 77, "REAL": 7.5, "BLOB": b"blob"}
+    with Journal.open(path) as journal, journal.transaction() as execute:
+        columns = {name: declared for _, name, declared, *_ in execute(f"PRAGMA table_info({table})")}
+        values = [
+            "one" if name == "job" else samples[declared]
+            for name, declared in columns.items()
+            if name not in ("id", "checksum")
+        ]
+        names = ", ".join(name for name in columns if name not in ("id", "checksum"))
+        # As most of the tables are written: what is there gives way, and is not counted twice.
+        for _ in range(2):
+            execute(
+                f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({', '.join('?' * len(values))})", values
+            )
+
+
+@pytest.mark.parametrize("table", COUNTED)
+def test_a_row_that_is_gone_is_missed_in_any_table(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], table: str
+) -> None:
+    path = tmp_path / "journal.db"
+    path.write_bytes(sound.read_bytes())
+    enter_a_row(path, table)
+    assert main(["jobs", "show", "two", "--journal", str(path)]) == 0
+    with Journal.open(path) as journal:
+        if table not in ("runs", "partition_counts"):  # what stands there now means nothing
+            assert journal.job("one") is not None
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        order = " ORDER BY rowid DESC" if table in ("notes", "story", "doubts", "changed_settings") else ""
+        key = "rowid" if order or table == "slot_owners" else "job"
+        rows = connection.execute(f"SELECT count(*) FROM {table} WHERE job = 'one'").fetchone()[0]
+        chosen = f"(SELECT {key} FROM {table} WHERE job = 'one'{order} LIMIT 1)"
+        gone = connection.execute(f"DELETE FROM {table} WHERE job = 'one' AND {key} IN {chosen}").rowcount
+        assert 0 < gone <= rows
+
+    capsys.readouterr()
+    with Journal.open(path) as journal, pytest.raises(JournalError, match=f"{table} lacks {gone} rows"):
+        journal.job("one")
+    assert main(["jobs", "show", "one", "--journal", str(path)]) == 4
+    assert "--restart" in capsys.readouterr().err
+    assert main(["jobs", "show", "two", "--journal", str(path)]) == 0
+    assert main(["jobs", "discard", "one", "--journal", str(path)]) == 0
+    assert main(["jobs", "list", "--journal", str(path)]) == 0
+
+
+def test_what_counts_rows_is_missed_too(sound: Path, tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    path.write_bytes(sound.read_bytes())
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM row_counts WHERE job = 'one' AND name = 'doubts'")
+    with Journal.open(path) as journal:
+        with pytest.raises(JournalError, match="row_counts lacks 1 rows of the job one"):
+            journal.job("one")
+        assert journal.job("two") is not None
+
+
+def test_a_job_is_shown_without_all_its_keys_being_read(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A damaged key is refused where it is shown, and only there."""
+    path = tmp_path / "journal.db"
+    path.write_bytes(sound.read_bytes())
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE unsettled SET message = 'x' WHERE id = 5")
+    assert main(["jobs", "show", "one", "--limit", "4", "--journal", str(path)]) == 0
+    assert main(["jobs", "show", "one", "--limit", "5", "--json", "--journal", str(path)]) == 4
+    assert "in the table unsettled, the row id 5 has changed" in capsys.readouterr().err
+
+
 def test_a_damaged_reshard_can_be_discarded(sound: Path, tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     path.write_bytes(sound.read_bytes())
@@ -296,8 +368,13 @@ def test_a_journal_of_the_version_before_is_read_as_it_was(sound: Path, tmp_path
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for table in _TABLES:
             connection.execute(f"ALTER TABLE {table} DROP COLUMN checksum")
+        connection.execute("DROP TABLE row_counts")
         connection.execute("PRAGMA user_version = 2")
     assert contents(path) == contents(sound)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM story WHERE job = 'one' AND id = 1")
+    with Journal.open(path) as journal, pytest.raises(JournalError, match="story lacks 1 rows"):
+        journal.job("one")
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
         assert connection.execute("SELECT count(*) FROM unsettled WHERE checksum IS NULL").fetchone() == (0,)

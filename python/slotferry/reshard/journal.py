@@ -93,10 +93,13 @@ class ReshardRun:
 class ReshardJournal:
     """An open journal. Belongs to the thread that opened it; a context manager that closes it."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file, making what is missing. Raises `JournalError`."""
+    def __init__(self, path: Path, *, is_checked: bool = False) -> None:
+        """Open the file, making what is missing. Raises `JournalError`.
+
+        With `is_checked` the file is not read as a whole.
+        """
         self.path = path
-        self._connection: sqlite3.Connection = open_database(path)
+        self._connection: sqlite3.Connection = open_database(path, is_checked=is_checked)
         with explained(path):
             for statement in _TABLES.split(";"):
                 self._connection.execute(statement)

@@ -136,7 +136,7 @@ def show_job(
     if found == "reshard":
         recorded.show(path, job, as_json=as_json)
         return
-    with _open_job(path, job) as (opened, record):
+    with _looked_at(path, job) as (opened, record):
         if as_json:
             _show_json(opened, path, record, limit)
         else:
@@ -200,18 +200,21 @@ def journal_path(journal: Path | None) -> Path:
     return journal or default_journal_path()
 
 
-def open_journal(path: Path) -> Journal | None:
-    """Open a journal that is there; looking for jobs makes none."""
+def open_journal(path: Path, *, is_checked: bool = False) -> Journal | None:
+    """Open a journal that is there; looking for jobs makes none.
+
+    With `is_checked` it is not read as a whole: who shows a part of it finds what is damaged there.
+    """
     from slotferry.jobs.journal.journal import Journal
 
-    return Journal.open(path) if path.exists() else None
+    return Journal.open(path, is_checked=is_checked) if path.exists() else None
 
 
 def find_kind(path: Path, job: str, wanted: str | None) -> str:
     """Return which kind of job is meant. Raises `UsageError` where there are two of that name, or none."""
     from slotferry.cli.reshard import recorded
 
-    opened = open_journal(path)
+    opened = open_journal(path, is_checked=True)
     found = []
     if opened is not None:
         with opened:
@@ -230,19 +233,19 @@ def find_kind(path: Path, job: str, wanted: str | None) -> str:
 
 
 @contextmanager
-def opened_journal(path: Path, job: str) -> Iterator[Journal]:
+def opened_journal(path: Path, job: str, *, is_checked: bool = False) -> Iterator[Journal]:
     """Open the journal that holds the job. Raises `UsageError` where none does."""
     with ExitStack() as stack:
-        opened = open_journal(path)
+        opened = open_journal(path, is_checked=is_checked)
         if opened is None or not stack.enter_context(opened).has(job):
             raise _no_job(path, job)
         yield opened
 
 
 @contextmanager
-def _open_job(path: Path, job: str) -> Iterator[tuple[Journal, JobRecord]]:
-    with opened_journal(path, job) as opened:
-        record = opened.job(job)
+def _looked_at(path: Path, job: str) -> Iterator[tuple[Journal, JobRecord]]:
+    with opened_journal(path, job, is_checked=True) as opened:
+        record = opened.look(job)
         if record is None:
             raise _no_job(path, job)
         yield opened, record
@@ -309,7 +312,7 @@ def _show_json(journal: Journal, path: Path, record: JobRecord, limit: int) -> N
         _failure_dicts(journal, record, limit),
         (
             {"type": "pending", **asdict(pending), "key": show_key(pending.key)}
-            for pending in journal.pending(record.name, limit)
+            for pending in (journal.pending(record.name, limit) if record.totals.keys.pending else ())
         ),
         ({"type": "note", **note.to_dict()} for note in journal.notes(record.name, limit)),
     )
@@ -392,7 +395,8 @@ def _show_keys(journal: Journal, record: JobRecord, limit: int) -> None:
     from slotferry.report.tables import failure_lines, key_place
 
     keys = record.totals.keys
-    failures, pending = journal.failures(record.name, limit), journal.pending(record.name, limit)
+    failures = journal.failures(record.name, limit) if keys.failed else []
+    pending = journal.pending(record.name, limit) if keys.pending else []
     if record.setup.purpose == "verify":
         for line in shown_differences(journal, record, limit):
             click.echo(line)

@@ -105,7 +105,7 @@ def all_jobs(path: Path) -> list[tuple[float, dict[str, Any]]]:
     from slotferry.cli.jobs.following import following
     from slotferry.cli.reshard import recorded
 
-    opened = open_journal(path)
+    opened = open_journal(path, is_checked=True)
     if opened is None:
         return []
     with opened:

@@ -23,26 +23,29 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_recorded(path: Path) -> Iterator[ReshardJournal | None]:
-    """Open the reshards of a journal that is there; looking for jobs makes none."""
+def open_recorded(path: Path, *, is_checked: bool = False) -> Iterator[ReshardJournal | None]:
+    """Open the reshards of a journal that is there; looking for jobs makes none.
+
+    With `is_checked` it is not read as a whole, see `Journal.open`.
+    """
     from slotferry.reshard.journal import ReshardJournal
 
     if not path.exists():
         yield None
         return
-    with ReshardJournal(path) as journal:
+    with ReshardJournal(path, is_checked=is_checked) as journal:
         yield journal
 
 
 def has(path: Path, job: str) -> bool:
     """Return whether there is a reshard of that name, be it damaged."""
-    with open_recorded(path) as journal:
+    with open_recorded(path, is_checked=True) as journal:
         return journal is not None and journal.has(job)
 
 
 def job_dicts(path: Path) -> list[tuple[float, dict[str, Any]]]:
     """Return when each reshard changed last, and an object of type `job`."""
-    with open_recorded(path) as journal:
+    with open_recorded(path, is_checked=True) as journal:
         records = [] if journal is None else journal.jobs()
         return [(record.updated, _job_dict(path, journal, record)) for record in records if journal]
 
@@ -51,7 +54,7 @@ def show(path: Path, job: str, *, as_json: bool) -> None:
     """Print a reshard: its plan in short, what became of its slots, its runs."""
     from slotferry.jobs.control.control_socket import live_status
 
-    with open_recorded(path) as journal:
+    with open_recorded(path, is_checked=True) as journal:
         record = None if journal is None else journal.job(job)
         if journal is None or record is None:
             return

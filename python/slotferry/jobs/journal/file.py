@@ -15,15 +15,15 @@ from pathlib import Path
 
 from slotferry.errors import JournalError
 from slotferry.jobs.journal import upgrades
-from slotferry.jobs.journal.row_checks import protect
+from slotferry.jobs.journal.row_checks import count_rows, protect
 
 APPLICATION_ID = 0x534C4F54  # "SLOT": tells our files from other programs' SQLite files
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 TABLES = (
     *("jobs", "partitions", "unsettled", "runs", "notes", "story", "big_keys"),
     *("target_nodes", "target_counts", "doubts", "follow"),
     *("cutovers", "cutover_reports", "changed_settings", "libraries"),
-    *("series", "slot_owners", "partition_counts"),
+    *("series", "slot_owners", "partition_counts", "row_counts"),
 )
 _FIRST_TABLES = ("jobs", "partitions", "unsettled", "runs")
 """Those that a journal of any version has."""
@@ -217,6 +217,12 @@ CREATE TABLE IF NOT EXISTS slot_owners (
     job TEXT PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
     ranges TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS row_counts (
+    job TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    rows INTEGER NOT NULL,
+    PRIMARY KEY (job, name)
+) WITHOUT ROWID;
 """
 
 
@@ -304,7 +310,7 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, is_checked: bool) ->
     if _pragma(connection, "user_version") == 1:
         upgrades.give_databases(connection, _SCHEMA)
     version = _pragma(connection, "user_version")
-    if version not in (2, 3, SCHEMA_VERSION):
+    if version not in range(2, SCHEMA_VERSION + 1):
         raise JournalError(
             f"the journal {path} has version {version}, and this Slotferry knows version {SCHEMA_VERSION}",
             hint="use the newer Slotferry that wrote it, or name another file with --journal",
@@ -320,8 +326,10 @@ def _prepare(connection: sqlite3.Connection, path: Path, *, is_checked: bool) ->
         upgrades.add_sides(connection)
     protect(connection, TABLES, path)
     if version != SCHEMA_VERSION:
-        # Who knows no checksums, or no sides, must not write rows any more.
-        upgrades.divide_texts(connection, SCHEMA_VERSION)
+        # Who knows no checksums, no sides, or no counts must not write rows any more.
+        upgrades.divide_texts(connection)
+        upgrades.count_rows(connection)
+    count_rows(connection)
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:

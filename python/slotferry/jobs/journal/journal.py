@@ -21,6 +21,7 @@ from slotferry.errors import JournalError, SlotferryError
 from slotferry.jobs.journal.file import explained
 from slotferry.jobs.journal.reader import JournalReader
 from slotferry.jobs.journal.records import Advance, Setup
+from slotferry.jobs.journal.row_checks import keep_counts
 from slotferry.model.counts import Totals
 from slotferry.model.follow import FollowMark
 from slotferry.model.history import HistoryEntry
@@ -306,6 +307,7 @@ class Journal(JournalReader):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection.execute
+                keep_counts(self._connection)
                 self._connection.execute("COMMIT")
             except BaseException:
                 # SQLite rolls some errors back by itself, such as a full disk.

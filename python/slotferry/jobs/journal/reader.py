@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 from slotferry.errors import JournalError
 from slotferry.jobs.journal.file import TABLES, explained, open_database
 from slotferry.jobs.journal.records import COMPLETED, JobRecord, Mark, PendingKey, RunRecord, Setup
-from slotferry.jobs.journal.row_checks import DISCARD_HINT, check_rows, missing_rows, parsing
+from slotferry.jobs.journal.row_checks import (
+    DISCARD_HINT,
+    check_counts,
+    check_rows,
+    damaged_row,
+    missing_rows,
+    parsing,
+    sound,
+)
 from slotferry.model.counts import FailedKey, Keys, Totals
 from slotferry.model.follow import FollowMark
 from slotferry.model.history import HistoryEntry
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
 _CHUNK_KEYS = 50_000
 _CHUNK_BYTES = 2 << 20  # of names
 _FAILED_KEY = "key, slot, kind, message, node, db, source, target"
+_OF_KEYS = ("unsettled", "notes")
 
 
 class JournalReader:
@@ -80,8 +89,24 @@ class JournalReader:
             self._checked.add(name)
         return self._record(name)
 
+    def look(self, name: str) -> JobRecord | None:
+        """Return the job, to be shown. Raises as `job` does; of its keys, those are checked that are read."""
+        with explained(self.path):
+            check_rows(
+                self._connection, [table for table in TABLES if table not in _OF_KEYS], self.path, name
+            )
+            self._check_counts(name)
+        return self._record(name)
+
     def _check_counts(self, name: str) -> None:
         """Look for rows that are gone, which no checksum tells: a scan, or a key, would be taken for done."""
+        self._connection.execute("BEGIN")  # one look: another process may write
+        try:
+            self._count_rows(name)
+        finally:
+            self._connection.execute("ROLLBACK")
+
+    def _count_rows(self, name: str) -> None:
         missing = {
             "partitions": "SELECT sum(max(0, partitions - (SELECT count(*) FROM partitions AS p "
             "WHERE p.job = c.job AND p.db = c.db))) FROM partition_counts AS c WHERE job = ?",
@@ -92,6 +117,8 @@ class JournalReader:
             rows = self._connection.execute(statement, (name,)).fetchall()
             if rows and (rows[0][0] or 0) > 0:
                 raise missing_rows(self.path, table, name, rows[0][0])
+        if self.has(name):
+            check_counts(self._connection, self.path, name)
 
     def _record(self, name: str) -> JobRecord | None:
         rows = self.select(
@@ -168,23 +195,27 @@ class JournalReader:
         return [database for (database,) in rows]
 
     def failures(self, name: str, limit: int) -> list[FailedKey]:
-        """Return the first `limit` failed keys."""
-        rows = self.select(
-            f"SELECT {_FAILED_KEY} FROM unsettled "  # noqa: S608
-            "WHERE job = ? AND outcome = 'failed' ORDER BY id LIMIT ?",
-            name,
-            limit,
-        )
-        return [FailedKey(*row) for row in rows]
+        """Return the first `limit` failed keys. Raises `JournalError` for a damaged one."""
+        return self._keys("unsettled", name, "AND outcome = 'failed'", limit)
 
     def notes(self, name: str, limit: int) -> list[FailedKey]:
         """Return the first `limit` keys that are copied, but without something that a policy gave up."""
+        return self._keys("notes", name, "", limit)
+
+    def _keys(self, table: str, name: str, which: str, limit: int) -> list[FailedKey]:
         rows = self.select(
-            f"SELECT {_FAILED_KEY} FROM notes WHERE job = ? ORDER BY id LIMIT ?",  # noqa: S608
-            name,
-            limit,
+            f"SELECT id, {sound(self._connection, table)}, {_FAILED_KEY} FROM {table} "  # noqa: S608
+            f"WHERE job = ? {which} ORDER BY id LIMIT ?",
+            *(name, limit),
         )
-        return [FailedKey(*row) for row in rows]
+        return [self._failed(table, row) for row in rows]
+
+    def _failed(self, table: str, row: tuple[Any, ...]) -> FailedKey:
+        """Make a key of a row, of which id and soundness come first. Raises `JournalError` if damaged."""
+        number, is_sound, *values = row
+        if not is_sound:
+            raise damaged_row(self.path, table, f"id {number}", "has changed since it was written")
+        return FailedKey(*values)
 
     def count_notes(self, name: str, kind: str = "%") -> int:
         """Return how many keys `notes` has, of one kind or in all."""
@@ -207,13 +238,8 @@ class JournalReader:
 
     def pending(self, name: str, limit: int) -> list[PendingKey]:
         """Return the first `limit` pending keys."""
-        rows = self.select(
-            "SELECT key, slot, message, db FROM unsettled "
-            "WHERE job = ? AND outcome = 'pending' ORDER BY id LIMIT ?",
-            name,
-            limit,
-        )
-        return [PendingKey(*row) for row in rows]
+        rows = self._keys("unsettled", name, "AND outcome = 'pending'", limit)
+        return [PendingKey(row.key, row.slot, row.message, row.database) for row in rows]
 
     def unsettled_keys(self, name: str, *, with_failed: bool, database: int = 0) -> Iterator[list[bytes]]:
         """Yield the names of a database's pending (and failed) keys there are now, in chunks of bounded size.
@@ -262,14 +288,15 @@ class JournalReader:
         """
         with explained(self.path):
             rows = self._connection.execute(
-                f"SELECT {_FAILED_KEY} FROM unsettled AS one WHERE outcome = 'failed' "  # noqa: S608
+                f"SELECT id, {sound(self._connection, 'unsettled')}, {_FAILED_KEY} FROM unsettled AS one "  # noqa: S608
+                "WHERE outcome = 'failed' "
                 "AND (job = ?1 OR job = ?2 AND NOT EXISTS (SELECT 1 FROM unsettled WHERE job = ?3 "
                 "AND key = one.key AND db = one.db AND outcome = 'failed')) "
                 "AND (?4 IS NULL OR (kind = 'extra') = ?4) ORDER BY id LIMIT ?5",
                 (names[0], names[1], names[0], extra, limit),
             )
             for row in rows:
-                yield FailedKey(*row)
+                yield self._failed("unsettled", row)
 
     def difference_counts(self, names: tuple[str, str]) -> dict[str, int]:
         """Return how many keys of two jobs failed with each kind, each key counted once."""

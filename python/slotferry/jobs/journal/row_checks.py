@@ -1,8 +1,9 @@
-"""Checksums of the journal's rows: a row that is not as it was written is refused before it is believed.
+"""Checksums and counts of the journal's rows: what is not as it was written, or gone, is refused.
 
 Invariant: every row of a protected table carries the CRC-32 of its columns, kept by triggers of the
 connection (so they bind no other program), whichever statement writes the row. A column that is NULL does
-not count: one that is added later has to be so in the rows that are there.
+not count: one that is added later has to be so in the rows that are there. How many rows a job has in each
+counted table stands in `row_counts`, as of the end of each transaction.
 """
 
 from __future__ import annotations
@@ -15,6 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from slotferry.errors import JournalError, RefusedError, UsageError
+
+COUNTED = (
+    *("runs", "notes", "story", "big_keys", "target_nodes", "target_counts", "doubts", "follow"),
+    *("cutovers", "cutover_reports", "changed_settings", "libraries", "series", "slot_owners"),
+    "partition_counts",
+)
+"""Tables whose rows are counted; those of partitions and of unsettled keys by figures of the job itself."""
 
 _TYPES = {"INTEGER": "'integer'", "REAL": "'real', 'integer'", "TEXT": "'text'", "BLOB": "'blob'"}
 DISCARD_HINT = (
@@ -77,11 +85,71 @@ def protect(connection: sqlite3.Connection, tables: Sequence[str], path: Path) -
                 raise
             connection.execute("COMMIT")
         key = " AND ".join(f"{column} IS NEW.{column}" for column in _key(connection, table))
-        for event in ("INSERT", "UPDATE"):
+        for event, what in (("INSERT", "INSERT"), ("UPDATE", f"UPDATE OF {', '.join(columns)}")):
             connection.execute(
-                f"CREATE TEMP TRIGGER {table}_{event} AFTER {event} ON main.{table} BEGIN "  # noqa: S608
+                f"CREATE TEMP TRIGGER {table}_{event} AFTER {what} ON main.{table} BEGIN "  # noqa: S608
                 f"UPDATE {table} SET checksum = {_call(table, columns, 'NEW.')} WHERE {key}; END"
             )
+
+
+def count_rows(connection: sqlite3.Connection) -> None:
+    """Let this connection count rows; `keep_counts` is to be called before each commit."""
+    # Else a row that REPLACE takes away is not counted off.
+    connection.execute("PRAGMA recursive_triggers = ON")
+    connection.execute(
+        "CREATE TEMP TABLE row_changes (job TEXT, name TEXT, rows INTEGER, PRIMARY KEY (job, name)) "
+        "WITHOUT ROWID"
+    )
+    for table in COUNTED:
+        for event, row, change in (("INSERT", "NEW", 1), ("DELETE", "OLD", -1)):
+            mine = f"({row}.job, '{table}')"
+            connection.execute(
+                f"CREATE TEMP TRIGGER {table}_{event}_count AFTER {event} ON main.{table} BEGIN "  # noqa: S608
+                f"INSERT INTO row_changes SELECT {row}.job, '{table}', 0 "
+                f"WHERE NOT EXISTS (SELECT 1 FROM row_changes WHERE (job, name) = {mine}); "
+                f"UPDATE row_changes SET rows = rows + {change} WHERE (job, name) = {mine}; END"
+            )
+    counts = "; ".join(_first_count(table, "NEW.name") for table in COUNTED)
+    connection.execute(f"CREATE TEMP TRIGGER jobs_count AFTER INSERT ON main.jobs BEGIN {counts}; END")
+
+
+def count_what_is_there(connection: sqlite3.Connection) -> None:
+    """Write down how many rows each job has: in a journal of which nobody has counted them yet."""
+    for table in COUNTED:
+        connection.execute(f"{_first_count(table, 'jobs.name')} FROM jobs")
+
+
+def _first_count(table: str, job: str) -> str:
+    return (
+        f"INSERT OR REPLACE INTO row_counts (job, name, rows) SELECT {job}, '{table}', "  # noqa: S608
+        f"(SELECT count(*) FROM {table} WHERE job = {job})"
+    )
+
+
+def keep_counts(connection: sqlite3.Connection) -> None:
+    """Write down how the transaction has changed the number of rows."""
+    if connection.execute("SELECT 1 FROM row_changes LIMIT 1").fetchone():
+        connection.execute(
+            "UPDATE row_counts SET rows = row_counts.rows + (SELECT c.rows FROM row_changes AS c "
+            "WHERE c.job = row_counts.job AND c.name = row_counts.name) "
+            "WHERE (job, name) IN (SELECT job, name FROM row_changes WHERE rows != 0)"
+        )
+        connection.execute("DELETE FROM row_changes")
+
+
+def check_counts(connection: sqlite3.Connection, path: Path, job: str) -> None:
+    """Look for rows that are gone, which no checksum tells. Raises `DamagedRowError`.
+
+    What was in doubt, or how far something had come, would be taken for done. The caller's transaction makes
+    it one look.
+    """
+    expected = dict(connection.execute("SELECT name, rows FROM row_counts WHERE job = ?", (job,)).fetchall())
+    for table in COUNTED:
+        if table not in expected:
+            raise missing_rows(path, "row_counts", job, len(COUNTED) - len(expected))
+        ((count,),) = connection.execute(f"SELECT count(*) FROM {table} WHERE job = ?", (job,)).fetchall()  # noqa: S608
+        if count < expected[table]:
+            raise missing_rows(path, table, job, expected[table] - count)
 
 
 def check_rows(
@@ -114,13 +182,12 @@ class _Checksum:
         self._columns = columns
 
     def __call__(self, *values: object) -> int:
-        crc = 0
+        parts: list[bytes] = []
         for column, kind, value in zip(self._columns, values[::2], values[1::2], strict=True):
             if value is not None:
                 raw = value if isinstance(value, bytes) else repr(value).encode()
-                crc = zlib.crc32(b"%b %b %d " % (column.encode(), str(kind).encode(), len(raw)), crc)
-                crc = zlib.crc32(raw, crc)
-        return crc
+                parts += (f"{column} {kind} {len(raw)} ".encode(), raw)
+        return zlib.crc32(b"".join(parts))
 
 
 def _call(table: str, columns: Sequence[str], row: str = "") -> str:

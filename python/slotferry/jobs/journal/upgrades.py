@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from slotferry.jobs.journal.row_checks import column_names, sound
+from slotferry.jobs.journal.row_checks import column_names, count_what_is_there, sound
 
 _WITH_SIDES = ("unsettled", "notes")
 _DIFFERENCES = "'missing', 'extra', 'misplaced', 'different', 'type', 'ttl', 'payload'"
@@ -49,13 +49,13 @@ def add_sides(connection: sqlite3.Connection) -> None:
                 connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT")
 
 
-def divide_texts(connection: sqlite3.Connection, version: int) -> None:
+def divide_texts(connection: sqlite3.Connection) -> None:
     """To version 4: what stood in one text of a difference, or of a job's purpose, is put into its columns.
 
     The checksums of `row_checks.protect` are to be there.
     """
     with _step(connection) as before:
-        if before >= version:
+        if before >= 4:
             return
         for table in _WITH_SIDES:
             connection.execute(
@@ -66,7 +66,16 @@ def divide_texts(connection: sqlite3.Connection, version: int) -> None:
             )
         connection.create_function("divided_setup", 1, _divided_setup, deterministic=True)
         connection.execute(f"UPDATE jobs SET setup = divided_setup(setup) WHERE {sound(connection, 'jobs')}")  # noqa: S608
-        connection.execute(f"PRAGMA user_version = {version}")
+        connection.execute("PRAGMA user_version = 4")
+
+
+def count_rows(connection: sqlite3.Connection) -> None:
+    """From version 4 to 5: it is written down how many rows each job has in each table."""
+    with _step(connection) as version:
+        if version != 4:
+            return
+        count_what_is_there(connection)
+        connection.execute("PRAGMA user_version = 5")
 
 
 @contextmanager
