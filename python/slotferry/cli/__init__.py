@@ -44,6 +44,7 @@ Run 'slotferry COMMAND --help' for the options of a command and more examples.
 _SUMMARIES = {
     "check": "Look at both sides before a migration: will it work?",
     "migrate": "Copy a standalone server's keys into a cluster.",
+    "migrate run": "Run named migrations of a file, for schedulers.",
     "cutover": "Switch a job that follows its source over to the target.",
     "verify": "Compare a cluster with the server that it was migrated from.",
     "jobs": "List, show, steer and discard the jobs in the journal.",
@@ -56,8 +57,9 @@ _SUMMARIES = {
 }
 _MODULES = {"jobs": "slotferry.cli.jobs.commands"}
 _HOMES = {
-    name: Home(_MODULES.get(name, f"slotferry.cli.{name}"), name, summary)
+    name: Home(_MODULES.get(name, f"slotferry.cli.{module}"), module, summary)
     for name, summary in _SUMMARIES.items()
+    for module in [name.replace(" ", "_")]
 }
 _COMPLETE = "_SLOTFERRY_COMPLETE"
 

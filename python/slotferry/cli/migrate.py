@@ -52,6 +52,10 @@ if TYPE_CHECKING:
     from slotferry.model.cutover import CutoverOptions
 
 
+# What a run writes besides its result.
+_OUTPUTS = ("report", "html", "metrics", "metrics_file", "log_file", "log_format", "verbose")
+
+
 def load_config_file(context: click.Context, _: click.Parameter, path: Path | None) -> None:
     """Make what the table of the command in a file of `--config` says the defaults."""
     if path is None:
@@ -285,9 +289,7 @@ Exit codes:
     callback=load_config_file,
     help="TOML file with a table [migrate] of these options.",
 )
-def migrate(
-    as_json: bool, progress: Any, report: Path | None, html: Path | None, quiet: bool, **parameters: Any
-) -> int:
+def migrate(as_json: bool, progress: Any, quiet: bool, **parameters: Any) -> int:
     """Copy a standalone server's keys into a cluster.
 
     The same command again resumes what was interrupted, and tries failed and pending keys again.
@@ -298,15 +300,37 @@ def migrate(
     TARGET is redis+cluster://host:port,host:port, rediss+cluster://..., or the redis:// URL of one of its
     nodes.
     """
+    migration, outputs = make_migration(parameters)
+    return run_migration(migration, as_json=as_json, progress=None if quiet else progress, **outputs)
+
+
+def make_migration(parameters: dict[str, Any]) -> tuple[Migration, dict[str, Any]]:
+    """Return the migration that a command's parameters ask for, and those of them that are for its outputs.
+
+    Raises `UsageError`.
+    """
+    outputs = {name: parameters.pop(name) for name in _OUTPUTS}
+    return _migration(**parameters), outputs
+
+
+def run_migration(
+    migration: Migration,
+    *,
+    as_json: bool,
+    progress: Any,
+    report: Path | None,
+    html: Path | None,
+    **outputs: Any,
+) -> int:
+    """Run, show it, write what was asked for, and return the exit code. Raises `SlotferryError`."""
     from slotferry.cli.common.report_file import ReportFile
 
-    metrics, logs = Metrics(parameters), Logs(parameters)
-    migration = _migration(**parameters)
+    metrics, logs = Metrics(outputs), Logs(outputs)
     if html is not None and migration.options.dry_run:
         raise UsageError("--html is given with --dry-run, of which nothing is recorded", hint="leave one out")
     file, page = ReportFile(report), PageFile(html)
     with metrics, logs:  # the run logs by itself
-        ended = follow(migration, as_json, None if quiet else progress, metrics)
+        ended = follow(migration, as_json, progress, metrics)
     page.write(lambda: migration_page(migration.options.journal_path, migration.job))
     return file.end(ended, metrics.lost or page.lost or logs.lost)
 

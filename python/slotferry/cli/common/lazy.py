@@ -47,7 +47,12 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that is meant; of one that there is not, say which is nearest."""
+        """Return the command that is meant; of one that there is not, say which is nearest.
+
+        A command may have a name of two words beside one that is called by the first of them.
+        """
+        if (two := " ".join(args[:2])) in self._homes and len(args) > 1:
+            return two, self.get_command(ctx, two), args[2:]
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError:
