@@ -225,6 +225,12 @@ class Snapshot:
         """Commands sent again after a passing error or a lost connection; redirects don't count."""
 
     @property
+    def retries_by_reason(
+        self,
+    ) -> list[tuple[Literal["unavailable", "full", "connection_lost"], int]]:
+        """The same by why: the slot served nothing, its node was full, or a connection was lost."""
+
+    @property
     def buffered_bytes(self) -> int:
         """Bytes of keys and payloads held now, of `memory_limit`."""
 

@@ -39,6 +39,7 @@ class FakeSnapshot:
     engine_cpu_seconds: float = 0.5
     follow: None = None
     keys_by_primary: list[tuple[str, int]] = field(default_factory=list)
+    retries_by_reason: list[tuple[str, int]] = field(default_factory=list)
 
 
 @dataclass

@@ -30,7 +30,7 @@ from slotferry.model.events import (
 )
 from slotferry.model.report import Report
 from slotferry.report.metrics.families import Figures
-from slotferry.report.metrics.migration import MigrationFigures
+from slotferry.report.metrics.migration import RETRY_REASONS, MigrationFigures
 from slotferry.report.metrics.outputs import MetricsOutput
 from slotferry.report.metrics.resharding import JobsFigures, ReshardFigures
 from slotferry.reshard import events as reshard
@@ -74,7 +74,13 @@ def migrated() -> MigrationFigures:
         CheckpointSaved(Keys(), 1, 4),
         CutoverStep("lag", "done", "", 1.0),
         progress("paused", keys_by_primary=((_ONE, 80),), engine_cpu_seconds=1.25, paused_by="latency"),
-        progress("following", keys_by_primary=((_ONE, 81),), engine_cpu_seconds=1.5, follow=follow),
+        progress(
+            "following",
+            keys_by_primary=((_ONE, 81),),
+            retries_by_reason=(("full", 4), ("unavailable", 2)),
+            engine_cpu_seconds=1.5,
+            follow=follow,
+        ),
     ):
         figures.handle(event)
     return figures
@@ -112,6 +118,8 @@ def test_what_a_run_is_and_how_it_is() -> None:
     assert value(figures, "slotferry_state", state="running") == 0
     assert value(figures, "slotferry_primary_keys_total", primary=_ONE) == 81
     assert value(figures, "slotferry_redirects_total", kind="ask") == 2
+    retries = {reason: value(figures, "slotferry_retries_total", reason=reason) for reason in RETRY_REASONS}
+    assert retries == {"unavailable": 2, "full": 4, "connection_lost": 0}
     assert value(figures, "slotferry_lag_seconds") == 1.5
     assert value(figures, "slotferry_missing_slots") == 7
     assert value(figures, "slotferry_engine_events_total", kind="node_lost") == 1

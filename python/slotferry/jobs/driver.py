@@ -91,6 +91,7 @@ class RunFigures:
 
     engine_cpu_seconds: float
     keys_by_primary: tuple[tuple[str, int], ...]
+    retries_by_reason: tuple[tuple[str, int], ...]
     paused_by: str | None
 
 
@@ -119,6 +120,7 @@ class EngineDriver:
         self._steering = Steering(self.controls)
         self.engine_cpu_seconds = 0.0
         self.keys_by_primary: Counter[str] = Counter()
+        self.retries_by_reason: Counter[str] = Counter()
         self.record: JobRecord | None = None
         """The job in the journal, after which temporary keys are named; None: nothing is resumed."""
         self._uncounted = False
@@ -310,11 +312,17 @@ class EngineDriver:
 
     def figures(self, snapshot: Snapshot) -> RunFigures:
         """Return the run's figures at the instant of `snapshot`, which is its newest core job's."""
-        cpu, primaries = self.engine_cpu_seconds, self.keys_by_primary
+        cpu, primaries, retries = self.engine_cpu_seconds, self.keys_by_primary, self.retries_by_reason
         if self._uncounted:
             cpu += snapshot.engine_cpu_seconds
             primaries = primaries + Counter(dict(snapshot.keys_by_primary))
-        return RunFigures(cpu, tuple(sorted(primaries.items())), self._paused_by(snapshot))
+            retries = retries + Counter(dict(snapshot.retries_by_reason))
+        return RunFigures(
+            cpu,
+            tuple(sorted(primaries.items())),
+            tuple(sorted(retries.items())),
+            self._paused_by(snapshot),
+        )
 
     def _paused_by(self, snapshot: Snapshot) -> str | None:
         if snapshot.state != "paused":
@@ -325,6 +333,7 @@ class EngineDriver:
         self._uncounted = False
         self.engine_cpu_seconds += snapshot.engine_cpu_seconds
         self.keys_by_primary.update(dict(snapshot.keys_by_primary))
+        self.retries_by_reason.update(dict(snapshot.retries_by_reason))
 
 
 def _seconds(milliseconds: float | None) -> float | None:

@@ -82,6 +82,7 @@ class ProgressReporter:
                 side=self._side,
                 engine_cpu_seconds=round(figures.engine_cpu_seconds, 3),
                 keys_by_primary=figures.keys_by_primary,
+                retries_by_reason=figures.retries_by_reason,
                 paused_by=figures.paused_by,
             )
         )

@@ -91,7 +91,9 @@ class Progress(Event):
     `reason` says why it is `waiting`. `expected_keys` is an estimate, None where
     there is none yet. `purpose` is `verify` where keys are compared: those that differ are `failed` then, and
     `side` is `target` while the target's keys are looked for at the source. `keys_by_primary` counts what
-    this run's primaries have acknowledged; `paused_by` is `operator`, `cutover` or `latency` while it pauses.
+    this run's primaries have acknowledged, `retries_by_reason` the commands that this run has sent again:
+    `unavailable`, `full`, `connection_lost`. `paused_by` is `operator`, `cutover` or `latency` while it
+    pauses.
     """
 
     type: ClassVar[str] = "progress"
@@ -113,6 +115,7 @@ class Progress(Event):
     side: str = "source"
     engine_cpu_seconds: float = 0.0
     keys_by_primary: tuple[tuple[str, int], ...] = ()
+    retries_by_reason: tuple[tuple[str, int], ...] = ()
     paused_by: str | None = None
 
 

@@ -80,7 +80,14 @@ impl Snapshot {
     }
     #[getter]
     fn retries(&self) -> u64 {
-        self.0.retries
+        self.0.retries.iter().map(|(_, commands)| commands).sum()
+    }
+    #[getter]
+    fn retries_by_reason(&self) -> Vec<(&'static str, u64)> {
+        let named = self.0.retries.iter();
+        named
+            .map(|(reason, commands)| (reason.name(), *commands))
+            .collect()
     }
     #[getter]
     fn buffered_bytes(&self) -> u64 {

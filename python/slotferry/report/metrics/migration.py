@@ -24,6 +24,7 @@ from slotferry.model.events import (
 )
 from slotferry.report.metrics.families import Family, Figures, counter, gauge
 
+RETRY_REASONS = ("unavailable", "full", "connection_lost")
 _OUTCOMES = ("migrated", "unchanged", "skipped", "expired", "vanished")
 
 
@@ -94,14 +95,16 @@ class MigrationFigures(Figures):
         return [scanned, settled, pending, failed, expected, size]
 
     def _work(self) -> list[Family]:
-        retries = counter("retries", "Commands sent again after a passing error or a lost connection.")
+        retries = counter("retries", "Commands that this run has sent again, by why.")
         redirects = counter("redirects", "Redirects of the target's nodes.")
         cpu = counter("engine_cpu_seconds", "CPU time of the engine's threads in this run.")
         buffered = gauge("buffered_bytes", "Bytes of keys and payloads in hand.")
         primaries = counter("primary_keys", "Keys that a primary of the target has acknowledged in this run.")
         for (purpose, side), event in self._progress.items():
             of = {"purpose": purpose, "side": side}
-            retries.add(event.retries, **of)
+            again = dict(event.retries_by_reason)
+            for reason in RETRY_REASONS:
+                retries.add(again.get(reason, 0), reason=reason, **of)
             redirects.add(event.moved, kind="moved", **of).add(event.ask, kind="ask", **of)
         last = {event.purpose: event for event in self._progress.values()}
         if self._newest is not None:

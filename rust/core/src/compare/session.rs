@@ -10,7 +10,7 @@ use crate::compare::shape::{Shape, THERE};
 use crate::compare::verdict::{Finding, Held, Rules, TTL_TOLERANCE, judge, same_expiry};
 use crate::job::engine::{Depth, Engine, OnConflict};
 use crate::ledger::books::PageId;
-use crate::ledger::progress::Outcome;
+use crate::ledger::progress::{Outcome, RetryReason};
 use crate::ledger::unsettled::{Difference, Failure, FailureKind};
 use crate::net::Address;
 use crate::rdb::{Kind, PayloadError, same_value_within};
@@ -408,7 +408,11 @@ impl Comparison {
                         ..entry
                     };
                     again.push_again(entry, self.batch.command(index));
-                    engine.delay(again, false, &format!("deleted meanwhile at {node}"));
+                    engine.delay(
+                        again,
+                        RetryReason::Unavailable,
+                        &format!("deleted meanwhile at {node}"),
+                    );
                 }
                 Found::Same => {
                     let outcome = if entry.in_doubt {

@@ -18,7 +18,7 @@ use crate::job::control::{Command, FollowStatus, Shared, State, lock};
 use crate::job::engine::{Depth, Engine, JobSpec, OnConflict};
 use crate::job::follow::is_apart;
 use crate::ledger::checkpoint::{Checkpoint, Mark};
-use crate::ledger::progress::Counts;
+use crate::ledger::progress::{Counts, RetryReason};
 use crate::net::Access;
 use crate::source::file::{FileSource, FileSpec};
 use crate::source::reader::SourceReader;
@@ -45,8 +45,8 @@ pub struct Snapshot {
     pub moved: u64,
     /// ASK redirects followed.
     pub ask: u64,
-    /// Commands sent again.
-    pub retries: u64,
+    /// Commands sent again, by why.
+    pub retries: [(RetryReason, u64); 3],
     /// Bytes of keys and payloads held.
     pub buffered_bytes: u64,
     /// CPU time of the engine's thread.
@@ -133,7 +133,7 @@ impl Job {
             counts: progress.counts(),
             moved: progress.moved.load(Ordering::Relaxed),
             ask: progress.ask.load(Ordering::Relaxed),
-            retries: progress.retries.load(Ordering::Relaxed),
+            retries: RetryReason::ALL.map(|reason| (reason, progress.retries(reason))),
             buffered_bytes: progress.buffered.load(Ordering::Relaxed),
             engine_cpu: Duration::from_micros(progress.cpu_micros.load(Ordering::Relaxed)),
             keys_by_primary: status.keys_by_primary.clone(),

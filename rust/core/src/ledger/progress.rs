@@ -82,6 +82,31 @@ impl Counts {
     }
 }
 
+/// Why a command is sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryReason {
+    /// The slot or its node served nothing at that time.
+    Unavailable,
+    /// The node took no more writes.
+    Full,
+    /// A connection was lost before its reply had come.
+    ConnectionLost,
+}
+
+impl RetryReason {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Unavailable, Self::Full, Self::ConnectionLost];
+
+    /// What it is called in figures.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Full => "full",
+            Self::ConnectionLost => "connection_lost",
+        }
+    }
+}
+
 /// The live counters of one job.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -92,8 +117,7 @@ pub struct Progress {
     pub moved: AtomicU64,
     /// ASK redirects followed.
     pub ask: AtomicU64,
-    /// Commands sent again after a passing error or a lost connection.
-    pub retries: AtomicU64,
+    retries: [AtomicU64; RetryReason::ALL.len()],
     /// Bytes of keys and payloads held.
     pub buffered: AtomicU64,
     /// CPU time of the engine's thread in microseconds.
@@ -123,8 +147,13 @@ impl Progress {
     }
 
     /// Count commands that are sent again.
-    pub fn add_retries(&self, commands: u64) {
-        self.retries.fetch_add(commands, Ordering::Relaxed);
+    pub fn add_retries(&self, reason: RetryReason, commands: u64) {
+        self.retries[reason as usize].fetch_add(commands, Ordering::Relaxed);
+    }
+
+    /// How many commands were sent again for this reason.
+    pub fn retries(&self, reason: RetryReason) -> u64 {
+        self.retries[reason as usize].load(Ordering::Relaxed)
     }
 
     /// All counts at one instant.

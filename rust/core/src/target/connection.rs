@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::error::ErrorKind;
 use crate::event::{Event, EventKind, Side};
 use crate::job::engine::{Backoff, Engine};
+use crate::ledger::progress::RetryReason;
 use crate::net;
 use crate::net::{Connection, Deadline, HandshakeError};
 use crate::target::batch::{Batch, Entry};
@@ -329,8 +330,11 @@ impl<'a> Session<'a> {
             };
             again.push_again(entry, batch.command(index));
         }
-        self.engine
-            .delay(again, false, &format!("{reason} at {}", self.link.address));
+        self.engine.delay(
+            again,
+            RetryReason::ConnectionLost,
+            &format!("{reason} at {}", self.link.address),
+        );
     }
 
     /// Nothing can be sent to this node now: what is queued for it waits for whoever owns the slots then.
@@ -345,9 +349,9 @@ impl<'a> Session<'a> {
                     for (index, entry) in batch.entries().iter().enumerate() {
                         again.push_again(*entry, batch.command(index));
                     }
-                    engine.delay(again, false, &reason);
+                    engine.delay(again, RetryReason::ConnectionLost, &reason);
                 }
-                Flight::Restore { batch, .. } => engine.delay(batch, false, &reason),
+                Flight::Restore { batch, .. } => engine.delay(batch, RetryReason::ConnectionLost, &reason),
                 Flight::Compare(comparison) => {
                     comparison.give_up(engine);
                     let mut again = Batch::default();
@@ -355,12 +359,12 @@ impl<'a> Session<'a> {
                         let batch = comparison.batch();
                         again.push_again(batch.entries()[index], batch.command(index));
                     }
-                    engine.delay(again, false, &reason);
+                    engine.delay(again, RetryReason::ConnectionLost, &reason);
                 }
                 Flight::Wait(_) => {}
             }
         }
-        engine.delay(open, false, &reason);
+        engine.delay(open, RetryReason::ConnectionLost, &reason);
         engine.probe_lost(link);
     }
 }

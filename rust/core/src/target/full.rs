@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use crate::error::ErrorKind;
 use crate::job::engine::{Backoff, Engine};
+use crate::ledger::progress::RetryReason;
 use crate::target::batch::Batch;
 use crate::target::flight::Flight;
 use crate::target::link::Link;
@@ -161,7 +162,9 @@ impl Engine {
         if probe.is_empty() {
             *full = None;
         } else {
-            self.shared.progress.add_retries(probe.entries().len() as u64);
+            self.shared
+                .progress
+                .add_retries(RetryReason::Full, probe.entries().len() as u64);
             held.is_asked = true;
             held.probe = Some(Flight::probe(probe, self));
         }
@@ -173,7 +176,7 @@ impl Engine {
                 health.recovered(entry.slot); // what is to be said of its new owner is not known yet
             }
             drop(health);
-            self.reroute(&elsewhere);
+            self.reroute(&elsewhere, RetryReason::Full);
         }
     }
 }

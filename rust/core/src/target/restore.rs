@@ -9,7 +9,7 @@ use crate::compare::session::Comparison;
 use crate::error::ErrorKind;
 use crate::job::engine::OnConflict;
 use crate::ledger::books::PageId;
-use crate::ledger::progress::Outcome;
+use crate::ledger::progress::{Outcome, RetryReason};
 use crate::ledger::unsettled::{Failure, FailureKind};
 use crate::reply::{Verdict, judge};
 use crate::target::batch::{Batch, Entry};
@@ -249,7 +249,12 @@ impl Session<'_> {
             if full && !is_asking && self.engine.spec.verify.is_none() {
                 self.engine.hold_full(self.link, batch, &reason);
             } else {
-                self.engine.delay(batch, full, &reason);
+                let why = if full {
+                    RetryReason::Full
+                } else {
+                    RetryReason::Unavailable
+                };
+                self.engine.delay(batch, why, &reason);
             }
         }
         busy

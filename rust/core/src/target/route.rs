@@ -10,7 +10,7 @@ use crate::error::{ErrorKind, Result};
 use crate::event::{Event, EventKind, Side};
 use crate::job::engine::{Engine, jitter};
 use crate::ledger::books::PageId;
-use crate::ledger::progress::Outcome;
+use crate::ledger::progress::{Outcome, RetryReason};
 use crate::ledger::unsettled::Pending;
 use crate::net::Address;
 use crate::rdb::{FieldTtl, Passage};
@@ -105,7 +105,7 @@ impl Engine {
         let Some(owner) = owner else {
             let mut batch = Batch::default();
             self.budget.hold(batch.push(page, slot, restore, writing));
-            self.delay(batch, false, "not served by any node");
+            self.delay(batch, RetryReason::Unavailable, "not served by any node");
             return;
         };
         let router = self.router.borrow();
@@ -127,7 +127,7 @@ impl Engine {
                 let link = self.link(owner);
                 link.push_again(self, batch.entries()[0], batch.command(0));
             }
-            None => self.delay(batch, false, "not served by any node"),
+            None => self.delay(batch, RetryReason::Unavailable, "not served by any node"),
         }
     }
 
@@ -246,7 +246,7 @@ impl Engine {
     }
 
     /// Keep a batch waiting, then send its entries on to the owners that their slots have then.
-    pub fn delay(self: &Rc<Self>, batch: Batch, full: bool, reason: &str) {
+    pub fn delay(self: &Rc<Self>, batch: Batch, why: RetryReason, reason: &str) {
         if batch.is_empty() {
             return;
         }
@@ -254,7 +254,7 @@ impl Engine {
         let mut attempts = u32::MAX;
         let mut health = self.health.borrow_mut();
         for entry in batch.entries() {
-            attempts = attempts.min(health.delayed(entry.slot, full, reason, now));
+            attempts = attempts.min(health.delayed(entry.slot, why == RetryReason::Full, reason, now));
         }
         drop(health);
         self.want_topology(reason.to_owned(), Some(batch.entries()[0].slot));
@@ -262,12 +262,12 @@ impl Engine {
         let engine = Rc::clone(self);
         self.spawn(async move {
             tokio::time::sleep(jitter(wait)).await;
-            engine.reroute(&batch);
+            engine.reroute(&batch, why);
         });
     }
 
     /// Send the entries of a batch that waited to their slots' owners, or park them.
-    pub(crate) fn reroute(self: &Rc<Self>, batch: &Batch) {
+    pub(crate) fn reroute(self: &Rc<Self>, batch: &Batch, why: RetryReason) {
         let now = Instant::now();
         let mut unserved = Batch::default();
         let mut attempted = None;
@@ -307,8 +307,8 @@ impl Engine {
                 }
             }
         }
-        self.shared.progress.add_retries(sent);
-        self.delay(unserved, false, "not served by any node");
+        self.shared.progress.add_retries(why, sent);
+        self.delay(unserved, RetryReason::Unavailable, "not served by any node");
         self.nudge();
     }
 

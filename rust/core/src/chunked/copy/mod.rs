@@ -36,7 +36,7 @@ use crate::error::ErrorKind;
 use crate::event::{Event, EventKind};
 use crate::job::engine::{Backoff, Engine};
 use crate::ledger::books::PageId;
-use crate::ledger::progress::Outcome;
+use crate::ledger::progress::{Outcome, RetryReason};
 use crate::ledger::unsettled::{Failure, FailureKind, Pending};
 use crate::net::client::Client;
 use crate::rdb::kind_name;
@@ -271,7 +271,7 @@ impl Engine {
                         self.stop(ErrorKind::SourceLost, message);
                         return Ended::Left;
                     }
-                    self.shared.progress.add_retries(1);
+                    self.shared.progress.add_retries(RetryReason::ConnectionLost, 1);
                     tokio::time::sleep(backoff.step()).await;
                 }
                 Stop::Cut(reason) => {
@@ -376,7 +376,12 @@ impl Engine {
         match patience {
             Patience::Again => {
                 self.health.borrow_mut().attempted(big.slot);
-                self.shared.progress.add_retries(1);
+                let why = if full {
+                    RetryReason::Full
+                } else {
+                    RetryReason::Unavailable
+                };
+                self.shared.progress.add_retries(why, 1);
                 None
             }
             Patience::Park { reason, .. } => {
