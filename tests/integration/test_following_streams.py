@@ -10,6 +10,7 @@ from slotferry._core import Access
 from slotferry.testing.servers import LocalCluster, LocalServer, wait_until
 from tests.integration.following import Following, Writer
 from tests.servers.compare import assert_equal
+from tests.servers.proxy import Proxy
 from tests.servers.stream_load import GROUPS, Workload, assert_same, fill
 
 SOURCES = ("redis-6.2", "redis-7.0", "redis-8.0", "valkey-9.1")
@@ -74,6 +75,31 @@ def test_a_large_stream_that_never_rests_is_copied_once_and_followed_by_its_elem
             told = kinds(following)
             assert not told.keys() & {"busy_key", "elements_given_up"}, told
             assert calls(list(cluster.primaries), "rename") == 1  # it was put in its place once
+            assert_same(source, cluster)
+
+
+def test_what_is_trimmed_is_pending_though_the_stream_tells_of_it_late(
+    source: LocalServer, cluster: LocalCluster
+) -> None:
+    """A round sees the trimmed stream before it is told what was delivered of the entries that are gone."""
+    with source.client() as client, Proxy(source.host, source.port, delay=0.5) as proxy:
+        proxy.delayed_command = b"PSYNC"
+        fill(client)
+
+        def deliver_and_trim(number: int) -> None:
+            entries = client.xreadgroup("slow", f"consumer {number % 3}", {"stream": ">"}, count=4)[0][1]
+            client.xtrim("stream", minid=entries[-1][0], approximate=False)
+            client.xadd("stream", {"fresh": number})
+
+        with Following(source, cluster, via=(proxy.host, proxy.port), big_key_bytes=LARGE) as following:
+            with Writer(deliver_and_trim) as writer:
+                following.wait_event("follow_attached")
+                wait_followed(following)
+                for _ in range(5):
+                    writer.wait_more(100)
+                    wait_mark(following, client.info("replication")["master_repl_offset"])
+            following.wait_clean()
+            assert "elements_given_up" not in kinds(following)
             assert_same(source, cluster)
 
 

@@ -19,6 +19,8 @@ use crate::chunked::parts::StreamElement;
 use crate::job::follow::{Cuts, Round};
 use crate::net::client::Commands;
 use crate::rdb::StreamId;
+use crate::reply::info_field;
+use crate::resp::Tree;
 
 /// Elements that are looked at in one go.
 const SLICE: usize = 500;
@@ -219,9 +221,23 @@ impl Copy<'_> {
         }
         let told = told?;
         round.again = round.first_seen != Some(told.first);
-        round.first_seen = Some(told.first);
+        let offset = if round.again {
+            self.source_offset().await?
+        } else {
+            0
+        };
+        round.sees = Some((told.first, offset));
         self.wait_for_replicas().await?;
         Ok(told.expires_at)
+    }
+
+    /// How far the source's stream has come.
+    async fn source_offset(&mut self) -> Attempt<u64> {
+        let replies = self.ask(Commands::one(&[b"INFO", b"replication"])).await?;
+        let text =
+            String::from_utf8_lossy(replies.first().and_then(Tree::text).unwrap_or_default()).into_owned();
+        let offset = info_field(&text, "master_repl_offset").and_then(|offset| offset.parse().ok());
+        offset.ok_or_else(|| self.nonsense())
     }
 
     /// Bring a stream up to date: entries that were added or trimmed, and these elements. Where the job is paused

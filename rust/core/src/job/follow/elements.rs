@@ -5,12 +5,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::ahead::Looked;
+use super::given_up::Cuts;
 use super::positions::Positions;
 use super::{COALESCE, Follow, add};
-use crate::chunked::copy::{Big, CUT_PATIENCE, MOST_CUTS};
+use crate::chunked::copy::Big;
 use crate::chunked::parts::Kind;
 use crate::chunked::parts::StreamElement;
 use crate::job::engine::Engine;
@@ -26,7 +27,7 @@ const MOST_KEYS: usize = 1_000;
 const MOST_BYTES: usize = 32 << 20;
 const ELEMENT_BYTES: usize = 64;
 
-/// So many ms later than a round has seen what a stream begins with, all is received that was done before.
+/// So many ms later than a round has seen what a stream begins with, all that was done before is received as a rule.
 const BEFORE_TRIMMING: u32 = 10;
 
 /// One key.
@@ -53,29 +54,15 @@ pub(super) struct Part {
     cuts: Cuts,
     /// Of a list.
     pub(super) positions: Positions,
-    /// Of a stream: the first entry that the source had when the last round read it, and the offset to which all was
-    /// received when that round was taken; none: no round yet, and the offset at which it began to be built.
+    /// Of a stream: the first entry that the source had when a round read it, and the offset to which all was received
+    /// when that round was taken; none: no round yet, and the offset at which it began to be built.
     first_seen: Option<StreamId>,
     seen: u64,
+    /// All up to here is to be received before the target is trimmed to that entry: what is pending of those before it.
+    trim_from: u64,
     /// What was trimmed behind this offset is at the target still, until a round has found no more of it.
     trimmed: Option<u64>,
     pub(super) looked: Option<Looked>,
-}
-
-/// Connections that ended, one after another, while a round went over them.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Cuts {
-    times: u32,
-    since: Option<Instant>,
-}
-
-impl Cuts {
-    /// One more; returns whether they show that an element of the key can't be sent.
-    pub fn again(&mut self, now: Instant, retry_for: Duration) -> bool {
-        self.times += 1;
-        let since = *self.since.get_or_insert(now);
-        self.times >= MOST_CUTS && now - since >= CUT_PATIENCE.min(retry_for)
-    }
 }
 
 /// Elements of one key that are to be read and written.
@@ -90,7 +77,10 @@ pub(crate) struct Round {
     /// See [`Part`].
     pub count: usize,
     pub cuts: Cuts,
+    /// What the target is to be trimmed to.
     pub first_seen: Option<StreamId>,
+    /// What the round has seen, as the part keeps it, and from which offset on the target may be trimmed to it.
+    pub sees: Option<(StreamId, u64)>,
     /// Entries were trimmed since then, so one more round is due.
     pub again: bool,
     /// All up to here was received when it was taken.
@@ -285,6 +275,7 @@ impl Follow {
             positions: Positions::default(),
             first_seen: None,
             seen: self.received().map_or(0, |touch| touch.offset),
+            trim_from: 0,
             trimmed: None,
             looked: None,
         };
@@ -382,6 +373,7 @@ impl Follow {
                     positions: Positions::default(),
                     first_seen: None,
                     seen: before.unwrap_or_default(),
+                    trim_from: 0,
                     trimmed: before,
                     looked: None,
                 };
@@ -424,7 +416,8 @@ impl Follow {
             expires_at: part.expires_at,
             count: part.count,
             cuts: part.cuts,
-            first_seen: part.first_seen,
+            first_seen: part.first_seen.filter(|_| part.trim_from <= seen),
+            sees: None,
             again: false,
             seen,
         })
@@ -439,16 +432,21 @@ impl Follow {
             part.in_hand = None;
             (part.expires_at, part.count) = (Some(expires_at), round.count);
             part.cuts = Cuts::default();
-            part.first_seen = round.first_seen;
+            // The target could not be trimmed yet to what was seen before: that comes first.
+            let waits = part.first_seen.is_some() && round.first_seen.is_none();
             if round.again {
                 part.first = part.first.or(self.received());
                 part.not_before = self.now() + BEFORE_TRIMMING;
                 // The target is trimmed to what the round before this one saw.
-                part.trimmed = Some(part.seen);
+                part.trimmed = part.trimmed.filter(|_| waits).or(Some(part.seen));
             } else {
                 part.trimmed = None;
             }
-            part.seen = round.seen;
+            if !waits {
+                part.first_seen = round.sees.map(|(first, _)| first);
+                part.trim_from = round.sees.map_or(0, |(_, offset)| offset);
+                part.seen = round.seen;
+            }
         }
         drop(parts);
         self.touched.borrow_mut().release();

@@ -5,9 +5,10 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Follow, MOST_LARGE};
+use crate::chunked::copy::{CUT_PATIENCE, MOST_CUTS};
 use crate::chunked::parts::Kind;
 use crate::event::{Event, EventKind};
 use crate::job::engine::Engine;
@@ -52,6 +53,22 @@ impl GivenUp {
         let times = self.keys.entry(Rc::clone(key)).or_default();
         *times += 1;
         *times >= MOST_TIMES
+    }
+}
+
+/// Connections that ended, one after another, while a round went over them.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Cuts {
+    times: u32,
+    since: Option<Instant>,
+}
+
+impl Cuts {
+    /// One more; returns whether they show that an element of the key can't be sent.
+    pub fn again(&mut self, now: Instant, retry_for: Duration) -> bool {
+        self.times += 1;
+        let since = *self.since.get_or_insert(now);
+        self.times >= MOST_CUTS && now - since >= CUT_PATIENCE.min(retry_for)
     }
 }
 

@@ -205,7 +205,7 @@ fn a_stream_is_clean_only_up_to_where_the_target_is_trimmed() {
     let round = |first: u64, again: bool| {
         follow.parts.borrow_mut().keys.get_mut(KEY).unwrap().not_before = 0;
         let mut round = follow.take_round().unwrap();
-        round.first_seen = Some(StreamId { ms: first, seq: 0 });
+        round.sees = Some((StreamId { ms: first, seq: 0 }, 0));
         round.again = again;
         follow.end_round(&round, 0);
     };
@@ -224,6 +224,38 @@ fn a_stream_is_clean_only_up_to_where_the_target_is_trimmed() {
     assert_eq!(clean(), 140);
     round(13, false);
     assert_eq!(clean(), 160);
+}
+
+#[test]
+fn a_stream_is_trimmed_only_once_all_that_was_done_before_is_received() {
+    let (engine, follow) = following(100);
+    assert!(follow.begin_elements(&big(0), Kind::Stream));
+    follow.publish_elements(&engine, KEY, 0, 1);
+    follow.set_fence(1000);
+    let first = |ms: u64| StreamId { ms, seq: 0 };
+    let round = |sees: (StreamId, u64)| {
+        follow.parts.borrow_mut().keys.get_mut(KEY).unwrap().not_before = 0;
+        let mut round = follow.take_round().unwrap();
+        let trims_to = round.first_seen;
+        (round.again, round.sees) = (trims_to != Some(sees.0), Some(sees));
+        follow.end_round(&round, 0);
+        trims_to
+    };
+    assert_eq!(round((first(5), 200)), None);
+    // The stream is late: what it saw first stays to be trimmed to, whatever later rounds see.
+    assert_eq!(round((first(9), 250)), None);
+    receive(&follow, 199);
+    assert_eq!(round((first(9), 260)), None);
+    receive(&follow, 200);
+    assert_eq!(round((first(9), 270)), Some(first(5)));
+    assert_eq!(round((first(9), 280)), None);
+    follow.publish(&engine);
+    let clean = engine.shared.status().follow.as_ref().unwrap().clean;
+    assert!(clean <= 200, "{clean}");
+    receive(&follow, 280);
+    assert_eq!(round((first(9), 280)), Some(first(9)));
+    follow.publish(&engine);
+    assert_eq!(engine.shared.status().follow.as_ref().unwrap().clean, 280);
 }
 
 /// The job waits for the stream to come to where a list was read; what came of it.
