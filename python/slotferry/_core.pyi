@@ -203,6 +203,10 @@ class Counts:
 class Snapshot:
     """The job at one instant; outcomes are read before `scanned`, so their sum never exceeds it."""
 
+    @staticmethod
+    def merged(parts: Sequence[Snapshot], /) -> Snapshot:
+        """Return one for several jobs that work side by side. Raises `EngineError` where there is none."""
+
     @property
     def state(self) -> Literal["connecting", "running", "waiting", "paused", "draining", "finished"]: ...
     @property
@@ -452,6 +456,13 @@ class Checkpoint:
     new since the last checkpoint that was taken.
     """
 
+    @staticmethod
+    def merged(parts: Sequence[tuple[Checkpoint, int]], /) -> Checkpoint:
+        """Return one for several jobs, each with the number from which on its partitions are counted.
+
+        Of following it says nothing.
+        """
+
     @property
     def partitions(self) -> list[PartitionMark]:
         """One mark for each partition that the job was started with."""
@@ -691,6 +702,7 @@ class Job:
         source_access: Access,
         source_run_id: str,
         source_replication_id: str = ...,
+        source_cluster: tuple[bool, Sequence[tuple[int, int]] | None] | None = None,
         source_has_pexpiretime: bool,
         target_access: Access,
         target_has_pexpiretime: bool,
@@ -733,32 +745,30 @@ class Job:
         """Describe a job; nothing is opened before `start`.
 
         `source` is `(host, port)` or the path of a Unix socket. `file`, `(path, name, stamp, database,
-        whether a wrong checksum is only told, the target's time in ms)`, is an RDB file that is read
-        instead (path None: stdin), as long as it has its `stamp` (`RdbBeginning.stamp`; None: not
-        checked); `source` only names it then. It has one partition, whose cursor is the offset in the
-        file at which a key ends, 0 at first; it is always read from its beginning. `keys` are taken
-        from it wherever they stand. A value whose bytes in the file are more than a quarter of
-        `memory_limit` is a failure (`too_large`). What ends a file early ends the job with
-        `SOURCE_REFUSED`, once all that was whole is settled. It takes no `match`, `follow`, `sweeps`,
-        `delete_extra`, and no `verify` of `lengths`. With `snapshot`, the source's time in ms,
-        the one partition `(0, 0)` is taken from a snapshot that the source makes (PSYNC, `rdb-only`), whose
-        large values are read in parts as ever; its mark moves only when all is done, and a snapshot that is
-        cut off ends the job with `SOURCE_CHANGED`. With `follow`, what is touched meanwhile is copied behind
-        it; without, it takes no `keys`. `source_run_id` is what INFO said
-        when the cursors were taken: another one ends the job with `SOURCE_CHANGED`.
-        `target_rdb_versions`
-        are those of the payloads that every node of the target takes: others get another footer or are
+        whether a wrong checksum is only told, the target's time in ms)`, is an RDB file that is read instead
+        (path None: stdin), as long as it has its `stamp` (`RdbBeginning.stamp`; None: not checked); `source`
+        only names it then. It has one partition, whose cursor is the offset in the file at which a key ends,
+        0 at first; it is always read from its beginning. `keys` are taken from it wherever they stand. A
+        value whose bytes in the file are more than a quarter of `memory_limit` is a failure (`too_large`).
+        What ends a file early ends the job with `SOURCE_REFUSED`, once all that was whole is settled. It
+        takes no `match`, `follow`, `sweeps`, `delete_extra`, and no `verify` of `lengths`. With `snapshot`,
+        the source's time in ms, the one partition `(0, 0)` is taken from a snapshot that the source makes
+        (PSYNC, `rdb-only`), whose large values are read in parts as ever; its mark moves only when all is
+        done, and a snapshot that is cut off ends the job with `SOURCE_CHANGED`. With `follow`, what is
+        touched meanwhile is copied behind it; without, it takes no `keys`. `source_run_id` is what INFO said
+        when the cursors were taken: another one ends the job with `SOURCE_CHANGED`. `target_rdb_versions` are
+        those of the payloads that every node of the target takes: others get another footer or are
         translated, hashes whose fields have TTLs by the policy `field_ttl`; with none, only what the target
         refuses is. `target_limits` are the least `proto-max-bulk-len` and `client-query-buffer-limit`, in
-        bytes (0: the default): keys beyond are written in chunks. `topology` is
-        `(first slot, last slot, host, port)` of each range, `target_nodes` are the ids of the nodes that
-        CLUSTER SLOTS names. A server at an address of the target is written to only when it is a node of a
-        cluster and knows one of them (none: of any cluster). One with `source_run_id` or with
-        `source_replication_id` (`master_replid` of INFO; empty: not known) ends the job with
-        `TARGET_IS_SOURCE`.
-        `partitions` are `(index, cursor)` of those of
-        the `partition_count` (a power of two) partitions that are to be scanned; a partition that starts
-        anew has its index as its cursor. `keys` are copied by name besides (pending or failed keys of
+        bytes (0: the default): keys beyond are written in chunks. `topology` is `(first slot, last slot,
+        host, port)` of each range, `target_nodes` are the ids of the nodes that CLUSTER SLOTS names. A server
+        at an address of the target is written to only when it is a node of a cluster and knows one of them
+        (none: of any cluster). One with `source_run_id` or with `source_replication_id` (`master_replid` of
+        INFO; empty: not known) ends the job with `TARGET_IS_SOURCE`. `source_cluster` says that the source is
+        a node of a cluster: whether its SCAN goes from slot to slot, and the ranges of slots whose keys alone
+        are taken (None: of all). Keys that it passes on are left pending. `partitions` are `(index, cursor)`
+        of those of the `partition_count` (a power of two) partitions that are to be scanned; a partition that
+        starts anew has its index as its cursor. `keys` are copied by name besides (pending or failed keys of
         earlier runs); they do not count as scanned. `key_map` chooses among the keys that are scanned and
         names all keys at the target; pending keys and failures keep the source's names. Keys that take
         `big_key_bytes` or more of the source's memory (MEMORY USAGE) are copied in parts, from the

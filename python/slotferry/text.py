@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 _NAMED = {0x5C: "\\\\", 0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
 _ESCAPES = [_NAMED.get(b, chr(b) if 0x20 <= b < 0x7F else f"\\x{b:02x}") for b in range(256)]
@@ -120,6 +120,17 @@ def format_slots(ranges: Sequence[tuple[int, int]], limit: int | None = None) ->
     shown = [str(first) if first == last else f"{first}-{last}" for first, last in ranges[:limit]]
     more = len(ranges) - len(shown)
     return ",".join(shown) + (f" and {count_of(more, 'more range')}" if more else "")
+
+
+def ranges_of(slots: Iterable[int]) -> list[tuple[int, int]]:
+    """Return the slots as ranges, first and last included."""
+    ranges: list[tuple[int, int]] = []
+    for slot in sorted(slots):
+        if ranges and ranges[-1][1] == slot - 1:
+            ranges[-1] = (ranges[-1][0], slot)
+        else:
+            ranges.append((slot, slot))
+    return ranges
 
 
 def format_bytes(number: float) -> str:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slotferry._core import SLOTS
-from slotferry.reshard.cluster.wire import format_ranges, ranges_of
+from slotferry.reshard.cluster.wire import format_ranges
 from slotferry.reshard.plan.balance import Balance, balance
-from slotferry.text import slots_in
+from slotferry.text import ranges_of, slots_in
 
 
 def even(nodes: str, slots: int = SLOTS) -> list[str | None]:

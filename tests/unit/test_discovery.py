@@ -9,7 +9,8 @@ import pytest
 from slotferry.errors import MixedTargetError, TargetLostError
 from slotferry.model.address import Address
 from slotferry.net.address_map import AddressMap
-from slotferry.topology.discovery import Topology, TopologyRefresher, parse_cluster_slots
+from slotferry.topology.discovery import Topology, parse_cluster_slots
+from slotferry.topology.views import TopologyRefresher
 
 FULL = Topology(((0, 8191, "a", 1), (8192, 16383, "b", 2)))
 

@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 import slotferry
 from slotferry import Migration, Options
 from slotferry.api.event_queue import EventQueue
-from slotferry.errors import SourceLostError, SourceNotReadyError, UsageError
+from slotferry.errors import SourceLostError, UsageError
 from slotferry.model.counts import Keys, Totals
 from slotferry.model.events import CheckpointSaved, Event, Notice, Progress, RunEnded
 from slotferry.model.report import Report
@@ -53,9 +54,10 @@ def test_followers_get_the_end_whenever_they_come(tmp_path: Path, refusing_port:
         migration.result()
 
 
-def test_a_cluster_url_as_source_is_refused_without_a_connection(tmp_path: Path) -> None:
-    with pytest.raises(SourceNotReadyError, match="is a node of a cluster"):
-        Migration("redis+cluster://127.0.0.1:1", "redis://127.0.0.1:1", options(tmp_path)).run()
+def test_a_cluster_as_source_is_not_followed(tmp_path: Path) -> None:
+    follows = replace(options(tmp_path), follow=True, on_conflict="replace")
+    with pytest.raises(UsageError, match="a cluster as the source can't be followed"):
+        Migration("redis+cluster://127.0.0.1:1", "redis://127.0.0.1:1", follows).run()
 
 
 def test_a_migration_runs_once(tmp_path: Path, refusing_port: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from slotferry._core import ErrorKind, Job
+from slotferry._core import ErrorKind
 from slotferry.errors import (
     InternalError,
     MigrationInterrupted,
@@ -20,6 +20,7 @@ from slotferry.jobs import runner
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.driver import EngineDriver, Sides, Work
 from slotferry.jobs.engine_errors import from_engine
+from slotferry.jobs.job_group import EngineJob
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.records import Advance, Mark, PendingKey, Setup
 from slotferry.jobs.options import Options
@@ -50,11 +51,11 @@ class ScriptedDriver(EngineDriver):
         self.scripts = scripts
         self.works: list[Work] = []
 
-    def new_job(self, work: Work, partition_count: int) -> Job:
+    def new_work(self, work: Work, partition_count: int) -> EngineJob:
         self.works.append(work)
         return self.scripts.pop(0)(work).as_job()
 
-    def drive(self, job: Job, tick: Callable[[], None]) -> None:
+    def drive(self, job: EngineJob, tick: Callable[[], None]) -> None:
         tick()
         error = cast(FakeJob, job).error
         if error is not None:
@@ -185,7 +186,7 @@ def test_counts_that_do_not_add_up_are_a_bug(journal: Journal) -> None:
 
 def test_a_changed_source_lets_the_run_start_over(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     changed = SourceFacts(ServerFacts("old:6379", "id-2", (7, 0, 15), Product("redis", ""), False), 5, 0.001)
-    monkeypatch.setattr(runner, "discover_source", lambda *_: changed)
+    monkeypatch.setattr(runner, "discover_any_source", lambda *_: changed)
     error = from_engine(ErrorKind.SOURCE_CHANGED, "the source has another run_id")
     journal.record("job", Advance(Totals(Keys(scanned=1)), failures=FAILED))
     driver, events = run(journal, scan(FakeCounts(5, 5), error), scan(FakeCounts(5, 5)))
@@ -203,7 +204,7 @@ def test_a_changed_source_lets_the_run_start_over(journal: Journal, monkeypatch:
 def test_a_source_that_changes_all_the_time_is_refused(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "discover_source", lambda *_: SourceFacts(SERVER, 5, 0.001))
+    monkeypatch.setattr(runner, "discover_any_source", lambda *_: SourceFacts(SERVER, 5, 0.001))
     error = from_engine(ErrorKind.SOURCE_CHANGED, "another run_id")
     with pytest.raises(SourceNotReadyError, match="changed its run_id 6 times"):
         run(journal, *[scan(FakeCounts(1, 1), error)] * 6)

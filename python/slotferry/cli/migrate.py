@@ -290,13 +290,14 @@ Exit codes:
     help="TOML file with a table [migrate] of these options.",
 )
 def migrate(as_json: bool, progress: Any, quiet: bool, **parameters: Any) -> int:
-    """Copy a standalone server's keys into a cluster.
+    """Copy the keys of a standalone server, or of a cluster, into a cluster.
 
     The same command again resumes what was interrupted, and tries failed and pending keys again.
 
     SOURCE is redis://[user:password@]host:port/db, rediss://... (TLS), unix:///path?db=0, or for a service
     behind Sentinel redis+sentinel://host:port,host:port/service/db, with ?role=replica or
-    ?role=prefer-replica to spare its primary; or the path of an RDB file, plain, gzip or zstd, - for stdin.
+    ?role=prefer-replica to spare its primary; for a cluster, every primary of which is read,
+    redis+cluster://host:port,host:port; or the path of an RDB file, plain, gzip or zstd, - for stdin.
     TARGET is redis+cluster://host:port,host:port, rediss+cluster://..., or the redis:// URL of one of its
     nodes.
     """

@@ -10,14 +10,17 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from slotferry._core import EngineError, ErrorKind, EventKind
 from slotferry.errors import SourceNotReadyError
+from slotferry.jobs.cluster.source import ClusterSource, NodeWork
+from slotferry.jobs.cluster.watch import ClusterWatch
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.control.controls import Controls, Steering
 from slotferry.jobs.engine_errors import from_engine
+from slotferry.jobs.job_group import EngineJob, JobGroup, Rates
 from slotferry.jobs.journal.records import JobRecord
 from slotferry.jobs.options import Options
 from slotferry.jobs.partitions import PAGE_KEYS
@@ -30,17 +33,18 @@ from slotferry.model.events import (
 )
 from slotferry.net.access_keeper import AccessKeeper
 from slotferry.net.connector import Connector
+from slotferry.topology.cluster_source.facts import ClusterFacts
 from slotferry.topology.databases import Route
 from slotferry.topology.discovery import (
     SourceFacts,
     TargetFacts,
     Topology,
-    TopologyRefresher,
 )
 from slotferry.topology.eviction import Eviction
+from slotferry.topology.product import scans_by_slot
 from slotferry.topology.rdb_file import target_now
 from slotferry.topology.sentinel import ServiceFinder, SourceWatch
-from slotferry.topology.views import TopologyViews
+from slotferry.topology.views import TopologyRefresher, TopologyViews
 
 if TYPE_CHECKING:
     from slotferry._core import Job, Snapshot
@@ -49,6 +53,7 @@ _WAIT_SECONDS = 0.1
 _PARK_SECONDS = 20.0  # outlasts the failover of a primary
 
 Emit = Callable[[Event], None]
+_Watch = SourceWatch | ClusterWatch
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,8 @@ class Work:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """More of the engine's settings, which go before the options'."""
     route: Route | None = None
+    slots: frozenset[int] | None = None
+    """Read all keys of these slots of a source that is a cluster again, instead of partitions."""
 
 
 @dataclass(frozen=True)
@@ -128,27 +135,59 @@ class EngineDriver:
         self._checkpoint_wanted = False
         self._functions_changed = False
         self._stdin_is_read = False
+        facts = sides.source_facts
+        self.cluster = ClusterSource(sides.source, facts.look) if isinstance(facts, ClusterFacts) else None
+        """The source where it is a cluster."""
         self.topology = sides.target_facts.topology
         """The target's, as it is known now."""
         self._access = AccessKeeper({"source": sides.source, "target": sides.target})
         views = TopologyViews.of(sides.target, self.topology.node_ids)
         self._refresher = TopologyRefresher(lambda: views.refresh(self.topology.primaries))
 
-    def new_job(self, work: Work, partition_count: int) -> Job:
-        """Describe a core job. Raises `SlotferryError`."""
+    def new_work(self, work: Work, partition_count: int) -> EngineJob:
+        """Describe what does `work`: a core job, or one for each primary of the source.
+
+        Raises `SlotferryError`.
+        `partition_count` is how many partitions the database has, over all primaries.
+        """
+        cluster = self.cluster
+        if cluster is None:
+            return self.new_job(work, partition_count)
+        sweeps = work.settings.get("sweeps", ())
+        each = max(1, partition_count // cluster.nodes)
+        targets = len(self.sides.target_facts.primaries)
+        parts = cluster.split(work.partitions, targets if sweeps else each, work.keys, sweeps, work.slots)
+        jobs = []
+        for part in parts:
+            settings = {**work.settings, **({"sweeps": part.sweeps} if sweeps else {})}
+            share = replace(
+                work, partitions=part.partitions, keys=part.keys, settings=settings,
+                big_positions=part.positions_of(work.big_positions),
+            )  # fmt: skip
+            jobs.append((self.new_job(share, 1 if sweeps else each, part, len(parts)), part.first))
+        rates = Rates(self.options.max_keys_per_second, self.options.max_bytes_per_second)
+        return JobGroup(jobs, rates)
+
+    def new_job(self, work: Work, partition_count: int, node: NodeWork | None = None, among: int = 1) -> Job:
+        """Describe a core job; `node` is the primary of the source that it reads, of so many that are read.
+
+        Raises `SlotferryError`.
+        """
         from slotferry._core import Job
 
         source, facts = self.sides.source.endpoint, self.sides.source_facts
         route, selection = work.route or self.sides.ways[0], self.options.selection
-        address = facts.address(source)
+        address = facts.address(source) if node is None else node.node.address
+        server = facts.server if node is None else node.server
         file = self._file(route)
         settings: dict[str, Any] = {
             "file": file,
             "source": source.path if address is None else (address.host, address.port),
             "source_access": self.sides.source.access(route.source),
-            "source_run_id": facts.server.run_id,
-            "source_replication_id": facts.server.replication_id,
-            "source_has_pexpiretime": file is not None or facts.server.has_pexpiretime,
+            "source_run_id": server.run_id,
+            "source_replication_id": server.replication_id,
+            "source_cluster": None if node is None else (scans_by_slot(server.product), node.only),
+            "source_has_pexpiretime": file is not None or server.has_pexpiretime,
             "target_access": self.sides.target.access(route.target),
             "target_has_pexpiretime": self.sides.target_facts.has_pexpiretime,
             "target_rdb_versions": self.sides.target_facts.rdb_versions,
@@ -166,10 +205,9 @@ class EngineDriver:
             "match": selection.scan_match if file is None else None,
             "type": selection.scan_type,
             "page_keys": PAGE_KEYS,
-            "memory_limit": self.options.memory_limit,
+            "memory_limit": max(1, self.options.memory_limit // among),
             "retry_for": self.options.retry_for,
-            "max_keys_per_second": self.options.max_keys_per_second,
-            "max_bytes_per_second": self.options.max_bytes_per_second,
+            **Rates(self.options.max_keys_per_second, self.options.max_bytes_per_second).share(among),
             "pause_above_latency": _seconds(self.options.pause_above_latency),
             "wait_replicas": self.options.wait_replicas,
             "wait_timeout": self.options.wait_timeout / 1000,
@@ -204,7 +242,7 @@ class EngineDriver:
         limit, used = self.options.big_key_bytes, self.sides.source_facts.used_memory
         return None if not limit or (used is not None and used < limit) else limit
 
-    def drive(self, job: Job, tick: Callable[[], None]) -> None:
+    def drive(self, job: EngineJob, tick: Callable[[], None]) -> None:
         """Run `job` to its end, calling `tick` about ten times a second. Raises what ended it."""
         with self._engine_errors(), self._source_watch() as watch:
             job.start()
@@ -232,8 +270,12 @@ class EngineDriver:
         return changed
 
     @contextmanager
-    def _source_watch(self) -> Iterator[SourceWatch | None]:
-        """Look after a source behind Sentinel meanwhile."""
+    def _source_watch(self) -> Iterator[_Watch | None]:
+        """Look after a source behind Sentinel, or a cluster, meanwhile."""
+        if self.cluster is not None:
+            with ClusterWatch(self.cluster) as cluster_watch:
+                yield cluster_watch
+            return
         found = self.sides.source_facts.found
         if found is None:
             yield None
@@ -241,7 +283,9 @@ class EngineDriver:
         with SourceWatch(ServiceFinder(self.sides.source), found) as watch:
             yield watch
 
-    def _loop(self, job: Job, tick: Callable[[], None], watch: SourceWatch | None) -> None:
+    def _loop(
+        self, job: EngineJob, tick: Callable[[], None], watch: SourceWatch | ClusterWatch | None
+    ) -> None:
         asked = 0
         self._steering.begin(job)
         while not job.wait(_WAIT_SECONDS):
@@ -259,7 +303,7 @@ class EngineDriver:
             watch.look_once_more()
             self._heed(watch)
 
-    def _heed(self, watch: SourceWatch) -> None:
+    def _heed(self, watch: _Watch) -> None:
         """Pass on what is told of the source; raise where another server has to be found for it."""
         for note in watch.notes():
             self.emit(Notice(note))
@@ -276,7 +320,7 @@ class EngineDriver:
                 raise self.cancel.error() from None
             raise from_engine(kind, message) from None
 
-    def _serve(self, job: Job) -> None:
+    def _serve(self, job: EngineJob) -> None:
         for event in job.drain_events():
             if event.kind == EventKind.TOPOLOGY_WANTED:
                 self._refresher.want()

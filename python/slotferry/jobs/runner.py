@@ -7,9 +7,9 @@ the next one goes on where it ended. Every scanned key ends in exactly one count
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 from slotferry.errors import (
     InternalError,
@@ -19,19 +19,21 @@ from slotferry.errors import (
     SourceNotReadyError,
     TargetLostError,
 )
+from slotferry.jobs.cluster.source import ClusterSource
 from slotferry.jobs.driver import EngineDriver, Work
+from slotferry.jobs.job_group import EngineJob
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.recorder import Recorder
 from slotferry.jobs.progress import ProgressReporter
 from slotferry.model.events import CheckpointSaved, Notice
+from slotferry.text import format_slots, ranges_of
+from slotferry.topology.cluster_source.facts import discover_any_source
 from slotferry.topology.databases import Route, total_keys
-from slotferry.topology.discovery import SourceFacts, discover_source
-
-if TYPE_CHECKING:
-    from slotferry._core import Job
+from slotferry.topology.discovery import SourceFacts
 
 CHECKPOINT_SECONDS = 0.25  # what was done since the last one is looked at again after a kill
 _LAST_PARK_SECONDS = 1.0
+_QUIET_SECONDS = 0.3
 _MAX_SOURCE_CHANGES = 5
 
 
@@ -121,19 +123,60 @@ class Runner:
                 yield Work(partitions=cursors, keys=first, route=route)
             for keys in left:
                 yield Work(keys=keys, route=route)
+        yield from self._moved_works()
         yield from self._pending_works()
+
+    def _moved_works(self, settings: Mapping[str, Any] | None = None) -> Iterator[Work]:
+        """Yield core jobs that read slots of a cluster again, until all were read from one owner, at rest.
+
+        Raises `SourceNotReadyError` where slots don't come to rest.
+        """
+        cluster, patience = self._driver.cluster, self._driver.options.retry_for
+        if cluster is None or self._driver.options.keys_from is not None:
+            return
+        deadline = time.monotonic() + patience
+        while True:
+            self._refresh(cluster)
+            slots = cluster.begin_reading()
+            if not cluster.doubts:
+                return
+            if slots:
+                shown = format_slots(ranges_of(slots), 4)
+                self._driver.emit(Notice(f"slots {shown} of the source moved: their keys are read again"))
+                for _, route in self._routes():
+                    yield Work(slots=slots, route=route, settings=settings or {})
+                self._refresh(cluster)
+                if cluster.end_reading(slots):
+                    deadline = time.monotonic() + patience
+            if time.monotonic() >= deadline:
+                raise cluster.unquiet()
+            if not slots:
+                time.sleep(_QUIET_SECONDS)
+
+    def _refresh(self, cluster: ClusterSource) -> None:
+        """Look anew at who owns which slot of the source. Raises `SlotferryError`."""
+        driver = self._driver
+        cluster.refresh(driver.cancel.check, lambda text: driver.emit(Notice(text)), driver.options.retry_for)
 
     def _pending_works(self) -> Iterator[Work]:
         """Yield core jobs for pending keys until they stay so."""
+        cluster, patience = self._driver.cluster, self._driver.options.retry_for
+        last = time.monotonic() + patience
         while pending := self._journal.totals(self._name).keys.pending:
-            deadline = time.monotonic() + self._driver.options.retry_for
+            deadline = time.monotonic() + patience
+            if cluster is not None:
+                self._refresh(cluster)
             for database, route in self._routes():
                 for keys in self._journal.unsettled_keys(self._name, with_failed=False, database=database):
                     # The patience is for the pass: its later jobs need not wait for the same slots once more.
                     patience = max(_LAST_PARK_SECONDS, deadline - time.monotonic())
                     yield Work(keys=keys, park_after=patience, route=route)
-            if self._journal.totals(self._name).keys.pending >= pending:
+            if self._journal.totals(self._name).keys.pending < pending:
+                last = time.monotonic() + patience
+            elif cluster is None or not cluster.look.open or time.monotonic() >= last:
                 return
+            else:  # a slot that is on its way to another node of the source comes to rest
+                time.sleep(_QUIET_SECONDS)
 
     def _routes(self) -> list[tuple[int, Route | None]]:
         """Return the job's databases with their routes."""
@@ -146,7 +189,7 @@ class Runner:
         database = (work.route or self._driver.sides.ways[0]).source
         count = sum(mark.database == database for mark in self._journal.marks(self._name))
         work = replace(work, big_positions=tuple(self._journal.big_positions(self._name, database)))
-        job = self._driver.new_job(work, max(count, 1))
+        job = self._driver.new_work(work, max(count, 1))
         recorder = Recorder(self._journal, self._name, job, database)
         try:
             self._driver.drive(job, lambda: self._tick(job, recorder))
@@ -157,7 +200,7 @@ class Runner:
             expected = self._expected_keys(recorder.keys.scanned, recorder)
             self._progress.report(job.snapshot(), recorder.totals, expected, at_once=True)
 
-    def _tick(self, job: Job, recorder: Recorder) -> None:
+    def _tick(self, job: EngineJob, recorder: Recorder) -> None:
         now = time.monotonic()
         if self._driver.take_checkpoint_wanted() or now >= self._next_checkpoint:
             self._next_checkpoint = now + CHECKPOINT_SECONDS
@@ -194,6 +237,11 @@ class Runner:
         return round(recorder.keys.scanned / fraction) if fraction > 0.01 else None
 
     def _start_over(self, error: SlotferryError) -> None:
+        cluster = self._driver.cluster
+        if cluster is not None:
+            self._driver.emit(Notice(f"{error}; its slots are read again from whoever owns them now"))
+            self._refresh(cluster)
+            return
         record = self._journal.job(self._name)
         if record is None:
             raise InternalError(f"the job {self._name} is gone from the journal")
@@ -234,7 +282,7 @@ class Runner:
         while True:
             self._driver.cancel.check()
             try:
-                return discover_source(self._driver.sides.source, run_id)
+                return discover_any_source(self._driver.sides.source, run_id)
             except SourceLostError as error:
                 if time.monotonic() >= deadline:
                     raise

@@ -166,7 +166,7 @@ def survey_source(
             count = partitions[route.source]
             todo = [(index, index) for index in range(count)]
             work = Work(todo, scan_only=True, route=route, settings={"survey": survey})
-            job = driver.new_job(work, count)
+            job = driver.new_work(work, count)
             driver.drive(job, lambda job=job: tick(job.snapshot().counts.scanned))  # type: ignore[misc]
     driver.keys_by_primary, driver.engine_cpu_seconds = before, cpu
     return _findings(survey)

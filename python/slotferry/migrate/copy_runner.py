@@ -6,18 +6,15 @@ Invariant: `run` returns after a look at every primary that found nothing to loo
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from slotferry.jobs.driver import EngineDriver, Work
+from slotferry.jobs.job_group import EngineJob
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.recorder import Recorder
 from slotferry.jobs.runner import Runner
 from slotferry.migrate.account.accounting import Accounting
 from slotferry.migrate.account.book import OpenDoubts
 from slotferry.migrate.snapshot import read_as_snapshot
-
-if TYPE_CHECKING:
-    from slotferry._core import Job
 
 _MOST_LOOKS = 4  # the last of them only asks whether there is still something in doubt
 
@@ -43,7 +40,7 @@ class CopyRunner(Runner):
         self.started_over |= starts_over
         super()._do(work)
 
-    def _tick(self, job: Job, recorder: Recorder) -> None:
+    def _tick(self, job: EngineJob, recorder: Recorder) -> None:
         self._accounting.tick()
         super()._tick(job, recorder)
 
@@ -76,9 +73,9 @@ class CopyRunner(Runner):
         for database, route in self._routes():
             count = sum(mark.database == database for mark in self._journal.marks(self._name))
             for work in accounting.works(doubts, database, route):
-                job = self._driver.new_job(work, max(count, 1))
+                job = self._driver.new_work(work, max(count, 1))
 
-                def tick(job: Job = job, database: int = database) -> None:
+                def tick(job: EngineJob = job, database: int = database) -> None:
                     nonlocal missing
                     accounting.tick()
                     missing += accounting.take(job, database)

@@ -7,18 +7,16 @@ whether it has each key.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from slotferry.jobs.driver import EngineDriver, Sides, Work
+from slotferry.jobs.job_group import EngineJob
 from slotferry.jobs.progress import ProgressReporter
 from slotferry.migrate.key_list import KeyList, in_chunks
 from slotferry.model.counts import Keys, Totals
 from slotferry.model.events import DryRunResult
 from slotferry.net.replies import keys_by_database
 from slotferry.topology.databases import Route, total_keys
-
-if TYPE_CHECKING:
-    from slotferry._core import Job
 
 _LOOK: dict[str, Any] = {"verify": (1.0, "existence", False), "wait_replicas": 0, "eviction": None}
 
@@ -53,16 +51,16 @@ class DryRun:
     def _count_names(self, names: Iterator[bytes]) -> None:
         """Look for listed keys on both sides."""
         for some in in_chunks(names):
-            self._count(self._driver.new_job(Work(keys=some, settings=_LOOK), 1), len(some))
+            self._count(self._driver.new_work(Work(keys=some, settings=_LOOK), 1), len(some))
 
     def _count_keys(self, route: Route, count: int) -> None:
         """Count the keys of one database."""
         partitions = [(index, index) for index in range(count)]
         settings = _LOOK if self._looks else {}
         work = Work(partitions, scan_only=not self._looks, route=route, settings=settings)
-        self._count(self._driver.new_job(work, count))
+        self._count(self._driver.new_work(work, count))
 
-    def _count(self, job: Job, named: int | None = None) -> None:
+    def _count(self, job: EngineJob, named: int | None = None) -> None:
         """Add what a job finds, of which so many keys are `named`; None: those that it scans."""
         before, existing, driver = self.totals, self._existing, self._driver
         expected = total_keys(driver.sides.ways, driver.sides.source_facts)

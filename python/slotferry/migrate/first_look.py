@@ -17,8 +17,10 @@ from slotferry.jobs.options import Options
 from slotferry.model.events import Notice
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
+from slotferry.preflight.servers import refuse_streams
+from slotferry.topology.cluster_source.facts import discover_any_source
 from slotferry.topology.databases import check_routes, plan_routes
-from slotferry.topology.discovery import discover_source, discover_target
+from slotferry.topology.discovery import discover_target
 from slotferry.topology.rdb_file import look_at_file
 
 Judge = Callable[[Sides], Sequence[preflight.Row]]
@@ -51,12 +53,12 @@ class FirstLook:
 
         `preferred` is the run_id of a replica to read, `databases` are those that the job to resume has.
         """
-        if self._source.is_cluster_url:
-            raise preflight.source_is_cluster(str(self._source.addresses[0]))
+        options = self._options
+        refuse_streams(self._source, follow=options.follow, snapshot=options.read == "snapshot")
         source, target = self.connectors()
         with looking(self._cancel, source, target):
             is_file = self._source.is_file
-            source_facts = look_at_file(self._source) if is_file else discover_source(source, preferred)
+            source_facts = look_at_file(self._source) if is_file else discover_any_source(source, preferred)
             for note in source_facts.notes:
                 emit(Notice(note))
             self._cancel.check()
@@ -71,7 +73,6 @@ class FirstLook:
             if problems:
                 raise problems[0]
             self._cancel.check()
-            options = self._options
             chosen = databases if databases and options.db == "all" else options.db
             routes = plan_routes(self._source, self._target, chosen, options.map_db, source_facts)
             for notice in check_routes(routes, source, target, target_facts):

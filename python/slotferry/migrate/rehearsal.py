@@ -16,8 +16,9 @@ from slotferry.migrate.resume import partitions_by_database
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
 from slotferry.preflight import judge_servers
+from slotferry.topology.cluster_source.facts import discover_any_source
 from slotferry.topology.databases import check_routes, plan_routes
-from slotferry.topology.discovery import Topology, discover_source, discover_target
+from slotferry.topology.discovery import Topology, discover_target
 
 
 def rehearse(
@@ -31,7 +32,7 @@ def rehearse(
     """Return what becomes of the source's names, and the target's topology. Raises `SlotferryError`."""
     address_map = options.address_map_rules
     ends = Connector(source, "source", address_map), Connector(target, "target", address_map)
-    source_facts = discover_source(ends[0])
+    source_facts = discover_any_source(ends[0])
     target_facts = discover_target(ends[1], source_facts.server)
     problems: list[SlotferryError] = [
         row.error()

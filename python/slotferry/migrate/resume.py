@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from slotferry.errors import JobMismatchError
+from slotferry.jobs.cluster.source import partitions_of_node
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.records import COMPLETED, JobRecord, Setup
 from slotferry.jobs.options import Options
@@ -21,6 +22,7 @@ from slotferry.jobs.runner import is_followed_alone
 from slotferry.migrate.key_list import KeyList
 from slotferry.net.endpoints import Endpoint
 from slotferry.text import count_of
+from slotferry.topology.cluster_source.facts import ClusterFacts
 from slotferry.topology.databases import Databases, Route
 from slotferry.topology.discovery import SourceFacts
 
@@ -110,6 +112,13 @@ def planned_partitions(options: Options, facts: SourceFacts) -> int:
 def _partitions(options: Options, facts: SourceFacts, keys: int) -> int:
     if facts.file is not None:
         return 1
+    if isinstance(facts, ClusterFacts):
+        nodes = len(facts.nodes)
+        return nodes * partitions_of_node(_wanted(options, facts, keys // nodes), facts)
+    return _wanted(options, facts, keys)
+
+
+def _wanted(options: Options, facts: SourceFacts, keys: int) -> int:
     if options.parallel_scans is None:
         return plan_partitions(facts.round_trip, keys)
     return useful_partitions(options.parallel_scans, keys)
@@ -142,7 +151,7 @@ def prepare_job(
     which `notify` is told, and one of whose work the target has nothing left, for the reason `void`.
     Otherwise its marks and unsettled keys stand. A job of `names` has no cursors.
     """
-    record, run_id = journal.job(name), facts.server.run_id
+    record, run_id = journal.job(name), facts.run_id
     databases = partitions_by_database(options, facts, routes)
     if setup.read == "snapshot":
         databases = dict.fromkeys(databases, 1)
@@ -181,7 +190,11 @@ def prepare_job(
         notify(_changed(name, facts))
         return False
     wanted = options.parallel_scans
-    if wanted is not None and record.partition_count not in (wanted, useful_partitions(wanted, facts.keys)):
+    if (
+        wanted is not None
+        and not isinstance(facts, ClusterFacts)
+        and record.partition_count not in (wanted, useful_partitions(wanted, facts.keys))
+    ):
         notify(
             f"--parallel-scans {options.parallel_scans} is not used: job {name} was started with "
             f"{record.partition_count}, which its cursors depend on"

@@ -203,7 +203,7 @@ class Session:
             if options.follow and not resumes:
                 self.followed.refuse_full_target(sides)
             functions = self._plan_functions(sides)
-            goes_on = resumes and record is not None and record.run_id == sides.source_facts.server.run_id
+            goes_on = resumes and record is not None and record.run_id == sides.source_facts.run_id
             # What is followed already is looked at beside it, so that one key does not hold up all others.
             collisions = () if goes_on or (resumes and options.follow) else self._find_collisions(sides)
             driver = EngineDriver(sides, options, self._emit, self._cancel, self.controls)
@@ -219,6 +219,8 @@ class Session:
                 self._names,
                 void=accounting.void() if resumes else "",
             )
+            if driver.cluster is not None:
+                driver.cluster.begin(journal, self.job)
             figures.runs = self._history.run = journal.begin_run(self.job, resumed=figures.resumed)
             self._begin_series(journal, driver)
             figures.settled_before = journal.totals(self.job).keys.settled

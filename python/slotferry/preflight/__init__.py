@@ -19,6 +19,7 @@ from slotferry.preflight.rights import judge_rights
 from slotferry.preflight.rows import Row, apply_skips
 from slotferry.preflight.servers import judge_servers, source_is_cluster
 from slotferry.preflight.survey import Survey, survey_target, take_survey
+from slotferry.topology.cluster_source.facts import ClusterFacts
 from slotferry.topology.discovery import SourceFacts, TargetFacts
 
 __all__ = [
@@ -75,7 +76,8 @@ def find_rows(
     keys_to_move = survey.source_keys if keys is None else keys
     survey = replace(survey, source_keys=keys_to_move, filtered=filtered, wait_replicas=wait_replicas)
     shares = None
-    if keys is None and not filtered and not renamed and tag_might_overflow(survey):
+    one = not isinstance(source_facts, ClusterFacts)  # of a cluster's keys one node has but a part
+    if one and keys is None and not filtered and not renamed and tag_might_overflow(survey):
         shares = quick_shares(source, source_facts, slot_owners(survey.topology))
     rows += apply_skips(judge_survey(survey, shares), skips)
     if snapshot:

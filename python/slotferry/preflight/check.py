@@ -25,7 +25,7 @@ from slotferry.net.address_map import AddressMap
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint, Tls, parse_endpoint
 from slotferry.net.replies import ResponseError
-from slotferry.preflight import apply_skips, judge_servers, judge_survey, source_is_cluster
+from slotferry.preflight import apply_skips, judge_servers, judge_survey
 from slotferry.preflight.application.analysis import Application, ApplicationStudy
 from slotferry.preflight.fitness import judge_target, slot_owners
 from slotferry.preflight.following import judge_following, judge_snapshot, look_at_stream
@@ -36,11 +36,12 @@ from slotferry.preflight.reach import judge_announced
 from slotferry.preflight.report import CheckReport
 from slotferry.preflight.rights import denied_key, judge_rights
 from slotferry.preflight.rows import Row, error, not_checked, ok, warning
-from slotferry.preflight.servers import judge_nodes
+from slotferry.preflight.servers import judge_nodes, refuse_streams
 from slotferry.preflight.survey import Survey, survey_target, take_survey
 from slotferry.text import count_of, format_duration, shorten_key
+from slotferry.topology.cluster_source.facts import ClusterFacts, discover_any_source
 from slotferry.topology.databases import Route, check_routes, plan_routes
-from slotferry.topology.discovery import SourceFacts, TargetFacts, discover_source, discover_target
+from slotferry.topology.discovery import SourceFacts, TargetFacts, discover_target
 
 Notify = Callable[[str], None]
 
@@ -180,21 +181,23 @@ class _Check:
 
     def perform(self) -> CheckReport:
         begun = time.monotonic()
+        options = self._options
+        refuse_streams(self._source.endpoint, follow=options.follow, snapshot=options.read == "snapshot")
         with looking(self._cancel, self._source, self._target):
             source = self._look_at_source()
             target = self._look_at_target(source)
             survey = None
-            if source is not None and not source.server.cluster:
+            if source is not None and _is_readable(source):
                 self._plan(source, target)
             if source is not None and target is not None:
                 survey = self._compare(source, target)
             elif target is not None and target.seed.cluster:
                 self._look_closer(target)
-            if source is not None and not source.server.cluster and self._options.follow:
+            if source is not None and _is_readable(source) and self._options.follow:
                 self._look_at_stream(source)
-            if source is not None and not source.server.cluster and self._options.read == "snapshot":
+            if source is not None and _is_readable(source) and self._options.read == "snapshot":
                 self._look_at_snapshot(source)
-            if source is not None and not source.server.cluster and self._routes:
+            if source is not None and _is_readable(source) and self._routes:
                 self._sample(source, survey)
         if source is not None and not source.server.cluster:
             with working(self._cancel, self._source):
@@ -227,12 +230,8 @@ class _Check:
         return facts.keys if chosen is None else sum(facts.databases.get(number, 0) for number in chosen)
 
     def _look_at_source(self) -> SourceFacts | None:
-        if self._source.endpoint.is_cluster_url:
-            refusal = source_is_cluster(str(self._source.endpoint.addresses[0]))
-            self._rows.append(error("servers", "source", refusal.message, refusal.hint))
-            return None
         try:
-            facts = discover_source(self._source)
+            facts = discover_any_source(self._source)
         except SlotferryError as failure:
             self._rows.append(_unreached("source", failure))
             return None
@@ -403,6 +402,11 @@ class _Check:
                 )
             ]
         return [ok("key-rights", "the target user may write keys of every pattern")] if keys else []
+
+
+def _is_readable(source: SourceFacts) -> bool:
+    """Whether its keys can be read: a node of a cluster alone has but a part of them."""
+    return isinstance(source, ClusterFacts) or not source.server.cluster
 
 
 def _unreached(side: Side, failure: SlotferryError) -> Row:

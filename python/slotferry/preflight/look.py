@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from slotferry.model.address import Address
 from slotferry.model.key_filter import Selection
 from slotferry.net.connector import Connector
 from slotferry.preflight.keyspace.sampling import Choice, Sampler
 from slotferry.preflight.keyspace.summary import KeyspaceSums
+from slotferry.topology.cluster_source.facts import ClusterFacts
 from slotferry.topology.databases import Route
 from slotferry.topology.discovery import SourceFacts
+from slotferry.topology.product import scans_by_slot
 
 Notify = Callable[[str], None]
 Progress = Callable[[int, int], None]
@@ -40,6 +43,14 @@ class DataMemory:
 
     bytes: int = 0
     is_exact: bool = True
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A server; `slots` are those that it owns, where its SCAN goes from slot to slot."""
+
+    address: Address | None
+    slots: Sequence[int] = ()
 
 
 class Look:
@@ -71,11 +82,12 @@ class Look:
         looked = Looked()
         shares = [keys if wanted >= total else -(-wanted * keys // total) for keys in counts]
         for route, keys, share in zip(routes, counts, shares, strict=True):
-            with self._sampler(looked, route, min(wanted, total)) as sampler:
-                sampler.run(keys, share)
-                looked.keys += sampler.estimate(keys)
-                for kind, key in sampler.rdb_types.items():
-                    looked.rdb_types.setdefault(kind, key)
+            for place, parts in self._places(keys, share):
+                with self._sampler(looked, route, min(wanted, total), place) as sampler:
+                    sampler.run(*parts)
+                    looked.keys += sampler.estimate(parts[0])
+                    for kind, key in sampler.rdb_types.items():
+                        looked.rdb_types.setdefault(kind, key)
         missing = looked.sums.unexplained(total, memory.bytes)
         if wanted >= total or missing <= memory.bytes * _UNEXPLAINED:
             return looked
@@ -85,12 +97,25 @@ class Look:
             f"up to {min(total, _SOUGHT * wanted):,} more keys for their size"
         )
         for route, share in zip(routes, shares, strict=True):
-            with self._sampler(looked, route, min(wanted, total)) as sampler:
-                sampler.seek(total, memory.bytes, _SOUGHT * share, _UNEXPLAINED)
+            for place, (_, part) in self._places(total, share):
+                with self._sampler(looked, route, min(wanted, total), place) as sampler:
+                    sampler.seek(total, memory.bytes, _SOUGHT * part, _UNEXPLAINED)
         return looked
 
+    def _places(self, keys: int, share: int) -> Iterator[tuple[_Place, tuple[int, int]]]:
+        """Yield where to look, and at how many of how many keys: of a cluster, at each primary's part."""
+        facts = self._facts
+        if not isinstance(facts, ClusterFacts):
+            yield _Place(facts.address(self._connector.endpoint)), (keys, share)
+            return
+        count = len(facts.nodes)
+        for node in facts.nodes:
+            by_slot = node.server is not None and scans_by_slot(node.server.product)
+            place = _Place(node.address, sorted(node.slots) if by_slot else ())
+            yield place, (-(-keys // count), -(-share // count))
+
     @contextmanager
-    def _sampler(self, looked: Looked, route: Route, total: int) -> Iterator[Sampler]:
+    def _sampler(self, looked: Looked, route: Route, total: int, place: _Place) -> Iterator[Sampler]:
         """Give what looks at the keys of a route's database."""
         before = self._done
 
@@ -98,7 +123,7 @@ class Look:
             self._done = before + asked
             self._progress(self._done, max(total, self._done))
 
-        with self._connector.open(self._facts.address(self._connector.endpoint)) as node:
+        with self._connector.open(place.address) as node:
             if route.source:
                 node.need("SELECT", route.source)
             yield Sampler(
@@ -108,4 +133,5 @@ class Look:
                 choice=Choice.of(self._selection, route),
                 sums=looked.sums,
                 on_progress=on_progress,
+                slots=place.slots,
             )

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from slotferry.errors import SourceNotReadyError
+from slotferry.errors import SourceNotReadyError, UsageError
+from slotferry.net.endpoints import Endpoint
 from slotferry.preflight.rows import Row, error, ok
 from slotferry.text import format_slots
+from slotferry.topology.cluster_source.facts import ClusterFacts
 from slotferry.topology.discovery import SourceFacts, TargetFacts, is_same
 
 
@@ -18,7 +20,10 @@ def judge_servers(source: SourceFacts, target: TargetFacts, database: int) -> li
     rows = list(_identities(source, target))
     if rows:
         return rows
-    rows.append(ok("servers", f"{source.server.product} to a cluster of {_count(target)} primaries"))
+    what = str(source.server.product)
+    if isinstance(source, ClusterFacts):
+        what = f"a cluster of {len(source.nodes)} primaries, {what},"
+    rows.append(ok("servers", f"{what} to a cluster of {_count(target)} primaries"))
     rows += [_slots(target)]
     if rows[-1].status == "ok":
         rows += [_state(target), _database(target, database)]
@@ -26,6 +31,14 @@ def judge_servers(source: SourceFacts, target: TargetFacts, database: int) -> li
 
 
 def _identities(source: SourceFacts, target: TargetFacts) -> Iterator[Row]:
+    if isinstance(source, ClusterFacts) and (common := source.look.node_ids & target.topology.node_ids):
+        yield error(
+            "servers",
+            "source",
+            f"source and target are the same cluster: both have the node {min(common)}",
+            "name the cluster to migrate into as the target; 'slotferry reshard' moves slots inside of one",
+        )
+        return
     servers = (target.seed, *(primary.server for primary in target.primaries))
     named = next((p.server for p in target.primaries if is_same(p.server, source.server)), None)
     if named is not None and not is_same(target.seed, source.server):
@@ -58,7 +71,7 @@ def _identities(source: SourceFacts, target: TargetFacts) -> Iterator[Row]:
             "name a server that no node of the target replicates and that replicates none of them",
         )
         return
-    if source.server.cluster:
+    if source.server.cluster and not isinstance(source, ClusterFacts):
         refusal = source_is_cluster(source.server.node)
         yield error("servers", "source", refusal.message, refusal.hint)
     if not target.seed.cluster:
@@ -97,8 +110,17 @@ def source_is_cluster(node: str) -> SourceNotReadyError:
     """Return the error for a source that is itself a cluster."""
     return SourceNotReadyError(
         f"the source {node} is a node of a cluster",
-        hint="name a standalone server as the source; moving data between clusters is not supported",
+        hint="write redis+cluster:// to read all primaries of the cluster, or name a standalone server",
     )
+
+
+def refuse_streams(source: Endpoint, *, follow: bool, snapshot: bool) -> None:
+    """Raise `UsageError` where a stream of a cluster would have to be read."""
+    if source.is_cluster_url and (follow or snapshot):
+        raise UsageError(
+            f"a cluster as the source can't be {'followed' if follow else 'read from snapshots'} yet",
+            hint="leave out --follow and --read snapshot: every primary is scanned",
+        )
 
 
 def _slots(target: TargetFacts) -> Row:

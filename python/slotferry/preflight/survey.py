@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
@@ -19,12 +20,16 @@ from slotferry.net.connector import Connector
 from slotferry.net.node import Node
 from slotferry.net.replies import ResponseError
 from slotferry.preflight.rights import Command, denied_commands, source_probes, target_probes
-from slotferry.topology.discovery import SourceFacts, TargetFacts, Topology
+from slotferry.topology.cluster_source.facts import ClusterFacts
+from slotferry.topology.discovery import ServerFacts, SourceFacts, TargetFacts, Topology
 from slotferry.topology.product import Product
 
 _CLOCK_SAMPLES = 3
 _FAR = 0.01
 _AT_ONCE = 16
+_APART = ("used_memory_startup", "mem_clients_normal", "mem_clients_slaves", "mem_aof_buffer",
+          "mem_replication_backlog", "mem_cluster_links", "used_memory_scripts")  # fmt: skip
+"""What a server's memory holds besides data."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +70,7 @@ class ServerView:
     @property
     def data_bytes(self) -> int:
         """About the memory that its data takes: without the server itself, its clients and replicas."""
-        apart = ("used_memory_startup", "mem_clients_normal", "mem_clients_slaves", "mem_aof_buffer",
-                 "mem_replication_backlog", "mem_cluster_links", "used_memory_scripts")  # fmt: skip
-        return max(0, self.number("used_memory") - sum(map(self.number, apart)))
+        return max(0, self.number("used_memory") - sum(map(self.number, _APART)))
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,12 @@ def take_survey(
     source: Connector, source_facts: SourceFacts, target: Connector, target_facts: TargetFacts
 ) -> Survey:
     """Ask every server. Raises `SourceLostError` or `TargetLostError` where one goes away meanwhile."""
-    with source.open(source_facts.address(source.endpoint)) as node:
-        if source.endpoint.database:
-            node.need("SELECT", source.endpoint.database)
-        server = source_facts.server
-        view = _look(node, server.product, source_probes(server))
+    if isinstance(source_facts, ClusterFacts):
+        places = list(zip((node.address for node in source_facts.nodes), source_facts.servers, strict=True))
+        view = _merged([_look_at_source(source, address, server) for address, server in places])
+    else:
+        address = source_facts.address(source.endpoint)
+        view = _look_at_source(source, address, source_facts.server)
     there = survey_target(target, target_facts)
     return replace(
         there,
@@ -104,6 +108,28 @@ def take_survey(
         source_keys=source_facts.keys,
         source_databases=frozenset({source.endpoint.database}),
     )
+
+
+def _look_at_source(source: Connector, address: Address | None, server: ServerFacts) -> ServerView:
+    with source.open(address) as node:
+        if source.endpoint.database:
+            node.need("SELECT", source.endpoint.database)
+        return _look(node, server.product, source_probes(server))
+
+
+def _merged(views: Sequence[ServerView]) -> ServerView:
+    """Return the primaries of a cluster as one: the newest of them, with the data of all."""
+    newest = max(views, key=lambda view: view.product.version)
+    info = dict(newest.info)
+    for name in ("used_memory", *_APART):
+        info[name] = str(sum(view.number(name) for view in views))
+    held: Counter[int] = Counter()
+    for view in views:
+        held.update(view.keys)
+    info.update((f"db{number}", f"keys={keys},expires=0") for number, keys in held.items())
+    denied = sorted({command for view in views for command in view.denied})
+    modules = frozenset[str]().union(*(view.modules for view in views))
+    return replace(newest, info=info, modules=modules, denied=tuple(denied))
 
 
 def survey_target(target: Connector, target_facts: TargetFacts) -> Survey:

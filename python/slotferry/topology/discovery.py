@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from slotferry._core import SLOTS
-from slotferry.errors import MixedTargetError, SlotferryError
+from slotferry.errors import SlotferryError
 from slotferry.model.address import Address
 from slotferry.net import replies
 from slotferry.net.address_map import AddressMap
@@ -80,6 +78,11 @@ class SourceFacts:
     used_memory: int | None = None
     file: FileFacts | None = None
     """The RDB file that it is, where it is no server."""
+
+    @property
+    def run_id(self) -> str:
+        """What the job's cursors depend on."""
+        return self.server.run_id
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -190,7 +193,7 @@ def discover_source(connector: Connector, preferred: str = "") -> SourceFacts:
     found = None if connector.endpoint.service is None else ServiceFinder(connector).find(preferred)
     connector.server = None if found is None else found.address
     with connector.open() as node:
-        server = _server_facts(node)
+        server = server_facts(node)
         database = connector.endpoint.database
         if database and not server.cluster:
             select_source(node, database)
@@ -247,7 +250,7 @@ def discover_target(connector: Connector, source: ServerFacts | None = None) -> 
     primaries, refusal = [], ""
     for address in topology.primaries:
         with _open_primary(connector, address) as node:
-            server = _server_facts(node)
+            server = server_facts(node)
             if not server.cluster or is_same(server, source):
                 primaries.append(PrimaryFacts(server, "unknown"))
                 continue
@@ -299,7 +302,7 @@ def _look_at_seeds(connector: Connector) -> tuple[ServerFacts, Topology]:
 def _look_at_seed(connector: Connector, address: Address) -> _SeedView | SlotferryError:
     try:
         with connector.open(address) as node:
-            server = _server_facts(node)
+            server = server_facts(node)
             if not server.cluster:
                 return _SeedView(address, server)
             topology = read_topology(node, connector.address_map)
@@ -335,54 +338,6 @@ def _address_of(connector: Connector, server: ServerFacts) -> Address:
     return next(address for address in connector.endpoint.addresses if str(address) == server.node)
 
 
-class TopologyRefresher:
-    """Refreshes in a thread of its own, one at a time and not more often than every `interval` seconds.
-
-    The caller polls: `want()` when a fresh topology is needed, then `poll()` until it hands one over.
-    """
-
-    def __init__(self, refresh: Callable[[], Topology], interval: float = 0.2) -> None:
-        self._refresh = refresh
-        self._interval = interval
-        self._wanted = False
-        self._next = 0.0
-        self._thread: threading.Thread | None = None
-        self._result: Topology | None = None
-        self._refusal: MixedTargetError | None = None
-
-    def want(self) -> None:
-        """Ask for a fresh topology."""
-        self._wanted = True
-
-    def poll(self) -> Topology | None:
-        """Return a topology that has arrived since the last call, and start a refresh that is due.
-
-        Raises `MixedTargetError` where the addresses lead to two clusters by now.
-        """
-        if self._refusal is not None:
-            raise self._refusal
-        arrived = None
-        if self._thread is not None and not self._thread.is_alive():
-            arrived, self._result, self._thread = self._result, None, None
-            # A refresh that failed stays wanted: some node has to answer for the job to go on.
-            self._wanted = self._wanted or arrived is None
-        if self._wanted and self._thread is None and time.monotonic() >= self._next:
-            self._wanted = False
-            self._next = time.monotonic() + self._interval
-            # A daemon: a node that hangs must not hold up the end of the process.
-            self._thread = threading.Thread(target=self._run, name="slotferry-topology", daemon=True)
-            self._thread.start()
-        return arrived
-
-    def _run(self) -> None:
-        try:
-            self._result = self._refresh()
-        except MixedTargetError as error:
-            self._refusal = error
-        except SlotferryError:
-            self._result = None  # `poll` tries again; the engine's retry limit ends it
-
-
 def _open_primary(connector: Connector, address: Address) -> Node:
     try:
         return connector.open(address)
@@ -391,7 +346,8 @@ def _open_primary(connector: Connector, address: Address) -> Node:
         raise
 
 
-def _server_facts(node: Node) -> ServerFacts:
+def server_facts(node: Node) -> ServerFacts:
+    """Return who a server is. Raises `SlotferryError`."""
     info = node.info()
     if info.get("redis_mode") == "sentinel":
         hint = (

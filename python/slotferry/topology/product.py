@@ -34,6 +34,11 @@ class Product:
         return f"{self.family.capitalize()} {self.version_text}"
 
 
+def scans_by_slot(product: Product) -> bool:
+    """Whether SCAN of a node of a cluster goes from slot to slot (docs/protocol.md, SCAN)."""
+    return product.version >= ((8, 0) if product.family == "valkey" else (7, 4))
+
+
 def version_numbers(text: str) -> tuple[int, ...]:
     """Return the numbers of a version such as `7.2.4` or `8.0.0-rc1`."""
     return tuple(int(part) for part in re.findall("[0-9]{1,9}", text)[:3])

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from slotferry._core import SLOTS
-from slotferry.errors import SlotferryError, unexpected
+from slotferry.errors import MixedTargetError, SlotferryError, unexpected
 from slotferry.model.address import Address
 from slotferry.net.connector import Connector
 from slotferry.net.link import CONNECT_TIMEOUT, REPLY_TIMEOUT, lost
@@ -136,3 +136,51 @@ class TopologyViews:
             answers.put((address, unexpected(error)))
         finally:
             self._under_way.discard(address)
+
+
+class TopologyRefresher:
+    """Refreshes in a thread of its own, one at a time and not more often than every `interval` seconds.
+
+    The caller polls: `want()` when a fresh topology is needed, then `poll()` until it hands one over.
+    """
+
+    def __init__(self, refresh: Callable[[], Topology], interval: float = 0.2) -> None:
+        self._refresh = refresh
+        self._interval = interval
+        self._wanted = False
+        self._next = 0.0
+        self._thread: threading.Thread | None = None
+        self._result: Topology | None = None
+        self._refusal: MixedTargetError | None = None
+
+    def want(self) -> None:
+        """Ask for a fresh topology."""
+        self._wanted = True
+
+    def poll(self) -> Topology | None:
+        """Return a topology that has arrived since the last call, and start a refresh that is due.
+
+        Raises `MixedTargetError` where the addresses lead to two clusters by now.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        arrived = None
+        if self._thread is not None and not self._thread.is_alive():
+            arrived, self._result, self._thread = self._result, None, None
+            # A refresh that failed stays wanted: some node has to answer for the job to go on.
+            self._wanted = self._wanted or arrived is None
+        if self._wanted and self._thread is None and time.monotonic() >= self._next:
+            self._wanted = False
+            self._next = time.monotonic() + self._interval
+            # A daemon: a node that hangs must not hold up the end of the process.
+            self._thread = threading.Thread(target=self._run, name="slotferry-topology", daemon=True)
+            self._thread.start()
+        return arrived
+
+    def _run(self) -> None:
+        try:
+            self._result = self._refresh()
+        except MixedTargetError as error:
+            self._refusal = error
+        except SlotferryError:
+            self._result = None  # `poll` tries again; the engine's retry limit ends it

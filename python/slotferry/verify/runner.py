@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from itertools import cycle
+from typing import Any
 
 from slotferry.errors import InternalError, RefusedError, SlotferryError, TargetLostError
 from slotferry.jobs.driver import EngineDriver, Work
+from slotferry.jobs.job_group import EngineJob
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.recorder import Recorder
 from slotferry.jobs.progress import ProgressReporter
@@ -23,9 +25,6 @@ from slotferry.topology.databases import Route
 from slotferry.topology.discovery import TargetFacts, discover_target
 from slotferry.verify import misplaced
 from slotferry.verify.options import VerifyOptions
-
-if TYPE_CHECKING:
-    from slotferry._core import Job
 
 _RECHECK_SECONDS = 1.0
 _MAX_TARGET_CHANGES = 5
@@ -72,6 +71,8 @@ class _Comparing(Runner):
                 PhaseStarted("recheck", f"{count_keys(keys.failed + keys.pending)} read again ({number})")
             )
             self._pause()
+            if self._driver.cluster is not None:
+                self._refresh(self._driver.cluster)
             deadline = time.monotonic() + self._driver.options.retry_for
             for database, route in self._routes():
                 left = self._journal.unsettled_keys(self._name, with_failed=True, database=database)
@@ -101,6 +102,7 @@ class SourceRunner(_Comparing):
             todo = [(mark.index, mark.cursor) for mark in marks if mark.database == database]
             if todo:
                 yield Work(partitions=todo, settings=settings, route=route)
+        yield from self._moved_works(settings)
 
 
 class TargetRunner(_Comparing):
@@ -161,7 +163,8 @@ class TargetRunner(_Comparing):
             mine = [mark for mark in marks if mark.database == database]
             todo = [
                 (mark.index, mark.cursor, address.host, address.port, primary.server.run_id)
-                for mark, primary, address in zip(mine, primaries, addresses, strict=True)
+                # Of a cluster each primary is asked, for the keys of its slots.
+                for mark, primary, address in zip(mine, cycle(primaries), cycle(addresses), strict=False)
                 if not mark.done
             ]
             if todo:
@@ -169,7 +172,7 @@ class TargetRunner(_Comparing):
                 yield Work(settings={**settings, **comparison_settings(self._options)}, route=route)
 
     def _do(self, work: Work) -> None:
-        job = self._driver.new_job(work, 1)  # the engine has no partitions here, only primaries
+        job = self._driver.new_work(work, 1)  # the engine has no partitions here, only primaries
         database = (work.route or self._driver.sides.ways[0]).source
         recorder = Recorder(self._journal, self._name, job, database)
         try:
@@ -199,6 +202,10 @@ class TargetRunner(_Comparing):
 
     def _start_over(self, error: SlotferryError) -> None:
         """Another source process answers: its keys may be others."""
+        if self._driver.cluster is not None:
+            super()._start_over(error)
+            self._reset()
+            return
         run_id = self._driver.sides.source_facts.server.run_id
         facts = self._look_again(error, run_id)
         self._driver.sides = replace(self._driver.sides, source_facts=facts)
@@ -213,12 +220,13 @@ class TargetRunner(_Comparing):
         record = self._journal.job(self._name)
         if record is None:
             raise InternalError(f"the job {self._name} is gone from the journal")
-        sides = self._driver.sides
+        sides, cluster = self._driver.sides, self._driver.cluster
+        swept = sides.source_facts.run_id if cluster is None else cluster.begin_sweeps()
         self._journal.reset(
             self._name,
             record.setup,
-            len(sides.target_facts.topology.primaries),
-            both_run_ids(sides.source_facts.server.run_id, sides.target_facts),
+            len(sides.target_facts.topology.primaries) * (1 if cluster is None else cluster.swept),
+            both_run_ids(swept, sides.target_facts),
             [route.source for route in sides.ways],
             nodes=True,
         )
@@ -289,11 +297,11 @@ class Repair:
     def _send(self, keys: Sequence[bytes], route: Route | None, *, delete: bool) -> None:
         settings = {"on_conflict": "replace", "delete_extra": delete}
         work = Work(keys=keys, settings=settings, route=route)
-        job = self.driver.new_job(work, 1)
+        job = self.driver.new_work(work, 1)
         self.driver.drive(job, lambda: self._complain(job))
         self._complain(job)
 
-    def _complain(self, job: Job) -> None:
+    def _complain(self, job: EngineJob) -> None:
         """Tell of the first keys that can't be repaired; the engine goes on once it is rid of them."""
         for failure in job.checkpoint().failures:
             self._complaints += 1

@@ -94,22 +94,28 @@ class VerifySession(Session):
             known = journal.databases(self.job) if resumes else ()
             sides = self._look(record.run_id if record is not None and resumes else "", known)
             self._refuse_empty_source(sides)
-            self._prepare(journal, sides)
+            driver = EngineDriver(sides, self._verify, self._emit, self._cancel, self.controls)
+            self._prepare(journal, driver)
             with self._recorded(journal, begun):
-                self._compare(journal, sides)
+                self._compare(journal, driver)
 
     def _resumes(self, record: JobRecord) -> bool:
         """Whether something is left to be resumed; after a complete pass a verification begins anew."""
         return not self._options.restart and record.status not in COMPLETED
 
-    def _prepare(self, journal: Journal, sides: Sides) -> None:
+    def _prepare(self, journal: Journal, driver: EngineDriver) -> None:
         """Bring both directions to where this run starts."""
+        sides, cluster = driver.sides, driver.cluster
         databases = partitions_by_database(self._options, sides.source_facts, sides.ways)
         partitions = max(databases.values())
         primaries = len(sides.target_facts.topology.primaries)
-        run_id = sides.source_facts.server.run_id
+        run_id = swept = sides.source_facts.run_id
         self._figures.resumed = self._prepare_one(journal, self.job, partitions, run_id, databases)
-        sweep_id = both_run_ids(run_id, sides.target_facts)
+        if cluster is not None:
+            cluster.begin(journal, self.job)
+            swept = cluster.begin_sweeps()
+            primaries *= cluster.swept
+        sweep_id = both_run_ids(swept, sides.target_facts)
         if not self._figures.resumed:
             journal.discard(self._extra_job)
         self._prepare_one(journal, self._extra_job, primaries, sweep_id, list(databases), nodes=True)
@@ -176,9 +182,9 @@ class VerifySession(Session):
         except OutputError as error:
             self._lost_output = error
 
-    def _compare(self, journal: Journal, sides: Sides) -> None:
-        options = self._verify
-        driver = self._driver = EngineDriver(sides, options, self._emit, self._cancel, self.controls)
+    def _compare(self, journal: Journal, driver: EngineDriver) -> None:
+        options, sides = self._verify, driver.sides
+        self._driver = driver
         driver.record = journal.job(self.job)
         self._begin_series(journal, driver)
         self._announce(sides, len(journal.marks(self.job)) // len(sides.ways))

@@ -1,9 +1,9 @@
 //! `Checkpoint` and what it holds: to be written in one transaction.
 
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyList};
 use pyo3::{PyClass, PyClassInitializer};
-use slotferry_core::ledger::{checkpoint, unsettled};
+use slotferry_core::ledger::{checkpoint, progress, unsettled};
 
 use crate::follow::{PyPosition, position};
 use crate::snapshot::Counts;
@@ -104,6 +104,51 @@ pub(crate) struct Checkpoint {
     big_positions: Py<PyAny>,
     resolved: Py<PyAny>,
     follow: Option<(PyPosition, bool)>,
+}
+
+#[pymethods]
+impl Checkpoint {
+    /// One checkpoint of several jobs, whose partitions are counted from these numbers on.
+    #[staticmethod]
+    #[pyo3(signature = (parts, /))]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "a list of Python's becomes one of ours"
+    )]
+    fn merged(py: Python<'_>, parts: Vec<(Py<Self>, u32)>) -> PyResult<Self> {
+        let joined = |lists: Vec<&Py<PyAny>>| -> PyResult<Py<PyAny>> {
+            let all = PyList::empty(py);
+            for list in lists {
+                for item in list.bind(py).try_iter()? {
+                    all.append(item?)?;
+                }
+            }
+            Ok(all.into_any().unbind())
+        };
+        let marks = PyList::empty(py);
+        let mut counts = progress::Counts::default();
+        for (part, first) in &parts {
+            let part = part.get();
+            for mark in part.partitions.bind(py).try_iter()? {
+                let mark = mark?.cast_into::<PartitionMark>()?.get().0;
+                let index = mark.index + first;
+                marks.append(Py::new(py, PartitionMark(checkpoint::Mark { index, ..mark }))?)?;
+            }
+            counts.merge(&part.counts.get().0);
+        }
+        let of =
+            |list: fn(&Self) -> &Py<PyAny>| joined(parts.iter().map(|(part, _)| list(part.get())).collect());
+        Ok(Self {
+            partitions: marks.into_any().unbind(),
+            counts: Py::new(py, Counts(counts))?,
+            failures: of(|part| &part.failures)?,
+            pending: of(|part| &part.pending)?,
+            notes: of(|part| &part.notes)?,
+            big_positions: of(|part| &part.big_positions)?,
+            resolved: of(|part| &part.resolved)?,
+            follow: None,
+        })
+    }
 }
 
 impl Checkpoint {

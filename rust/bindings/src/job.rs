@@ -10,7 +10,9 @@ use slotferry_core::rdb::{FieldTtl, Show, Target};
 use slotferry_core::resp::encode::ExpiryCommand;
 use slotferry_core::source::file::{FileSpec, Input};
 use slotferry_core::topology::SlotRange;
-use slotferry_core::{Depth, Eviction, JobSpec, OnConflict, Sample, Side, Sweep, TargetLimits, Verify};
+use slotferry_core::{
+    ClusterNode, Depth, Eviction, JobSpec, OnConflict, Sample, Side, SlotSet, Sweep, TargetLimits, Verify,
+};
 
 use crate::access::Access;
 use crate::checkpoint::Checkpoint;
@@ -48,6 +50,9 @@ type PyFile = (
     bool,
     u64,
 );
+
+/// Whether its SCAN goes from slot to slot, and the ranges of slots whose keys are taken; none: of all.
+type PyClusterNode = (bool, Option<Vec<(u16, u16)>>);
 
 type PyRange = (u16, u16, String, u16);
 
@@ -116,6 +121,7 @@ impl Job {
         source_access,
         source_run_id,
         source_replication_id = String::new(),
+        source_cluster = None,
         source_has_pexpiretime,
         target_access,
         target_has_pexpiretime,
@@ -169,6 +175,7 @@ impl Job {
         source_access: &Bound<'_, Access>,
         source_run_id: String,
         source_replication_id: String,
+        source_cluster: Option<PyClusterNode>,
         source_has_pexpiretime: bool,
         target_access: &Bound<'_, Access>,
         target_has_pexpiretime: bool,
@@ -225,6 +232,10 @@ impl Job {
             source_access: source_access.get().0.clone(),
             source_run_id,
             source_replication_id,
+            source_cluster: source_cluster.map(|(scans_by_slot, only)| ClusterNode {
+                scans_by_slot,
+                only: only.map(|ranges| SlotSet::new(&ranges)),
+            }),
             source_expiry: expiry(source_has_pexpiretime),
             target_access: target_access.get().0.clone(),
             target_expiry: expiry(target_has_pexpiretime),

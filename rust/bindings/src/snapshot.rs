@@ -3,6 +3,7 @@
 use pyo3::prelude::*;
 use slotferry_core::ledger::progress;
 
+use crate::error::usage;
 use crate::follow::FollowProgress;
 
 /// How many keys ended how.
@@ -58,6 +59,19 @@ pub(crate) struct Snapshot(pub slotferry_core::Snapshot);
 
 #[pymethods]
 impl Snapshot {
+    #[staticmethod]
+    #[pyo3(signature = (parts, /))]
+    #[allow(
+        clippy::needless_pass_by_value,
+        reason = "a list of Python's becomes one of ours"
+    )]
+    fn merged(parts: Vec<PyRef<'_, Self>>) -> PyResult<Self> {
+        let parts: Vec<_> = parts.iter().map(|part| part.0.clone()).collect();
+        slotferry_core::Snapshot::merged(parts)
+            .map(Self)
+            .ok_or_else(|| usage("no snapshot was given"))
+    }
+
     #[getter]
     fn state(&self) -> &'static str {
         self.0.state.name()

@@ -28,5 +28,6 @@ pub use job::control::{Doubts, FollowStatus, State};
 pub use job::engine::{Depth, FollowSpec, JobSpec, OnConflict, OnFlush, Sweep, Verify};
 pub use job::supervisor::{Job, Snapshot};
 pub use resp::Eviction;
+pub use source::cluster::{ClusterNode, SlotSet};
 pub use target::limits::TargetLimits;
 pub use transform::sample::Sample;

@@ -86,6 +86,17 @@ fn redirect(rest: &str) -> Option<(u16, Redirect)> {
     Some((slot, redirect))
 }
 
+/// Whether an error of a source that is a cluster says that the key's slot is another node's, or on its way to one.
+pub(crate) fn is_elsewhere(error: &[u8]) -> bool {
+    matches!(judge(error), Verdict::Moved { .. } | Verdict::Ask(_)) || error.starts_with(b"TRYAGAIN")
+}
+
+/// Why a key is left pending that a node of the source passes on.
+pub(crate) fn why_elsewhere(error: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&error[..error.len().min(LONGEST_JUDGED)]);
+    format!("its slot has left the source's node, or is about to: {text}")
+}
+
 /// A line of INFO.
 pub(crate) fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     let line = info
@@ -121,6 +132,20 @@ mod tests {
             panic!("is an ASK");
         };
         assert_eq!(to.address(&asked, &map).to_string(), "[fe80::1]:6381");
+    }
+
+    #[test]
+    fn what_is_elsewhere() {
+        for text in ["MOVED 7 10.0.0.1:6379", "ASK 7 :6379", "TRYAGAIN Multiple keys"] {
+            assert!(is_elsewhere(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "ERR no such key",
+            "NOPERM No permissions",
+            "CLUSTERDOWN Hash slot not served",
+        ] {
+            assert!(!is_elsewhere(text.as_bytes()), "{text}");
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ TABLES = (
     *("jobs", "partitions", "unsettled", "runs", "notes", "story", "big_keys"),
     *("target_nodes", "target_counts", "doubts", "follow"),
     *("cutovers", "cutover_reports", "changed_settings", "libraries"),
-    *("series", "slot_owners", "partition_counts", "row_counts"),
+    *("series", "slot_owners", "partition_counts", "row_counts", "cluster_sources"),
 )
 _FIRST_TABLES = ("jobs", "partitions", "unsettled", "runs")
 """Those that a journal of any version has."""
@@ -213,6 +213,12 @@ CREATE TABLE IF NOT EXISTS partition_counts (
     partitions INTEGER NOT NULL,
     PRIMARY KEY (job, db)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS cluster_sources (
+    job TEXT PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
+    layout TEXT NOT NULL,
+    doubts TEXT NOT NULL,
+    look TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS slot_owners (
     job TEXT PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
     ranges TEXT NOT NULL

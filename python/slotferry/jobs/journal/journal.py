@@ -20,15 +20,16 @@ from dataclasses import asdict
 from slotferry.errors import JournalError, SlotferryError
 from slotferry.jobs.journal.file import explained
 from slotferry.jobs.journal.reader import JournalReader
-from slotferry.jobs.journal.records import Advance, Setup
+from slotferry.jobs.journal.records import Advance, ClusterRecord, Setup
 from slotferry.jobs.journal.row_checks import keep_counts
 from slotferry.model.counts import Totals
 from slotferry.model.follow import FollowMark
 from slotferry.model.history import HistoryEntry
+from slotferry.text import ranges_of
 
 _OF_A_PASS = (
     *("unsettled", "notes", "big_keys", "partitions", "partition_counts"),
-    *("target_nodes", "target_counts", "doubts"),
+    *("target_nodes", "target_counts", "doubts", "cluster_sources"),
 )
 
 _RECORD_COUNTS = """
@@ -240,6 +241,25 @@ class Journal(JournalReader):
         """Forget a job and all that belongs to it; return whether there was one."""
         with self.transaction() as execute:
             return execute("DELETE FROM jobs WHERE name = ?", (name,)).rowcount > 0
+
+    def record_cluster(self, name: str, record: ClusterRecord, void: Sequence[int]) -> None:
+        """Write what is known of a source that is a cluster; its `void` nodes are read no more."""
+        layout, doubts = json.dumps(record.layout), json.dumps(ranges_of(record.doubts))
+        with self.transaction() as execute:
+            execute(
+                "INSERT OR REPLACE INTO cluster_sources (job, layout, doubts, look) VALUES (?, ?, ?, ?)",
+                (name, layout, doubts, record.look),
+            )
+            counts = execute(
+                "SELECT db, count(*) FROM partitions WHERE job = ? GROUP BY db", (name,)
+            ).fetchall()
+            for number in void:
+                for database, partitions in counts:
+                    each = partitions // len(record.layout)
+                    execute(
+                        "UPDATE partitions SET done = 1 WHERE job = ? AND db = ? AND idx BETWEEN ? AND ?",
+                        (name, database, number * each, (number + 1) * each - 1),
+                    )
 
     def adopt(self, name: str, run_id: str) -> None:
         """Let a job without cursors go on with another server process."""

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from slotferry.errors import JournalError
 from slotferry.jobs.journal.file import TABLES, explained, open_database
-from slotferry.jobs.journal.records import COMPLETED, JobRecord, Mark, PendingKey, RunRecord, Setup
+from slotferry.jobs.journal.records import (
+    COMPLETED,
+    ClusterRecord,
+    JobRecord,
+    Mark,
+    PendingKey,
+    RunRecord,
+    Setup,
+)
 from slotferry.jobs.journal.row_checks import (
     DISCARD_HINT,
     check_counts,
@@ -235,6 +243,16 @@ class JournalReader:
             return None
         phase, replication_id, position, database, in_doubt = rows[0]
         return FollowMark(phase, replication_id, position, database, bool(in_doubt))
+
+    def cluster_record(self, name: str) -> ClusterRecord | None:
+        """Return what is known of the job's source where that is a cluster; None where nothing is."""
+        rows = self.select("SELECT layout, doubts, look FROM cluster_sources WHERE job = ?", name)
+        with parsing(self.path, "cluster_sources", f"job {name!r}"):
+            for layout, doubts, look in rows:
+                nodes = tuple((str(node), str(run)) for node, run in json.loads(layout))
+                slots = (slot for first, last in json.loads(doubts) for slot in range(first, last + 1))
+                return ClusterRecord(nodes, frozenset(slots), look)
+        return None
 
     def pending(self, name: str, limit: int) -> list[PendingKey]:
         """Return the first `limit` pending keys."""

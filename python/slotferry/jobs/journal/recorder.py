@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from slotferry.jobs.job_group import EngineJob
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.records import Advance, Mark, PendingKey
 from slotferry.jobs.partitions import scanned_fraction
@@ -17,13 +18,13 @@ from slotferry.model.follow import FollowMark
 from slotferry.redaction import redact
 
 if TYPE_CHECKING:
-    from slotferry._core import Checkpoint, Failure, Job, Snapshot
+    from slotferry._core import Checkpoint, Failure, Snapshot
 
 
 class Recorder:
     """Knows the figures of job `name`: as recorded, and up to an instant of the engine's `job`."""
 
-    def __init__(self, journal: Journal, name: str, job: Job, database: int = 0) -> None:
+    def __init__(self, journal: Journal, name: str, job: EngineJob, database: int = 0) -> None:
         self._journal = journal
         self._name = name
         self._job = job

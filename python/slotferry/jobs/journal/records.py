@@ -95,6 +95,18 @@ class Mark:
 
 
 @dataclass(frozen=True)
+class ClusterRecord:
+    """Of a job whose source is a cluster: the nodes of its partitions, in order, as node id and run id.
+
+    `doubts` are the slots that are to be read again; `look` is who owned what when that was true.
+    """
+
+    layout: tuple[tuple[str, str], ...]
+    doubts: frozenset[int]
+    look: str
+
+
+@dataclass(frozen=True)
 class PendingKey:
     """A key whose slot stayed unavailable."""
 

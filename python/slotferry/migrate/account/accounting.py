@@ -21,6 +21,7 @@ from slotferry.errors import (
     TargetLostError,
 )
 from slotferry.jobs.driver import EngineDriver, Work
+from slotferry.jobs.job_group import EngineJob
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.records import PendingKey
 from slotferry.migrate.account.book import AccountBook, OpenDoubts
@@ -43,7 +44,6 @@ from slotferry.topology.identity import (
 from slotferry.topology.views import TopologyViews
 
 if TYPE_CHECKING:
-    from slotferry._core import Job
     from slotferry.migrate.key_list import KeyList
     from slotferry.topology.discovery import Topology
 
@@ -185,7 +185,7 @@ class Accounting:
         for keys in in_chunks(doubted):
             yield Work(keys=keys, settings=settings, route=route)
 
-    def take(self, job: Job, database: int) -> int:
+    def take(self, job: EngineJob, database: int) -> int:
         """Make pending what a look has found missing, or could not ask for; return how many keys."""
         checkpoint = job.checkpoint()
         keys = [

@@ -27,6 +27,7 @@ from slotferry.errors import (
 )
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.driver import EngineDriver, Work
+from slotferry.jobs.job_group import EngineJob, JobGroup
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.libraries import LibraryRecords
 from slotferry.jobs.journal.recorder import Recorder
@@ -127,7 +128,7 @@ class FollowRunner(Runner):
             self._follower.let_go()
             self._end_aside()
 
-    def _tick(self, job: Job, recorder: Recorder) -> None:
+    def _tick(self, job: EngineJob, recorder: Recorder) -> None:
         self._attend_others()
         if self._follower.finished:
             # Nothing may be written any more, and what is in doubt now is no concern of this job.
@@ -139,8 +140,9 @@ class FollowRunner(Runner):
         if copied and not self._progress.copied:
             self._driver.emit(Notice("all is copied; the source is followed until the run is asked to end"))
         self._follower.copied = self._progress.copied = copied
-        self._attend(job, recorder.partitions)
-        self._follower.see(job)
+        if not isinstance(job, JobGroup):  # a cluster is not followed
+            self._attend(job, recorder.partitions)
+            self._follower.see(job)
         super()._tick(job, recorder)
 
     def _attend(self, job: Job, partitions: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from slotferry._core import KeyMap
@@ -98,11 +98,14 @@ class Sampler:
         choice: Choice | None = None,
         sums: KeyspaceSums | None = None,
         on_progress: Callable[[int], None] = lambda _: None,
+        slots: Sequence[int] = (),
     ) -> None:
         """Look only at keys of `choice`, and add them to `sums`, which others may have begun.
 
-        `on_progress` is told how many keys were asked about so far.
+        `on_progress` is told how many keys were asked about so far. `slots` are the server's, where its SCAN
+        goes from slot to slot.
         """
+        self._slots = slots
         self._node = node
         self._choice = choice or Choice()
         self._on_progress = on_progress
@@ -175,8 +178,12 @@ class Sampler:
         """
         partitions = 1 << max(0, (wanted // _PAGE - 1).bit_length())
         count = max(1, wanted // partitions)
-        for start in range(0, partitions, self._pages_at_once):
-            group = range(start, min(start + self._pages_at_once, partitions))
+        cursors: Sequence[int] = range(partitions)
+        if self._slots:
+            step = max(1, len(self._slots) // partitions)
+            cursors = self._slots[::step][:partitions]
+        for start in range(0, len(cursors), self._pages_at_once):
+            group = cursors[start : start + self._pages_at_once]
             answers = self._node.call_many([("SCAN", cursor, "COUNT", count) for cursor in group])
             for answer in answers:
                 if isinstance(answer, ResponseError):

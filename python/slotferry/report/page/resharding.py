@@ -16,11 +16,11 @@ from slotferry._core import __version__
 from slotferry.jobs.lock import is_running
 from slotferry.report.page.content import Count, Page, SlotMap, Table, Tone, clean
 from slotferry.report.page.slot_map import Ranges, slot_map
-from slotferry.reshard.cluster.wire import format_ranges, ranges_of
+from slotferry.reshard.cluster.wire import format_ranges
 from slotferry.reshard.journal import ReshardJournal, ReshardRecord
 from slotferry.reshard.plan.model import Plan
 from slotferry.reshard.repair.health import Health
-from slotferry.text import count_of, format_bytes, local_time, slots_in
+from slotferry.text import count_of, format_bytes, local_time, ranges_of, slots_in
 
 _FULLEST = 20
 

@@ -17,7 +17,7 @@ from slotferry.net.connector import Connector
 from slotferry.net.link import REPLY_TIMEOUT, command_name, encode, lost, malformed, not_ready, shortest
 from slotferry.net.replies import MalformedReplyError, ReplyReader, bare
 from slotferry.redaction import redact
-from slotferry.text import format_slots
+from slotferry.text import format_slots, ranges_of
 
 _PIPELINE = 1000  # commands: enough to make the round trip cheap, few enough to let other clients through
 _LISTINGS = 16  # listings of slots: each may be long
@@ -192,17 +192,6 @@ def refused(node: str, command: str, reply: bytes) -> Exception:
     if text.startswith("LOADING"):
         return lost("cluster", f"is loading its data at {node}", hint)
     return not_ready("cluster", f"answers {command} with an error at {node}: {text}", hint)
-
-
-def ranges_of(slots: Iterable[int]) -> list[tuple[int, int]]:
-    """Return the slots as ranges, first and last included."""
-    ranges: list[tuple[int, int]] = []
-    for slot in sorted(slots):
-        if ranges and ranges[-1][1] == slot - 1:
-            ranges[-1] = (ranges[-1][0], slot)
-        else:
-            ranges.append((slot, slot))
-    return ranges
 
 
 def format_ranges(slots: Iterable[int]) -> str:

@@ -18,12 +18,12 @@ from slotferry.reshard.cluster.wire import (
     count_of,
     format_ranges,
     is_error,
-    ranges_of,
     refused,
     slot_commands,
     text_of,
 )
 from slotferry.reshard.limits import Scheduler
+from slotferry.text import ranges_of
 
 _POLL_SECONDS = (0.005, 0.2)
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from slotferry.reshard.cluster.wire import ranges_of
+from slotferry.text import ranges_of
 
 _HEAVY = (
     4.0  # times the mean weight of the giver's slots: such a slot is chosen for its weight, not its place

@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from slotferry.errors import OptionError, RefusedError, UsageError
-from slotferry.reshard.cluster.wire import ranges_of
 from slotferry.reshard.plan.balance import Move
 from slotferry.reshard.plan.joining import Joining
-from slotferry.text import slots_in
+from slotferry.text import ranges_of, slots_in
 
 _AnyPlan = TypeVar("_AnyPlan", bound="Plan")
 

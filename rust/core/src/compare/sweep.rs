@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 
 use crate::error::ErrorKind;
 use crate::event::{Event, EventKind, Side};
-use crate::job::engine::{Backoff, Engine, Sweep, names_room};
+use crate::job::engine::{Backoff, Engine, names_room};
 use crate::ledger::books::PageId;
 use crate::ledger::progress::Outcome;
 use crate::ledger::unsettled::{Failure, FailureKind, SideBySide};
+use crate::net::Address;
 use crate::net::client::{CallError, Client, Commands};
+use crate::reply::is_elsewhere;
 use crate::resp::{Decoded, ScanPage, ScanProgress, Tree, decode_scan_on, encode};
 use crate::source::scan::Keys;
 use crate::source::walk::Walk;
@@ -27,6 +29,19 @@ const PAGES: u32 = 4;
 
 /// How long a sweep that is held back waits before it looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+
+/// One primary of the target, whose keys are looked for at the source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sweep {
+    /// Its index among the job's marks.
+    pub index: u32,
+    /// Where its SCAN goes on.
+    pub cursor: u64,
+    /// The primary.
+    pub node: Address,
+    /// The server process that the cursor comes from.
+    pub run_id: String,
+}
 
 /// Why a sweep stopped for now.
 enum Stopped {
@@ -117,9 +132,14 @@ async fn walk(engine: &Rc<Engine>, place: usize, task: &mut Sweep) -> Result<(),
     let mut page = read_page(engine, &mut target, task.cursor, &known)
         .await
         .map_err(Stopped::Target)?;
+    let in_cluster = spec.source_cluster.is_some();
     let mut steps = Walk::new(task.cursor, spec.retry_for);
     loop {
-        let look = async { look_up(&mut source, &page.keys).await.map_err(Stopped::Source) };
+        let look = async {
+            look_up(&mut source, &page.keys, in_cluster)
+                .await
+                .map_err(Stopped::Source)
+        };
         let is_last = page.cursor == 0;
         let next = async {
             // A pause, or a rate that is used up, holds this direction back as well.
@@ -199,11 +219,15 @@ fn take(engine: &Engine, page: &ScanPage<'_>) -> Page {
         .keys()
         .filter(|key| sample.is_none_or(|sample| sample.takes(key)));
     // A filter of names narrows this direction too, and rules are gone back.
-    let keys = engine.with_naming(|naming| match naming {
+    let mut keys = engine.with_naming(|naming| match naming {
         None => Keys::collect(taken),
         Some(naming) if naming.0.renames() => Keys::found(taken, naming),
         Some(naming) => Keys::select(taken, naming),
     });
+    let cluster = engine.spec.source_cluster.as_ref();
+    if let Some(only) = cluster.and_then(|node| node.only.as_ref()) {
+        keys.retain(|key| only.has(key));
+    }
     Page {
         cursor: page.cursor,
         keys,
@@ -211,19 +235,14 @@ fn take(engine: &Engine, page: &ScanPage<'_>) -> Page {
 }
 
 /// The places of those keys that the source lacks, or that it does not let us ask for (with what it says).
-async fn look_up(source: &mut Client, keys: &Keys) -> Result<Vec<(usize, Option<Vec<u8>>)>, CallError> {
-    if keys.len() == 0 {
+async fn look_up(
+    source: &mut Client,
+    keys: &Keys,
+    in_cluster: bool,
+) -> Result<Vec<(usize, Option<Vec<u8>>)>, CallError> {
+    // A cluster counts no keys of several slots.
+    if keys.len() == 0 || (!in_cluster && has_all(source, keys).await?) {
         return Ok(Vec::new());
-    }
-    // A count for all of them is nearly always enough, and costs the source the least.
-    let mut all = Vec::new();
-    encode::exists(&mut all, (0..keys.len()).map(|place| keys.get(place).0));
-    match source.ask(all, Tree::decode).await? {
-        Tree::Integer(count) if usize::try_from(count) == Ok(keys.len()) => return Ok(Vec::new()),
-        Tree::Integer(_) => {}
-        Tree::Error(text) if text.starts_with(b"NOPERM") => {}
-        Tree::Error(text) => return Err(refusal("EXISTS", &text)),
-        _ => return Err(CallError::Refused("its reply to EXISTS is none".to_owned())),
     }
     let mut each = Vec::new();
     for (key, _) in keys.iter() {
@@ -238,6 +257,8 @@ async fn look_up(source: &mut Client, keys: &Keys) -> Result<Vec<(usize, Option<
             Tree::Error(text) if text.starts_with(b"NOPERM") && !is_refusal(&text) => {
                 absent.push((place, Some(text)));
             }
+            // Whoever owns its slot by now is asked when it is compared by name.
+            Tree::Error(text) if in_cluster && is_elsewhere(&text) => absent.push((place, None)),
             Tree::Error(text) => return Err(refusal("EXISTS", &text)),
             _ => return Err(CallError::Refused("its reply to EXISTS is none".to_owned())),
         }
@@ -247,6 +268,18 @@ async fn look_up(source: &mut Client, keys: &Keys) -> Result<Vec<(usize, Option<
     } else {
         absent
     })
+}
+
+/// Whether a count says that the source has all of them: that costs it the least.
+async fn has_all(source: &mut Client, keys: &Keys) -> Result<bool, CallError> {
+    let mut all = Vec::new();
+    encode::exists(&mut all, (0..keys.len()).map(|place| keys.get(place).0));
+    match source.ask(all, Tree::decode).await? {
+        Tree::Integer(count) => Ok(usize::try_from(count) == Ok(keys.len())),
+        Tree::Error(text) if text.starts_with(b"NOPERM") => Ok(false),
+        Tree::Error(text) => Err(refusal("EXISTS", &text)),
+        _ => Err(CallError::Refused("its reply to EXISTS is none".to_owned())),
+    }
 }
 
 /// Of several keys that would get one name of the target all have to be absent: then one of them stands for it.
@@ -276,7 +309,7 @@ fn is_refusal(text: &[u8]) -> bool {
 fn refusal(command: &str, text: &[u8]) -> CallError {
     let text = said(text);
     match text.split(' ').next().unwrap_or_default() {
-        "LOADING" | "BUSY" | "MASTERDOWN" | "UNBLOCKED" => CallError::Lost(text),
+        "LOADING" | "BUSY" | "MASTERDOWN" | "UNBLOCKED" | "CLUSTERDOWN" => CallError::Lost(text),
         _ => CallError::Refused(format!("answered {text} to {command}")),
     }
 }

@@ -28,9 +28,11 @@ use crate::transform::keymap::KeyMap;
 
 use crate::chunked::compare::LargeKeys;
 use crate::chunked::copy::BigKeys;
+pub use crate::compare::sweep::Sweep;
 use crate::job::follow::Follow;
 pub use crate::job::follow::{FollowSpec, OnFlush};
 use crate::job::login::Login;
+use crate::source::cluster::ClusterNode;
 use crate::source::file::FileSpec;
 use crate::source::names::Names;
 use crate::source::scan::Overlap;
@@ -76,19 +78,6 @@ pub enum Depth {
     Existence,
 }
 
-/// One primary of the target, whose keys are looked for at the source.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sweep {
-    /// Its index among the job's marks.
-    pub index: u32,
-    /// Where its SCAN goes on.
-    pub cursor: u64,
-    /// The primary.
-    pub node: Address,
-    /// The server process that the cursor comes from.
-    pub run_id: String,
-}
-
 /// All that a job is started with.
 #[derive(Debug, Clone)]
 pub struct JobSpec {
@@ -104,6 +93,8 @@ pub struct JobSpec {
     pub source_run_id: String,
     /// The history of data that the source holds: no server that has it is written to. Empty: not known.
     pub source_replication_id: String,
+    /// The source is a node of a cluster.
+    pub source_cluster: Option<ClusterNode>,
     /// How the source tells expiries.
     pub source_expiry: ExpiryCommand,
     /// How to log in at every node of the target.

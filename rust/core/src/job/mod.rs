@@ -6,5 +6,6 @@ pub(crate) mod control;
 pub(crate) mod engine;
 pub(crate) mod follow;
 pub(crate) mod login;
+mod side_by_side;
 pub mod supervisor;
 pub mod survey;

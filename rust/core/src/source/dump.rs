@@ -101,6 +101,10 @@ impl SourceReader {
         if let Some(sample) = self.engine.spec.sample {
             keys.retain(|key| sample.takes(key));
         }
+        let cluster = self.engine.spec.source_cluster.as_ref();
+        if let Some(only) = cluster.and_then(|node| node.only.as_ref()) {
+            keys.retain(|key| only.has(key));
+        }
         if let Some(follow) = &self.engine.follow {
             // It is copied anyway, and maybe just now.
             keys.retain(|key| !follow.has(key) && !follow.diverts(&self.engine, key));
@@ -183,7 +187,7 @@ impl SourceReader {
                 }
                 Decoded::Whole(Reply::Error(error), used) => {
                     at += used;
-                    if !concerns_one_key(error) {
+                    if !concerns_one_key(error) && !self.is_redirect(error) {
                         return Err(self.refusal("TYPE", error));
                     }
                     // The read of its expiry will be answered likewise, and tells of it.
@@ -362,7 +366,7 @@ impl SourceReader {
             Decoded::Whole(Reply::Bulk(None), used) => (-1, used),
             // The right is missing for this key: the read of its expiry tells of it.
             Decoded::Whole(Reply::Error(error), used)
-                if error.starts_with(b"NOPERM") && concerns_one_key(error) =>
+                if (error.starts_with(b"NOPERM") && concerns_one_key(error)) || self.is_redirect(error) =>
             {
                 (-1, used)
             }

@@ -3,6 +3,7 @@
 //! Invariant: the source is only read, and nothing here knows of a target.
 
 pub(crate) mod ask;
+pub mod cluster;
 pub(crate) mod dump;
 pub(crate) mod fetch;
 pub mod file;

@@ -108,11 +108,15 @@ impl SourceReader {
     /// A key's read was answered with an error.
     pub(crate) fn unreadable(&self, number: usize, read: usize, error: &[u8]) -> Result<(), Ended> {
         let text = said(error);
+        let fetch = &self.fetches[number];
+        let (key, slot) = fetch.keys.get(read);
+        if self.is_redirect(error) {
+            self.leave_to_owner(fetch.page, key, slot, error);
+            return Ok(());
+        }
         if !concerns_one_key(error) {
             return Err(self.refusal("DUMP", error));
         }
-        let fetch = &self.fetches[number];
-        let (key, slot) = fetch.keys.get(read);
         self.engine.fail(
             fetch.page,
             Failure {
@@ -135,7 +139,7 @@ impl SourceReader {
     pub(crate) fn refusal(&self, command: &str, error: &[u8]) -> Ended {
         let text = said(error);
         match text.split(' ').next().unwrap_or_default() {
-            "LOADING" | "BUSY" | "MASTERDOWN" | "UNBLOCKED" => Ended::Lost(text),
+            "LOADING" | "BUSY" | "MASTERDOWN" | "UNBLOCKED" | "CLUSTERDOWN" => Ended::Lost(text),
             _ => Ended::Fatal(Error::new(
                 ErrorKind::SourceRefused,
                 format!(

@@ -98,6 +98,10 @@ impl SourceReader {
     pub fn new(engine: Rc<Engine>, number: usize, count: usize) -> Self {
         let spec = &engine.spec;
         let fresh = fresh_partitions(&spec.partitions);
+        let by_slot = spec
+            .source_cluster
+            .as_ref()
+            .is_some_and(|node| node.scans_by_slot);
         let scanners = spec
             .partitions
             .iter()
@@ -105,7 +109,12 @@ impl SourceReader {
             .skip(number)
             .step_by(count)
             .map(|(place, &(index, cursor))| {
-                Scanner::new(place, index, spec.partition_count, cursor).looks_behind(&fresh)
+                let scanner = Scanner::new(place, index, spec.partition_count, cursor);
+                if by_slot {
+                    scanner.by_slot()
+                } else {
+                    scanner.looks_behind(&fresh)
+                }
             })
             .collect();
         let names = if number == 0 {

@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::resp::ScanPage;
-use crate::slot::key_slot;
+use crate::slot::{SLOTS, key_slot};
 use crate::source::walk::Walk;
 use crate::transform::keymap::{KeyMap, Scratch};
 
@@ -37,6 +37,8 @@ pub(crate) struct Scanner {
     pub next_head: Option<u64>,
     /// How many of its first keys are still to be remembered; none where it goes on in the middle.
     unremembered: usize,
+    /// The last slot of the partition, where the SCAN goes from slot to slot.
+    last_slot: Option<u64>,
 }
 
 /// The partitions of a job that start at their first keys.
@@ -82,7 +84,20 @@ impl Scanner {
             } else {
                 0
             },
+            last_slot: None,
         }
+    }
+
+    /// The SCAN goes from slot to slot, and a cursor's lowest bits name the slot: a partition is a run of slots then. One
+    /// that is at its start has its index for a cursor, which names a slot before it.
+    pub fn by_slot(mut self) -> Self {
+        let width = u64::from(SLOTS) / (self.mask + 1);
+        if self.cursor == self.index {
+            self.cursor = self.index * width;
+        }
+        self.last_slot = Some((self.index + 1) * width - 1);
+        self.unremembered = 0;
+        self
     }
 
     /// Look at the first keys of the partition behind this one, unless that is one of the `fresh` ones, which bring
@@ -109,19 +124,26 @@ impl Scanner {
 
     /// Whether a page that returned `cursor` is the partition's last one.
     pub fn ends_with(&self, cursor: u64) -> bool {
-        cursor == 0 || cursor & self.mask != self.index
+        cursor == 0
+            || match self.last_slot {
+                None => cursor & self.mask != self.index,
+                Some(last) => cursor & (u64::from(SLOTS) - 1) > last,
+            }
     }
 
     /// How much of the keyspace (of 2^64) is left of the partition; `None` where it is the only one, which ends
     /// by itself.
     pub fn left(&self) -> Option<f64> {
         let width = KEYSPACE / (self.mask as f64 + 1.0);
-        (self.mask > 0).then(|| width - passed(self.index, self.cursor))
+        (self.mask > 0 && self.last_slot.is_none()).then(|| width - passed(self.index, self.cursor))
     }
 
     /// How much of the keyspace a page passed over that returned `cursor`.
     pub fn passed(&self, cursor: u64) -> f64 {
-        if cursor == 0 {
+        if self.last_slot.is_some() {
+            // Of the slots that it passes over, the node may have none.
+            0.0
+        } else if cursor == 0 {
             KEYSPACE - passed(0, self.cursor)
         } else {
             passed(self.cursor, cursor)
@@ -135,7 +157,12 @@ impl Scanner {
             None => Keys::collect(page.keys()),
             Some(naming) => Keys::select(page.keys(), naming),
         };
-        if self.mask > 0 {
+        if let Some(last_slot) = self.last_slot {
+            if last {
+                // They are the next partition's.
+                keys.retain(|key| u64::from(key_slot(key)) <= last_slot);
+            }
+        } else if self.mask > 0 {
             if last {
                 keys.retain(|key| !overlap.is_of_another(key, self.index));
             }
@@ -367,6 +394,29 @@ mod tests {
         assert!(scanner.ends_with(0) && scanner.ends_with(3) && scanner.ends_with(6));
         let whole = Scanner::new(0, 0, 1, 0);
         assert!(whole.ends_with(0) && !whole.ends_with(7));
+    }
+
+    #[test]
+    fn a_partition_of_slots_ends_behind_its_last_one() {
+        let cursor = |bucket: u64, slot: u64| bucket << 14 | slot;
+        // 4,096 slots each: the second has 4096 to 8191.
+        let mut second = Scanner::new(0, 1, 4, 1).by_slot();
+        assert_eq!(second.cursor, 4096);
+        assert!(!second.ends_with(8191) && !second.ends_with(cursor(7, 5_000)));
+        assert!(second.ends_with(0) && second.ends_with(8192) && second.ends_with(cursor(1, 16_000)));
+        assert_eq!(
+            Scanner::new(0, 1, 4, 1 << 14 | 4096).by_slot().cursor,
+            1 << 14 | 4096
+        );
+        assert_eq!(Scanner::new(0, 0, 1, 0).by_slot().cursor, 0);
+        assert!(!Scanner::new(0, 0, 1, 0).by_slot().ends_with(16_383));
+        // "bar" has slot 5061, "foo" 12182, which is the last one's.
+        let mut overlap = Overlap::default();
+        assert_eq!(
+            take(&mut second, &mut overlap, 12_182, &[b"bar", b"foo"]),
+            [b"bar"]
+        );
+        assert_eq!(second.state, ScanState::Done);
     }
 
     #[test]

@@ -46,6 +46,11 @@ impl SourceReader {
                     at += used;
                     0
                 }
+                // The read of its expiry is answered likewise.
+                Decoded::Whole(Reply::Error(error), used) if self.is_redirect(error) => {
+                    at += used;
+                    0
+                }
                 // Not allowed or not known there: then its size is not known, and it goes as it always did.
                 Decoded::Whole(Reply::Error(error), used) => {
                     at += used;

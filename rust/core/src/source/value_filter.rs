@@ -4,6 +4,7 @@
 //! Invariant: a partition's next page is asked for when this one is entered: pages stay in the order of the
 //! scan.
 
+use crate::reply::is_elsewhere;
 use crate::resp::{Decoded, ProtocolError, Reply, decode, encode};
 use crate::source::fetch::{Ask, Ended};
 use crate::source::passing_on::concerns_one_key;
@@ -66,6 +67,7 @@ impl SourceReader {
         data: &[u8],
     ) -> Result<(usize, Option<Ask>, usize), Ended> {
         let mut at = 0;
+        let is_node = self.engine.spec.source_cluster.is_some();
         let asking = &mut self.value_matches[number];
         let Some(filter) = &self.engine.spec.value_filter else {
             unreachable!("without a filter nothing is asked")
@@ -83,6 +85,7 @@ impl SourceReader {
                 (Question::Size, Reply::Bulk(None)) => filter.takes_size(None),
                 // The key's read will be answered likewise, and tells of it.
                 (_, Reply::Error(error)) if error.starts_with(b"NOPERM") && concerns_one_key(error) => true,
+                (_, Reply::Error(error)) if is_node && is_elsewhere(error) => true,
                 (question, Reply::Error(error)) => {
                     let command = match question {
                         Question::Type => "TYPE",

@@ -11,7 +11,7 @@ use crate::job::engine::Engine;
 use crate::ledger::unsettled::FailureKind;
 use crate::net::Address;
 use crate::net::client::{CallError, Client, Commands};
-use crate::reply::{Verdict, judge};
+use crate::reply::{Verdict, is_elsewhere, judge, why_elsewhere};
 use crate::resp::Tree;
 use crate::text::said;
 
@@ -110,6 +110,9 @@ impl End<'_> {
         let verdict = judge(&text);
         Err(match (verdict, self.node) {
             (Verdict::Refused, _) => self.broken(CallError::Refused(shown)),
+            (_, None) if self.engine.spec.source_cluster.is_some() && is_elsewhere(&text) => {
+                Broken::Elsewhere(why_elsewhere(&text))
+            }
             (Verdict::Wait, None) => Broken::Source(CallError::Lost(shown)),
             (Verdict::Moved { slot, to }, Some(node)) => {
                 let to = to.address(node, &self.engine.spec.address_map);

@@ -90,6 +90,8 @@ pub(crate) enum Broken {
     Target(CallError),
     /// The slot belongs to another node now, or is not served for a while.
     Again(String),
+    /// The key is another node's of the source by now: it is left to that one.
+    Elsewhere(String),
     /// One of the sides answered with an error that stays.
     Failed(FailureKind, String),
     /// The job drains: the key stays open.
@@ -175,6 +177,11 @@ async fn settle(engine: &Rc<Engine>, sides: &mut Sides, task: &LargeKey) -> bool
             }
             Err(Broken::Failed(kind, message)) => {
                 engine.fail(task.page, task.failure(kind, message, None, node));
+                return true;
+            }
+            Err(Broken::Elsewhere(reason)) => {
+                let (key, slot) = (task.key.clone(), task.slot);
+                engine.park(task.page, Pending { key, slot, reason });
                 return true;
             }
             Err(Broken::Source(error)) => {

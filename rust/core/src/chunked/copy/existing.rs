@@ -89,6 +89,7 @@ impl Copy<'_> {
                 format!("the target's node {node}: {what}"),
             )),
             Broken::Again(reason) => Stop::Target { reason, full: false },
+            Broken::Elsewhere(reason) => Stop::Elsewhere(reason),
             Broken::Failed(kind, message) => Stop::Failed(kind, message, node.clone()),
             Broken::Drained => Stop::Drained,
         }

@@ -297,13 +297,24 @@ impl Engine {
                     }
                     tokio::time::sleep(backoff.step()).await;
                 }
-                Stop::Failed(kind, message, node) => {
-                    let _ = copy.sweep().await;
-                    self.fail_big(big, kind, message, node.to_string());
-                    return Ended::Settled;
-                }
+                Stop::Elsewhere(_) | Stop::Failed(..) => return self.give_up(big, &mut copy, stop).await,
             }
         }
+    }
+
+    /// The key is not copied here: it has failed, or is another node's of the source, and left pending.
+    async fn give_up(self: &Rc<Self>, big: &Big, copy: &mut Copy<'_>, stop: Stop) -> Ended {
+        let _ = copy.sweep().await;
+        match stop {
+            Stop::Failed(kind, message, node) => self.fail_big(big, kind, message, node.to_string()),
+            Stop::Elsewhere(reason) => {
+                self.shared.ledger().set_big_position(&big.source, None);
+                let (key, slot) = (big.source.clone(), big.slot);
+                self.park(big.page, Pending { key, slot, reason });
+            }
+            _ => {}
+        }
+        Ended::Settled
     }
 
     /// Pass a key on as any other, in one piece.

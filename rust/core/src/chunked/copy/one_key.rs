@@ -39,6 +39,8 @@ pub(crate) enum Stop {
     Moved,
     /// The source's key, or what is built at the target, is not what it was: from the start.
     Changed(&'static str),
+    /// The key is another node's of the source by now: it is left to that one.
+    Elsewhere(String),
     /// The key is given up.
     Failed(FailureKind, String, Address),
     /// The job ends.

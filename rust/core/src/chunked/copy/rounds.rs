@@ -123,7 +123,7 @@ impl Engine {
                 follow.give_up_elements(self, &round.key, &reason);
             }
             // Who reads touched keys meets it as well, and ends the job if it lasts.
-            Err(Stop::Source(_) | Stop::Late(_)) => follow.put_back(round, AGAIN_AFTER),
+            Err(Stop::Source(_) | Stop::Late(_) | Stop::Elsewhere(_)) => follow.put_back(round, AGAIN_AFTER),
             Err(Stop::Cut(reason)) if round.cuts.again(now, self.spec.retry_for) => {
                 follow.give_up_elements(self, &round.key, &reason);
             }

@@ -10,6 +10,7 @@ use crate::event::Side;
 use crate::ledger::progress::Outcome;
 use crate::ledger::unsettled::FailureKind;
 use crate::net::client::{CallError, Client, Commands};
+use crate::reply::{is_elsewhere, why_elsewhere};
 use crate::resp::Tree;
 use crate::resp::encode::ExpiryCommand;
 use crate::text::said;
@@ -95,9 +96,12 @@ impl Copy<'_> {
     }
 
     pub(crate) fn source_error(&self, text: &[u8]) -> Stop {
+        if self.engine.spec.source_cluster.is_some() && is_elsewhere(text) {
+            return Stop::Elsewhere(why_elsewhere(text));
+        }
         let text = said(text);
         let kind = match text.split(' ').next().unwrap_or_default() {
-            "LOADING" | "BUSY" | "MASTERDOWN" => return Stop::Source(text),
+            "LOADING" | "BUSY" | "MASTERDOWN" | "CLUSTERDOWN" => return Stop::Source(text),
             // The key was replaced by one of another type.
             "WRONGTYPE" => return Stop::Changed("its type changed"),
             "NOGROUP" => return Stop::Changed("its consumer groups changed"),

@@ -25,6 +25,7 @@ fn spec() -> JobSpec {
         source_access: Access::default(),
         source_run_id: String::new(),
         source_replication_id: String::new(),
+        source_cluster: None,
         source_expiry: ExpiryCommand::Absolute,
         target_access: Access::default(),
         target_expiry: ExpiryCommand::Absolute,
