@@ -175,7 +175,7 @@ def test_an_unusable_journal_exits_with_4(invoke: Invoke, tmp_path: Path, conten
 def test_an_unexpected_error_asks_for_a_report(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(_: object) -> None:
+    def fail(_: object, **__: object) -> None:
         raise ZeroDivisionError("never seen before")
 
     monkeypatch.setattr("slotferry.jobs.journal.journal.Journal.open", fail)
@@ -203,13 +203,24 @@ def test_completion_prints_a_script(invoke: Invoke, shell: str) -> None:
     assert "_SLOTFERRY_COMPLETE" in result.out
 
 
-def test_completion_completes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("slotferry mig", "migrate"),
+        ("slotferry migrate redis://a redis://b --skip-check evi", "eviction"),
+        ("slotferry check --skip-check evi", "eviction"),
+        ("slotferry verify --max-by", "--max-bytes-per-second"),
+    ],
+)
+def test_completion_completes(
+    words: str, completed: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("_SLOTFERRY_COMPLETE", "zsh_complete")
-    monkeypatch.setenv("COMP_WORDS", "slotferry mig")
-    monkeypatch.setenv("COMP_CWORD", "1")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
     with pytest.raises(SystemExit):
         main(["an", "argument", "that", "does", "not", "count"])
-    assert "migrate" in capsys.readouterr().out
+    assert completed in capsys.readouterr().out.splitlines()
 
 
 def start(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[bytes]:

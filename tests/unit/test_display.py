@@ -2,7 +2,9 @@
 
 import io
 import json
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TextIO
 
 import pytest
@@ -265,3 +267,15 @@ def test_one_key_is_said_to_be_one() -> None:
     assert phrases.describe_following(follow) == "0.0 s and 0 B behind, 1 touched key, 1 busy key"
     more = replace(follow, touched=2000, busy_keys=2)
     assert phrases.describe_following(more).endswith("2,000 touched keys, 2 busy keys")
+
+
+def test_in_a_notebook_the_bar_is_a_widget(monkeypatch: pytest.MonkeyPatch) -> None:
+    shell = SimpleNamespace(get_ipython=lambda: SimpleNamespace(kernel=object()))
+    monkeypatch.setitem(sys.modules, "IPython", shell)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+
+    assert isinstance(choose_display("auto"), BarDisplay)
+    assert not isinstance(choose_display("auto", io.StringIO()), BarDisplay)
+
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    assert not isinstance(choose_display("auto"), BarDisplay)

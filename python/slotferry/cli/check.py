@@ -25,7 +25,7 @@ from slotferry.cli.common.selection import (
     selection_settings,
 )
 from slotferry.cli.common.sides import network_options, side_settings, tls_options
-from slotferry.cli.common.types import duration
+from slotferry.cli.common.types import check_names, duration
 from slotferry.cli.migrate import load_config_file
 from slotferry.output_file import OutputFile
 from slotferry.redaction import json_text
@@ -103,6 +103,7 @@ Exit codes:
     "--skip-check",
     metavar="NAME",
     multiple=True,
+    shell_complete=check_names,
     help="Tell an error of this check as a warning; may be repeated.",
 )
 @click.option(

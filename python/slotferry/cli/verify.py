@@ -28,6 +28,7 @@ from slotferry.cli.common.sides import network_options, side_settings, tls_optio
 from slotferry.cli.common.types import (
     big_key_size,
     byte_rate,
+    check_names,
     duration,
     key_rate,
     milliseconds,
@@ -164,6 +165,7 @@ Exit codes:
     "--skip-check",
     metavar="NAME",
     multiple=True,
+    shell_complete=check_names,
     help="Go on although this check of the preflight fails; may be repeated.",
 )
 @click.option(

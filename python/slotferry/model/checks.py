@@ -80,12 +80,17 @@ GROUP_OF = {name: group for group, checks in CHECKS.items() for name in checks}
 _NOT_SKIPPABLE = frozenset({"source-reach", "target-reach", "servers"})
 
 
+def skippable() -> list[str]:
+    """Return the names of the checks that `--skip-check` takes, sorted."""
+    return sorted(GROUP_OF.keys() - _NOT_SKIPPABLE)
+
+
 def check_skips(names: Iterable[str]) -> frozenset[str]:
     """Return `names` as a set. Raises `UsageError` for one that is no check or can't be skipped."""
     skips = frozenset(names)
     for name in sorted(skips):
         if name not in GROUP_OF:
-            known = ", ".join(sorted(GROUP_OF.keys() - _NOT_SKIPPABLE))
+            known = ", ".join(skippable())
             raise UsageError(f"there is no check {name!r} to skip", hint=f"checks are {known}")
         if name in _NOT_SKIPPABLE:
             raise UsageError(

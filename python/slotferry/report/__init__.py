@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import Literal, TextIO
 
-from slotferry.report.base import Display
+from slotferry.report.base import Display, is_notebook
 
 __all__ = ["Display", "ProgressStyle", "choose_display"]
 
@@ -16,10 +16,11 @@ ProgressStyle = Literal["auto", "bar", "lines", "none"]
 
 
 def choose_display(style: ProgressStyle, stream: TextIO | None = None) -> Display:
-    """Return the display for `style`: `auto` is a bar on a terminal and lines elsewhere."""
+    """Return the display for `style`: `auto` is a bar on a terminal or in a notebook, and lines elsewhere."""
+    is_chosen_stream = stream is not None
     stream = stream or sys.stderr
     if style == "auto":
-        style = "bar" if stream.isatty() else "lines"
+        style = "bar" if stream.isatty() or (is_notebook() and not is_chosen_stream) else "lines"
     if style == "bar":
         from slotferry.report.bar import BarDisplay
 

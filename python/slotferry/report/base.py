@@ -5,6 +5,7 @@ Invariant: `handle` and `close` raise nothing for a stream that is gone.
 
 from __future__ import annotations
 
+import sys
 from typing import TextIO
 
 from slotferry.model.notices import Event, Notice
@@ -56,3 +57,9 @@ class Display:
 
     def finish(self) -> None:
         """Take down what stands."""
+
+
+def is_notebook() -> bool:
+    """Whether this process is the kernel of a notebook, which shows widgets."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and getattr(shell.get_ipython(), "kernel", None) is not None

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
 from slotferry import text
 from slotferry.jobs.limits import MIN_BIG_KEY, MIN_MEMORY
 from slotferry.jobs.partitions import MAX_PARTITIONS, is_partition_count
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _SIZE_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 _TIME_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -138,3 +142,13 @@ def share(value: str | float) -> float:
     if not 0 < part <= 1:
         raise click.BadParameter(f"{value!r} is not a part of the keys; write it like 5% or 0.05, up to 100%")
     return part
+
+
+def check_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:  # noqa: ARG001
+    """Return what a shell completes as the name of a check that may be skipped."""
+    from click.shell_completion import CompletionItem
+
+    from slotferry.model.checks import CHECKS, skippable
+
+    meanings = {name: meaning for group in CHECKS.values() for name, meaning in group.items()}
+    return [CompletionItem(name, help=meanings[name]) for name in skippable() if name.startswith(incomplete)]
