@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,27 @@ def test_long_names_count_as_values_do(source: LocalServer, cluster: LocalCluste
     assert comparing < _MOST, comparing
     assert copying < _MOST, copying
     assert_equal(source, cluster)
+
+
+@pytest.mark.timeout(120)
+def test_a_large_value_of_a_file_is_never_held(cluster: LocalCluster, tmp_path: Path) -> None:
+    fields, rng = 90_000, random.Random(5)
+    file = tmp_path / "dump.rdb"
+    with file.open("wb") as out:
+        out.write(b"REDIS0009\xfe\x00\x04\x05large\x80" + fields.to_bytes(4, "big"))
+        for i in range(fields):
+            out.write(b"\x0cfield:%06d\x43\xe8" % i + rng.randbytes(1_000))
+        out.write(b"\xff" + bytes(8))
+
+    code, copying, shown = _peak("migrate", str(file), cluster.url, "--memory-limit", "8MB")
+    assert code == 0, shown
+    code, comparing, shown = _peak("verify", str(file), cluster.url, "--memory-limit", "8MB")
+    assert code == 0, shown
+
+    assert copying < 70 << 20, copying
+    assert comparing < 70 << 20, comparing
+    with cluster.client() as client:
+        assert client.hlen("large") == fields
 
 
 @pytest.mark.parametrize("cluster", [name for name in ("redis-6.2",) if name in available()], indirect=True)

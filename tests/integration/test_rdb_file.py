@@ -297,15 +297,6 @@ def test_a_large_value_that_has_expired_counts_as_expired(cluster: LocalCluster,
     assert (report.keys.migrated, report.keys.expired) == (1, 1)
 
 
-def test_a_value_beyond_the_budget_fails_alone(cluster: LocalCluster, tmp_path: Path) -> None:
-    file = tmp_path / "own.rdb"
-    file.write_bytes(_file(_string(b"large", b"x" * 2_000_000), _string(b"small", b"v")))
-    report, _ = copy(file, cluster, tmp_path, memory_limit=4_000_000)
-    assert (report.keys.migrated, report.keys.failed) == (1, 1)
-    assert report.failures[0].kind == "too_large"
-    assert "raise --memory-limit" in report.failures[0].message
-
-
 def test_what_goes_on_behind_its_rdb_is_told_by_every_run(cluster: LocalCluster, tmp_path: Path) -> None:
     file = tmp_path / "appendonly.aof"
     file.write_bytes(_file(_string(b"key", b"v")) + b"*3\r\n$3\r\nSET\r\n$5\r\nlater\r\n$1\r\nv\r\n")

@@ -109,15 +109,21 @@ def test_no_snapshot_is_taken_that_was_begun_for_another_replica(
         assert target.get("late") == b"written since"
 
 
-def test_large_values_are_read_in_parts(prompt: LocalServer, cluster: LocalCluster, tmp_path: Path) -> None:
+def test_large_values_come_in_parts_from_the_snapshot(
+    prompt: LocalServer, cluster: LocalCluster, tmp_path: Path
+) -> None:
     with prompt.client() as client:
         client.set("large", b"x" * 3_000_000)
         client.hset("hash", mapping={f"field:{n}": "v" * 40 for n in range(40_000)})
         client.pexpire("hash", 3_600_000)
         client.set("small", "v")
+        client.config_resetstat()
     report, _ = copy(prompt.url, cluster, tmp_path, memory_limit=4_000_000, big_key_bytes=500_000)
     assert report.ok, (report.error, report.failures)
     assert report.keys.migrated == 3
+    with prompt.client() as client:
+        asked = client.info("commandstats")
+    assert not {"cmdstat_hscan", "cmdstat_getrange", "cmdstat_dump"} & set(asked)
     assert_equal(prompt, cluster, byte_equal=False, ttl_tolerance_ms=_BUSY_MS)
 
 

@@ -38,6 +38,84 @@ pub(crate) fn decompress(input: &[u8], length: usize) -> Result<Vec<u8>, Malform
     }
 }
 
+/// The furthest that a copy reaches back.
+const WINDOW: usize = 1 << 13;
+
+/// Decompresses input that comes in pieces, and holds no more of the output than what is not taken yet and what copies
+/// may reach back to.
+#[derive(Debug)]
+pub(crate) struct Expander {
+    output: Vec<u8>,
+    /// Bytes of it that were taken.
+    taken: usize,
+    /// Bytes that are still to come.
+    left: u64,
+}
+
+impl Expander {
+    /// Begin with `compressed` bytes that become `length`; an error where these can't be so many.
+    pub(crate) fn new(compressed: u64, length: u64) -> Result<Self, Malformed> {
+        if length > compressed.saturating_mul(MAX_GROWTH as u64) {
+            return Err(WRONG_LENGTH);
+        }
+        Ok(Self {
+            output: Vec::new(),
+            taken: 0,
+            left: length,
+        })
+    }
+
+    /// Bytes of output that were not taken yet.
+    pub(crate) fn ready(&self) -> usize {
+        self.output.len() - self.taken
+    }
+
+    /// Whether all output was made.
+    pub(crate) fn is_over(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Go on over `input` until `wanted` bytes are ready; how many bytes were used: what is left begins with a step that
+    /// is not whole.
+    pub(crate) fn expand(&mut self, input: &[u8], wanted: usize) -> Result<usize, Malformed> {
+        let mut cursor = Cursor::new(input);
+        let mut used = 0;
+        while self.ready() < wanted {
+            let Some(control) = cursor.byte() else { break };
+            let before = self.output.len();
+            let most = before.saturating_add(usize::try_from(self.left).unwrap_or(usize::MAX));
+            if control < LITERAL_LIMIT {
+                let Some(literals) = cursor.take(usize::from(control) + 1) else {
+                    break;
+                };
+                make_room(&self.output, literals.len(), most)?;
+                self.output.extend_from_slice(literals);
+            } else {
+                match copy_back(control, &mut cursor, &mut self.output, most) {
+                    Err(TRUNCATED) => break,
+                    done => done?,
+                }
+            }
+            self.left -= (self.output.len() - before) as u64;
+            used = cursor.position();
+        }
+        Ok(used)
+    }
+
+    /// Take up to `most` bytes of what is ready.
+    pub(crate) fn take(&mut self, most: usize) -> Vec<u8> {
+        let end = self.taken + self.ready().min(most);
+        let bytes = self.output[self.taken..end].to_vec();
+        self.taken = end;
+        let passed = self.taken.saturating_sub(WINDOW);
+        if passed > WINDOW {
+            self.output.drain(..passed);
+            self.taken -= passed;
+        }
+        bytes
+    }
+}
+
 /// Repeats bytes that are already in the output; the copy may overlap what it writes.
 fn copy_back(
     control: u8,

@@ -254,7 +254,7 @@ pub(crate) fn string(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
-fn length(out: &mut Vec<u8>, length: u64) {
+pub(crate) fn length(out: &mut Vec<u8>, length: u64) {
     match (u16::try_from(length), u32::try_from(length)) {
         (Ok(short @ ..0x40), _) => out.push(short as u8),
         (Ok(short @ ..0x4000), _) => out.extend_from_slice(&(short | 0x4000).to_be_bytes()),

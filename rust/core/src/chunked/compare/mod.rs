@@ -3,6 +3,7 @@
 //! Invariant: never more than a few parts are held, whatever the size of the value; and a value is called the
 //! same only if every part of it was compared and both sides have equally many.
 
+mod as_it_comes;
 mod end;
 mod pair;
 mod stream;
@@ -11,6 +12,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+pub(crate) use as_it_comes::AsItComes;
 use end::Open;
 pub(crate) use pair::Manner;
 use pair::Pair;

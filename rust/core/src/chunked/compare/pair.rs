@@ -41,10 +41,10 @@ pub(crate) struct Pair<'a> {
 }
 
 /// What a side says of the key before it is read.
-struct Look {
-    kind: Vec<u8>,
+pub(super) struct Look {
+    pub kind: Vec<u8>,
     /// In ms since the epoch (0: never); `None` where there is no key.
-    expires_at: Option<u64>,
+    pub expires_at: Option<u64>,
 }
 
 /// A part of a value.
@@ -72,7 +72,7 @@ impl Drop for Held {
 }
 
 /// What came of looking up all parts of one side at the other.
-enum Found {
+pub(super) enum Found {
     /// What the first has, and the second instead.
     Other(Unequal),
     /// All is there; with `expiring`, fields may be counted among it that go by themselves, or have.
@@ -263,7 +263,7 @@ impl Pair<'_> {
 
 impl End<'_> {
     /// The type of the key, and when it expires by this server's clock.
-    async fn look(&mut self, expiry: ExpiryCommand) -> Result<Look, Broken> {
+    pub(super) async fn look(&mut self, expiry: ExpiryCommand) -> Result<Look, Broken> {
         let mut commands = Commands::one(&[b"TYPE", self.key]);
         match expiry {
             ExpiryCommand::Absolute => commands.push(&[b"PEXPIRETIME", self.key]),
@@ -347,9 +347,20 @@ impl End<'_> {
         part: Option<Part>,
         tolerance: u64,
     ) -> Result<Found, Broken> {
-        let Some(Part { at, chunk, _held }) = part else {
-            return Ok(Found::All { expiring: false });
-        };
+        match part {
+            None => Ok(Found::All { expiring: false }),
+            Some(Part { at, chunk, _held }) => self.compare_chunk(kind, at, chunk, tolerance).await,
+        }
+    }
+
+    /// Look a chunk of the other side's value up here.
+    pub(super) async fn compare_chunk(
+        &mut self,
+        kind: Kind,
+        at: At,
+        chunk: Chunk,
+        tolerance: u64,
+    ) -> Result<Found, Broken> {
         // The end of a list or a stream is compared too: there may be more on this side.
         if chunk.is_empty() && matches!(at.place, Place::Cursor(_)) {
             return Ok(Found::All { expiring: false });

@@ -15,7 +15,7 @@ use crate::rdb::{Consumer, Group, PartOf, Show, Stream, StreamId, Value};
 /// Pending entries that are compared at once.
 const PAGE: usize = 1000;
 
-const START: StreamId = StreamId { ms: 0, seq: 0 };
+pub(super) const START: StreamId = StreamId { ms: 0, seq: 0 };
 
 impl Pair<'_> {
     /// The first of these facts that differs, of streams of `length` entries.
@@ -82,7 +82,7 @@ impl Pair<'_> {
 
 impl End<'_> {
     /// The stream without its entries and what is pending.
-    async fn stream_facts(&mut self) -> Result<Stream, Broken> {
+    pub(super) async fn stream_facts(&mut self) -> Result<Stream, Broken> {
         let reply = self.ask(&[b"XINFO", b"STREAM"], &[]).await?;
         let (last_id, history) = parts::facts(&reply).ok_or_else(|| self.unexpected())?;
         let reply = self.ask(&[b"XINFO", b"GROUPS"], &[]).await?;
@@ -102,7 +102,11 @@ impl End<'_> {
     }
 
     /// Pending entries after one, with exact times of delivery.
-    async fn pending_page(&mut self, group: &[u8], after: Option<StreamId>) -> Result<PendingPage, Broken> {
+    pub(super) async fn pending_page(
+        &mut self,
+        group: &[u8],
+        after: Option<StreamId>,
+    ) -> Result<PendingPage, Broken> {
         let mut reads = PendingReads::new(PAGE);
         loop {
             let commands = PendingPage::ask(self.key, group, after, reads.count);
@@ -119,7 +123,7 @@ impl End<'_> {
 }
 
 /// A time of delivery that a server's clock has not reached yet is told as that clock's time: it may be the other's.
-fn settle_times(ours: &mut Pending, theirs: &mut Pending) {
+pub(super) fn settle_times(ours: &mut Pending, theirs: &mut Pending) {
     let times = [&ours, &theirs].map(|pending| pending.delivery.delivered_at_ms);
     match (ours.is_at_least, theirs.is_at_least) {
         (true, _) if times[0] <= times[1] => ours.delivery.delivered_at_ms = times[1],
@@ -129,7 +133,7 @@ fn settle_times(ours: &mut Pending, theirs: &mut Pending) {
 }
 
 /// The group with nothing else pending.
-fn with_pending(group: &Group, entries: Vec<Pending>) -> Group {
+pub(super) fn with_pending(group: &Group, entries: Vec<Pending>) -> Group {
     let mut group = Group {
         pending: BTreeMap::new(),
         consumers: BTreeMap::new(),
@@ -153,7 +157,7 @@ fn with_pending(group: &Group, entries: Vec<Pending>) -> Group {
     group
 }
 
-fn difference(ours: Stream, theirs: Stream, part: Option<PartOf>) -> Option<parts::Unequal> {
+pub(super) fn difference(ours: Stream, theirs: Stream, part: Option<PartOf>) -> Option<parts::Unequal> {
     let [ours, theirs] = [ours, theirs].map(|stream| Value::Stream(Box::new(stream)));
     (!ours.same(&theirs)).then(|| {
         (

@@ -7,6 +7,10 @@ mod ahead;
 mod elements;
 mod existing;
 mod groups;
+mod incoming;
+mod incoming_stream;
+mod incoming_string;
+mod incoming_tries;
 mod list_target;
 mod lists;
 mod moving_stream;
@@ -20,6 +24,7 @@ mod stream_told;
 mod string;
 mod target;
 mod temporary;
+mod waiting;
 mod write;
 
 use std::cell::{Cell, RefCell};
@@ -28,6 +33,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::chunked::copy::one_key::{Copy, Done, Stop};
+pub(crate) use incoming::{Ending, Incoming};
 use source::Source;
 
 use crate::chunked::compare::Sides;
@@ -41,7 +47,6 @@ use crate::ledger::unsettled::{Failure, FailureKind, Pending};
 use crate::net::client::Client;
 use crate::rdb::kind_name;
 use crate::resp::Restore;
-use crate::target::health::Patience;
 use crate::text::said;
 use crate::text::shown;
 use crate::topology::NodeId;
@@ -374,50 +379,6 @@ impl Engine {
         self.wait_for_slot(big, reason, false).await
     }
 
-    /// The slot takes no writes now: wait, and say if the key is not to be tried any more.
-    async fn wait_for_slot(self: &Rc<Self>, big: &Big, reason: &str, full: bool) -> Option<Ended> {
-        let now = Instant::now();
-        let attempts = self.health.borrow_mut().delayed(big.slot, full, reason, now);
-        self.want_topology(reason.to_owned(), Some(big.slot));
-        tokio::time::sleep(crate::job::engine::jitter(Duration::from_millis(
-            50 << attempts.min(4),
-        )))
-        .await;
-        let patience = self.health.borrow_mut().patience(big.slot, Instant::now());
-        match patience {
-            Patience::Again => {
-                self.health.borrow_mut().attempted(big.slot);
-                let why = if full {
-                    RetryReason::Full
-                } else {
-                    RetryReason::Unavailable
-                };
-                self.shared.progress.add_retries(why, 1);
-                None
-            }
-            Patience::Park { reason, .. } => {
-                self.park(
-                    big.page,
-                    Pending {
-                        key: big.source.clone(),
-                        slot: big.slot,
-                        reason,
-                    },
-                );
-                Some(Ended::Settled)
-            }
-            Patience::GiveUp { reason, full } => {
-                let kind = if full {
-                    ErrorKind::TargetFull
-                } else {
-                    ErrorKind::TargetLost
-                };
-                self.stop(kind, format!("slot {} {reason}", big.slot));
-                Some(Ended::Left)
-            }
-        }
-    }
-
     fn settle_big(self: &Rc<Self>, big: &Big, outcome: Outcome, bytes: u64) {
         self.health.borrow_mut().answered(big.slot, Instant::now());
         let bytes = if outcome == Outcome::Migrated { bytes } else { 0 };
@@ -442,12 +403,7 @@ impl Engine {
 
     /// The target ends the connection whenever the key is written: it is given up, so that the others go on.
     fn fail_refused(&self, big: &Big, reason: &str, times: u32) {
-        let key = shown(&big.target);
-        let message = format!(
-            "{key}, of about {} bytes, can't be written: {reason}, {times} times in a row, though the target answers \
-             otherwise (see client-query-buffer-limit and proto-max-bulk-len there, and what is between)",
-            big.size
-        );
+        let message = incoming::refused_message(big, reason, times);
         self.fail_too_large(big.page, big.slot, big.source.clone(), message);
     }
 

@@ -83,6 +83,17 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// That of a value which comes as a file is read.
+    pub fn of_file(kind: Kind, place: Place) -> Self {
+        Self {
+            kind,
+            place,
+            length: 0,
+            begun: 0,
+            forks: None,
+        }
+    }
+
     /// As text for the journal, with the name of the job whose parts they are.
     fn text(&self, copy_id: &str) -> String {
         let Self {

@@ -18,7 +18,7 @@ use crate::resp::Tree;
 use crate::text::shown;
 
 /// So many pending entries of deleted messages are restored in one go at most.
-const MOST_LOST: usize = 10_000;
+pub(super) const MOST_LOST: usize = 10_000;
 
 /// Pending entries of deleted messages, by group.
 pub(crate) type Lost = BTreeMap<Vec<u8>, Vec<groups::Delivery>>;

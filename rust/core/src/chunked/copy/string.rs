@@ -88,7 +88,7 @@ impl Copy<'_> {
     }
 
     /// The target has not taken all of the command: a string beyond what it allows is refused early.
-    fn not_taken(&mut self, not_taken: NotTaken, address: &Address) -> Stop {
+    pub(super) fn not_taken(&mut self, not_taken: NotTaken, address: &Address) -> Stop {
         match not_taken {
             NotTaken::Refused(text) => self.target_error(&text, address),
             NotTaken::Lost(reason) => Stop::Cut(format!("{reason} at {address}")),

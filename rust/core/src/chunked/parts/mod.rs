@@ -7,6 +7,7 @@ mod pieces;
 mod same;
 mod stream;
 mod stream_element;
+mod value;
 
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ pub(crate) use pieces::{Most, Oversize};
 pub(crate) use same::{At, Unequal, Unexpected, expiries, is_unknown_command};
 pub(crate) use stream::{Pending, PendingPage, PendingReads, consumers, facts, groups};
 pub(crate) use stream_element::StreamElement;
+pub(crate) use value::id_text;
 
 /// What a chunk should weigh: some tenths of a millisecond on either server.
 pub(crate) const CHUNK_BYTES: usize = 128 * 1024;
@@ -58,7 +60,7 @@ pub(crate) enum Place {
 }
 
 /// A part of a value: elements as the reply gives them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Chunk {
     /// Fields and values, members and scores, members, elements or the bytes of a string.
     pub elements: Vec<Vec<u8>>,

@@ -35,8 +35,12 @@ pub enum Item<'a> {
     Size(u64),
     /// A key with its value.
     Key(Key<'a>),
-    /// A key whose value is larger than the limit, which is passed over.
+    /// A key begins whose value is larger than the limit: it is passed over, unless it is asked for in parts.
     Large(Large),
+    /// A part of a large value.
+    Part(Part),
+    /// A large value is over, with what it was in all.
+    LargeEnd(Large),
     /// The file is over.
     End(Checksum),
 }
@@ -57,8 +61,21 @@ pub enum Checksum {
     },
 }
 
-/// What is known of a key whose value was passed over.
+/// A part of a large value. What the parts have in common: each holds elements in the order of the file, each element once.
 #[derive(Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Bytes of a string, and how many it has in all. Each part has as many as were asked for, but the last one.
+    Text(Vec<u8>, u64),
+    /// The body of a payload that holds some of the elements.
+    Body(Vec<u8>),
+    /// The body of a payload of a stream without its entries, which came before.
+    Rest(Vec<u8>),
+    /// Something that can't be cut is larger than the limit: no more parts come. So many bytes of it were seen.
+    TooLarge(u64),
+}
+
+/// What is known of a key with a large value.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Large {
     /// Its name.
     pub name: Vec<u8>,
@@ -66,7 +83,7 @@ pub struct Large {
     pub expires_at: Option<u64>,
     /// The type and encoding of its value.
     pub type_byte: u8,
-    /// Bytes of its value.
+    /// Bytes of its value, so far.
     pub bytes: u64,
 }
 

@@ -133,3 +133,34 @@ pub(super) fn of(type_byte: u8, is_valkey: bool) -> Option<&'static [Piece]> {
         _ => return None,
     })
 }
+
+/// How a value can be given out in parts.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Form {
+    /// A string of bytes.
+    Text,
+    /// So many bytes, a count, and these pieces as often; then what is left of the value.
+    Elements {
+        prefix: usize,
+        element: &'static [Piece],
+        rest: &'static [Piece],
+    },
+    /// Only as a whole.
+    Whole(&'static [Piece]),
+}
+
+/// Returns how a value of this type is given out in parts; `None` for one that only its module can read.
+pub(super) fn form_of(type_byte: u8, is_valkey: bool) -> Option<Form> {
+    let elements = |prefix, element, rest| Form::Elements {
+        prefix,
+        element,
+        rest,
+    };
+    Some(match of(type_byte, is_valkey)? {
+        [Text] if type_byte == types::STRING => Form::Text,
+        [Length, Module] => return None,
+        [Each(element), rest @ ..] => elements(0, element, rest),
+        [Bytes(8), Each(element)] => elements(8, element, &[]),
+        whole => Form::Whole(whole),
+    })
+}

@@ -5,18 +5,22 @@
 //! docs/protocol.md.
 //!
 //! Where it lives: `layout` says of which lengths a value is made, `walk` goes over them, `head` reads one of them;
-//! `reader` makes `item`s of a file; `known` says which files, opcodes and types are read.
+//! `reader` makes `item`s of a file, and `cut` parts of a large value; `known` says which files, opcodes and types are read.
 
+mod cut;
 mod error;
 mod head;
 mod item;
 mod known;
 mod layout;
+mod passing;
 mod reader;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_parts;
 mod walk;
 
 pub use error::FileError;
-pub use item::{Checksum, Item, Key, Large, Step};
+pub use item::{Checksum, Item, Key, Large, Part, Step};
 pub use reader::FileReader;

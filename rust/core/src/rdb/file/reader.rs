@@ -1,7 +1,7 @@
 //! From the bytes of a file to its items: keys with their values as they are, and what stands between them.
 //!
-//! Invariant: a value is looked at once, however its bytes are cut; nothing is kept of the file but the name of the last
-//! whole key. A value above the limit is passed over, and told.
+//! Invariant: a value is looked at once, however its bytes are cut, a large one from its beginning again; nothing is kept of the file but the name of the last
+//! whole key. A value above the limit is told; then it is passed over, or given out in parts.
 
 use std::borrow::Cow;
 
@@ -12,6 +12,7 @@ use crate::rdb::file::head::{self, Head};
 use crate::rdb::file::item::{Checksum, Item, Key, Large, Step};
 use crate::rdb::file::known::{HEADER, SLOT_IMPORT, unknown, version_of};
 use crate::rdb::file::layout;
+use crate::rdb::file::passing::Passing;
 use crate::rdb::file::walk::Walk;
 use crate::rdb::footer::checksum;
 use crate::rdb::lzf;
@@ -44,38 +45,32 @@ struct Entry {
     looked: usize,
 }
 
-/// What is being passed over without being kept.
-#[derive(Debug)]
-enum Passing {
-    /// What a server keeps beside the keys.
-    Item(Item<'static>),
-    /// A key's value that is too large, with the bytes so far.
-    Value(Large),
-}
-
 /// Reads one file, from front to back.
 pub struct FileReader {
+    /// Bytes that a value may have, and a name or a text beside the keys.
     limit: usize,
+    text_limit: usize,
     version: Option<u16>,
     /// Where what is given next stands in the file.
-    offset: u64,
+    pub(super) offset: u64,
     checksum: Digest<'static, u64, Table<16>>,
-    walk: Walk,
+    pub(super) walk: Walk,
     entry: Entry,
-    passing: Option<Passing>,
+    pub(super) passing: Option<Passing>,
     is_over: bool,
-    keys: u64,
-    last_key: Vec<u8>,
+    pub(super) keys: u64,
+    pub(super) last_key: Vec<u8>,
 }
 
 /// A part that is not whole yet, or what is wrong with it.
 type Part<T> = Result<Option<T>, FileError>;
 
 impl FileReader {
-    /// Reads a file and keeps no key, with its value, of more than `limit` bytes in one piece.
+    /// Reads a file and keeps no value, name or text of more than `limit` bytes in one piece.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
+            text_limit: limit,
             version: None,
             offset: 0,
             checksum: checksum(),
@@ -86,6 +81,13 @@ impl FileReader {
             keys: 0,
             last_key: Vec::new(),
         }
+    }
+
+    /// Keep names, and texts beside the keys, of up to `limit` bytes.
+    #[must_use]
+    pub fn with_texts(mut self, limit: usize) -> Self {
+        self.text_limit = limit;
+        self
     }
 
     /// Where what is to be given next stands in the file: between two items, a border of keys.
@@ -140,7 +142,7 @@ impl FileReader {
 
     /// Take note of bytes that are done with.
     #[inline]
-    fn use_up(&mut self, bytes: &[u8]) {
+    pub(super) fn use_up(&mut self, bytes: &[u8]) {
         self.checksum.update(bytes);
         self.offset += bytes.len() as u64;
     }
@@ -150,11 +152,11 @@ impl FileReader {
         Step::Item(size, item)
     }
 
-    fn is_valkey(&self) -> bool {
+    pub(super) fn is_valkey(&self) -> bool {
         self.version() >= FIRST_VALKEY_VERSION
     }
 
-    fn malformed(&self, what: &'static str, at: usize) -> FileError {
+    pub(super) fn malformed(&self, what: &'static str, at: usize) -> FileError {
         FileError::Malformed {
             what,
             offset: self.offset + at as u64,
@@ -255,7 +257,7 @@ impl FileReader {
             Head::Integer(length) => (length.into(), length.into()),
             Head::Compressed(length, plain) => (length, plain),
         };
-        if length.max(plain) > self.limit as u64 {
+        if length.max(plain) > self.text_limit as u64 {
             return Err(FileError::Unknown {
                 what: format!("{of} of {plain} bytes, more than can be kept"),
                 offset: self.offset + at as u64,
@@ -274,39 +276,6 @@ impl FileReader {
             (_, bytes) => bytes.into(),
         };
         Ok(Some((text, start + length as usize)))
-    }
-
-    fn begin_passing(
-        &mut self,
-        data: &[u8],
-        pieces: &'static [layout::Piece],
-        item: Item<'static>,
-    ) -> Step<'static> {
-        self.walk.begin(pieces);
-        self.use_up(&data[..1]);
-        self.passing = Some(Passing::Item(item));
-        Step::More(1)
-    }
-
-    /// Pass over what is not kept.
-    fn pass(&mut self, data: &[u8]) -> Result<Step<'static>, FileError> {
-        let (passed, is_over) = self.walk.walk(data).map_err(|what| self.malformed(what, 0))?;
-        self.use_up(&data[..passed]);
-        if let Some(Passing::Value(large)) = &mut self.passing {
-            large.bytes += passed as u64;
-        }
-        if !is_over {
-            return Ok(Step::More(passed));
-        }
-        Ok(match self.passing.take() {
-            None => Step::More(passed),
-            Some(Passing::Item(item)) => Step::Item(passed, item),
-            Some(Passing::Value(large)) => {
-                self.keys += 1;
-                self.last_key.clone_from(&large.name);
-                Step::Item(passed, Item::Large(large))
-            }
-        })
     }
 
     /// A key, from its expiry on.
@@ -328,7 +297,7 @@ impl FileReader {
         self.entry.looked += passed;
         let end = self.entry.looked;
         if end - value_at > self.limit || (!is_over && data.len() - value_at > self.limit) {
-            return self.leave_large(data, type_byte, name_at, value_at, is_over);
+            return self.leave_large(data, type_byte, name_at, value_at);
         }
         if !is_over {
             return Ok(Step::More(0));
@@ -351,35 +320,27 @@ impl FileReader {
         Ok(self.done(data, end, Item::Key(key)))
     }
 
-    /// A value is larger than the limit: what is here of it is done with, the rest is passed over.
-    fn leave_large(
+    /// A value is larger than the limit: it is begun with again, to be passed over or given out in parts.
+    fn leave_large<'a>(
         &mut self,
-        data: &[u8],
+        data: &'a [u8],
         type_byte: u8,
         name_at: usize,
         value_at: usize,
-        is_over: bool,
-    ) -> Result<Step<'static>, FileError> {
+    ) -> Result<Step<'a>, FileError> {
         let Some((name, _)) = self.text(data, name_at, "a key")? else {
             return Ok(Step::More(0));
         };
-        let name = name.into_owned();
-        let entry = std::mem::take(&mut self.entry);
-        let end = entry.looked;
-        self.use_up(&data[..end]);
         let large = Large {
-            name,
-            expires_at: entry.expires_at,
+            name: name.into_owned(),
+            expires_at: std::mem::take(&mut self.entry).expires_at,
             type_byte,
-            bytes: (end - value_at) as u64,
+            bytes: 0,
         };
-        if is_over {
-            self.keys += 1;
-            self.last_key.clone_from(&large.name);
-            return Ok(Step::Item(end, Item::Large(large)));
-        }
-        self.passing = Some(Passing::Value(large));
-        Ok(Step::More(end))
+        self.walk
+            .begin(layout::of(type_byte, self.is_valkey()).unwrap_or_default());
+        self.passing = Some(Passing::Value(large.clone()));
+        Ok(self.done(data, value_at, Item::Large(large)))
     }
 
     /// The next of what stands before a key's value; false where it is not whole.
@@ -454,7 +415,7 @@ impl FileReader {
             Some((Head::Integer(length), size)) => (length.into(), size),
             None => return Ok(None),
         };
-        if length.0 > self.limit as u64 {
+        if length.0 > self.text_limit as u64 {
             return Err(FileError::Unknown {
                 what: format!("the name of a key of {} bytes, more than can be kept", length.0),
                 offset: self.offset + at as u64,

@@ -10,7 +10,7 @@ const LIMIT: usize = 1 << 20;
 
 /// An item as it was read, with what is borrowed in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Read {
+pub(super) enum Read {
     Key(Vec<u8>, Option<u64>, Vec<u8>),
     Large(Vec<u8>, u8, u64),
     Other(String),
@@ -30,7 +30,10 @@ fn read(file: &[u8], size: usize, limit: usize) -> Result<Vec<Read>, FileError> 
                 Step::More(used) => at += used,
                 Step::Item(used, item) => {
                     at += used;
-                    items.push(owned(item, reader.version()));
+                    let is_begun = matches!(item, Item::Large(_));
+                    if !is_begun {
+                        items.push(owned(item, reader.version()));
+                    }
                 }
             }
         }
@@ -52,13 +55,13 @@ fn owned(item: Item<'_>, version: u16) -> Read {
             key.append_payload(&mut payload, version);
             Read::Key(key.name.into_owned(), key.expires_at, payload)
         }
-        Item::Large(large) => Read::Large(large.name, large.type_byte, large.bytes),
+        Item::LargeEnd(large) => Read::Large(large.name, large.type_byte, large.bytes),
         Item::End(checksum) => Read::End(checksum),
         other => Read::Other(format!("{other:?}")),
     }
 }
 
-fn sealed(mut body: Vec<u8>) -> Vec<u8> {
+pub(super) fn sealed(mut body: Vec<u8>) -> Vec<u8> {
     body.push(255);
     let mut digest = checksum();
     digest.update(&body);
@@ -74,7 +77,7 @@ fn magic(version: u16) -> String {
     }
 }
 
-fn text(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn text(bytes: &[u8]) -> Vec<u8> {
     let mut encoded = Vec::new();
     append_string(&mut encoded, bytes);
     // Its type before, its footer behind.
@@ -82,10 +85,10 @@ fn text(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Names and payloads.
-type Named = Vec<(String, Vec<u8>)>;
+pub(super) type Named = Vec<(String, Vec<u8>)>;
 
 /// The captured payloads by version, which a file has for all of its keys.
-fn captured() -> Vec<(u16, Named)> {
+pub(super) fn captured() -> Vec<(u16, Named)> {
     let mut files: Vec<(u16, Named)> = Vec::new();
     for (number, line) in include_str!("../../../tests/fixtures/payloads.txt")
         .lines()
@@ -106,7 +109,7 @@ fn captured() -> Vec<(u16, Named)> {
     files
 }
 
-fn file_of(version: u16, keys: &[(String, Vec<u8>)]) -> (Vec<u8>, Vec<Read>) {
+pub(super) fn file_of(version: u16, keys: &[(String, Vec<u8>)]) -> (Vec<u8>, Vec<Read>) {
     let mut file = magic(version).into_bytes();
     let mut expected = vec![Read::Other(format!("Header({version})"))];
     file.extend_from_slice(b"\xfa\x09redis-ver\x057.0.0\xfe\x00\xfb\x05\x01");

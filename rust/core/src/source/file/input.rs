@@ -225,7 +225,7 @@ impl Beginning {
                 }
             }
             Item::Hint | Item::ModuleData => {}
-            Item::Key(_) | Item::Large(..) | Item::End(_) => return false,
+            Item::Key(_) | Item::Large(_) | Item::Part(_) | Item::LargeEnd(_) | Item::End(_) => return false,
         }
         true
     }

@@ -4,6 +4,7 @@
 //! from its beginning in each run, so that its checksum covers all of it. A snapshot has no mark but its end.
 
 mod input;
+mod large;
 mod pages;
 mod reader;
 mod snapshot;

@@ -142,7 +142,7 @@ impl Page<'_> {
     }
 
     /// Open the page; none where its keys are only counted, or it has none.
-    fn open(&self, keys: &Keys, origin: &Origin) -> Option<PageId> {
+    pub fn open(&self, keys: &Keys, origin: &Origin) -> Option<PageId> {
         let engine = self.engine;
         let &Origin::File { place, end, is_last } = origin else {
             let names = keys.iter().map(|(name, _)| name.to_vec()).collect();

@@ -15,7 +15,7 @@ use crate::event::{Event, EventKind};
 use crate::job::engine::Engine;
 use crate::job::follow::Follow;
 use crate::ledger::progress::Outcome;
-use crate::rdb::file::{Checksum, FileError, FileReader, Item, Step};
+use crate::rdb::file::{Checksum, FileError, FileReader, Item, Large, Step};
 use crate::rdb::{Kind, kind_name};
 use crate::source::file::pages::{Choice, Origin, Page, Taken, time_left};
 use crate::source::file::{FileSpec, Input, input, snapshot};
@@ -29,22 +29,23 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// A file as the source of a job.
 pub(crate) struct FileSource {
-    engine: Rc<Engine>,
+    pub(super) engine: Rc<Engine>,
     file: FileSpec,
-    reader: FileReader,
+    pub(super) reader: FileReader,
     choice: Choice,
-    /// Largest value that is kept in one piece.
+    /// Largest value that is kept in one piece, and the largest thing that can't be cut.
     limit: usize,
+    pub(super) uncut: usize,
     /// Bytes of the file that are not done with.
-    buffer: Vec<u8>,
-    used: usize,
+    pub(super) buffer: Vec<u8>,
+    pub(super) used: usize,
     /// The place of the partition that is read, and where it goes on; none: names alone.
-    partition: Option<(usize, u64)>,
+    pub(super) partition: Option<(usize, u64)>,
     /// Keys that were handed over by name and have not come yet.
     names: HashSet<Vec<u8>>,
     /// The database of what comes next, and where the last item has ended.
     database: u64,
-    border: u64,
+    pub(super) border: u64,
     /// Keys of other databases, and the first of these.
     elsewhere: Option<(u64, u64)>,
     /// Libraries of functions that came.
@@ -60,24 +61,25 @@ enum Pause {
     Empty,
     /// The file is over.
     Over,
+    /// A large value has begun, whose key goes there.
+    Large(Large, Place),
 }
 
 impl FileSource {
     pub fn new(engine: Rc<Engine>, file: FileSpec) -> Self {
         let spec = &engine.spec;
         // It is held here, in the payload and in the batch.
-        let mut limit = spec.memory_limit / 4;
-        // A live source can be asked for parts.
-        if let Some(large) = spec.big_key_bytes.filter(|_| file.is_snapshot()) {
-            limit = limit.min(large as usize);
-        }
+        let uncut = spec.memory_limit / 4;
+        let large = spec.big_key_bytes.and_then(|large| usize::try_from(large).ok());
+        let limit = uncut.min(large.unwrap_or(usize::MAX)).min(engine.largest / 2);
         // Of a source that is followed, keys by name are copied by those who follow it.
         let names = spec.names.iter().filter(|_| !file.is_snapshot());
         engine.source_clock.set(Some((file.now, Instant::now())));
         Self {
-            reader: FileReader::new(limit),
+            reader: FileReader::new(limit).with_texts(uncut),
             choice: Choice::new(&engine),
             limit,
+            uncut,
             buffer: Vec::new(),
             used: 0,
             // Partition 0 begins at the cursor 0: there are no others.
@@ -131,6 +133,12 @@ impl FileSource {
             };
             match self.page(most)? {
                 Pause::Full => self.engine.nudge(),
+                Pause::Large(large, place) => {
+                    self.engine.nudge();
+                    if !self.hand_on(large, place, input).await? {
+                        return Ok(false);
+                    }
+                }
                 Pause::Over => {
                     self.engine.nudge();
                     return self.end(input).await;
@@ -157,7 +165,7 @@ impl FileSource {
     }
 
     /// The next piece; `Some(None)` at the end of the input, `None` where the job drains.
-    async fn more(
+    pub(super) async fn more(
         &self,
         input: &mut Receiver<crate::error::Result<Vec<u8>>>,
     ) -> Option<Option<crate::error::Result<Vec<u8>>>> {
@@ -218,12 +226,18 @@ impl FileSource {
                 }
                 Err(error) => break Err(self.refuse(&error)),
             };
+            if let Item::Large(large) = item {
+                match self.begin_large(large, now) {
+                    Some(begun) => break Ok(begun),
+                    None => continue,
+                }
+            }
             if let Err(error) = self.check_border() {
                 break Err(error);
             }
             let key = match item {
                 Item::Key(key) => Taken::Whole(key),
-                Item::Large(large) => Taken::Large(large),
+                Item::LargeEnd(large) => Taken::Large(large),
                 Item::Database(number) => {
                     self.database = number;
                     continue;
@@ -254,19 +268,27 @@ impl FileSource {
         entered.and(pause)
     }
 
+    /// A large value has begun: whether it is handed on in parts. If not, it is passed over, and told at its end.
+    fn begin_large(&mut self, large: Large, now: u64) -> Option<Pause> {
+        let key = Taken::Large(large);
+        let place = self.place_of_large(&key, now);
+        match (key, place) {
+            (Taken::Large(large), Place::File | Place::Names) if self.has_parts(&large, now) => {
+                self.names.remove(&large.name);
+                Some(Pause::Large(large, place))
+            }
+            _ => None,
+        }
+    }
+
     /// Enter what was taken into the books.
     fn enter(&mut self, taken: &[Taken<'_>], named: &[Taken<'_>], is_over: bool) -> Result<(), Error> {
         // Not the reader's offset, which may stand within a value that is passed over. Of a snapshot no byte is found again.
         let end = if self.file.is_snapshot() { 0 } else { self.border };
-        let mut page = Page {
-            engine: &self.engine,
-            rdb_version: self.reader.version(),
-            limit: self.limit,
-            is_live: self.file.is_snapshot(),
-            payload: &mut self.payload,
-        };
+        let partition = self.partition;
+        let mut page = self.page_of();
         page.enter(named, &Origin::Names);
-        let Some((place, mark)) = self.partition else {
+        let Some((place, mark)) = partition else {
             return Ok(());
         };
         if is_over && end < mark {
@@ -299,6 +321,37 @@ impl FileSource {
         }
     }
 
+    /// Where a key goes whose large value begins.
+    fn place_of_large(&self, key: &Taken<'_>, now: u64) -> Place {
+        if self.database != self.file.database {
+            return Place::Nowhere;
+        }
+        if self.names.contains(key.name()) {
+            return Place::Names;
+        }
+        match self.partition {
+            // By its first byte: only that is known to be a border yet.
+            Some((_, mark)) if self.border >= mark && self.takes(key, now) => Place::File,
+            _ => Place::Nowhere,
+        }
+    }
+
+    /// What the keys of a page have in common.
+    pub(super) fn page_of(&mut self) -> Page<'_> {
+        Page {
+            engine: &self.engine,
+            rdb_version: self.reader.version(),
+            limit: self.limit,
+            is_live: self.file.is_snapshot(),
+            payload: &mut self.payload,
+        }
+    }
+
+    /// Whether a live source makes the RDB now.
+    pub(super) fn is_live(&self) -> bool {
+        self.file.is_snapshot()
+    }
+
     /// Whether a key passes the filters.
     fn takes(&self, key: &Taken<'_>, now: u64) -> bool {
         let engine = &self.engine;
@@ -327,7 +380,7 @@ impl FileSource {
     }
 
     /// The mark has to be a border of items, or the file is another one.
-    fn check_border(&mut self) -> Result<(), Error> {
+    pub(super) fn check_border(&mut self) -> Result<(), Error> {
         let before = std::mem::replace(&mut self.border, self.reader.offset());
         match self.partition {
             Some((_, mark)) if before < mark && mark < self.border => {
@@ -392,7 +445,7 @@ impl FileSource {
         self.engine.settle(page, Outcome::Vanished, 1, 0);
     }
 
-    fn refuse(&self, error: &FileError) -> Error {
+    pub(super) fn refuse(&self, error: &FileError) -> Error {
         let (keys, last) = self.reader.last_key();
         let after = if keys == 0 {
             String::new()
@@ -430,7 +483,8 @@ impl FileSource {
 }
 
 /// Which page a key is in.
-enum Place {
+#[derive(Clone, Copy)]
+pub(super) enum Place {
     File,
     Names,
     Nowhere,
