@@ -337,6 +337,22 @@ def test_a_job_is_shown_without_all_its_keys_being_read(
     assert "in the table unsettled, the row id 5 has changed" in capsys.readouterr().err
 
 
+def test_a_page_is_made_without_all_keys_being_read(
+    sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged key is refused where it is shown, and only there."""
+    path, page = tmp_path / "journal.db", tmp_path / "page.html"
+    path.write_bytes(sound.read_bytes())
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE unsettled SET message = 'x' WHERE id = 5")
+    command = ["report", "one", "--journal", str(path), "-o", str(page)]
+    assert main(command) == 4
+    assert "in the table unsettled, the row id 5 has changed" in capsys.readouterr().err
+    monkeypatch.setattr("slotferry.report.page.jobs.MOST_KEYS", 4)
+    assert main(command) == 0
+    assert page.read_text().startswith("<!doctype html>")
+
+
 def test_a_damaged_reshard_can_be_discarded(sound: Path, tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     path.write_bytes(sound.read_bytes())

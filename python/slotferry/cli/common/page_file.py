@@ -64,7 +64,7 @@ def reshard_page_of(journal: Path, job: str, plan: Plan | None = None) -> Page |
     from slotferry.report.page.resharding import plan_page, reshard_page
     from slotferry.reshard.journal import ReshardJournal
 
-    with ReshardJournal(journal) as opened:
+    with ReshardJournal(journal, is_checked=True) as opened:
         record = opened.job(job)
         if record is None:
             return None if plan is None else plan_page(plan)
@@ -79,6 +79,7 @@ def migration_page(journal: Path, job: str) -> Page | None:
 
     if not journal.exists():
         return None
-    with Journal.open(journal) as opened:
-        record = opened.job(job)
+    # A page shows a thousand keys at most: the other million need not be read to show them.
+    with Journal.open(journal, is_checked=True) as opened:
+        record = opened.look(job)
         return None if record is None else job_page(opened, journal, record, live_status(journal, job))
