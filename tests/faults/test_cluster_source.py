@@ -116,11 +116,12 @@ def test_killed_and_resumed_with_slots_that_moved_meanwhile(old: str, stack: Exi
     _assert_whole(reference, target, done.keys)
 
 
-def test_nodes_that_join_and_leave(stack: ExitStack) -> None:
-    source, reference = _filled(stack, "redis-7.0")
-    target = _cluster(stack, "redis-7.0", 2)
+@pytest.mark.parametrize("old", ["redis-7.0", "valkey-9.1"])
+def test_nodes_that_join_and_leave(old: str, stack: ExitStack) -> None:
+    source, reference = _filled(stack, old)
+    target = _cluster(stack, old, 2)
     joined = stack.enter_context(
-        LocalServer(available()["redis-7.0"].binary, config={"cluster-enabled": "yes", **_QUICK})
+        LocalServer(available()[old].binary, config={"cluster-enabled": "yes", **_QUICK})
     )
 
     with Running(*_command(source, target), *_RATE) as running:
@@ -131,6 +132,46 @@ def test_nodes_that_join_and_leave(stack: ExitStack) -> None:
 
     assert done.code == 0, done.stderr
     _assert_whole(reference, target, done.keys)
+
+
+def test_large_keys_whose_slot_moves_while_they_are_copied(stack: ExitStack) -> None:
+    source, target = _cluster(stack, "redis-7.0", 3), _cluster(stack, "redis-7.0", 2)
+    names = [f"{{foo}}large:{number}" for number in range(6)]
+    with source.client() as client:
+        for name in names:
+            client.sadd(name, *(f"member:{number}" for number in range(20_000)))
+    slot = 12_182
+    reshard = Reshard(source, slot, source.primaries[2], source.primaries[0])
+    slow = ("--big-key-bytes", "100kB", "--max-bytes-per-second", "1MB")
+
+    with Running(*_command(source, target), *slow) as running:
+        wait_until(lambda: running.ended or count_keys(target) > 0, "the first large key")
+        reshard.do()
+        done = running.finish()
+
+    assert done.code == 0, done.stderr
+    assert done.keys["vanished"] == done.keys["failed"] == 0
+    assert count_keys(target) == len(names)
+    with target.client() as client:
+        assert [client.scard(name) for name in names] == [20_000] * len(names)
+
+
+def test_both_directions_of_a_verification_while_slots_move(stack: ExitStack) -> None:
+    source, _ = _filled(stack, "redis-7.0", 30_000)
+    target = _cluster(stack, "redis-7.0", 2)
+    assert run(*_command(source, target)).code == 0
+    with target.client() as client:
+        client.set("extra", 1)
+
+    verify = ("verify", source.url, target.url, "--json", "--max-keys-per-second", "8000")
+    with Running(*verify) as running:
+        for slot in range(150):
+            Reshard(source, 10_923 + slot, source.primaries[2], source.primaries[0]).do()
+        done = running.finish()
+
+    assert done.code == 3, done.stderr
+    assert done.keys["extra"] == 1
+    assert done.keys["missing"] == done.keys["pending"] == done.keys["vanished"] == 0
 
 
 def _assert_whole(reference: LocalServer, target: LocalCluster, keys: dict[str, int]) -> None:

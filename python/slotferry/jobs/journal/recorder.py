@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slotferry.jobs.job_group import EngineJob
+from slotferry.jobs.job_group import EngineJob, JobGroup
 from slotferry.jobs.journal.journal import Journal
 from slotferry.jobs.journal.records import Advance, Mark, PendingKey
 from slotferry.jobs.partitions import scanned_fraction
@@ -57,6 +57,8 @@ class Recorder:
     @property
     def scanned_fraction(self) -> float:
         """Which part of the source is scanned and recorded, from 0.0 to 1.0."""
+        if isinstance(self._job, JobGroup):  # of several nodes, whose cursors tell no part of the whole
+            return self.partitions_done / len(self._marks) if self._marks else 1.0
         count = sum(database == self._database for database, _ in self._marks)
         parts = (1.0 if m.done else scanned_fraction(m.index, m.cursor, count) for m in self._marks.values())
         return sum(parts) / len(self._marks) if self._marks else 1.0
