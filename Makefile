@@ -67,6 +67,10 @@ docs: ## Build the documentation into site/ and check its links.
 	$(BIN)/python -m slotferry.cli.common.reference > docs/commands.md
 	$(BIN)/zensical build --clean --strict
 
+.PHONY: man
+man: ## Write the man pages into target/man/man1.
+	$(BIN)/python -m slotferry.cli.common.man_pages target/man/man1
+
 .PHONY: docs-serve
 docs-serve: ## Show the documentation at localhost:8000, built anew at each change.
 	$(BIN)/python -m slotferry.cli.common.reference > docs/commands.md

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import click
 import pytest
 
 from slotferry.cli.common.help_groups import headings
+from slotferry.cli.common.man_pages import write_man_pages
 from slotferry.cli.common.reference import commands, root
 from tests.cli.conftest import Invoke
 
@@ -63,3 +68,22 @@ def test_the_commands_stand_in_the_order_in_which_they_are_used(invoke: Invoke) 
     names = [line.split()[0] for line in commands if line.strip()]
 
     assert names[:5] == ["check", "migrate", "migrate", "cutover", "verify"]  # one of them is 'migrate run'
+
+
+def test_every_command_has_a_man_page_with_all_of_its_help(tmp_path: Path) -> None:
+    pages = {path.stem: path.read_text() for path in write_man_pages(tmp_path / "man1")}
+
+    assert pages.keys() == {context.command_path.replace(" ", "-") for _, context in commands(*root())}
+    pages = {name: page.replace("\\-", "-") for name, page in pages.items()}
+    for path, (command, _) in _COMMANDS.items():
+        options = [option for one in command.params for option in one.opts if option.startswith("--")]
+        assert [option for option in options if option not in pages[path.replace(" ", "-")]] == []
+    assert "slotferry migrate dump.rdb redis+cluster://new1:7000" in pages["slotferry-migrate"]
+
+
+@pytest.mark.skipif(shutil.which("man") is None, reason="this machine has no man")
+def test_the_formatter_has_nothing_to_say_of_the_pages(tmp_path: Path) -> None:
+    for path in write_man_pages(tmp_path):
+        shown = subprocess.run(["man", "--warnings", "-l", path], capture_output=True, text=True, check=True)
+        assert shown.stderr == ""
+        assert "DESCRIPTION" in shown.stdout
