@@ -200,7 +200,7 @@ def test_a_fit_pair_has_nothing_but_ok_rows() -> None:
             replace(SURVEY, source=replace(SURVEY.source, modules=frozenset({"bf"}))),
             "modules",
             "warning",
-            "new:1, new:2 lacks: bf",
+            "missing at new:1, new:2: bf",
         ),
         (
             replace(SURVEY, source=with_info(SURVEY.source, number_of_libraries=2)),

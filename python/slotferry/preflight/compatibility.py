@@ -60,7 +60,7 @@ def _modules(survey: Survey) -> Row:
         names = sorted({name for lacking in missing.values() for name in lacking})
         return warning(
             "modules",
-            f"the source has modules that {', '.join(missing)} lacks: {', '.join(names)}",
+            f"the source has modules that are missing at {', '.join(missing)}: {', '.join(names)}",
             "load them there: keys of their types can't be restored without, and their commands are missing",
         )
     return ok("modules", f"the target has them: {', '.join(sorted(have))}" if have else "the source has none")
