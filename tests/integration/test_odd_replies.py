@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from slotferry.errors import ExitCode, SlotferryError
 from slotferry.preflight.check import CheckOptions, check
 from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.integration.migrating import count_keys
-from tests.servers.forger import Forge, Forger, answering
+from tests.servers.forger import Forge, Forger, Forgery, answering
 
 _KEYS = 300
 
@@ -166,6 +167,38 @@ def test_odd_cluster_slots_in_mid_run(sides: Sides, reply: bytes, capfd: pytest.
     else:
         report = migration.result()
         assert count_keys(sides.cluster) == _KEYS or not report.ok
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("party", ["source", "target"])
+@pytest.mark.parametrize("reply", ODD.values(), ids=ODD)
+def test_odd_info_and_dbsize_in_mid_run(
+    sides: Sides, reply: bytes, party: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Once keys are written, connections are opened anew, and what is counted is looked at again."""
+    odd = [answering(reply, command) for command in ("INFO", "DBSIZE")]
+    writing = threading.Event()
+
+    def lie(arguments: tuple[bytes, ...]) -> Forgery | None:
+        answers = (forge(arguments) for forge in odd)
+        return next(filter(None, answers), None) if writing.is_set() else None
+
+    def pass_on(arguments: tuple[bytes, ...]) -> Forgery | None:
+        if arguments[0] == b"SET" and arguments[1].startswith(b"key:") and not writing.is_set():
+            writing.set()
+            return Forgery(b"", close=True)  # it was written, and nobody knows
+        return lie(arguments) if party == "target" else None
+
+    sides.forge_target(pass_on)
+    if party == "source":
+        sides.source.forge = lie
+
+    migration = sides.migrate()
+    error = _ends(migration)
+    if error is not None:
+        _assert_told(error, sides.source.address, "source", *(node.address for node in sides.nodes))
+    else:
+        assert count_keys(sides.cluster) == _KEYS or not migration.result().ok
     assert "Traceback" not in capfd.readouterr().err
 
 
