@@ -123,6 +123,10 @@ class Runner:
                 yield Work(partitions=cursors, keys=first, route=route)
             for keys in left:
                 yield Work(keys=keys, route=route)
+        yield from self._late_works()
+
+    def _late_works(self) -> Iterator[Work]:
+        """Yield core jobs for what a scan may have missed, or left pending."""
         yield from self._moved_works()
         yield from self._pending_works()
 

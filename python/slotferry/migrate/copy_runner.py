@@ -65,7 +65,8 @@ class CopyRunner(Runner):
             accounting.close(looked_at, missing)
             if missing and not accounting.helps_to_send(looked_at, number):
                 break
-            self._do_all(self._pending_works)
+            # Slots of the source that moved while keys in doubt were looked for are read again as well.
+            self._do_all(self._late_works)
 
     def _look(self, doubts: OpenDoubts) -> int:
         """Look for the keys in doubt at the target; what is missing becomes pending. Return how many are."""
