@@ -25,7 +25,7 @@ from slotferry.reshard.cluster.wire import format_ranges
 from slotferry.reshard.plan.model import Plan
 from slotferry.reshard.report import Report, is_left_open
 
-_NAMES = ("reshard_jobs", "reshard_slots", "reshard_runs")
+_NAMES = ("reshard_jobs", "reshard_slots", "reshard_runs", "reshard_steps")
 _TABLES = """
 CREATE TABLE IF NOT EXISTS reshard_jobs (
     name TEXT PRIMARY KEY,
@@ -58,6 +58,15 @@ CREATE TABLE IF NOT EXISTS reshard_runs (
     summary TEXT,
     PRIMARY KEY (job, number)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reshard_steps (
+    job TEXT NOT NULL REFERENCES reshard_jobs ON DELETE CASCADE,
+    run INTEGER NOT NULL,
+    at INTEGER NOT NULL,
+    slots INTEGER NOT NULL,
+    keys INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (job, run, at)
+) WITHOUT ROWID;
 """
 
 
@@ -88,6 +97,17 @@ class ReshardRun:
     ended: float | None
     status: str
     why: str
+
+
+@dataclass(frozen=True)
+class ReshardStep:
+    """What a run moved within one second, which began at `at` (since 1970)."""
+
+    run: int
+    at: int
+    slots: int
+    keys: int
+    bytes: int
 
 
 class ReshardJournal:
@@ -162,6 +182,13 @@ class ReshardJournal:
                 for number, host, pid, started, ended, status, summary in rows
             ]
 
+    def steps(self, name: str) -> list[ReshardStep]:
+        """Return what was moved in which second, in order: not more rows than slots that were moved."""
+        rows = self._select(
+            "SELECT run, at, slots, keys, bytes FROM reshard_steps WHERE job = ? ORDER BY run, at", name
+        )
+        return [ReshardStep(*row) for row in rows]
+
     def reasons(self, name: str) -> dict[str, str]:
         """Return the slots that were left, or left open, as ranges, by reason."""
         rows = self._select(
@@ -211,6 +238,7 @@ class ReshardJournal:
             elif not resumed:
                 # What the old plan left open stays written down: the cluster says what became of it.
                 execute("DELETE FROM reshard_slots WHERE job = ? AND state <> 'open'", (name,))
+                execute("DELETE FROM reshard_steps WHERE job = ?", (name,))
                 execute(
                     "UPDATE reshard_jobs SET plan = ?, digest = ?, cluster = ?, keys = 0, bytes = 0, "
                     "conflicts = 0 WHERE name = ?",
@@ -243,6 +271,7 @@ class ReshardJournal:
     def settle(self, name: str, moved: Iterable[int], left: dict[int, str], keys: int, size: int) -> None:
         """Write down what became of slots, known as open or not. One that is left open stays so here."""
         became = [(name, slot, "moved", "") for slot in moved]
+        slots = len(became)
         became += [
             (name, slot, "open" if is_left_open(reason) else "left", reason) for slot, reason in left.items()
         ]
@@ -257,6 +286,15 @@ class ReshardJournal:
                 "UPDATE reshard_jobs SET keys = keys + ?, bytes = bytes + ?, updated = ? WHERE name = ?",
                 (keys, size, time.time(), name),
             )
+            if slots:
+                execute(
+                    "INSERT INTO reshard_steps (job, run, at, slots, keys, bytes) "
+                    "SELECT job, number, ?, ?, ?, ? FROM reshard_runs WHERE job = ? "
+                    "ORDER BY number DESC LIMIT 1 "
+                    "ON CONFLICT (job, run, at) DO UPDATE SET slots = slots + excluded.slots, "
+                    "keys = keys + excluded.keys, bytes = bytes + excluded.bytes",
+                    (int(time.time()), slots, keys, size, name),
+                )
 
     def forget_open(self, slots: Iterable[int]) -> None:
         """Write down that nothing is open there any more, as the cluster says."""

@@ -121,6 +121,15 @@ def lag_chart(rows: Sequence[SeriesRow], axis: Axis, marks: Iterable[tuple[float
     return _chart("lag", "Lag behind the source", description, steps, rows, axis, marks, "s")
 
 
+def slots_chart(rows: Sequence[SeriesRow], axis: Axis, planned: int) -> Chart | None:
+    """Return the chart of how many slots had been moved, as `done` of the rows counts them."""
+    steps = [(before, after, float(after.done)) for before, after in _pairs(rows)]
+    if not steps:
+        return None
+    description = f"{rows[-1].done:,} of {planned:,} that were planned."
+    return _chart("slots", "Slots moved so far", description, steps, rows, axis, (), "slots")
+
+
 def _chart(
     name: str,
     title: str,

@@ -9,12 +9,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from slotferry._core import __version__
+from slotferry.jobs.journal.series import SeriesRow
 from slotferry.jobs.lock import is_running
-from slotferry.report.page.content import Count, Page, SlotMap, Table, Tone, clean
+from slotferry.report.page.charts import Axis, rate_chart, slots_chart
+from slotferry.report.page.content import Chart, Count, Page, SlotMap, Table, Tone, clean
 from slotferry.report.page.slot_map import Ranges, slot_map
 from slotferry.reshard.cluster.wire import format_ranges
 from slotferry.reshard.journal import ReshardJournal, ReshardRecord
@@ -48,6 +51,7 @@ def reshard_page(
         for r in journal.runs(name)
     ]
     sentence, tone = _outcome(record, status, len(moved), len(left), remaining, live)
+    charts = _charts(journal, record)
     return Page(
         title=clean(name, 120),
         kind="Reshard",
@@ -76,6 +80,8 @@ def reshard_page(
             Count("remaining", remaining, f"slots for the next run; {len(opened):,} of them are open"),
         ],
         sum=f"{len(moved):,} + {len(left):,} + {remaining:,} = {count_of(plan.slots, 'slot')} planned.",
+        charts=charts,
+        no_charts="" if charts else _no_charts(len(moved)),
         maps=_maps(plan, moved),
         keys=[Table(f"Slots that were left ({len(left):,})", ("Slots", "Why"), reasons)] if reasons else [],
         tables=[
@@ -84,6 +90,50 @@ def reshard_page(
         ],
         settings=plan_settings(plan),
     )
+
+
+def _charts(journal: ReshardJournal, record: ReshardRecord) -> list[Chart]:
+    """Return how fast keys and slots were moved, from what was written down with each slot."""
+    ended = {run.number: run for run in journal.runs(record.name)}
+    keys: list[SeriesRow] = []
+    slots: list[SeriesRow] = []
+
+    def add(at: float, run: int) -> None:
+        of = (at, run, "reshard", "running")
+        keys.append(SeriesRow(*of, sum_keys, sum_bytes, 0, 0, None, None))
+        slots.append(SeriesRow(*of, sum_slots, 0, 0, 0, None, None))
+
+    sum_slots = sum_keys = sum_bytes = 0
+    for number, steps in groupby(journal.steps(record.name), key=lambda step: step.run):
+        run = ended.get(number)
+        if run is None:
+            continue
+        add(run.started, number)
+        last = run.started
+        for step in steps:
+            sum_slots, sum_keys, sum_bytes = (
+                sum_slots + step.slots,
+                sum_keys + step.keys,
+                sum_bytes + step.bytes,
+            )
+            # What was moved within a second is there at its end, which may lie behind that of the run.
+            last = max(last, min(step.at + 1.0, run.ended or step.at + 1.0))
+            add(last, number)
+        if run.ended is not None and run.ended > last:
+            add(run.ended, number)
+    if not keys:
+        return []
+    axis = Axis(keys)
+    found = [
+        rate_chart("keys", "Keys moved per second", keys, axis, (), "keys"),
+        rate_chart("bytes", "Payload bytes per second", keys, axis, (), "B"),
+        slots_chart(slots, axis, record.plan.slots),
+    ]
+    return [chart for chart in found if chart is not None]
+
+
+def _no_charts(moved: int) -> str:
+    return "The journal does not say when the slots were moved." if moved else "Nothing moved yet."
 
 
 def plan_page(plan: Plan) -> Page:
