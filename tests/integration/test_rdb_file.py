@@ -14,7 +14,7 @@ import pytest
 
 from slotferry import Migration, Options, Report
 from slotferry.errors import OptionError, RefusedError
-from slotferry.model.events import Event, Notice
+from slotferry.model.events import Event, FileProgress, Notice, Progress
 from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.command import COMMAND
 from tests.integration.migrating import count_keys
@@ -97,10 +97,23 @@ def test_a_compressed_file_is_read_as_it_is(
     else:
         file.write_bytes(_zstd(strings.read_bytes()))
 
-    report, _ = copy(file, cluster, tmp_path)
+    report, events = copy(file, cluster, tmp_path)
 
     assert report.ok, report.error
     assert assert_equal(source, cluster, byte_equal=True).keys == 3_000
+    assert _read_at_last(events) == FileProgress(len(strings.read_bytes()), None)
+
+
+def test_progress_tells_how_far_the_file_is_read(
+    strings: Path, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    _, events = copy(strings, cluster, tmp_path)
+    size = len(strings.read_bytes())
+    assert _read_at_last(events) == FileProgress(size, size)
+
+
+def _read_at_last(events: Sequence[Event]) -> FileProgress | None:
+    return [event for event in events if isinstance(event, Progress)][-1].file
 
 
 def test_a_file_from_stdin(strings: Path, source: LocalServer, cluster: LocalCluster, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from slotferry.model.events import (
     DryRunResult,
     EngineNews,
     Event,
+    FileProgress,
     FollowProgress,
     Notice,
     Progress,
@@ -279,3 +280,18 @@ def test_in_a_notebook_the_bar_is_a_widget(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
     assert not isinstance(choose_display("auto"), BarDisplay)
+
+
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [
+        (FileProgress(1_500_000, 3_000_000), "1.5 MB of the file's 3.0 MB"),
+        (FileProgress(1_500_000, None), "1.5 MB of the file"),
+    ],
+)
+def test_how_far_a_file_is_read_is_shown(file: FileProgress, shown: str) -> None:
+    event = replace(PROGRESS, file=file)
+    assert f", {shown}, " in phrases.describe_progress(event)
+    out = io.StringIO()
+    JsonLines(out).show(event)
+    assert json.loads(out.getvalue())["file"] == {"bytes": file.bytes, "of": file.of}

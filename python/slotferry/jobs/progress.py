@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from slotferry.model.counts import Totals
-from slotferry.model.events import Event, Progress
+from slotferry.model.events import Event, FileProgress, Progress
 from slotferry.model.follow import FollowProgress
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class ProgressReporter:
         self._writes: deque[tuple[float, int]] = deque()
         self.follow: FollowProgress | None = None
         """How the source was followed when that was reported last."""
+        self.file: FileProgress | None = None
+        """How far an RDB file is read."""
         self.copied = False
         """Whether a source that is followed is copied to its end."""
 
@@ -84,6 +86,7 @@ class ProgressReporter:
                 keys_by_primary=figures.keys_by_primary,
                 retries_by_reason=figures.retries_by_reason,
                 paused_by=figures.paused_by,
+                file=self.file,
             )
         )
 

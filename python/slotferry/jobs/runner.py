@@ -233,6 +233,7 @@ class Runner:
             return scanned
         file = self._driver.sides.source_facts.file
         if file is not None:
+            self._progress.file = file.progress(recorder.position)
             return file.expected_keys(recorder.keys.scanned, recorder.position)
         if not self._driver.options.filtered:
             sides = self._driver.sides

@@ -83,6 +83,18 @@ class RepairPlanned(Event):
 
 
 @dataclass(frozen=True)
+class FileProgress:
+    """How far an RDB file is read.
+
+    `bytes` are those whose keys are acknowledged and recorded, of a compressed file as it is decompressed;
+    `of` is how many the file has, None where that is not known (compressed, or from stdin).
+    """
+
+    bytes: int
+    of: int | None
+
+
+@dataclass(frozen=True)
 class Progress(Event):
     """The run at one instant. `keys` are the job's, over all runs; the rate is over the last seconds.
 
@@ -92,8 +104,8 @@ class Progress(Event):
     there is none yet. `purpose` is `verify` where keys are compared: those that differ are `failed` then, and
     `side` is `target` while the target's keys are looked for at the source. `keys_by_primary` counts what
     this run's primaries have acknowledged, `retries_by_reason` the commands that this run has sent again:
-    `unavailable`, `full`, `connection_lost`. `paused_by` is `operator`, `cutover` or `latency` while it
-    pauses.
+    `unavailable`, `full`, `connection_lost`. `file` tells how far an RDB file is read.
+    `paused_by` is `operator`, `cutover` or `latency` while it pauses.
     """
 
     type: ClassVar[str] = "progress"
@@ -117,6 +129,7 @@ class Progress(Event):
     keys_by_primary: tuple[tuple[str, int], ...] = ()
     retries_by_reason: tuple[tuple[str, int], ...] = ()
     paused_by: str | None = None
+    file: FileProgress | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from slotferry.model.events import Event, Progress, RunEnded, RunStarted
 from slotferry.report.base import Display
 from slotferry.report.phrases import (
     News,
+    describe_file,
     describe_following,
     describe_start,
     describe_state,
@@ -73,6 +74,8 @@ def _describe(event: Progress) -> str:
         return f"following: {describe_following(event.follow)}"
     expected = f"/{event.expected_keys:,}" if event.expected_keys else ""
     parts = [f"{event.done_keys:,}{expected} keys", format_bytes(event.bytes)]
+    if event.file is not None:
+        parts.append(describe_file(event.file))
     parts += unsettled_parts(event)
     if event.state != "running":
         # The reason needs the room, and the rate says little now.

@@ -13,6 +13,7 @@ from slotferry.model.cutover import CutoverStep
 from slotferry.model.events import (
     EngineNews,
     Event,
+    FileProgress,
     FollowProgress,
     PhaseStarted,
     Progress,
@@ -73,12 +74,20 @@ def describe_progress(event: Progress) -> str:
     if event.keys_per_second is not None:
         parts.append(f"{event.keys_per_second:,.0f} keys/s")
     parts.append(format_bytes(event.bytes))
+    if event.file is not None:
+        parts.append(describe_file(event.file))
     parts += unsettled_parts(event)
     parts.append(describe_state(event))
     left = seconds_left(event)
     if left is not None:
         parts.append(f"about {format_duration(left)} left")
     return ", ".join(parts)
+
+
+def describe_file(file: FileProgress) -> str:
+    """Return how far an RDB file is read."""
+    done = format_bytes(file.bytes)
+    return f"{done} of the file" if file.of is None else f"{done} of the file's {format_bytes(file.of)}"
 
 
 def unsettled_parts(event: Progress) -> list[str]:

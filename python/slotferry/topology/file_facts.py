@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from slotferry.model.events import FileProgress
+
 
 @dataclass(frozen=True)
 class FileFacts:
@@ -20,6 +22,11 @@ class FileFacts:
     stamp: tuple[int, int] | None = None
     libraries: tuple[tuple[str, bytes], ...] = ()
     is_compressed: bool = False
+
+    def progress(self, position: int) -> FileProgress:
+        """Return how far the file is read, where its first `position` bytes are done."""
+        size = None if self.stamp is None or self.is_compressed else self.stamp[0]
+        return FileProgress(position, size)
 
     def expected_keys(self, keys: int, position: int) -> int | None:
         """Return how many keys there will have been, where the first `position` bytes have `keys`.
