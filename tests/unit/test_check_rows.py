@@ -81,6 +81,18 @@ def test_a_fit_pair_has_nothing_but_ok_rows() -> None:
             "new:2 is 1m30s behind the source's: keys live longer",
         ),
         (
+            replace(SURVEY, primaries=(ONE, replace(TWO, clock=Clock(30.0, 0.001)))),
+            "clocks",
+            "warning",
+            "new:2 is 30s ahead of the source's: keys expire too early",
+        ),
+        (
+            replace(SURVEY, primaries=(ONE, replace(TWO, clock=Clock(172_800.0, 0.001)))),
+            "clocks",
+            "error",
+            "new:2 is 48h00m ahead of the source's: keys expire too early",
+        ),
+        (
             replace(SURVEY, primaries=(replace(ONE, denied=("RESTORE", "ASKING")), TWO)),
             "target-rights",
             "error",

@@ -18,6 +18,8 @@ from slotferry.text import format_bytes, format_duration
 from slotferry.topology.discovery import Topology
 
 _SKEW_SECONDS = 0.5
+_MOST_AHEAD_SECONDS = 60.0
+"""A target whose clock is farther ahead drops keys that live on at the source."""
 _DOUBT = 1.2  # by so much the same data may take more in one server than in another
 
 
@@ -87,11 +89,11 @@ def _clocks(survey: Survey) -> Row:
     if node:
         what = "ahead of" if worst > 0 else "behind"
         effect = "keys expire too early there" if worst > 0 else "keys live longer there"
-        return warning(
-            "clocks",
-            f"the clock of {node} is {format_duration(abs(worst))} {what} the source's: {effect}",
-            "let NTP set the clocks of all hosts before keys with a TTL are moved",
-        )
+        message = f"the clock of {node} is {format_duration(abs(worst))} {what} the source's: {effect}"
+        advice = "let NTP set the clocks of all hosts before keys with a TTL are moved"
+        if worst > _MOST_AHEAD_SECONDS:  # what it takes and lets expire at once would count as migrated
+            return error("clocks", "target", message, advice)
+        return warning("clocks", message, advice)
     return ok("clocks", "the clocks of all hosts agree within half a second")
 
 
