@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -194,6 +196,20 @@ def test_the_dashboard_is_one_that_grafana_imports() -> None:
     places = {(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}
     assert len(places) == len(panels)
     assert all(target["expr"] for panel in panels for target in panel["targets"])
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="there is no promtool")
+@pytest.mark.parametrize("figures", [migrated, resharded])
+def test_prometheus_finds_nothing_wrong_with_metrics_and_rules(figures: Callable[[], Figures]) -> None:
+    with closing(MetricsOutput(figures(), None, None)) as output:
+        promtool = ("promtool", "check", "metrics")
+        found = subprocess.run(promtool, input=output.text(), capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout + found.stderr) == (0, "")
+    rules = str(_DOCS / "alerts.yml")
+    checked = subprocess.run(
+        ("promtool", "check", "rules", rules), capture_output=True, text=True, check=False
+    )
+    assert checked.returncode == 0, checked.stderr
 
 
 @pytest.fixture
