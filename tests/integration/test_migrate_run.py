@@ -143,3 +143,48 @@ def test_a_name_that_the_file_lacks_is_told(tmp_path: Path) -> None:
     assert done.code == 2
     assert "has no job 'b'" in done.stderr
     assert "its jobs are a" in done.stderr
+
+
+def test_a_key_that_fails_each_time_keeps_no_new_key_from_the_next_copy(
+    source: LocalServer, cluster: LocalCluster, keys: int, tmp_path: Path
+) -> None:
+    text = _nightly(source, cluster, 'on-conflict = "error"')
+    config = _write(tmp_path, text.replace('        on-conflict = "replace"\n', ""))
+    with cluster.client() as client:
+        client.set("key:1", "another value")
+    first = run("migrate", "run", "--config", config, "--json")
+    assert (first.code, first.keys["failed"]) == (3, 1), first.stderr
+    with source.client() as client:
+        client.set("new", 1)
+
+    second = run("migrate", "run", "--config", config, "--json")
+
+    assert (second.code, second.keys["failed"]) == (3, 1), second.stderr
+    assert count_keys(cluster) == keys + 1
+
+
+def test_variables_of_migrate_neither_rename_a_job_nor_take_its_journal(
+    source: LocalServer, cluster: LocalCluster, keys: int, tmp_path: Path
+) -> None:
+    config = _write(tmp_path, _nightly(source, cluster, ""))
+    journal = tmp_path / "journal.db"
+    env = {"SLOTFERRY_JOB": "other", "SLOTFERRY_JOURNAL": str(tmp_path / "other.db")}
+
+    done = run("migrate", "run", "--config", config, "--journal", str(journal), "--json", env=env)
+
+    assert (done.code, done.summary["job"]) == (0, "nightly"), done.stderr
+    assert journal.exists()
+    assert not (tmp_path / "other.db").exists()
+
+
+@pytest.mark.parametrize("name", ["FOLLOW", "DRY_RUN", "RESTART"])
+def test_a_variable_that_makes_no_sense_for_a_job_is_refused(
+    source: LocalServer, cluster: LocalCluster, keys: int, tmp_path: Path, name: str
+) -> None:
+    config = _write(tmp_path, _nightly(source, cluster, ""))
+
+    done = run("migrate", "run", "--config", config, env={f"SLOTFERRY_{name}": "1"})
+
+    assert done.code == 2, done.stderr
+    assert f"SLOTFERRY_{name} is set, which is not for a job of a schedule" in done.stderr
+    assert count_keys(cluster) == 0

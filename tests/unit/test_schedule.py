@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import pytest
@@ -68,11 +69,19 @@ def test_what_is_left_is_gone_on_with_however_new_the_last_copy_is() -> None:
     ("runs", "past"),
     [
         ([], Past()),
-        ([_run("completed", 5.0)], Past(5.0)),
+        ([_run("completed", 5.0)], Past(5.0, scanned_at=5.0)),
         ([_run("completed", 5.0), _run("interrupted", 9.0)], Past(5.0, is_unfinished=True)),
         ([_run("running", None)], Past(None, is_unfinished=True)),
-        ([_run("completed_with_failures", 5.0)], Past(None, is_unfinished=True)),
-        ([_run("interrupted", 5.0), _run("completed", 9.0)], Past(9.0)),
+        ([_run("completed_with_failures", 5.0)], Past(None, is_unfinished=True, scanned_at=5.0)),
+        (
+            [_run("completed_with_failures", 5.0), replace(_run("interrupted", 9.0), resumed=True)],
+            Past(None, is_unfinished=True, scanned_at=5.0),
+        ),
+        (
+            [_run("completed_with_failures", 5.0), replace(_run("completed", 9.0), resumed=True)],
+            Past(9.0, scanned_at=5.0),
+        ),
+        ([_run("interrupted", 5.0), _run("completed", 9.0)], Past(9.0, scanned_at=9.0)),
     ],
 )
 def test_what_runs_come_to(runs: list[RunRecord], past: Past) -> None:
@@ -86,3 +95,21 @@ def test_what_makes_no_sense_is_refused() -> None:
         Schedule(tz="Mars/North")
     with pytest.raises(OptionError):
         Schedule(every=0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "scanned", "is_fresh"),
+    [
+        (_NIGHT, at(2), False),  # in this window: what failed is tried again
+        (_NIGHT, at(4, day=1), True),
+        (Schedule(every=6 * _HOUR), at(1), False),
+        (Schedule(every=6 * _HOUR), at(20, day=1), True),
+        (Schedule(), at(2), True),
+    ],
+)
+def test_keys_that_failed_keep_no_copy_from_being_made_again(
+    schedule: Schedule, scanned: float, is_fresh: bool
+) -> None:
+    turn = schedule.turn(at(3), Past(is_unfinished=True, scanned_at=scanned))
+
+    assert (turn.status, turn.is_fresh) == ("due", is_fresh)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,14 @@ class _Job:
     schedule: Schedule
     migration: Migration
     outputs: dict[str, Any]
+    source: str
+    target: str
+
+    def fresh(self) -> Migration:
+        """Return the migration that looks through the source anew."""
+        from slotferry.api.migration import Migration
+
+        return Migration(self.source, self.target, replace(self.migration.options, restart=True))
 
 
 @click.command(
@@ -129,9 +137,10 @@ def _run_one(job: _Job, progress: str, *, quiet: bool, as_json: bool, is_only: b
             _tell_turn(job.name, turn, as_json=as_json)
         return ExitCode.WORK_LEFT if past.is_unfinished else ExitCode.OK
     watch = _Closing(turn.until)
+    migration = job.fresh() if turn.is_fresh else job.migration
     try:
-        with watch.over(job.migration):
-            return run_migration(job.migration, as_json=as_json, progress=progress, **job.outputs)
+        with watch.over(migration):
+            return run_migration(migration, as_json=as_json, progress=progress, **job.outputs)
     except JobLockedError as error:
         # The run before has not ended: that is no failure, and the next one goes on.
         click.echo(f"slotferry: job {job.name}: {error.message}; nothing was begun", err=True)
@@ -262,12 +271,14 @@ def _job(path: Path, name: str, settings: dict[str, Any], journal: Path | None) 
         by_name = {one.opts[0].lstrip("-"): str(one.name) for one in migrate.params}
         ends = [settings.pop("source"), settings.pop("target")]
         defaults = {by_name[key]: value for key, value in settings.items()}
-        defaults |= {"job": name, "journal": None if journal is None else str(journal)}
-        with migrate.make_context("migrate", ["--", *ends], default_map=defaults) as context:
+        # On the command line, which goes before the environment.
+        given = [f"--job={name}", *([] if journal is None else [f"--journal={journal}"])]
+        with migrate.make_context("migrate", [*given, "--", *ends], default_map=defaults) as context:
             parameters = dict(context.params)
+            _refuse_variables(parameters)
             for shown in ("as_json", "progress", "quiet"):
                 del parameters[shown]
-            return _Job(name, schedule, *make_migration(parameters))
+            return _Job(name, schedule, *make_migration(parameters), *ends)
     except click.UsageError as error:
         raise UsageError(
             f"the job {name} in {path}: {error.format_message()}", hint="see 'slotferry migrate --help'"
@@ -276,6 +287,16 @@ def _job(path: Path, name: str, settings: dict[str, Any], journal: Path | None) 
         if isinstance(error, OptionError):
             error = error.named(lambda option: option.replace("_", "-"))
         raise UsageError(f"the job {name} in {path}: {error.message}", hint=error.hint) from None
+
+
+def _refuse_variables(parameters: Mapping[str, Any]) -> None:
+    """Raise `UsageError` for what the file may not say, and the environment does."""
+    for option in _OF_PEOPLE:
+        name = option.replace("-", "_")
+        if parameters[name]:
+            raise UsageError(
+                f"SLOTFERRY_{name.upper()} is set, which is not for a job of a schedule", hint="unset it"
+            )
 
 
 def _schedule(settings: dict[str, Any]) -> Schedule:

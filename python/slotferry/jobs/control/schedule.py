@@ -1,7 +1,7 @@
 """When a job that a scheduler starts again and again has something to do, and how long it may.
 
 Invariant: what an earlier run has left is gone on with whenever a window is open; a copy that is complete is
-not made again before it is due. Nothing is begun outside of the windows.
+not made again before it is due, and one with failed keys not later. Nothing is begun outside of the windows.
 """
 
 from __future__ import annotations
@@ -13,38 +13,47 @@ from typing import Literal
 
 from slotferry.errors import OptionError
 from slotferry.jobs.control.window import Window, find_zone
-from slotferry.jobs.journal.records import RunRecord
+from slotferry.jobs.journal.records import COMPLETED, RunRecord
 
 
 @dataclass(frozen=True)
 class Past:
-    """When a job was last complete (seconds since 1970), and whether an earlier run has left work."""
+    """When a job was last complete (seconds since 1970), and whether an earlier run has left work.
+
+    `scanned_at` is when its last pass first came to the end of the source, be it with keys that failed.
+    """
 
     completed_at: float | None = None
     is_unfinished: bool = False
+    scanned_at: float | None = None
 
     @classmethod
     def of(cls, runs: Iterable[RunRecord]) -> Past:
         """Return what the runs of a job, in order, come to."""
-        completed_at, is_unfinished = None, False
+        completed_at, is_unfinished, scanned_at = None, False, None
         for run in runs:
             is_unfinished = run.status != "completed"
             if not is_unfinished:
                 completed_at = run.ended
-        return cls(completed_at, is_unfinished)
+            scanned_at = scanned_at if run.resumed else None
+            if run.status in COMPLETED and scanned_at is None:
+                scanned_at = run.ended
+        return cls(completed_at, is_unfinished, scanned_at)
 
 
 @dataclass(frozen=True)
 class Turn:
     """What a job does now.
 
-    `until` is when it has to end (seconds since 1970; None: never), `opens_at` when a window opens.
+    `until` is when it has to end (seconds since 1970; None: never), `opens_at` when a window opens. With
+    `is_fresh` the source is looked through anew, whatever keys are left: a resume would find no new ones.
     """
 
     status: Literal["due", "not_due", "outside_window"]
     reason: str = ""
     until: float | None = None
     opens_at: float | None = None
+    is_fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,9 @@ class Schedule:
                 return Turn("not_due", reason)
         if self.max_duration is not None:
             until = min(now + self.max_duration, until or float("inf"))
-        return Turn("due", until=until)
+        scanned_at = past.scanned_at if past.is_unfinished else None
+        is_fresh = scanned_at is not None and not self._not_due(now, scanned_at, opened)
+        return Turn("due", until=until, is_fresh=is_fresh)
 
     def _not_due(self, now: float, completed_at: float, opened: float | None) -> str:
         """Return why a copy that is complete is not made again yet; empty where it is."""
