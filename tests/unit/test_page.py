@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -233,6 +234,15 @@ def test_the_most_scattered_cluster_makes_a_small_picture() -> None:
     assert len(shown.marked) < 60_000
     for number, owner in enumerate(shown.owners):
         assert covered(owner.path) == list(range(number, 16384, 2))
+
+
+def test_two_pictures_of_the_largest_clusters_fit_on_a_page() -> None:
+    rng = random.Random(7)
+    nodes = [f"10.100.100.{node}:7000" for node in range(500)]
+    maps = [slot_map("Slots", [(slot, slot, rng.choice(nodes)) for slot in range(16384)]) for _ in "ab"]
+    page = Page("t", "Reshard", "s", "good", [], "", "", maps=[shown for shown in maps if shown is not None])
+    assert len(page.maps) == 2
+    assert len(html(page).encode()) <= _MOST_BYTES
 
 
 def test_slots_without_an_owner_are_told() -> None:
