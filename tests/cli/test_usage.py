@@ -152,10 +152,10 @@ def test_a_name_that_does_not_resolve_exits_with_5(invoke: Invoke) -> None:
     assert result.out == ""
 
 
-def test_a_cluster_as_source_exits_with_4(invoke: Invoke) -> None:
+def test_a_cluster_as_source_that_is_gone_exits_with_5(invoke: Invoke) -> None:
     result = invoke("migrate", "redis+cluster://127.0.0.1:1", "redis://127.0.0.1:1")
-    assert result.code == 4
-    assert "is a node of a cluster" in result.err
+    assert result.code == 5
+    assert "the source can't be reached at 127.0.0.1:1" in result.err
 
 
 @pytest.mark.parametrize("content", [b"no database at all, whatever its name says" * 20, None])
