@@ -19,7 +19,7 @@ use crate::net::Address;
 use crate::net::client::{CallError, Client, Commands};
 use crate::reply::is_elsewhere;
 use crate::resp::{Decoded, ScanPage, ScanProgress, Tree, decode_scan_on, encode};
-use crate::source::scan::Keys;
+use crate::source::page::Keys;
 use crate::source::walk::Walk;
 use crate::text::said;
 use crate::throttle::page_size::Pace;

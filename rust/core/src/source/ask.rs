@@ -11,9 +11,10 @@ use crate::ledger::books::PageId;
 use crate::resp::encode;
 use crate::resp::encode::ExpiryCommand;
 use crate::source::fetch::{Ask, Fetch};
+use crate::source::page::Keys;
 use crate::source::plain_strings::Reading;
 use crate::source::reader::SourceReader;
-use crate::source::scan::{Keys, ScanState, Scanner};
+use crate::source::scan::{ScanState, Scanner};
 
 /// Keys that are asked for in one go; between them stands a look at the budget.
 const CHUNK: usize = 128;

@@ -11,10 +11,11 @@ use crate::net;
 use crate::net::Connection;
 use crate::resp::{Decoded, ProtocolError, Reply, decode, decode_scan_on, decode_time};
 use crate::source::fetch::{Ask, Ended};
+use crate::source::page::Keys;
 use crate::source::passing_on::{Payload, concerns_one_key};
 use crate::source::plain_strings::Reading;
 use crate::source::reader::SourceReader;
-use crate::source::scan::{Keys, ScanState};
+use crate::source::scan::ScanState;
 use crate::source::walk::Walk;
 
 impl SourceReader {

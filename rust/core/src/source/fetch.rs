@@ -8,8 +8,8 @@ use crate::compare::shape::Shape;
 use crate::error::{Error, ErrorKind};
 use crate::ledger::books::PageId;
 use crate::resp::ProtocolError;
+use crate::source::page::Keys;
 use crate::source::plain_strings::Reading;
-use crate::source::scan::Keys;
 
 /// A page whose keys are being read.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ pub(crate) mod fetch;
 pub mod file;
 pub mod keys;
 pub(crate) mod names;
+pub(crate) mod page;
 pub(crate) mod passing_on;
 pub(crate) mod plain_strings;
 pub(crate) mod reader;

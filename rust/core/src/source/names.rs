@@ -9,7 +9,7 @@ use std::rc::Rc;
 use crate::job::engine::Engine;
 use crate::ledger::books::PageId;
 use crate::resp::Restore;
-use crate::source::scan::{Keys, Naming};
+use crate::source::page::{Keys, Naming};
 use crate::transform::keymap::Scratch;
 
 /// The names of the pages that are open, and room to make the target's names in.

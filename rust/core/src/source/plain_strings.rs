@@ -149,7 +149,7 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::source::scan::Keys;
+    use crate::source::page::Keys;
 
     fn page(keys: usize, reading: Reading) -> Fetch {
         let names: Vec<Vec<u8>> = (0..keys).map(|number| number.to_string().into_bytes()).collect();

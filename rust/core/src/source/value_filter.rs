@@ -7,9 +7,9 @@
 use crate::reply::is_elsewhere;
 use crate::resp::{Decoded, ProtocolError, Reply, decode, encode};
 use crate::source::fetch::{Ask, Ended};
+use crate::source::page::Keys;
 use crate::source::passing_on::concerns_one_key;
 use crate::source::reader::SourceReader;
-use crate::source::scan::Keys;
 use crate::transform::filter::Question;
 
 /// A page whose keys are being asked about.

@@ -11,7 +11,7 @@ use crate::ledger::books::PageId;
 use crate::ledger::progress::Outcome;
 use crate::ledger::touched::Taken;
 use crate::ledger::unsettled::Pending;
-use crate::source::scan::Keys;
+use crate::source::page::Keys;
 
 impl Follow {
     /// Whether a key is in the set: then the scan leaves it out.

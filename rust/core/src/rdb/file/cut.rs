@@ -4,7 +4,7 @@
 //! kept of what was given out, and of what is not, one element at most, within the limit.
 
 use crate::rdb::file::head::{self, Head};
-use crate::rdb::file::item::{Large, Part};
+use crate::rdb::file::item::{Item, Large, Part};
 use crate::rdb::file::layout::{Form, Piece};
 use crate::rdb::file::walk::Walk;
 use crate::rdb::lzf::Expander;
@@ -287,4 +287,15 @@ impl Cut {
         let used = std::mem::take(&mut self.looked);
         (used, Some(Part::TooLarge(seen as u64)))
     }
+}
+
+/// What is being passed over without being kept.
+#[derive(Debug)]
+pub(super) enum Passing {
+    /// What a server keeps beside the keys.
+    Item(Item<'static>),
+    /// A key's value that is too large, with the bytes so far.
+    Value(Large),
+    /// One that is given out in parts.
+    Parts(Cut),
 }

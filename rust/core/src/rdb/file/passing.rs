@@ -2,22 +2,11 @@
 //!
 //! Invariant: the next item begins where this one ends, whatever is taken of it.
 
-use crate::rdb::file::cut::Cut;
+use crate::rdb::file::cut::{Cut, Passing};
 use crate::rdb::file::error::FileError;
 use crate::rdb::file::item::{Item, Large, Step};
 use crate::rdb::file::layout;
 use crate::rdb::file::reader::FileReader;
-
-/// What is being passed over without being kept.
-#[derive(Debug)]
-pub(super) enum Passing {
-    /// What a server keeps beside the keys.
-    Item(Item<'static>),
-    /// A key's value that is too large, with the bytes so far.
-    Value(Large),
-    /// One that is given out in parts.
-    Parts(Cut),
-}
 
 impl FileReader {
     /// Give the value that has just begun out in parts of about `part` bytes; what of it can't be cut may have `limit`

@@ -7,12 +7,12 @@ use std::borrow::Cow;
 
 use crc::{Digest, Table};
 
+use crate::rdb::file::cut::Passing;
 use crate::rdb::file::error::FileError;
 use crate::rdb::file::head::{self, Head};
 use crate::rdb::file::item::{Checksum, Item, Key, Large, Step};
 use crate::rdb::file::known::{HEADER, SLOT_IMPORT, unknown, version_of};
 use crate::rdb::file::layout;
-use crate::rdb::file::passing::Passing;
 use crate::rdb::file::walk::Walk;
 use crate::rdb::footer::checksum;
 use crate::rdb::lzf;

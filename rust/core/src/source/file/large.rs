@@ -16,7 +16,7 @@ use crate::rdb::file::{Item, Large, Part, Step};
 use crate::rdb::{Footer, Value, decode};
 use crate::source::file::pages::Origin;
 use crate::source::file::reader::{FileSource, Place};
-use crate::source::scan::Keys;
+use crate::source::page::Keys;
 use crate::text::shown;
 
 /// Which page it is in before it has one.

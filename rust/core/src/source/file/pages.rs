@@ -14,7 +14,7 @@ use crate::ledger::unsettled::{Failure, FailureKind};
 use crate::rdb::file::{Key, Large};
 use crate::rdb::module_name;
 use crate::resp::{Eviction, Restore};
-use crate::source::scan::Keys;
+use crate::source::page::Keys;
 use crate::text::shown;
 use crate::transform::filter::{Question, ValueFilter};
 
