@@ -8,8 +8,8 @@ from typing import Any
 import click
 import pytest
 
-from slotferry.cli.common.types import duration, partition_count, size
 from slotferry.cli.migrate import migrate
+from slotferry.cli.options.types import duration, partition_count, size
 from slotferry.errors import UsageError
 
 

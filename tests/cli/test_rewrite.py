@@ -9,8 +9,8 @@ import click
 import pytest
 
 from slotferry._core import key_slot
-from slotferry.cli.common.selection import take_rules
 from slotferry.cli.migrate import migrate
+from slotferry.cli.options.selection import take_rules
 from slotferry.model.rules import AddPrefix, Rewrite, Rule, StripPrefix
 from slotferry.testing.servers import LocalCluster, LocalServer
 from tests.cli.conftest import Invoke

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from slotferry.cli.common.metrics import JobsMetrics, Metrics
+from slotferry.cli.options.metrics import JobsMetrics, Metrics
 from slotferry.errors import JobLockedError, TargetLostError, UsageError
 from slotferry.model.counts import Keys, Totals
 from slotferry.model.events import (

@@ -15,18 +15,18 @@ import click
 
 from slotferry.cli.common.colour import Colour, has_colour, paint
 from slotferry.cli.common.ending import signals
-from slotferry.cli.common.page_file import PageFile, html_option
-from slotferry.cli.common.passwords import File
-from slotferry.cli.common.selection import (
+from slotferry.cli.migrate import load_config_file
+from slotferry.cli.options.page_file import PageFile, html_option
+from slotferry.cli.options.passwords import File
+from slotferry.cli.options.selection import (
     OrderedCommand,
     database_options,
     database_settings,
     selection_options,
     selection_settings,
 )
-from slotferry.cli.common.sides import network_options, side_settings, tls_options
-from slotferry.cli.common.types import check_names, duration
-from slotferry.cli.migrate import load_config_file
+from slotferry.cli.options.sides import network_options, side_settings, tls_options
+from slotferry.cli.options.types import check_names, duration
 from slotferry.output_file import OutputFile
 from slotferry.redaction import json_text
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.common.command import Command
-from slotferry.cli.common.cutover_options import cutover_options, take_cutover_options
-from slotferry.cli.common.job_argument import job_argument
-from slotferry.cli.common.passwords import take_password
-from slotferry.cli.common.sides import network_options, tls_options
 from slotferry.cli.jobs.commands import journal_option, journal_path, json_option, opened_journal, settings
+from slotferry.cli.options.cutover_options import cutover_options, take_cutover_options
+from slotferry.cli.options.job_argument import job_argument
+from slotferry.cli.options.passwords import take_password
+from slotferry.cli.options.sides import network_options, tls_options
 from slotferry.errors import RefusedError, UsageError
 from slotferry.redaction import json_text
 

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.common.command import note_config
-from slotferry.cli.common.cutover_options import CUTOVER_OPTIONS, cutover_options, take_cutover_options
 from slotferry.cli.common.ending import WHAT_A_SECOND_DOES, Interruption, ending_signals, meaning
-from slotferry.cli.common.logs import Logs, log_options, quiet_option
-from slotferry.cli.common.metrics import Metrics, metrics_options
-from slotferry.cli.common.page_file import PageFile, html_option, migration_page
-from slotferry.cli.common.passwords import File
-from slotferry.cli.common.selection import (
+from slotferry.cli.options.cutover_options import CUTOVER_OPTIONS, cutover_options, take_cutover_options
+from slotferry.cli.options.logs import Logs, log_options, quiet_option
+from slotferry.cli.options.metrics import Metrics, metrics_options
+from slotferry.cli.options.page_file import PageFile, html_option, migration_page
+from slotferry.cli.options.passwords import File
+from slotferry.cli.options.selection import (
     OrderedCommand,
     database_options,
     database_settings,
@@ -32,8 +32,8 @@ from slotferry.cli.common.selection import (
     selection_options,
     selection_settings,
 )
-from slotferry.cli.common.sides import network_options, side_settings, tls_options
-from slotferry.cli.common.types import (
+from slotferry.cli.options.sides import network_options, side_settings, tls_options
+from slotferry.cli.options.types import (
     big_key_size,
     byte_rate,
     check_names,
@@ -326,7 +326,7 @@ def run_migration(
     **outputs: Any,
 ) -> int:
     """Run, show it, write what was asked for, and return the exit code. Raises `SlotferryError`."""
-    from slotferry.cli.common.report_file import ReportFile
+    from slotferry.cli.options.report_file import ReportFile
 
     metrics, logs = Metrics(outputs), Logs(outputs)
     if html is not None and migration.options.dry_run:

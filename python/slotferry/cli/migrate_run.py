@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.common.command import Command
-from slotferry.cli.common.passwords import File
-from slotferry.cli.common.types import duration
 from slotferry.cli.migrate import make_migration, migrate, run_migration
+from slotferry.cli.options.passwords import File
+from slotferry.cli.options.types import duration
 from slotferry.errors import (
     ExitCode,
     JobLockedError,

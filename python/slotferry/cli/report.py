@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from slotferry.cli.common.command import Command
-from slotferry.cli.common.job_argument import job_argument
-from slotferry.cli.common.passwords import File
+from slotferry.cli.options.job_argument import job_argument
+from slotferry.cli.options.passwords import File
 from slotferry.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def report(job: str, output: Path, journal: Path | None, kind: str | None) -> No
     What was done and how it ended, what became of the keys, how fast it was over time, what happened on the
     way, the map of slots, failed keys, settings. A job that runs has one as well.
     """
-    from slotferry.cli.common.page_file import PageFile
     from slotferry.cli.jobs.commands import journal_path
+    from slotferry.cli.options.page_file import PageFile
 
     file = PageFile(Path("/dev/stdout") if str(output) == "-" else output, "--output")
     page = _page(journal_path(journal), job, kind)
@@ -62,8 +62,8 @@ def _page(journal: Path, job: str, kind: str | None = None) -> Page:
 
     Raises `UsageError` where there is none, or there are two of that name and no `kind` says which.
     """
-    from slotferry.cli.common.page_file import migration_page, reshard_page_of
     from slotferry.cli.jobs.commands import find_kind
+    from slotferry.cli.options.page_file import migration_page, reshard_page_of
 
     reshards = find_kind(journal, job, kind) == "reshard"
     page = reshard_page_of(journal, job) if reshards else migration_page(journal, job)

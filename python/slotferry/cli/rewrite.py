@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.common.passwords import File
-from slotferry.cli.common.selection import (
+from slotferry.cli.options.passwords import File
+from slotferry.cli.options.selection import (
     OrderedCommand,
     database_options,
     database_settings,
@@ -22,8 +22,8 @@ from slotferry.cli.common.selection import (
     rule_options,
     take_rules,
 )
-from slotferry.cli.common.sides import network_options, side_settings, tls_options
-from slotferry.cli.common.types import size
+from slotferry.cli.options.sides import network_options, side_settings, tls_options
+from slotferry.cli.options.types import size
 
 if TYPE_CHECKING:
     from slotferry.jobs.options import Options

@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.common.logs import Logs, log_options, quiet_option
-from slotferry.cli.common.metrics import Metrics, metrics_options
-from slotferry.cli.common.page_file import PageFile, html_option, migration_page
-from slotferry.cli.common.passwords import File
-from slotferry.cli.common.selection import (
+from slotferry.cli.migrate import follow, load_config_file
+from slotferry.cli.options.logs import Logs, log_options, quiet_option
+from slotferry.cli.options.metrics import Metrics, metrics_options
+from slotferry.cli.options.page_file import PageFile, html_option, migration_page
+from slotferry.cli.options.passwords import File
+from slotferry.cli.options.selection import (
     OrderedCommand,
     database_options,
     database_settings,
     selection_options,
     selection_settings,
 )
-from slotferry.cli.common.sides import network_options, side_settings, tls_options
-from slotferry.cli.common.types import (
+from slotferry.cli.options.sides import network_options, side_settings, tls_options
+from slotferry.cli.options.types import (
     big_key_size,
     byte_rate,
     check_names,
@@ -36,7 +37,6 @@ from slotferry.cli.common.types import (
     share,
     size,
 )
-from slotferry.cli.migrate import follow, load_config_file
 
 if TYPE_CHECKING:
     from slotferry.api.verification import Verification
@@ -214,7 +214,7 @@ def verify(
 
     SOURCE and TARGET are written as for 'slotferry migrate'; SOURCE may be the RDB file that was copied.
     """
-    from slotferry.cli.common.report_file import ReportFile
+    from slotferry.cli.options.report_file import ReportFile
 
     metrics, logs = Metrics(parameters), Logs(parameters)
     verification = _verification(**parameters)

@@ -1,4 +1,4 @@
-"""What commands share: option lists, types, streams, endings.
+"""What every command does: help, colours, streams, endings, and asking a running job.
 
 Invariant: nothing here runs a job.
 """

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.common.job_argument import job_argument
 from slotferry.cli.common.lazy import Home, LazyGroup
 from slotferry.cli.jobs.verifications import (
     differences,
@@ -22,6 +21,7 @@ from slotferry.cli.jobs.verifications import (
     shown_differences,
     shown_outcome,
 )
+from slotferry.cli.options.job_argument import job_argument
 from slotferry.errors import JournalError, RefusedError, UsageError
 from slotferry.redaction import json_text
 from slotferry.text import iso_time, local_time, show_key

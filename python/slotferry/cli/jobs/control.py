@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slotferry.cli.common.command import Command
-from slotferry.cli.common.job_argument import job_argument
-from slotferry.cli.common.types import byte_rate, key_rate, or_none
 from slotferry.cli.jobs.commands import journal_option, journal_path, json_option, kind_option, settings
+from slotferry.cli.options.job_argument import job_argument
+from slotferry.cli.options.types import byte_rate, key_rate, or_none
 from slotferry.errors import UsageError
 from slotferry.redaction import json_text
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import click
 
 from slotferry.cli.common.command import Command
-from slotferry.cli.common.job_argument import job_argument
 from slotferry.cli.jobs.commands import journal_option, journal_path, opened_journal, settings
 from slotferry.cli.jobs.verifications import differences, not_listed
+from slotferry.cli.options.job_argument import job_argument
 from slotferry.errors import UsageError
 from slotferry.text import escape_key, show_key
 

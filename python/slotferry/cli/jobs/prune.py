@@ -13,8 +13,8 @@ from pathlib import Path
 import click
 
 from slotferry.cli.common.command import Command
-from slotferry.cli.common.types import duration
 from slotferry.cli.jobs.commands import forget, journal_option, journal_path, json_option, settings
+from slotferry.cli.options.types import duration
 from slotferry.errors import ExitCode, RefusedError, UsageError
 from slotferry.redaction import json_text
 from slotferry.text import count_of, format_age

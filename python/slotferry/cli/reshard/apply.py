@@ -16,10 +16,10 @@ import click
 
 from slotferry.cli.common.command import Command
 from slotferry.cli.common.ending import WHAT_A_SECOND_DOES, Interruption, signals
-from slotferry.cli.common.logs import Logs, log_options, quiet_option
-from slotferry.cli.common.metrics import Metrics, metrics_options
-from slotferry.cli.common.page_file import PageFile, html_option, reshard_page_of
-from slotferry.cli.common.types import byte_rate, duration, milliseconds
+from slotferry.cli.options.logs import Logs, log_options, quiet_option
+from slotferry.cli.options.metrics import Metrics, metrics_options
+from slotferry.cli.options.page_file import PageFile, html_option, reshard_page_of
+from slotferry.cli.options.types import byte_rate, duration, milliseconds
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,
@@ -157,7 +157,7 @@ def apply(
     The same command again goes on where the last run stopped, whatever stopped it. A plan of another cluster,
     of one that has changed, or one that was edited is refused.
     """
-    from slotferry.cli.common.report_file import ReportFile
+    from slotferry.cli.options.report_file import ReportFile
     from slotferry.jobs.control.cancel import CancelRequest
     from slotferry.reshard.apply import apply_plan
     from slotferry.reshard.options import Options

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.common.passwords import find_password
-from slotferry.cli.common.types import byte_rate, duration, milliseconds
+from slotferry.cli.options.passwords import find_password
+from slotferry.cli.options.types import byte_rate, duration, milliseconds
 from slotferry.cli.reshard.options import percent
 from slotferry.errors import OptionError, UsageError
 from slotferry.toml_file import read_toml

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.common.passwords import take_password
-from slotferry.cli.common.sides import address_map_option, tls_options
+from slotferry.cli.options.passwords import take_password
+from slotferry.cli.options.sides import address_map_option, tls_options
 from slotferry.errors import UsageError
 
 if TYPE_CHECKING:

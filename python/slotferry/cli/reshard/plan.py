@@ -14,7 +14,7 @@ import click
 
 from slotferry.cli.common.command import Command
 from slotferry.cli.common.ending import signals
-from slotferry.cli.common.page_file import PageFile, html_option
+from slotferry.cli.options.page_file import PageFile, html_option
 from slotferry.cli.reshard.options import (
     FILE,
     SETTINGS,

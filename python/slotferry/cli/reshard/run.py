@@ -14,8 +14,8 @@ import click
 
 from slotferry.cli.common.command import Command
 from slotferry.cli.common.ending import signals
-from slotferry.cli.common.logs import Logs, log_options
-from slotferry.cli.common.metrics import JobsMetrics, metrics_options
+from slotferry.cli.options.logs import Logs, log_options
+from slotferry.cli.options.metrics import JobsMetrics, metrics_options
 from slotferry.cli.reshard.apply import show
 from slotferry.cli.reshard.jobs_file import JobSettings, load_jobs
 from slotferry.cli.reshard.options import FILE, SETTINGS, json_option

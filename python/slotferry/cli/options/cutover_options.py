@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from slotferry.cli.common.types import duration
+from slotferry.cli.options.types import duration
 
 if TYPE_CHECKING:
     from slotferry.model.cutover import CutoverOptions

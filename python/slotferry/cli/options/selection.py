@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from slotferry.cli.common.command import Command
-from slotferry.cli.common.passwords import File
-from slotferry.cli.common.types import Lines, byte_count, databases, duration, slot_ranges, type_names
+from slotferry.cli.options.passwords import File
+from slotferry.cli.options.types import Lines, byte_count, databases, duration, slot_ranges, type_names
 
 _RULE_OPTIONS = ("rules", "strip_prefix", "rewrite", "add_prefix")
 _ORDER = "slotferry.order"

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import click
 
-from slotferry.cli.common.passwords import File, password_options, take_password
+from slotferry.cli.options.passwords import File, password_options, take_password
 
 _JobSide = Literal["source", "target"]
 
