@@ -111,6 +111,8 @@ class Accounting:
         for seen in looks:
             self._observe(seen, deletes=deleted is not None)
         unexplained = self._decreases.judge(deleted or 0, time.monotonic())
+        if looks and {node.node_id for node in self._known} <= {node.node_id for node in looks[-1]}:
+            self._decreases.lapse(deleted or 0, time.monotonic())
         self._doubt(unexplained)
         if looks or unexplained:
             try:
