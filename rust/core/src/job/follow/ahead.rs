@@ -22,7 +22,7 @@ use std::collections::HashSet;
 use std::rc::Rc;
 use std::sync::mpsc;
 
-use super::Follow;
+use super::{Follow, add};
 use crate::chunked::parts::{Kind, Place};
 
 /// So many open elements are compared again while writes flow; fewer are left for the fence.
@@ -51,6 +51,8 @@ pub(super) enum Mode {
 /// How far a key is compared.
 #[derive(Debug, Default)]
 pub(super) struct Looked {
+    /// No other has this number: what was asked before all was forgotten is not answered to this one.
+    generation: u64,
     /// Where its scan goes on; none: it is done.
     place: Option<Place>,
     /// Elements that are to be compared.
@@ -64,8 +66,9 @@ pub(super) struct Looked {
 }
 
 impl Looked {
-    fn new(kind: Kind) -> Self {
+    fn new(kind: Kind, generation: u64) -> Self {
         Self {
+            generation,
             place: Some(kind.scan_start()),
             is_unsuitable: !matches!(kind, Kind::Set | Kind::SortedSet | Kind::Hash),
             ..Self::default()
@@ -108,6 +111,7 @@ pub(crate) struct Ahead {
     pub slot: u16,
     pub kind: Kind,
     pub what: What,
+    generation: u64,
 }
 
 /// What is to be compared.
@@ -142,7 +146,10 @@ impl Follow {
         parts
             .filter_map(|part| {
                 let kind = part.kind;
-                let looked = part.looked.get_or_insert_with(|| Looked::new(kind));
+                let looked = part.looked.get_or_insert_with(|| {
+                    add(&self.looks, 1);
+                    Looked::new(kind, self.looks.get())
+                });
                 (!looked.is_scanned()).then_some(())
             })
             .count()
@@ -192,6 +199,7 @@ impl Follow {
                 slot: part.slot,
                 kind: part.kind,
                 what,
+                generation: looked.generation,
             })
         });
         drop(parts);
@@ -208,6 +216,7 @@ impl Follow {
             .keys
             .get_mut(&ahead.key)
             .and_then(|part| part.looked.as_mut())
+            .filter(|looked| looked.generation == ahead.generation)
         else {
             return;
         };

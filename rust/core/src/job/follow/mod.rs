@@ -139,6 +139,8 @@ pub(crate) struct Follow {
     left_followed: RefCell<Vec<(Vec<u8>, Kind)>>,
     parts: RefCell<Parts>,
     ahead: RefCell<ahead::Mode>,
+    /// So often a key was begun to be compared.
+    looks: Cell<u64>,
     given_up: RefCell<GivenUp>,
     figures: Figures,
     /// A snapshot is copied first, which is older than what would be read now: what is touched is only remembered.
@@ -183,6 +185,7 @@ impl Follow {
             left_followed: RefCell::new(apart::followed_in(positions)),
             parts: RefCell::default(),
             ahead: RefCell::default(),
+            looks: Cell::default(),
             given_up: RefCell::default(),
             figures: Figures::default(),
             waits: Cell::new(false),
