@@ -370,9 +370,7 @@ async fn supervise(engine: &Rc<Engine>) -> Result<()> {
             match command {
                 Command::SetTopology(ranges, nodes) => {
                     engine.set_topology(&ranges, nodes);
-                    if let Some(follow) = &engine.follow {
-                        follow.forget_compared();
-                    }
+                    engine.forget_compared();
                 }
                 Command::SetAccess(side, access) => engine.set_access(side, access),
                 Command::Pause(paused) => engine.limiter.pause(paused, Instant::now()),

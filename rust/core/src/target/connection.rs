@@ -79,9 +79,7 @@ pub(crate) async fn run(engine: Rc<Engine>, link: Rc<Link>) {
                 message
             }
         };
-        if let Some(follow) = &engine.follow {
-            follow.forget_compared();
-        }
+        engine.forget_compared();
         if !std::mem::replace(&mut lost, true) {
             engine.tell_node(EventKind::NodeLost, &link, &reason);
         }

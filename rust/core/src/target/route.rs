@@ -188,7 +188,14 @@ impl Engine {
 
     /// MOVED: the slot's owner from now on.
     pub fn moved(&self, slot: u16, address: &Address) -> Option<NodeId> {
-        let patched = self.router.borrow_mut().topology.patch(slot, address);
+        let mut router = self.router.borrow_mut();
+        let before = router.topology.owner(slot);
+        let patched = router.topology.patch(slot, address);
+        drop(router);
+        // A failover as well is told so, by whoever has heard of it.
+        if patched.as_ref().ok() != before.as_ref() {
+            self.forget_compared();
+        }
         self.want_topology(format!("slot {slot} moved to {address}"), Some(slot));
         self.node_or_stop(patched)
     }

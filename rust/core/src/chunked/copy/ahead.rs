@@ -175,3 +175,34 @@ fn question(kind: Kind, key: &[u8], elements: &[Vec<u8>], with_expiries: bool) -
     }
     commands
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::follow::tests::{KEY, big, following};
+    use crate::net::Address;
+
+    #[test]
+    fn a_node_that_can_not_be_reached_ends_what_was_compared() {
+        let (engine, follow) = following(100);
+        // Nobody listens at a port that was just let go.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        engine.moved(0, &Address::tcp("127.0.0.1".to_owned(), port));
+        let big = big(0);
+        assert!(follow.begin_elements(&big, Kind::Hash));
+        follow.publish_elements(&engine, KEY, 0, 1);
+        assert_eq!(follow.compare_ahead(), 1);
+        let ahead = follow.next_ahead(1).unwrap();
+        follow.compared_ahead(&ahead, Came::Unequal(Vec::new(), None));
+        assert_eq!(follow.compare_ahead(), 0);
+
+        let (mut wires, mut in_doubt) = (Wires::default(), false);
+        let mut copy = wires.copy(&engine, &big, &mut in_doubt).ok().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let told = runtime.unwrap().block_on(copy.tell(&[&[b"HLEN", KEY]]));
+        assert!(told.is_err());
+        assert_eq!(follow.compare_ahead(), 1);
+    }
+}

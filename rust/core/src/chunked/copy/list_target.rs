@@ -118,7 +118,7 @@ impl Copy<'_> {
         let replies = match client.call(commands).await {
             Ok(replies) => replies,
             Err(error) => {
-                *self.target = None;
+                self.lose_target();
                 let why = format!(
                     "{} at {address}, before its last write was answered",
                     error.into_text()

@@ -41,7 +41,7 @@ impl Copy<'_> {
         let (address, client) = self.connect_target().await?;
         let replies = client.call(commands).await;
         let replies = replies.map_err(|error| {
-            *self.target = None;
+            self.lose_target();
             Stop::Cut(format!("{} at {address}", error.into_text()))
         })?;
         let replies = match replies.iter().find(|reply| matches!(reply, Tree::Error(_))) {
@@ -77,6 +77,7 @@ impl Copy<'_> {
         };
         if self.target.as_ref().is_none_or(|(node, _)| *node != owner) {
             let client = self.engine.converse(Side::Target, &address, None).await;
+            let client = client.inspect_err(|_| self.lose_target());
             let client = client.map_err(|error| match error {
                 CallError::Refused(message) => Stop::Fatal(Error::new(
                     ErrorKind::TargetRefused,
@@ -93,6 +94,12 @@ impl Copy<'_> {
             Some((_, client)) => Ok((address, client)),
             None => Err(Stop::Moved),
         }
+    }
+
+    /// The connection is lost, and with its node maybe what was written there.
+    pub(super) fn lose_target(&mut self) {
+        *self.target = None;
+        self.engine.forget_compared();
     }
 
     pub(crate) fn target_error(&mut self, text: &[u8], address: &Address) -> Stop {

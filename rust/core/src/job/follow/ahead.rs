@@ -24,6 +24,7 @@ use std::sync::mpsc;
 
 use super::{Follow, add};
 use crate::chunked::parts::{Kind, Place};
+use crate::job::engine::Engine;
 
 /// So many open elements are compared again while writes flow; fewer are left for the fence.
 const WORTH: usize = if cfg!(test) { 2 } else { 200 };
@@ -267,6 +268,15 @@ impl Follow {
         if let Mode::Fence { answer, proven } = self.ahead.take() {
             // Who asked may have given up.
             let _ = answer.try_send(proven);
+        }
+    }
+}
+
+impl Engine {
+    /// See [`Follow::forget_compared`]; where nothing is followed, nothing was compared.
+    pub fn forget_compared(&self) {
+        if let Some(follow) = &self.follow {
+            follow.forget_compared();
         }
     }
 }

@@ -15,7 +15,7 @@ mod positions;
 mod scanned;
 mod siblings;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};

@@ -14,7 +14,7 @@ use crate::net::{Access, Address, AddressMap};
 use crate::rdb::{FieldTtl, StreamId, Target};
 use crate::resp::encode::ExpiryCommand;
 
-pub(super) const KEY: &[u8] = b"large";
+pub(crate) const KEY: &[u8] = b"large";
 
 /// A job of one partition that follows; nothing of it runs.
 fn spec() -> JobSpec {
@@ -73,7 +73,7 @@ fn spec() -> JobSpec {
 }
 
 /// An engine whose stream stands at `offset`, and how it follows.
-pub(super) fn following(offset: u64) -> (Rc<Engine>, Rc<Follow>) {
+pub(crate) fn following(offset: u64) -> (Rc<Engine>, Rc<Follow>) {
     following_by(spec(), offset)
 }
 
@@ -97,7 +97,7 @@ pub(super) fn receive(follow: &Follow, offset: u64) {
     });
 }
 
-pub(super) fn big(page: PageId) -> Big {
+pub(crate) fn big(page: PageId) -> Big {
     Big {
         page,
         number: 0,

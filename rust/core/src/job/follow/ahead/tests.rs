@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use proptest::prelude::*;
 
 use super::*;
-use crate::job::engine::Engine;
 use crate::job::follow::tests::{KEY, big, following, receive, touch_at};
+use crate::net::Address;
 
 /// Elements are numbers below this one, and a scan names so many of them at once.
 const ELEMENTS: u8 = 12;
@@ -264,4 +264,32 @@ fn an_answer_from_before_a_node_was_lost_says_nothing_of_what_is_there_now() {
         world.look(Vec::new());
     }
     assert!(!world.is_proven());
+}
+
+/// All of a key is compared; what that was called is forgotten by `loss`.
+fn is_forgotten(loss: impl FnOnce(&World)) -> bool {
+    let mut world = World::new(&Held::from([(1, 1)]));
+    while world.follow.compare_ahead() > 0 {
+        world.look(Vec::new());
+    }
+    loss(&world);
+    world.follow.compare_ahead() == 1
+}
+
+#[test]
+fn a_node_that_names_another_owner_of_a_slot_ends_what_was_compared() {
+    let address = Address::tcp("taken-over".to_owned(), 6379);
+    let known = |world: &World| world.engine.moved(0, &address);
+    assert!(is_forgotten(|world| assert!(known(world).is_some())));
+    // It is no news the second time.
+    assert!(!is_forgotten(|world| {
+        known(world);
+        while world.follow.compare_ahead() > 0 {
+            let ahead = world.follow.next_ahead(4).expect("a scan");
+            world
+                .follow
+                .compared_ahead(&ahead, Came::Unequal(Vec::new(), None));
+        }
+        known(world);
+    }));
 }
