@@ -1,14 +1,14 @@
 //! Elements of large keys are compared with the source's beside the rounds that write them (`job/follow/ahead.rs`).
 //!
 //! Invariant: nothing is written; an element counts as equal only if both sides have answered the same of it, in a time in
-//! which no round was under way.
+//! which no round was under way. What is asked for in one go is about a chunk, and what was answered is held in the budget.
 
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::chunked::copy::Big;
 use crate::chunked::copy::one_key::{Attempt, Copy};
 use crate::chunked::copy::rounds::{LOOK_EVERY, Wires};
+use crate::chunked::copy::{Big, LIMITS};
 use crate::chunked::parts;
 use crate::chunked::parts::{CHUNK_BYTES, Kind, Place};
 use crate::job::engine::Engine;
@@ -16,9 +16,6 @@ use crate::job::follow::{Ahead, Came, Follow, What};
 use crate::net::client::Commands;
 use crate::resp::Tree;
 use crate::resp::encode::ExpiryCommand;
-
-/// Elements that are compared in one go.
-const COUNT: usize = 1000;
 
 /// By how many ms the expiries of a key that is called equal may differ where a server tells what is left.
 const JITTER: u64 = 5;
@@ -29,16 +26,16 @@ impl Engine {
         let begun = Instant::now();
         while begun.elapsed() < LOOK_EVERY && !self.draining.get() && self.limiter.permitted(CHUNK_BYTES) > 0
         {
-            let Some(ahead) = follow.next_ahead(COUNT) else {
+            let Some(mut ahead) = follow.next_ahead() else {
                 return;
             };
-            let came = self.compare_ahead(&ahead, wires).await;
+            let came = self.compare_ahead(&mut ahead, wires).await;
             // Whatever kept it from being compared: at the fence it is compared whole.
             follow.compared_ahead(&ahead, came.unwrap_or(Came::Unsuitable));
         }
     }
 
-    async fn compare_ahead(self: &Rc<Self>, ahead: &Ahead, wires: &mut Wires) -> Attempt<Came> {
+    async fn compare_ahead(self: &Rc<Self>, ahead: &mut Ahead, wires: &mut Wires) -> Attempt<Came> {
         let big = Big {
             page: 0,
             number: 0,
@@ -52,38 +49,41 @@ impl Engine {
         let mut in_doubt = false;
         let mut copy = wires.copy(self, &big, &mut in_doubt)?;
         copy.connect_source().await?;
+        let count = &mut ahead.count;
         match &ahead.what {
-            What::Scan(place) => copy.compare_scanned(ahead.kind, *place).await,
-            What::Elements(elements) => copy.compare_elements(ahead.kind, elements, None).await,
+            What::Scan(place) => copy.compare_scanned(ahead.kind, *place, count).await,
+            What::Elements(elements) => copy.compare_elements(ahead.kind, elements, None, count).await,
             What::Ends => copy.compare_ends(ahead.kind).await,
         }
     }
 }
 
 impl Copy<'_> {
-    async fn compare_scanned(&mut self, kind: Kind, place: Place) -> Attempt<Came> {
-        let commands = kind.read(&self.big.source, place, COUNT);
+    async fn compare_scanned(&mut self, kind: Kind, place: Place, count: &mut usize) -> Attempt<Came> {
+        let commands = kind.read(&self.big.source, place, *count);
         let reply = self.ask(commands).await?.pop().ok_or_else(|| self.nonsense())?;
         let chunk = kind
-            .chunk(reply, place, COUNT, 0)
+            .chunk(reply, place, *count, 0)
             .ok_or_else(|| self.nonsense())?;
         let next = (!chunk.is_last).then_some(chunk.next);
         let bytes = chunk.bytes();
+        *count = chunk.next_count(kind, *count, LIMITS);
         self.engine.limiter.take(0, bytes);
         self.engine.budget.hold(bytes);
         let step = if kind == Kind::Set { 1 } else { 2 };
         let names: Vec<_> = chunk.elements.into_iter().step_by(step).collect();
-        let came = self.compare_elements(kind, &names, next).await;
+        let came = self.compare_elements(kind, &names, next, count).await;
         self.engine.budget.free(bytes);
         came
     }
 
-    /// Compare these elements; those that are not equal.
+    /// Compare these elements; those that are not equal. How many go at once next, `count`, follows from how large they are.
     async fn compare_elements(
         &mut self,
         kind: Kind,
         elements: &[Vec<u8>],
         next: Option<Place>,
+        count: &mut usize,
     ) -> Attempt<Came> {
         if elements.is_empty() {
             return Ok(Came::Unequal(Vec::new(), next));
@@ -93,18 +93,31 @@ impl Copy<'_> {
         let with_ours = is_hash && self.tells_field_ttls(&source).await?;
         let with_theirs = is_hash && self.engine.spec.target_rdb.has_field_ttls();
         let ours = self.ask(question(kind, &source, elements, with_ours)).await?;
+        let bytes = weight(&ours) + elements.iter().map(Vec::len).sum::<usize>();
+        *count = parts::next_count(bytes, elements.len(), *count, LIMITS);
+        self.engine.limiter.take(0, bytes);
+        self.engine.budget.hold(bytes);
         let commands = question(kind, &target, elements, with_theirs);
         let theirs = if with_theirs {
             let mut transaction = Commands::one(&[b"MULTI"]);
             transaction.append(&commands);
-            self.execute(transaction, 2).await?
+            self.execute(transaction, 2).await
         } else {
-            self.execute(commands, 1).await?
+            self.execute(commands, 1).await
         };
+        let held = theirs.as_ref().map_or(0, |theirs| weight(theirs));
+        self.engine.budget.hold(held);
+        let unequal = theirs.and_then(|theirs| self.unequal(elements, &ours, &theirs));
+        self.engine.budget.free(bytes + held);
+        Ok(unequal?.map_or(Came::Unsuitable, |unequal| Came::Unequal(unequal, next)))
+    }
+
+    /// Which of these elements are not equal by what was answered; none: there are fields that expire.
+    fn unequal(&self, elements: &[Vec<u8>], ours: &[Tree], theirs: &[Tree]) -> Attempt<Option<Vec<Vec<u8>>>> {
         for reply in [ours.get(1), theirs.get(1)].into_iter().flatten() {
             let expiries = parts::expiries(reply).ok_or_else(|| self.nonsense())?;
             if expiries.iter().any(|&at| at > 0) {
-                return Ok(Came::Unsuitable);
+                return Ok(None);
             }
         }
         let (Some(Tree::Array(ours)), Some(Tree::Array(theirs))) = (ours.first(), theirs.first()) else {
@@ -115,10 +128,7 @@ impl Copy<'_> {
         }
         let each = elements.iter().zip(ours.iter().zip(theirs));
         let unequal = each.filter(|(_, (ours, theirs))| ours != theirs);
-        Ok(Came::Unequal(
-            unequal.map(|(name, _)| name.clone()).collect(),
-            next,
-        ))
+        Ok(Some(unequal.map(|(name, _)| name.clone()).collect()))
     }
 
     /// Compare the lengths and the expiries.
@@ -154,6 +164,13 @@ impl Copy<'_> {
             (our_expiry == 0) == (their_expiry == 0) && our_expiry.abs_diff(their_expiry) <= JITTER;
         Ok(Came::Ends(ours.2 > 0 && ours.2 == theirs.2 && is_same_expiry))
     }
+}
+
+/// How many bytes these replies take, about.
+fn weight(replies: &[Tree]) -> usize {
+    let one =
+        |reply: &Tree| reply.text().map_or(0, <[u8]>::len) + weight(reply.elements()) + size_of::<Tree>();
+    replies.iter().map(one).sum()
 }
 
 /// What asks for elements, and, of fields, when they expire.
@@ -194,7 +211,7 @@ mod tests {
         assert!(follow.begin_elements(&big, Kind::Hash));
         follow.publish_elements(&engine, KEY, 0, 1);
         assert_eq!(follow.compare_ahead(), 1);
-        let ahead = follow.next_ahead(1).unwrap();
+        let ahead = follow.next_ahead().unwrap();
         follow.compared_ahead(&ahead, Came::Unequal(Vec::new(), None));
         assert_eq!(follow.compare_ahead(), 0);
 
@@ -204,5 +221,32 @@ mod tests {
         let told = runtime.unwrap().block_on(copy.tell(&[&[b"HLEN", KEY]]));
         assert!(told.is_err());
         assert_eq!(follow.compare_ahead(), 1);
+    }
+
+    #[test]
+    fn few_large_elements_are_asked_for_at_once() {
+        let value = |bytes| Tree::Text(vec![b'x'; bytes]);
+        let next = |bytes, count| {
+            let reply = [Tree::Array((0..count).map(|_| value(bytes)).collect())];
+            parts::next_count(weight(&reply), count, count, LIMITS)
+        };
+        assert_eq!(next(1 << 20, 4), 1);
+        assert_eq!(next(10_000, 4), 13);
+        assert_eq!(next(1, 4), LIMITS.elements);
+    }
+
+    #[test]
+    fn as_many_are_asked_for_next_as_the_last_were_large() {
+        let (engine, follow) = following(100);
+        assert!(follow.begin_elements(&big(0), Kind::Hash));
+        follow.publish_elements(&engine, KEY, 0, 64);
+        follow.compare_ahead();
+        let mut ahead = follow.next_ahead().unwrap();
+        assert_eq!(ahead.count, 64);
+        ahead.count = 1;
+        let there = vec![b"1".to_vec(), b"2".to_vec(), b"3".to_vec()];
+        follow.compared_ahead(&ahead, Came::Unequal(there, None));
+        let ahead = follow.next_ahead().unwrap();
+        assert!(matches!(&ahead.what, What::Elements(elements) if elements.len() == 1));
     }
 }

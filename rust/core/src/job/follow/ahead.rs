@@ -59,6 +59,8 @@ pub(super) struct Looked {
     /// Elements that are to be compared.
     open: HashSet<Vec<u8>>,
     bytes: usize,
+    /// How many are compared in one go: it follows from how large they are.
+    count: usize,
     /// It can't be proven so.
     is_unsuitable: bool,
     /// What was open was compared at the fence, and something was not equal, or all was.
@@ -67,9 +69,10 @@ pub(super) struct Looked {
 }
 
 impl Looked {
-    fn new(kind: Kind, generation: u64) -> Self {
+    fn new(kind: Kind, count: usize, generation: u64) -> Self {
         Self {
             generation,
+            count,
             place: Some(kind.scan_start()),
             is_unsuitable: !matches!(kind, Kind::Set | Kind::SortedSet | Kind::Hash),
             ..Self::default()
@@ -112,6 +115,8 @@ pub(crate) struct Ahead {
     pub slot: u16,
     pub kind: Kind,
     pub what: What,
+    /// About so many elements; and, once they are compared, how many it is next time.
+    pub count: usize,
     generation: u64,
 }
 
@@ -146,10 +151,10 @@ impl Follow {
         let parts = parts.keys.values_mut().filter(|part| !part.building);
         parts
             .filter_map(|part| {
-                let kind = part.kind;
+                let (kind, count) = (part.kind, part.count);
                 let looked = part.looked.get_or_insert_with(|| {
                     add(&self.looks, 1);
-                    Looked::new(kind, self.looks.get())
+                    Looked::new(kind, count, self.looks.get())
                 });
                 (!looked.is_scanned()).then_some(())
             })
@@ -165,7 +170,7 @@ impl Follow {
     }
 
     /// What is to be compared next.
-    pub fn next_ahead(&self, count: usize) -> Option<Ahead> {
+    pub fn next_ahead(&self) -> Option<Ahead> {
         let at_fence = match *self.ahead.borrow() {
             Mode::Off => return None,
             Mode::Ahead => false,
@@ -175,6 +180,7 @@ impl Follow {
         let mut parts = self.parts.borrow_mut();
         let found = parts.keys.iter_mut().find_map(|(key, part)| {
             let looked = part.looked.as_mut().filter(|looked| !looked.is_unsuitable)?;
+            let count = looked.count;
             let what = if at_fence {
                 if looked.is_over || looked.place.is_some() {
                     return None;
@@ -200,6 +206,7 @@ impl Follow {
                 slot: part.slot,
                 kind: part.kind,
                 what,
+                count,
                 generation: looked.generation,
             })
         });
@@ -221,6 +228,7 @@ impl Follow {
         else {
             return;
         };
+        looked.count = ahead.count;
         let mut mode = self.ahead.borrow_mut();
         match (came, &ahead.what, &mut *mode) {
             (Came::Unsuitable, ..) => looked.is_unsuitable = true,

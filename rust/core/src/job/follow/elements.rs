@@ -50,7 +50,7 @@ pub(super) struct Part {
     /// Not before this time of the job.
     pub(super) not_before: u32,
     /// How many elements may be read in one go, as far as that is known.
-    count: usize,
+    pub(super) count: usize,
     cuts: Cuts,
     /// Of a list.
     pub(super) positions: Positions,

@@ -66,7 +66,7 @@ impl World {
     fn new(begun: &Held) -> Self {
         let (engine, follow) = following(100);
         assert!(follow.begin_elements(&big(0), Kind::Hash));
-        follow.publish_elements(&engine, KEY, 0, 1);
+        follow.publish_elements(&engine, KEY, 0, 4);
         follow.set_fence(u64::MAX);
         follow.compare_ahead();
         Self {
@@ -137,7 +137,7 @@ impl World {
 
     /// The same; behind its reads a node of the target is lost with a write.
     fn look_with(&mut self, meanwhile: Vec<Write>, lost: Option<Write>) -> bool {
-        let Some(ahead) = self.follow.next_ahead(4) else {
+        let Some(ahead) = self.follow.next_ahead() else {
             return false;
         };
         let (names, next): (Vec<u8>, _) = match &ahead.what {
@@ -285,7 +285,7 @@ fn a_node_that_names_another_owner_of_a_slot_ends_what_was_compared() {
     assert!(!is_forgotten(|world| {
         known(world);
         while world.follow.compare_ahead() > 0 {
-            let ahead = world.follow.next_ahead(4).expect("a scan");
+            let ahead = world.follow.next_ahead().expect("a scan");
             world
                 .follow
                 .compared_ahead(&ahead, Came::Unequal(Vec::new(), None));
