@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from slotferry.errors import RefusedError
-from slotferry.migrate.collisions import Collision, Findings
+from slotferry.migrate.before.collisions import Collision, Findings
 from slotferry.migrate.following import shared_names
 from slotferry.migrate.following.shared_names import SharedNames
 

@@ -27,7 +27,7 @@ from slotferry.cli.options.types import size
 
 if TYPE_CHECKING:
     from slotferry.jobs.options import Options
-    from slotferry.migrate.collisions import Findings
+    from slotferry.migrate.before.collisions import Findings
     from slotferry.topology.discovery import Topology
 
 _EXAMPLES = """\
@@ -112,7 +112,7 @@ def _options(parameters: dict[str, Any]) -> Options:
 
 
 def _of_file(path: Path, options: Options, samples: int) -> Findings:
-    from slotferry.migrate.collisions import survey_names
+    from slotferry.migrate.before.collisions import survey_names
     from slotferry.migrate.key_list import KeyList
     from slotferry.topology.databases import Route, parse_map
 
@@ -125,7 +125,7 @@ def _of_file(path: Path, options: Options, samples: int) -> Findings:
 
 def _of_servers(source: str, target: str, options: Options, samples: int) -> tuple[Findings, Topology]:
     from slotferry.jobs.control.cancel import CancelRequest
-    from slotferry.migrate.rehearsal import rehearse
+    from slotferry.migrate.before.rehearsal import rehearse
     from slotferry.net.endpoints import parse_endpoint
 
     ends = [parse_endpoint(source, "source"), parse_endpoint(target, "target")]
@@ -177,7 +177,7 @@ def _text(found: Findings, topology: Topology | None, options: Options) -> Seque
 
 
 def _json_lines(found: Findings, topology: Topology | None) -> list[str]:
-    from slotferry.migrate.collisions import as_dict
+    from slotferry.migrate.before.collisions import as_dict
     from slotferry.text import show_key
 
     samples = [

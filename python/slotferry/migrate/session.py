@@ -28,10 +28,10 @@ from slotferry.jobs.lock import JobLock
 from slotferry.jobs.options import Options
 from slotferry.migrate.account.accounting import Accounting
 from slotferry.migrate.account.target_watch import TargetWatch
+from slotferry.migrate.before.dry_run import DryRun
+from slotferry.migrate.before.first_look import FirstLook
 from slotferry.migrate.copy_runner import CopyRunner
-from slotferry.migrate.dry_run import DryRun
 from slotferry.migrate.emptiness import explain, found_none
-from slotferry.migrate.first_look import FirstLook
 from slotferry.migrate.followed_run import FollowedRun
 from slotferry.migrate.functions import FunctionPlan, load_functions, plan_functions
 from slotferry.migrate.key_list import KeyList
@@ -53,7 +53,7 @@ from slotferry.topology.databases import may_collide, total_keys
 from slotferry.topology.eviction import choose_eviction
 
 if TYPE_CHECKING:
-    from slotferry.migrate.collisions import Collision
+    from slotferry.migrate.before.collisions import Collision
 
 _REPORTED_FAILURES = 10
 _NO_PROGRESS = Progress(
@@ -329,13 +329,13 @@ class Session:
         options = self._options
         if options.on_collision == "unchecked" or not may_collide(sides.ways, options.selection.renames):
             return ()
-        from slotferry.migrate.collisions import find_collisions
+        from slotferry.migrate.before.collisions import find_collisions
 
         driver = EngineDriver(sides, options, self._emit, self._cancel, self.controls)
         return find_collisions(driver, self._names)
 
     def _record_collisions(self, journal: Journal, collisions: Sequence[Collision]) -> None:
-        from slotferry.migrate.collisions import record_collisions
+        from slotferry.migrate.before.collisions import record_collisions
 
         record_collisions(journal, self.job, collisions)
 

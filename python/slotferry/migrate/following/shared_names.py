@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from slotferry.errors import RefusedError
 from slotferry.jobs.driver import EngineDriver
-from slotferry.migrate.collisions import survey_source
+from slotferry.migrate.before.collisions import survey_source
 from slotferry.migrate.resume import partitions_by_database
 from slotferry.model.events import Notice
 

@@ -11,7 +11,7 @@ from slotferry.errors import SlotferryError
 from slotferry.jobs.control.cancel import CancelRequest
 from slotferry.jobs.driver import EngineDriver, Sides
 from slotferry.jobs.options import Options
-from slotferry.migrate.collisions import Findings, survey_source
+from slotferry.migrate.before.collisions import Findings, survey_source
 from slotferry.migrate.resume import partitions_by_database
 from slotferry.net.connector import Connector
 from slotferry.net.endpoints import Endpoint
