@@ -220,8 +220,9 @@ def test_a_journal_of_an_earlier_version_is_not_taken_at_its_word(
     with paused_migration(filled, cluster, journal=journal) as paused:
         _interrupt(paused)
         with sqlite3.connect(journal) as database:
-            for table in ("target_nodes", "target_counts", "doubts"):
+            for table in ("target_nodes", "target_counts", "doubts", "row_counts"):
                 database.execute(f"DROP TABLE {table}")
+            database.execute("PRAGMA user_version = 4")
         database.close()
         _flush(cluster.primaries[2])
         report = paused.again(journal=journal).run()

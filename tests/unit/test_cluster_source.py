@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from slotferry._core import EngineError, ErrorKind
+from slotferry._core import EngineError, ErrorKind, key_slots
 from slotferry.errors import JournalError
 from slotferry.jobs.cluster.source import REREAD, ClusterSource
 from slotferry.jobs.job_group import JobGroup, Rates
@@ -31,8 +31,8 @@ def node(number: int, slots: Iterable[int] | None = None, **changes: Any) -> Nod
     return replace(made, **changes)
 
 
-def look(*nodes: NodeLook) -> ClusterLook:
-    return ClusterLook(nodes or tuple(node(number) for number in range(3)))
+def look(*nodes: NodeLook, at: float = 10.0) -> ClusterLook:
+    return ClusterLook(nodes or tuple(node(number) for number in range(3)), begun=at, ended=at + 0.1)
 
 
 def source(seen: ClusterLook | None = None) -> ClusterSource:
@@ -53,6 +53,14 @@ def test_a_slot_that_moved_is_in_doubt_and_no_other() -> None:
 def test_an_open_slot_is_in_doubt_also_once_it_is_closed() -> None:
     open_now = look(node(0, open=frozenset({7})), node(1), node(2))
     assert in_doubt(look(), open_now) == in_doubt(open_now, look()) == {7}
+
+
+def test_a_gain_explains_an_epoch_only_between_looks_that_are_close() -> None:
+    more = (node(0, range(5_001), epoch=9), node(1, range(5_001, 10_000)), node(2))
+    assert in_doubt(look(), look(*more, at=11.0)) == {5_000}
+    assert in_doubt(look(), look(*more, at=60.0)) == set(range(5_001))
+    of_the_journal = replace(look(), begun=None, ended=None)
+    assert in_doubt(of_the_journal, look(*more)) == set(range(5_001))
 
 
 def test_a_slot_that_came_back_between_two_looks_is_in_doubt() -> None:
@@ -173,3 +181,14 @@ def test_what_ends_one_job_lets_the_others_finish_and_is_told() -> None:
     assert group.wait(0.0)
     with pytest.raises(EngineError, match="gone"):
         group.result()
+
+
+def test_a_position_in_a_slot_in_doubt_is_not_gone_on_with() -> None:
+    reading = source()
+    key = b"{x}"
+    (slot,) = key_slots([key])
+    (before,) = (part for part in reading.split([], 1, [key]) if slot in part.node.slots)
+    assert before.positions_of([(key, "place")]) == [(key, "place")]
+    reading.doubts.add(slot)
+    (after,) = (part for part in reading.split([], 1, [key]) if slot in part.node.slots)
+    assert after.positions_of([(key, "place")]) == []

@@ -44,12 +44,15 @@ class NodeWork:
     keys: list[bytes] = field(default_factory=list)
     sweeps: list[tuple[Any, ...]] = field(default_factory=list)
     only: list[tuple[int, int]] | None = None
+    doubted: frozenset[int] = frozenset()
+    """Slots that may have come from another process since a position was taken."""
 
     def positions_of(self, positions: Iterable[tuple[bytes, str]]) -> list[tuple[bytes, str]]:
-        """Return how far keys are copied in parts that this node has."""
+        """Return how far keys are copied in parts that this node has, and has had since."""
         known = list(positions)
         slots = key_slots([key for key, _ in known])
-        return [each for each, slot in zip(known, slots, strict=True) if slot in self.node.slots]
+        certain = self.node.slots - self.doubted
+        return [each for each, slot in zip(known, slots, strict=True) if slot in certain]
 
     @property
     def server(self) -> ServerFacts:
@@ -141,6 +144,7 @@ class ClusterSource:
                 time.sleep(_PAUSE_SECONDS)
             else:
                 self.note(look)
+                self._write()  # what a job that has ended since wrote of a node that is gone is void again
                 return
 
     def peek(self) -> ClusterLook:
@@ -193,9 +197,10 @@ class ClusterSource:
         `reread` all keys of these slots are read from their owners.
         """
         works: dict[NodeKey, NodeWork] = {}
+        doubted = frozenset(self.doubts)
 
         def work(node: NodeLook, first: int = 0) -> NodeWork:
-            return works.setdefault(node.key, NodeWork(node, first))
+            return works.setdefault(node.key, NodeWork(node, first, doubted=doubted))
 
         for index, cursor in partitions:
             number, local = divmod(index, count)

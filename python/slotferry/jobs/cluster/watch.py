@@ -24,6 +24,7 @@ class ClusterWatch:
     def __init__(self, source: ClusterSource) -> None:
         self._source = source
         self._looks: deque[ClusterLook] = deque()
+        self._failure: Exception | None = None
         self._end = threading.Event()
         # A daemon: a node that hangs must not hold up the end of the process.
         self._thread = threading.Thread(target=self._run, name="slotferry-source", daemon=True)
@@ -36,7 +37,9 @@ class ClusterWatch:
         self._end.set()
 
     def notes(self) -> Iterator[str]:
-        """Take the looks that have come, and yield what is new."""
+        """Take the looks that have come, and yield what is new. Raises what no look should end with."""
+        if self._failure is not None:
+            raise self._failure
         while self._looks:
             moved = self._source.note(self._looks.popleft())
             if moved:
@@ -52,6 +55,11 @@ class ClusterWatch:
         self._end.set()
 
     def _run(self) -> None:
-        while not self._end.wait(_LOOK_SECONDS):
-            with contextlib.suppress(SlotferryError):  # seen again in a second; the engine's limit ends it
-                self._looks.append(self._source.peek())
+        try:
+            while not self._end.wait(_LOOK_SECONDS):
+                with contextlib.suppress(
+                    SlotferryError
+                ):  # seen again in a second; the engine's limit ends it
+                    self._looks.append(self._source.peek())
+        except Exception as error:  # noqa: BLE001 - whoever waits for looks is told
+            self._failure = error

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from slotferry._core import SLOTS
 from slotferry.errors import (
     RESUME_HINT,
     JournalError,
@@ -179,6 +180,10 @@ class Accounting:
             "wait_replicas": 0,
             "eviction": None,
         }
+        if self._driver.cluster is not None and self._names is None:
+            # Keys may be where no partition of the job is: with who has taken slots over, or joined.
+            yield Work(slots=frozenset(range(SLOTS)), settings=settings, route=route)
+            return
         if self._names is None:
             marks = [mark.index for mark in self._journal.marks(self._name) if mark.database == database]
             yield Work(partitions=[(index, index) for index in marks], settings=settings, route=route)

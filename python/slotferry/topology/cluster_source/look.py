@@ -8,6 +8,7 @@ second are in doubt.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from slotferry.topology.clusters import are_one_cluster, mixed_target
 from slotferry.topology.discovery import ServerFacts, server_facts
 
 _AT_ONCE = 16
+_CLOSE_SECONDS = 2.5
 NodeKey = tuple[str, str]
 """Node id and run id: one process in one place of a cluster."""
 
@@ -49,10 +51,15 @@ class NodeLook:
 
 @dataclass(frozen=True)
 class ClusterLook:
-    """All primaries that answered, sorted by address, and the ids of all nodes that they know."""
+    """All primaries that answered, sorted by address, and the ids of all nodes that they know.
+
+    `begun` and `ended` are when they were asked, by this process's monotonic clock; None: by another one.
+    """
 
     nodes: tuple[NodeLook, ...]
     node_ids: frozenset[str] = frozenset()
+    begun: float | None = None
+    ended: float | None = None
 
     @cached_property
     def owners(self) -> Sequence[NodeLook | None]:
@@ -87,9 +94,13 @@ def in_doubt(before: ClusterLook, now: ClusterLook) -> set[int]:
     """Return the slots of which these two looks do not prove that one process owned them all the while.
 
     A slot that left its owner and came back between both has raised the epoch of that owner, which imported
-    it ("Configuration handling"). Where nothing that it has gained explains a new epoch, all its slots are in
-    doubt.
+    it ("Configuration handling"): all slots of a node with a new epoch are in doubt. Only where both looks
+    lie close together, so that there was no time for both ways, is a new epoch explained by what the node
+    has gained.
     """
+    is_close = (
+        before.begun is not None and now.ended is not None and now.ended - before.begun < _CLOSE_SECONDS
+    )
     doubts = set(before.open | now.open)
     doubts.update(
         slot
@@ -98,8 +109,9 @@ def in_doubt(before: ClusterLook, now: ClusterLook) -> set[int]:
     )
     for node in now.nodes:
         old = before.by_key.get(node.key)
-        if old is not None and old.epoch != node.epoch and not node.slots - old.slots:
-            doubts |= node.slots
+        if old is None or old.epoch == node.epoch or (is_close and node.slots - old.slots):
+            continue
+        doubts |= node.slots
     return doubts
 
 
@@ -109,6 +121,7 @@ def look_at_cluster(connector: Connector, known: Iterable[Address] = ()) -> Clus
     Raises the last error where no primary answers, and `MixedTargetError` where the addresses lead to two
     clusters.
     """
+    begun = time.monotonic()
     waiting = list(dict.fromkeys([*known, *connector.endpoint.addresses]))
     asked: set[Address] = set()
     nodes: dict[str, NodeLook] = {}
@@ -136,7 +149,8 @@ def look_at_cluster(connector: Connector, known: Iterable[Address] = ()) -> Clus
                 waiting += _primaries(others, address, connector.address_map, asked | set(waiting))
     if not nodes:
         raise failure or lost("source", "has no primary that answers", "see whether its nodes run")
-    return ClusterLook(tuple(sorted(nodes.values(), key=lambda node: node.address)), frozenset(ids))
+    shown = tuple(sorted(nodes.values(), key=lambda node: node.address))
+    return ClusterLook(shown, frozenset(ids), begun, time.monotonic())
 
 
 def _primaries(
