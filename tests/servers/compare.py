@@ -37,7 +37,7 @@ def assert_equal(
     cluster: LocalCluster,
     *,
     database: int = 0,
-    ttl_tolerance_ms: int = 50,
+    ttl_tolerance_ms: int = 500,
     byte_equal: bool = False,
     field_ttls: bool = True,
 ) -> Comparison:
@@ -64,7 +64,7 @@ def compare(
     cluster: LocalCluster,
     *,
     database: int = 0,
-    ttl_tolerance_ms: int = 50,
+    ttl_tolerance_ms: int = 500,
     byte_equal: bool = False,
     field_ttls: bool = True,
     ignore: Collection[bytes] = (),
