@@ -51,9 +51,9 @@ def test_a_source_that_knows_only_relative_ttls_over_a_slow_wire(
     source: LocalServer, cluster: LocalCluster, stack: ExitStack
 ) -> None:
     _fill(source)
-    proxy = stack.enter_context(Proxy(source.host, source.port, delay=0.1))
+    proxy = stack.enter_context(Proxy(source.host, source.port, delay=0.3))
 
     report = Migration(f"redis://{proxy.address}", cluster.url).run()
 
     assert report.ok
-    assert_equal(source, cluster, ttl_tolerance_ms=50)
+    assert_equal(source, cluster, ttl_tolerance_ms=150)  # half of what a reply is late
