@@ -93,3 +93,16 @@ def test_an_expiry_that_differs_is_not_proven(source: LocalServer, cluster: Loca
             target.persist("zset")
             target.pexpire("zset", 10_000_000)
             assert compared_at_fence(following) == {b"set", b"hash"}
+
+
+@pytest.mark.parametrize("source", SOURCES, indirect=True)
+def test_scores_that_servers_spell_differently_are_equal(source: LocalServer, cluster: LocalCluster) -> None:
+    with source.client() as client, cluster.client() as target:
+        client.zadd("zset", {f"member {n}": n + 0.1 for n in range(MEMBERS)})
+        with Following(source, cluster, big_key_bytes=LARGE) as following:
+            with Writer(lambda number: client.zincrby("zset", 0.1, f"member {number % 10}")):
+                wait_followed(following, {b"zset": FOLLOWED[b"zset"]})
+            following.wait_clean()
+            assert compared_at_fence(following) == {b"zset"}
+            target.zincrby("zset", 0.5, "member 4999")
+            assert compared_at_fence(following) == set()

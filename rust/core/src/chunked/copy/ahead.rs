@@ -107,13 +107,19 @@ impl Copy<'_> {
         };
         let held = theirs.as_ref().map_or(0, |theirs| weight(theirs));
         self.engine.budget.hold(held);
-        let unequal = theirs.and_then(|theirs| self.unequal(elements, &ours, &theirs));
+        let unequal = theirs.and_then(|theirs| self.unequal(kind, elements, &ours, &theirs));
         self.engine.budget.free(bytes + held);
         Ok(unequal?.map_or(Came::Unsuitable, |unequal| Came::Unequal(unequal, next)))
     }
 
     /// Which of these elements are not equal by what was answered; none: there are fields that expire.
-    fn unequal(&self, elements: &[Vec<u8>], ours: &[Tree], theirs: &[Tree]) -> Attempt<Option<Vec<Vec<u8>>>> {
+    fn unequal(
+        &self,
+        kind: Kind,
+        elements: &[Vec<u8>],
+        ours: &[Tree],
+        theirs: &[Tree],
+    ) -> Attempt<Option<Vec<Vec<u8>>>> {
         for reply in [ours.get(1), theirs.get(1)].into_iter().flatten() {
             let expiries = parts::expiries(reply).ok_or_else(|| self.nonsense())?;
             if expiries.iter().any(|&at| at > 0) {
@@ -127,7 +133,7 @@ impl Copy<'_> {
             return Err(self.nonsense());
         }
         let each = elements.iter().zip(ours.iter().zip(theirs));
-        let unequal = each.filter(|(_, (ours, theirs))| ours != theirs);
+        let unequal = each.filter(|(_, (ours, theirs))| !is_same(kind, ours, theirs));
         Ok(Some(unequal.map(|(name, _)| name.clone()).collect()))
     }
 
@@ -171,6 +177,16 @@ fn weight(replies: &[Tree]) -> usize {
     let one =
         |reply: &Tree| reply.text().map_or(0, <[u8]>::len) + weight(reply.elements()) + size_of::<Tree>();
     replies.iter().map(one).sum()
+}
+
+/// Whether both sides have answered the same of an element. Redis 7.0 and earlier write scores with 17 digits, later
+/// servers with as few as are needed.
+fn is_same(kind: Kind, ours: &Tree, theirs: &Tree) -> bool {
+    if ours == theirs || kind != Kind::SortedSet {
+        return ours == theirs;
+    }
+    let score = |reply: &Tree| parts::parse_score(reply.text()?).map(f64::to_bits);
+    matches!((score(ours), score(theirs)), (Some(ours), Some(theirs)) if ours == theirs)
 }
 
 /// What asks for elements, and, of fields, when they expire.

@@ -16,7 +16,7 @@ use crate::net::client::Commands;
 use crate::resp::Tree;
 
 pub(crate) use pieces::{Most, Oversize};
-pub(crate) use same::{At, Unequal, Unexpected, expiries, is_unknown_command};
+pub(crate) use same::{At, Unequal, Unexpected, expiries, is_unknown_command, parse_score};
 pub(crate) use stream::{Pending, PendingPage, PendingReads, consumers, facts, groups};
 pub(crate) use stream_element::StreamElement;
 pub(crate) use value::id_text;

@@ -213,8 +213,8 @@ impl Chunk {
     }
 }
 
-/// A score as servers write it.
-fn parse_score(text: &[u8]) -> Option<f64> {
+/// A score as servers write it: the same one is written in more than one way.
+pub(crate) fn parse_score(text: &[u8]) -> Option<f64> {
     match std::str::from_utf8(text).ok()? {
         "nan" | "-nan" => Some(f64::NAN),
         text => text.parse().ok(),
