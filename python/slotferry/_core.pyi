@@ -749,12 +749,13 @@ class Job:
         (path None: stdin), as long as it has its `stamp` (`RdbBeginning.stamp`; None: not checked); `source`
         only names it then. It has one partition, whose cursor is the offset in the file at which a key ends,
         0 at first; it is always read from its beginning. `keys` are taken from it wherever they stand. A
-        value whose bytes in the file are more than a quarter of `memory_limit` is a failure (`too_large`).
-        What ends a file early ends the job with `SOURCE_REFUSED`, once all that was whole is settled. It
+        value whose bytes in the file are more than a quarter of `memory_limit` goes in parts; where one that
+        can't be cut is larger, it is a failure (`too_large`). What ends a file early ends the job with
+        `SOURCE_REFUSED`, once all that was whole is settled. It
         takes no `match`, `follow`, `sweeps`, `delete_extra`, and no `verify` of `lengths`. With `snapshot`,
         the source's time in ms, the one partition `(0, 0)` is taken from a snapshot that the source makes
-        (PSYNC, `rdb-only`), whose large values are read in parts as ever; its mark moves only when all is
-        done, and a snapshot that is cut off ends the job with `SOURCE_CHANGED`. With `follow`, what is
+        (PSYNC, `rdb-only`), whose large values go in parts as those of a file; its mark moves only when
+        all is done, and a snapshot that is cut off ends the job with `SOURCE_CHANGED`. With `follow`, what is
         touched meanwhile is copied behind it; without, it takes no `keys`. `source_run_id` is what INFO said
         when the cursors were taken: another one ends the job with `SOURCE_CHANGED`. `target_rdb_versions` are
         those of the payloads that every node of the target takes: others get another footer or are

@@ -32,7 +32,7 @@ from slotferry.errors import (
 )
 from slotferry.jobs.control.schedule import Past, Schedule, Turn
 from slotferry.redaction import json_text
-from slotferry.toml_file import read_toml
+from slotferry.toml_file import read_jobs
 
 if TYPE_CHECKING:
     from slotferry.api.migration import Migration
@@ -216,17 +216,7 @@ class _Closing:
 
 def _load_jobs(path: Path, journal: Path | None) -> dict[str, _Job]:
     """Return the jobs of the file at `path` by name. Raises `UsageError`."""
-    content = read_toml(path, "config file")
-    if strange := content.keys() - {"defaults", "jobs"}:
-        raise UsageError(
-            f"the config file {path} has {sorted(strange)[0]!r} outside of [defaults] and [jobs.NAME]",
-            hint="put each job into a table [jobs.NAME]",
-        )
-    jobs, defaults = content.get("jobs", {}), content.get("defaults", {})
-    if not isinstance(jobs, dict) or not jobs or not all(isinstance(job, dict) for job in jobs.values()):
-        raise UsageError(f"the config file {path} has no jobs", hint="give each a table [jobs.NAME]")
-    if not isinstance(defaults, dict):
-        raise UsageError(f"'defaults' in the config file {path} is not a table", hint="write [defaults]")
+    defaults, jobs = read_jobs(path)
     shared = _settings(path, "[defaults]", defaults)
     return {
         name: _job(path, name, {**shared, **_settings(path, f"[jobs.{name}]", job)}, journal)

@@ -154,7 +154,7 @@ class Runner:
                     deadline = time.monotonic() + patience
             if time.monotonic() >= deadline:
                 raise cluster.unquiet()
-            if not slots:
+            if not slots:  # all that is in doubt is on its way: no server tells when it has come to rest
                 time.sleep(_QUIET_SECONDS)
 
     def _refresh(self, cluster: ClusterSource) -> None:

@@ -18,7 +18,7 @@ from slotferry.cli.options.passwords import find_password
 from slotferry.cli.options.types import byte_rate, duration, milliseconds
 from slotferry.cli.reshard.options import percent
 from slotferry.errors import OptionError, UsageError
-from slotferry.toml_file import read_toml
+from slotferry.toml_file import read_jobs
 
 if TYPE_CHECKING:
     from slotferry.net.connector import Connector
@@ -126,17 +126,7 @@ class JobSettings:
 
 def load_jobs(path: Path) -> dict[str, JobSettings]:
     """Return the jobs of the file at `path` by name. Raises `UsageError`."""
-    content = read_toml(path, "config file")
-    if strange := content.keys() - {"defaults", "jobs"}:
-        raise UsageError(
-            f"the config file {path} has {sorted(strange)[0]!r} outside of [defaults] and [jobs.NAME]",
-            hint="put each job into a table [jobs.NAME]",
-        )
-    jobs, defaults = content.get("jobs", {}), content.get("defaults", {})
-    if not isinstance(jobs, dict) or not jobs or not all(isinstance(job, dict) for job in jobs.values()):
-        raise UsageError(f"the config file {path} has no jobs", hint="give each a table [jobs.NAME]")
-    if not isinstance(defaults, dict):
-        raise UsageError(f"'defaults' in the config file {path} is not a table", hint="write [defaults]")
+    defaults, jobs = read_jobs(path)
     shared = _read(path, "[defaults]", defaults)
     return {
         name: _job(path, name, {**shared, **_read(path, f"[jobs.{name}]", job)}) for name, job in jobs.items()

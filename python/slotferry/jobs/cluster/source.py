@@ -141,7 +141,7 @@ class ClusterSource:
                 if not told:
                     tell(f"waiting: {error}")
                     told = True
-                time.sleep(_PAUSE_SECONDS)
+                time.sleep(_PAUSE_SECONDS)  # a failover takes seconds; nobody tells when it is over
             else:
                 self.note(look)
                 self._write()  # what a job that has ended since wrote of a node that is gone is void again
